@@ -1,0 +1,62 @@
+//! Files that are there are complete: written under a temporary name, synced, renamed.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// Writes `bytes` to `path` so that a reader sees the whole content or no file.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// Lets `fill` write a temporary file beside `path`, syncs it and renames it over `path`.
+pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let temporary = temporary(path);
+    let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
+    fill(&mut file).with_context(|| format!("write {}", temporary.display()))?;
+    file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
+    rename(&temporary, path)
+}
+
+/// Renames and syncs the folder, so that the new name survives a power cut.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
+    let folder = to.parent().context("a path to rename to has a folder")?;
+    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("sync {}", folder.display()))
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// BLAKE3 of a file's content, hexadecimal.
+pub fn digest(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Files below `folder` as paths relative to it, sorted; temporary ones and the manifest left out.
+pub fn files(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut pending = vec![folder.to_path_buf()];
+    while let Some(next) = pending.pop() {
+        for entry in fs::read_dir(&next).with_context(|| format!("list {}", next.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str)
+                && !name.ends_with(".tmp")
+                && name != crate::manifest::MANIFEST
+            {
+                names.push(name.to_string());
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

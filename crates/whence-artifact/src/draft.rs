@@ -1,0 +1,217 @@
+//! An artifact in the making: `<key>.draft/`. A part that exists is complete; rerunning is resuming.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::ipc::writer::FileWriter;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::disk;
+use crate::kind::{Format, Kind};
+use crate::manifest::{Manifest, Part};
+use crate::part;
+use crate::recipe::Recipe;
+
+/// The frozen split of a draft.
+const PLAN: &str = "plan.json";
+/// Files of a draft that are not parts start so.
+const SCRATCH: &str = "scratch-";
+
+/// A folder that becomes an artifact by one rename. Held by one process at a time (the store locks it).
+pub struct Draft {
+    kind: Kind,
+    key: String,
+    folder: PathBuf,
+    metadata: BTreeMap<String, String>,
+    summary: BTreeMap<String, Value>,
+    provenance: BTreeMap<String, Value>,
+}
+
+impl Draft {
+    pub(crate) fn open(kind: Kind, key: &str, folder: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let metadata = BTreeMap::from([
+            ("whence.kind".to_string(), kind.name().to_string()),
+            ("whence.version".to_string(), kind.version().to_string()),
+            ("whence.key".to_string(), key.to_string()),
+        ]);
+        Ok(Self { kind, key: key.into(), folder, metadata, summary: BTreeMap::new(), provenance: BTreeMap::new() })
+    }
+
+    /// What is being made.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The key it will have.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The folder; writers of [`Format::Folder`] kinds put their files here.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The split of the work: made once, read back by every later run of the same draft.
+    pub fn plan<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let path = self.folder.join(PLAN);
+        if path.exists() {
+            let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            return serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()));
+        }
+        let plan = make()?;
+        disk::write_atomically(&path, &serde_json::to_vec(&plan)?)?;
+        Ok(plan)
+    }
+
+    /// A line of schema metadata for every part. Set it before the first part is written.
+    pub fn metadata(&mut self, key: &str, value: impl Into<String>) {
+        self.metadata.insert(format!("whence.{key}"), value.into());
+    }
+
+    /// A fact about the content, for the manifest: equal whenever the key is equal.
+    pub fn summary(&mut self, name: &str, value: impl Serialize) -> Result<()> {
+        self.summary.insert(name.into(), serde_json::to_value(value)?);
+        Ok(())
+    }
+
+    /// A fact about this run, for the manifest.
+    pub fn provenance(&mut self, name: &str, value: impl Serialize) -> Result<()> {
+        self.provenance.insert(name.into(), serde_json::to_value(value)?);
+        Ok(())
+    }
+
+    /// Whether the part is there, and hence complete.
+    pub fn has(&self, part: usize) -> bool {
+        self.part_path(part).exists()
+    }
+
+    /// The file of a part.
+    pub fn part_path(&self, part: usize) -> PathBuf {
+        self.folder.join(format!("part-{part:05}.{}", self.kind.format().extension()))
+    }
+
+    /// Writes one part: temporary name, sync, rename. Columns are matched to the kind's schema by name.
+    pub fn write(&self, part: usize, batches: &[RecordBatch]) -> Result<()> {
+        self.write_each(part, batches.iter().cloned().map(Ok))
+    }
+
+    /// Like [`Draft::write`], taking batches as they come, so that a part never has to lie in memory whole.
+    pub fn write_each(&self, part: usize, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<()> {
+        let schema = self.schema();
+        let path = self.part_path(part);
+        disk::replace(&path, |file| {
+            match self.kind.format() {
+                Format::Parquet => {
+                    let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(self.properties()?))?;
+                    for batch in batches {
+                        writer.write(&by_name(&schema, &batch?)?)?;
+                    }
+                    writer.close()?;
+                }
+                Format::Arrow => {
+                    let mut writer = FileWriter::try_new(file, &schema)?;
+                    for batch in batches {
+                        writer.write(&by_name(&schema, &batch?)?)?;
+                    }
+                    writer.finish()?;
+                }
+                Format::Folder => anyhow::bail!("{} has files, not parts", self.kind.name()),
+            }
+            Ok(())
+        })
+        .with_context(|| format!("write part {part} of {}", self.kind.name()))
+    }
+
+    /// Saves working state (a partial sum) beside the parts; gone once the draft is sealed.
+    pub fn checkpoint(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        disk::write_atomically(&self.folder.join(format!("{SCRATCH}{name}")), bytes)
+    }
+
+    /// Working state of an earlier run.
+    pub fn restore(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.folder.join(format!("{SCRATCH}{name}"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        fs::read(&path).map(Some).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Parts present and parts planned, where the plan is a list.
+    pub(crate) fn progress(folder: &Path) -> Option<(usize, usize)> {
+        let plan: Value = serde_json::from_slice(&fs::read(folder.join(PLAN)).ok()?).ok()?;
+        let total = plan.as_array()?.len();
+        let done = disk::files(folder).ok()?.iter().filter(|name| name.starts_with("part-")).count();
+        let reduced = fs::read(folder.join(format!("{SCRATCH}done")))
+            .ok()
+            .and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
+        Some((reduced.unwrap_or(done), total))
+    }
+
+    fn schema(&self) -> SchemaRef {
+        let metadata: HashMap<_, _> = self.metadata.clone().into_iter().collect();
+        Arc::new(Schema::new_with_metadata(self.kind.schema().fields, metadata))
+    }
+
+    fn properties(&self) -> Result<WriterProperties> {
+        let pairs = self.metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        Ok(WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+            .set_key_value_metadata(Some(pairs))
+            .build())
+    }
+
+    /// Checks every part, writes the manifest, and renames the folder to `target`.
+    pub(crate) fn seal(mut self, recipe: Recipe, target: &Path) -> Result<()> {
+        for name in disk::files(&self.folder)? {
+            if name == PLAN || name.starts_with(SCRATCH) {
+                fs::remove_file(self.folder.join(name))?;
+            }
+        }
+        let mut parts = Vec::new();
+        for name in disk::files(&self.folder)? {
+            let path = self.folder.join(&name);
+            let rows = part::check(self.kind, &path)?;
+            let bytes = fs::metadata(&path)?.len();
+            parts.push(Part { name, rows, bytes, blake3: disk::digest(&path)? });
+        }
+        ensure!(!parts.is_empty(), "the {} draft has no parts: {}", self.kind.name(), self.folder.display());
+        self.provenance.insert("whence".into(), env!("CARGO_PKG_VERSION").into());
+        Manifest {
+            kind: self.kind,
+            version: self.kind.version(),
+            key: self.key,
+            recipe,
+            parts,
+            summary: self.summary,
+            provenance: self.provenance,
+            seal: String::new(),
+        }
+        .write(&self.folder)?;
+        disk::rename(&self.folder, target)
+    }
+}
+
+/// The batch with its columns in the schema's order, found by name.
+fn by_name(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            batch.column_by_name(field.name()).cloned().with_context(|| format!("column `{}` is missing", field.name()))
+        })
+        .collect::<Result<_>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}

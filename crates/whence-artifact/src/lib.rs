@@ -1,0 +1,34 @@
+//! The contract between stages: kinds and columns, typed handles, manifests, keys, drafts, and the store.
+//!
+//! reads   artifacts
+//! writes  artifacts
+//!
+//! Keep this crate free of tensors: every stage depends on it, and so does whoever writes a stage elsewhere.
+
+mod artifact;
+mod disk;
+mod draft;
+mod error;
+mod exec;
+mod kind;
+mod manifest;
+mod part;
+mod recipe;
+mod rows;
+mod span;
+mod store;
+
+pub use artifact::{Artifact, open_any, verify};
+pub use disk::{digest, files, rename, replace, write_atomically};
+pub use draft::Draft;
+pub use error::{Error, bad_input};
+pub use exec::{Exec, Reporter, Silent};
+pub use kind::{
+    ArtifactKind, Candidates, Covariances, Details, Eigenbasis, Format, Gradients, Kind, Lambda, Losses, Model,
+    Preconditioned, Ranking, Scores, Tokenizer, Tokens,
+};
+pub use manifest::{MANIFEST, Manifest, Part};
+pub use recipe::{Recipe, canonical_json};
+pub use rows::{Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, Ranked, Row, Score, Side};
+pub use span::Span;
+pub use store::{Entry, State, Store};

@@ -1,0 +1,119 @@
+//! A = E_t[a a^T] and S = E_t[d d^T] of every module (Grosse et al. 2023, section 3.1), as sums over tokens.
+//!
+//! reads   tokens, model
+//! writes  covariances
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens};
+use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, resolve_device};
+
+use crate::reduce::Reduction;
+use crate::tensors::{narrow, values};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is fitted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Labels of the loss whose output gradients S sums.
+    pub labels: LabelsKind,
+    /// Seed of sampled labels.
+    pub seed: u64,
+    /// Attributed modules.
+    pub modules: Modules,
+}
+
+/// What it is fitted on.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+}
+
+/// Fits with the labels of the config.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
+}
+
+/// Fits with any labels. Every real token counts, also one that is no target.
+pub fn run_with_labels(
+    config: &Config,
+    labels: &Labels,
+    inputs: &Inputs,
+    exec: &Exec,
+    draft: &mut Draft,
+) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?;
+    let selection = Selection::new(&config.modules, model.modules())?;
+    let modules = selection.modules();
+
+    // Slot 2m is A of module m, slot 2m + 1 its S. Modules with the same input share one A: `owner` has it.
+    let owner = |m: usize| modules.iter().position(|other| other.input == modules[m].input).unwrap_or(m);
+    let lengths: Vec<usize> = (0..modules.len())
+        .flat_map(|m| {
+            let activation = if owner(m) == m { modules[m].in_features.pow(2) } else { 0 };
+            [activation, modules[m].out_features.pow(2)]
+        })
+        .collect();
+    let mut sums = Reduction::restore(draft, &lengths)?;
+    let pending: RefCell<Vec<Option<Tensor<2>>>> = RefCell::new(vec![None; lengths.len()]);
+    let batch = |batch: &whence_model::Batch| {
+        let mut pending = pending.borrow_mut();
+        model.taps(batch, labels, &selection, &mut |tap| {
+            if owner(tap.index) == tap.index {
+                add(&mut pending[2 * tap.index], &tap.activations);
+            }
+            add(&mut pending[2 * tap.index + 1], &tap.output_gradients);
+            Ok(())
+        })?;
+        Ok(())
+    };
+    let flush = |sums: &mut [Vec<f64>]| {
+        for (sum, pending) in sums.iter_mut().zip(pending.borrow_mut().iter_mut()) {
+            if let Some(pending) = pending.take() {
+                sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
+            }
+        }
+        Ok(())
+    };
+    sums.run("covariance", &inputs.tokens, exec, draft, &device, batch, flush)?;
+
+    draft.metadata("tokens", sums.tokens.to_string());
+    draft.metadata("examples", sums.examples.to_string());
+    draft.summary("tokens", sums.tokens)?;
+    draft.summary("examples", sums.examples)?;
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    let rows = (0..modules.len()).flat_map(|m| [(m, Side::Activation), (m, Side::Gradient)]);
+    draft.write_each(
+        0,
+        rows.map(|(m, side)| {
+            let (slot, size) = match side {
+                Side::Activation => (2 * owner(m), modules[m].in_features),
+                Side::Gradient => (2 * m + 1, modules[m].out_features),
+            };
+            let name = &modules[m].name;
+            let matrix = narrow(&sums.sums[slot], &format!("the {} covariance of {name}", side.name()))?;
+            let row = Covariance { module: name.clone(), side, count: sums.tokens, size, matrix };
+            <Covariance as Row<Covariances>>::to_batch(&[row])
+        }),
+    )
+}
+
+/// sum += x^T x, x [tokens, n]: padding rows are zero and add nothing.
+fn add(sum: &mut Option<Tensor<2>>, x: &Tensor<2>) {
+    let product = x.clone().transpose().matmul(x.clone());
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + product,
+        None => product,
+    });
+}

@@ -1,0 +1,52 @@
+//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the means over tokens, in float64.
+//!
+//! reads   covariances
+//! writes  eigenbasis
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Exec, Row};
+use whence_linalg::symmetric_eigen;
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// There is nothing to choose.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {}
+
+/// What is decomposed.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Sums over tokens.
+    pub covariances: Artifact<Covariances>,
+}
+
+/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns.
+pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    for name in ["tokens", "examples"] {
+        if let Some(count) = inputs.covariances.manifest().count(name) {
+            draft.metadata(name, count.to_string());
+            draft.summary(name, count)?;
+        }
+    }
+    exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
+    let rows = inputs.covariances.rows::<Covariance>()?;
+    draft.write_each(
+        0,
+        rows.map(|row| {
+            let row = row?;
+            let scale = 1.0 / row.count.max(1) as f64;
+            let mean: Vec<f64> = row.matrix.iter().map(|&value| f64::from(value) * scale).collect();
+            let (values, vectors) = symmetric_eigen(&mean, row.size)
+                .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
+            exec.reporter.advance(1);
+            let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+            let basis = Basis { module: row.module, side: row.side, values: narrow(values), vectors: narrow(vectors) };
+            <Basis as Row<Eigenbasis>>::to_batch(&[basis])
+        }),
+    )?;
+    exec.reporter.end();
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Corrected eigenvalues Lambda = E_z[(Q_S^T G_z Q_A)^2] (Grosse et al. 2023, Eq. 20 and 26), as sums over examples.
+//!
+//! Without an eigenbasis, E_z[G_z^2] in the standard basis: the `diagonal` method.
+//!
+//! reads   tokens, model, eigenbasis
+//! writes  lambda
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Tokens};
+use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, Tap, resolve_device};
+
+use crate::reduce::Reduction;
+use crate::tensors::{narrow, rotations, shapes, values};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is fitted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Labels of the loss.
+    pub labels: LabelsKind,
+    /// Seed of sampled labels.
+    pub seed: u64,
+    /// Attributed modules.
+    pub modules: Modules,
+}
+
+/// What it is fitted on.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// The basis to correct in; none for the diagonal of the standard basis.
+    pub eigenbasis: Option<Artifact<Eigenbasis>>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+}
+
+/// Fits with the labels of the config.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
+}
+
+/// Fits with any labels.
+pub fn run_with_labels(
+    config: &Config,
+    labels: &Labels,
+    inputs: &Inputs,
+    exec: &Exec,
+    draft: &mut Draft,
+) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?;
+    let selection = Selection::new(&config.modules, model.modules())?;
+    let modules = selection.modules();
+    let bases = match &inputs.eigenbasis {
+        Some(eigenbasis) => Some(rotations(eigenbasis, &shapes(modules), &device)?),
+        None => None,
+    };
+    let lengths: Vec<_> = modules.iter().map(|module| module.out_features * module.in_features).collect();
+    let mut sums = Reduction::restore(draft, &lengths)?;
+    let pending: RefCell<Vec<Option<Tensor<3>>>> = RefCell::new(vec![None; modules.len()]);
+    let batch = |batch: &whence_model::Batch| {
+        let mut pending = pending.borrow_mut();
+        model.taps(batch, labels, &selection, &mut |tap: Tap<'_>| {
+            // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
+            let (mut a, mut d) = (tap.activations, tap.output_gradients);
+            if let Some(bases) = &bases {
+                a = a.matmul(bases[tap.index].activation.clone());
+                d = d.matmul(bases[tap.index].gradient.clone());
+            }
+            let (n, tokens) = (batch.len(), batch.tokens);
+            let a = a.reshape([n, tokens, tap.module.in_features]);
+            let d = d.reshape([n, tokens, tap.module.out_features]);
+            let squares = squares_of_products(d, a);
+            let slot = &mut pending[tap.index];
+            *slot = Some(match slot.take() {
+                Some(sum) => sum + squares,
+                None => squares,
+            });
+            Ok(())
+        })?;
+        Ok(())
+    };
+    let flush = |sums: &mut [Vec<f64>]| {
+        for (sum, pending) in sums.iter_mut().zip(pending.borrow_mut().iter_mut()) {
+            if let Some(pending) = pending.take() {
+                sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
+            }
+        }
+        Ok(())
+    };
+    sums.run("lambda", &inputs.tokens, exec, draft, &device, batch, flush)?;
+
+    draft.summary("examples", sums.examples)?;
+    draft.summary("tokens", sums.tokens)?;
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.metadata("examples", sums.examples.to_string());
+    draft.write_each(
+        0,
+        modules.iter().zip(&sums.sums).map(|(module, sum)| {
+            let lambda = narrow(sum, &format!("lambda of {}", module.name))?;
+            let shape = [module.out_features, module.in_features];
+            let row = LambdaSum { module: module.name.clone(), count: sums.examples, shape, lambda };
+            <LambdaSum as Row<Lambda>>::to_batch(&[row])
+        }),
+    )
+}
+
+/// Floats of per-example products in memory at once: 2^24 x f32 = 64 MiB.
+const PRODUCTS: usize = 1 << 24;
+
+/// sum_z (d_z^T a_z)^2, elementwise; d [examples, tokens, out], a [examples, tokens, in] -> [1, out, in].
+fn squares_of_products(d: Tensor<3>, a: Tensor<3>) -> Tensor<3> {
+    let ([examples, _, rows], [_, _, columns]) = (d.dims(), a.dims());
+    let step = (PRODUCTS / (rows * columns)).clamp(1, examples);
+    let mut sum: Option<Tensor<3>> = None;
+    for start in (0..examples).step_by(step) {
+        let length = step.min(examples - start);
+        let (d, a) = (d.clone().narrow(0, start, length), a.clone().narrow(0, start, length));
+        let squares = d.swap_dims(1, 2).matmul(a).square().sum_dim(0);
+        sum = Some(match sum {
+            Some(sum) => sum + squares,
+            None => squares,
+        });
+    }
+    sum.unwrap_or_else(|| Tensor::zeros([1, rows, columns], &d.device()))
+}

@@ -1,0 +1,11 @@
+//! Curvature: EK-FAC's covariances, eigenbasis and corrected eigenvalues, and what they do to a query's gradient.
+//!
+//! reads   tokens, model, gradients
+//! writes  covariances, eigenbasis, lambda, preconditioned
+
+pub mod covariance;
+pub mod eigenbasis;
+pub mod lambda;
+pub mod precondition;
+mod reduce;
+mod tensors;

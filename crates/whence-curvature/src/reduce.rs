@@ -1,0 +1,96 @@
+//! Sums over a corpus that survive a kill: one checkpoint {sums, next span}, replaced atomically every so often.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
+use whence_model::{Batch, Sequence, batches};
+
+/// Seconds between checkpoints at least; writing one may take a twentieth of the time.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// float64 sums, by slot.
+pub(crate) struct Reduction {
+    pub(crate) sums: Vec<Vec<f64>>,
+    pub(crate) tokens: u64,
+    pub(crate) examples: u64,
+    next: usize,
+}
+
+impl Reduction {
+    /// Slots of the given lengths, zero, or as an earlier run of this draft left them.
+    pub(crate) fn restore(draft: &Draft, lengths: &[usize]) -> Result<Self> {
+        let mut reduction =
+            Self { sums: lengths.iter().map(|&n| vec![0.0; n]).collect(), tokens: 0, examples: 0, next: 0 };
+        if let Some(bytes) = draft.restore("sums")? {
+            let (header, body) = bytes.split_at_checked(24).context("a checkpoint has a header")?;
+            let word = |i: usize| u64::from_le_bytes(header[8 * i..8 * i + 8].try_into().unwrap_or_default());
+            let values: &[u8] = body;
+            ensure!(
+                values.len() == 8 * lengths.iter().sum::<usize>(),
+                "the checkpoint has another size: remove the draft"
+            );
+            (reduction.next, reduction.tokens, reduction.examples) = (word(0) as usize, word(1), word(2));
+            let mut values = values.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap_or_default()));
+            for sum in &mut reduction.sums {
+                sum.iter_mut().for_each(|sum| *sum = values.next().unwrap_or_default());
+            }
+        }
+        Ok(reduction)
+    }
+
+    fn save(&self, draft: &Draft) -> Result<()> {
+        let mut bytes = Vec::new();
+        for word in [self.next as u64, self.tokens, self.examples] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for sum in &self.sums {
+            bytes.extend(sum.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        draft.checkpoint("sums", &bytes)?;
+        // For `whence plan`; written after the sums, so it never promises too much.
+        draft.checkpoint("done", self.next.to_string().as_bytes())
+    }
+
+    /// Runs `batch` over every span that is not yet summed; `flush` adds what a span left on the device to the sums.
+    pub(crate) fn run(
+        &mut self,
+        task: &str,
+        tokens: &Artifact<Tokens>,
+        exec: &Exec,
+        draft: &Draft,
+        device: &burn::tensor::Device,
+        mut batch: impl FnMut(&Batch) -> Result<()>,
+        mut flush: impl FnMut(&mut [Vec<f64>]) -> Result<()>,
+    ) -> Result<()> {
+        let spans: Vec<Span> = draft.plan(|| tokens.spans())?;
+        exec.reporter.begin(task, "tokens", tokens.tokens(), self.tokens);
+        let (mut saved, mut cost) = (Instant::now(), Duration::ZERO);
+        for (index, span) in spans.iter().enumerate().skip(self.next) {
+            let examples = tokens.read_span(span)?;
+            let sequences: Vec<_> = examples.iter().map(sequence).collect();
+            let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
+            for chosen in batches(&lengths, exec.batch_tokens) {
+                let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
+                let made = Batch::new(&chosen, device);
+                batch(&made)?;
+                self.tokens += made.real_tokens() as u64;
+                exec.reporter.advance(made.real_tokens() as u64);
+            }
+            flush(&mut self.sums)?;
+            self.examples += examples.len() as u64;
+            self.next = index + 1;
+            if self.next < spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
+                let start = Instant::now();
+                self.save(draft)?;
+                (saved, cost) = (Instant::now(), start.elapsed());
+            }
+        }
+        exec.reporter.end();
+        Ok(())
+    }
+}
+
+fn sequence(example: &Example) -> Sequence<'_> {
+    Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
+}

@@ -1,0 +1,296 @@
+//! Causal grouped-query attention, forward and backward.
+//!
+//! Neither direction keeps the probabilities: memory is linear in tokens on the CPU, and the
+//! backward pass computes them again from queries and keys.
+
+use burn::tensor::{Bool, Tensor, TensorData, activation};
+use rayon::prelude::*;
+
+use super::cpu::{contiguous, exp, is_cpu, lane_max, lane_sum, tensor, values, vectorised};
+use super::product::{Accumulate, MatrixRef, View, accumulate};
+
+/// Queries that the CPU path handles at once: 64 rows of scores over 1,024 keys are 256 KiB, which
+/// stays in the second-level cache.
+const QUERY_BLOCK: usize = 64;
+
+/// How rows and columns of queries, keys and values are to be read.
+#[derive(Debug, Clone)]
+pub struct AttentionShape {
+    /// Padded tokens of every sequence.
+    pub tokens: usize,
+    /// Real tokens of each sequence; the others get output zero and gradient zero.
+    pub lengths: Vec<usize>,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head h reads key head h / (heads / key_heads).
+    pub key_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    fn group(&self) -> usize {
+        self.heads / self.key_heads
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// O = softmax(mask(Q K^T / sqrt(head_dim))) V per head.
+///
+/// q [batch * tokens, heads * head_dim], k and v [batch * tokens, key_heads * head_dim]
+/// -> [batch * tokens, heads * head_dim], rows b * tokens + t, zero on padding
+pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
+    if !is_cpu(&q.device()) {
+        let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
+        let output = probabilities(q, k, shape).matmul(v);
+        return mask_padding(unfold_queries(output, shape), shape);
+    }
+    let [rows, width] = q.dims();
+    let kv = k.dims()[1];
+    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+    let (q, k, v) = (values(&q), values(&k), values(&v));
+    let (tokens, dim) = (shape.tokens, shape.head_dim);
+    let mut output = vec![0.0f32; rows * width];
+    output.par_chunks_mut((tokens * width).max(1)).enumerate().for_each(|(b, output)| {
+        let length = shape.lengths[b];
+        let (q, k, v) = (&q[b * tokens * width..], &k[b * tokens * kv..], &v[b * tokens * kv..]);
+        let blocks = output[..length * width].par_chunks_mut(QUERY_BLOCK * width);
+        blocks.enumerate().for_each(|(block, output)| {
+            let start = block * QUERY_BLOCK;
+            let count = output.len() / width;
+            let end = start + count;
+            let mut scores = vec![0.0f32; count * end];
+            for h in 0..shape.heads {
+                let key = h / shape.group() * dim;
+                let q = MatrixRef::rows(&q[start * width + h * dim..], count, dim, width);
+                let k = MatrixRef::rows(&k[key..], end, dim, kv);
+                let v = MatrixRef::rows(&v[key..], end, dim, kv);
+                block_probabilities(&mut scores, q, k, start, shape.scale());
+                let p = MatrixRef::rows(&scores, count, end, end);
+                let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
+                accumulate(&mut o, &p, &v, Accumulate::Replace, gemm::Parallelism::None);
+            }
+        });
+    });
+    tensor(output, [rows, width])
+}
+
+/// Gradients of [`causal_attention`]: with P the probabilities and s = 1 / sqrt(head_dim),
+/// dV = P^T dO, dP = dO V^T, dS = s P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q;
+/// dK and dV are summed over the query heads of a group.
+///
+/// d_output as the output, q, k, v as in the forward pass -> (d_q, d_k, d_v)
+pub fn causal_attention_backward(
+    d_output: Tensor<2>,
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    shape: &AttentionShape,
+) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
+    if !is_cpu(&q.device()) {
+        let d_output = fold_queries(mask_padding(d_output, shape), shape);
+        let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
+        let p = probabilities(q.clone(), k.clone(), shape);
+        let d_v = p.clone().swap_dims(2, 3).matmul(d_output.clone());
+        let d_p = d_output.matmul(v.swap_dims(2, 3));
+        let mean = (p.clone() * d_p.clone()).sum_dim(3);
+        let d_s = p * (d_p - mean) * shape.scale();
+        let d_q = d_s.clone().matmul(k);
+        let d_k = d_s.swap_dims(2, 3).matmul(q);
+        return (unfold_queries(d_q, shape), unfold_keys(d_k, shape), unfold_keys(d_v, shape));
+    }
+    let ([rows, width], kv) = (q.dims(), k.dims()[1]);
+    let (d, q, k, v) = (contiguous(d_output), contiguous(q), contiguous(k), contiguous(v));
+    let (d, q, k, v) = (values(&d), values(&q), values(&k), values(&v));
+    let (tokens, dim, group) = (shape.tokens, shape.head_dim, shape.group());
+    let mut d_q = vec![0.0f32; rows * width];
+    let (mut d_k, mut d_v) = (vec![0.0f32; rows * kv], vec![0.0f32; rows * kv]);
+    d_q.par_chunks_mut((tokens * width).max(1))
+        .zip(d_k.par_chunks_mut((tokens * kv).max(1)))
+        .zip(d_v.par_chunks_mut((tokens * kv).max(1)))
+        .enumerate()
+        .for_each(|(b, ((d_q, d_k), d_v))| {
+            let (wide, narrow) = (b * tokens * width, b * tokens * kv);
+            let heads: Vec<_> = (0..shape.key_heads)
+                .into_par_iter()
+                .map(|key_head| {
+                    let (wide, narrow) = (wide + key_head * group * dim, narrow + key_head * dim);
+                    let sequence =
+                        KeyHead { d: &d[wide..], q: &q[wide..], k: &k[narrow..], v: &v[narrow..], width, kv };
+                    sequence.backward(shape.lengths[b], shape)
+                })
+                .collect();
+            for (key_head, (q, k, v)) in heads.iter().enumerate() {
+                place(d_q, q, key_head, group * dim, width);
+                place(d_k, k, key_head, dim, kv);
+                place(d_v, v, key_head, dim, kv);
+            }
+        });
+    (tensor(d_q, [rows, width]), tensor(d_k, [rows, kv]), tensor(d_v, [rows, kv]))
+}
+
+/// One key head of one sequence with its group of query heads, inside the interleaved buffers.
+struct KeyHead<'a> {
+    d: &'a [f32],
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    width: usize,
+    kv: usize,
+}
+
+impl KeyHead<'_> {
+    /// (d_q [length, group * head_dim], d_k [length, head_dim], d_v [length, head_dim])
+    fn backward(&self, length: usize, shape: &AttentionShape) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let (dim, group, scale) = (shape.head_dim, shape.group(), shape.scale());
+        let mut d_q = vec![0.0f32; length * group * dim];
+        let (mut d_k, mut d_v) = (vec![0.0f32; length * dim], vec![0.0f32; length * dim]);
+        let (mut p, mut d_s) = (Vec::new(), Vec::new());
+        for start in (0..length).step_by(QUERY_BLOCK) {
+            let end = (start + QUERY_BLOCK).min(length);
+            let count = end - start;
+            p.resize(count * end, 0.0);
+            d_s.resize(count * end, 0.0);
+            let k = MatrixRef::rows(self.k, end, dim, self.kv);
+            let v = MatrixRef::rows(self.v, end, dim, self.kv);
+            for g in 0..group {
+                let offset = start * self.width + g * dim;
+                let q = MatrixRef::rows(&self.q[offset..], count, dim, self.width);
+                let d = MatrixRef::rows(&self.d[offset..], count, dim, self.width);
+                block_probabilities(&mut p, q, k, start, scale);
+                let p_view = MatrixRef::rows(&p, count, end, end);
+                product(&mut d_v[..end * dim], p_view.transposed(), d, Accumulate::Add);
+                product(&mut d_s, d, v.transposed(), Accumulate::Replace);
+                score_gradients(&mut d_s, &p, end, scale);
+                let d_s = MatrixRef::rows(&d_s, count, end, end);
+                product(&mut d_k[..end * dim], d_s.transposed(), q, Accumulate::Add);
+                let mut d_q = View {
+                    values: &mut d_q[(start * group + g) * dim..],
+                    rows: count,
+                    cols: dim,
+                    row_stride: group * dim,
+                };
+                accumulate(&mut d_q, &d_s, &k, Accumulate::Replace, gemm::Parallelism::None);
+            }
+        }
+        (d_q, d_k, d_v)
+    }
+}
+
+/// Dense destination (+)= a b on the calling thread.
+fn product(destination: &mut [f32], a: MatrixRef<'_>, b: MatrixRef<'_>, mode: Accumulate) {
+    let mut view = View::rows(destination, a.rows, b.cols);
+    accumulate(&mut view, &a, &b, mode, gemm::Parallelism::None);
+}
+
+/// Softmax of scaled scores of queries start.. over keys 0..k.rows, zero above the diagonal.
+///
+/// q [count, head_dim], k [keys, head_dim] -> scores [count, keys]
+fn block_probabilities(scores: &mut [f32], q: MatrixRef<'_>, k: MatrixRef<'_>, start: usize, scale: f32) {
+    let keys = k.rows;
+    product(scores, q, k.transposed(), Accumulate::Replace);
+    vectorised(
+        #[inline(always)]
+        || {
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let (seen, unseen) = row.split_at_mut(start + i + 1);
+                let max = lane_max(seen);
+                for s in seen.iter_mut() {
+                    *s = exp((*s - max) * scale);
+                }
+                let inverse = 1.0
+                    / lane_sum(
+                        seen.len(),
+                        #[inline(always)]
+                        |j| seen[j],
+                    );
+                for s in seen.iter_mut() {
+                    *s *= inverse;
+                }
+                unseen.fill(0.0);
+            }
+        },
+    );
+}
+
+/// dS = s P (dP - rowsum(P dP)), in place over dP.
+fn score_gradients(d_p: &mut [f32], p: &[f32], keys: usize, scale: f32) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (d, p) in d_p.chunks_exact_mut(keys).zip(p.chunks_exact(keys)) {
+                let mean = lane_sum(
+                    keys,
+                    #[inline(always)]
+                    |j| p[j] * d[j],
+                );
+                for (d, &p) in d.iter_mut().zip(p) {
+                    *d = scale * p * (*d - mean);
+                }
+            }
+        },
+    );
+}
+
+/// Copies dense rows of `block` values to column `index * block` of rows `width` wide.
+fn place(destination: &mut [f32], source: &[f32], index: usize, block: usize, width: usize) {
+    for (row, values) in destination.chunks_exact_mut(width).zip(source.chunks_exact(block)) {
+        row[index * block..(index + 1) * block].copy_from_slice(values);
+    }
+}
+
+/// [batch * tokens, heads * dim] -> [batch, key heads, group * tokens, dim]
+fn fold_queries(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
+    let (batch, group) = (shape.lengths.len(), shape.group());
+    x.reshape([batch, shape.tokens, shape.heads, shape.head_dim]).swap_dims(1, 2).reshape([
+        batch,
+        shape.key_heads,
+        group * shape.tokens,
+        shape.head_dim,
+    ])
+}
+
+fn unfold_queries(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
+    let batch = shape.lengths.len();
+    x.reshape([batch, shape.heads, shape.tokens, shape.head_dim])
+        .swap_dims(1, 2)
+        .reshape([batch * shape.tokens, shape.heads * shape.head_dim])
+}
+
+/// [batch * tokens, key heads * dim] -> [batch, key heads, tokens, dim]
+fn fold_keys(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
+    x.reshape([shape.lengths.len(), shape.tokens, shape.key_heads, shape.head_dim]).swap_dims(1, 2)
+}
+
+fn unfold_keys(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
+    let rows = shape.lengths.len() * shape.tokens;
+    x.swap_dims(1, 2).reshape([rows, shape.key_heads * shape.head_dim])
+}
+
+/// [batch, key heads, group * tokens, tokens], causal
+fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> Tensor<4> {
+    let device = q.device();
+    let (tokens, group) = (shape.tokens, shape.group());
+    let scores = q.matmul(k.swap_dims(2, 3)) * shape.scale();
+    let size = scores.dims();
+    let future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, &device)
+        .reshape([1, 1, tokens, tokens])
+        .repeat_dim(2, group)
+        .expand(size);
+    activation::softmax(scores.mask_fill(future, f32::NEG_INFINITY), 3)
+}
+
+/// Zeroes the rows beyond each sequence's length.
+fn mask_padding(x: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
+    if shape.lengths.iter().all(|&length| length == shape.tokens) {
+        return x;
+    }
+    let mask =
+        shape.lengths.iter().flat_map(|&length| (0..shape.tokens).map(move |t| if t < length { 1.0f32 } else { 0.0 }));
+    let mask = TensorData::new(mask.collect::<Vec<_>>(), [x.dims()[0], 1]);
+    let mask = Tensor::<2>::from_data(mask, &x.device());
+    x * mask
+}

@@ -1,0 +1,128 @@
+//! Next-token loss, its gradient, and labels drawn from the model's own distribution.
+
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use rayon::prelude::*;
+
+use super::cpu::{
+    contiguous, exp, is_cpu, lane_max, lane_sum, rows_per_task, values, values_mut, vectorised, wrap, writable,
+};
+
+/// loss_i = log sum_j e^(z_ij) - z_i,label and dL/dz = softmax(z) - onehot(label).
+///
+/// logits [rows, vocab], labels [rows] -> (loss per row in nats, d_logits [rows, vocab]).
+/// On the CPU the gradient replaces the logits in their own memory.
+pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>) {
+    let [rows, vocab] = logits.dims();
+    assert_eq!(rows, labels.len(), "one label a row");
+    let device = logits.device();
+    if !is_cpu(&device) {
+        let index = labels.iter().map(|&label| i64::from(label)).collect::<Vec<_>>();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows]), &device).reshape([rows, 1]);
+        let log_p = activation::log_softmax(logits, 1);
+        let loss = log_p.clone().gather(1, index.clone()).neg();
+        let minus_one = Tensor::full([rows, 1], -1.0, &device);
+        let d = log_p.exp().scatter(1, index, minus_one, IndexingUpdateOp::Add);
+        return (host(loss), d);
+    }
+    let mut z = writable(logits);
+    let mut loss = vec![0.0f32; rows];
+    let task = rows_per_task(rows, vocab);
+    values_mut(&mut z)
+        .par_chunks_mut(task * vocab)
+        .zip(loss.par_chunks_mut(task))
+        .zip(labels.par_chunks(task))
+        .for_each(|((z, loss), labels)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((z, loss), &label) in z.chunks_exact_mut(vocab).zip(loss).zip(labels) {
+                        *loss = row_cross_entropy(z, label as usize);
+                    }
+                },
+            );
+        });
+    (loss, wrap(z))
+}
+
+/// One row of [`cross_entropy`] in place: logits become softmax minus one-hot; returns the loss.
+#[inline(always)]
+fn row_cross_entropy(z: &mut [f32], label: usize) -> f32 {
+    let max = lane_max(z);
+    let target = z[label];
+    for z in z.iter_mut() {
+        *z = exp(*z - max);
+    }
+    let sum = lane_sum(
+        z.len(),
+        #[inline(always)]
+        |i| z[i],
+    );
+    let scale = 1.0 / sum;
+    for z in z.iter_mut() {
+        *z *= scale;
+    }
+    z[label] -= 1.0;
+    sum.ln() + max - target
+}
+
+/// One label a row by inverse distribution function: the first index whose cumulative probability
+/// exceeds the row's uniform number.
+///
+/// logits [rows, vocab], uniforms [rows] in [0, 1) -> labels [rows]. Sums in float64 on the CPU.
+pub fn sample_rows(logits: Tensor<2>, uniforms: &[f64]) -> Vec<u32> {
+    let [rows, vocab] = logits.dims();
+    assert_eq!(rows, uniforms.len(), "one uniform number a row");
+    let device = logits.device();
+    if !is_cpu(&device) {
+        return sample_rows_on_device(logits, uniforms, &device);
+    }
+    let logits = contiguous(logits);
+    let task = rows_per_task(rows, vocab);
+    let mut labels = vec![0u32; rows];
+    labels.par_chunks_mut(task).zip(values(&logits).par_chunks(task * vocab)).zip(uniforms.par_chunks(task)).for_each(
+        |((labels, z), uniforms)| {
+            let mut weights = vec![0.0f32; vocab];
+            for ((label, z), &u) in labels.iter_mut().zip(z.chunks_exact(vocab)).zip(uniforms) {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let max = lane_max(z);
+                        for (w, &z) in weights.iter_mut().zip(z) {
+                            *w = exp(z - max);
+                        }
+                    },
+                );
+                *label = inverse_distribution(&weights, u);
+            }
+        },
+    );
+    labels
+}
+
+/// First index at which the running sum of `weights` exceeds `u` times their total; the last index
+/// with any weight if rounding leaves none.
+fn inverse_distribution(weights: &[f32], u: f64) -> u32 {
+    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let threshold = u * total;
+    let mut sum = 0.0;
+    for (index, &w) in weights.iter().enumerate() {
+        sum += f64::from(w);
+        if sum > threshold {
+            return index as u32;
+        }
+    }
+    weights.iter().rposition(|&w| w > 0.0).unwrap_or(0) as u32
+}
+
+/// The label is the number of indices whose cumulative probability does not exceed u.
+fn sample_rows_on_device(logits: Tensor<2>, uniforms: &[f64], device: &Device) -> Vec<u32> {
+    let [rows, vocab] = logits.dims();
+    let u = uniforms.iter().map(|&u| u as f32).collect::<Vec<_>>();
+    let u = Tensor::<2>::from_data(TensorData::new(u, [rows, 1]), device);
+    let below = activation::softmax(logits, 1).cumsum(1).lower_equal(u.expand([rows, vocab]));
+    host(below.float().sum_dim(1)).into_iter().map(|count| (count as u32).min(vocab as u32 - 1)).collect()
+}
+
+fn host(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().expect("an f32 tensor")
+}

@@ -1,0 +1,23 @@
+//! Operations where burn's CPU backend is slow: one function each, two paths.
+//!
+//! Every function takes and returns burn tensors. On the CPU (`Device::flex()`) it works on the
+//! tensor's own memory with rayon over rows and vector code chosen at run time; on any other
+//! device it is plain burn operations. A test holds the two together.
+
+mod attention;
+mod cpu;
+mod cross_entropy;
+mod product;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
+pub use cross_entropy::{cross_entropy, sample_rows};
+pub use product::{add_product, product};
+pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
+pub use rope::{Rotation, RotationTable, rotate};
+pub use swiglu::{swiglu, swiglu_backward};
+
+#[doc(hidden)]
+pub use cpu::with_burn_operations;

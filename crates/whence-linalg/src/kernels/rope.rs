@@ -1,0 +1,74 @@
+//! Rotary position embedding (Su et al. 2021) in the half-split layout of `transformers`.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::cpu::{is_cpu, values_mut, wrap, writable};
+
+/// Which way to turn: backward is the transpose of forward, a rotation by the negative angle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// Rotate queries and keys.
+    Forward,
+    /// Rotate their gradients back.
+    Backward,
+}
+
+/// cos and sin of position x frequency, for positions 0..tokens.
+#[derive(Debug, Clone)]
+pub struct RotationTable {
+    tokens: usize,
+    head_dim: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RotationTable {
+    /// angle(t, i) = t theta^(-2 i / head_dim) for i < head_dim / 2, computed in float64.
+    pub fn new(tokens: usize, head_dim: usize, theta: f64) -> Self {
+        let half = head_dim / 2;
+        let angles =
+            (0..tokens).flat_map(|t| (0..half).map(move |i| t as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)));
+        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+        Self { tokens, head_dim, cos, sin }
+    }
+
+    fn tensors(&self, device: &Device) -> (Tensor<4>, Tensor<4>) {
+        let shape = [1, self.tokens, 1, self.head_dim / 2];
+        let build = |values: &Vec<f32>| Tensor::from_data(TensorData::new(values.clone(), shape), device);
+        (build(&self.cos), build(&self.sin))
+    }
+}
+
+/// For each head, with (a, b) the halves of its vector: (a cos - b sin, b cos + a sin).
+///
+/// x [batch * tokens, heads * head_dim], rows b * tokens + t -> the same shape
+pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor<2> {
+    let [rows, width] = x.dims();
+    let (dim, half) = (table.head_dim, table.head_dim / 2);
+    let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
+    if !is_cpu(&x.device()) {
+        let (cos, sin) = table.tensors(&x.device());
+        let sin = sin * sign;
+        let x = x.reshape([rows / table.tokens, table.tokens, width / dim, dim]);
+        let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+        let turned = Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 3);
+        return turned.reshape([rows, width]);
+    }
+    let mut buffer = writable(x);
+    values_mut(&mut buffer).par_chunks_mut(width.max(1) * table.tokens).for_each(|sequence| {
+        for (t, row) in sequence.chunks_exact_mut(width).enumerate() {
+            let cos = &table.cos[t * half..(t + 1) * half];
+            let sin = &table.sin[t * half..(t + 1) * half];
+            for head in row.chunks_exact_mut(dim) {
+                let (first, second) = head.split_at_mut(half);
+                for i in 0..half {
+                    let (a, b) = (first[i], second[i]);
+                    first[i] = a * cos[i] - sign * b * sin[i];
+                    second[i] = b * cos[i] + sign * a * sin[i];
+                }
+            }
+        }
+    });
+    wrap(buffer)
+}

@@ -1,0 +1,14 @@
+//! Tensor mathematics on its own: hashed random numbers, float64 eigensolver, exact truncated SVD,
+//! and the handful of kernels where burn's CPU backend leaves time on the table.
+//!
+//! reads   nothing
+//! writes  nothing
+
+pub mod eigen;
+pub mod kernels;
+pub mod memory;
+pub mod random;
+pub mod svd;
+
+pub use eigen::symmetric_eigen;
+pub use svd::truncated_svd;

@@ -1,0 +1,147 @@
+//! The CPU path of every kernel against its plain burn path.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use whence_linalg::kernels::*;
+use whence_linalg::random::{normal, uniform};
+
+fn random<const D: usize>(seed: u64, shape: [usize; D], scale: f32) -> Tensor<D> {
+    let n = shape.iter().product::<usize>() as u64;
+    let values: Vec<f32> = (0..n).map(|i| scale * normal(seed, 0, i) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// Largest difference over the largest value.
+fn error<const D: usize>(fast: Tensor<D>, plain: Tensor<D>) -> f32 {
+    assert_eq!(fast.dims(), plain.dims());
+    let (fast, plain) = (host(fast), host(plain));
+    assert!(fast.iter().all(|x| x.is_finite()));
+    let scale = plain.iter().fold(1e-30f32, |m, x| m.max(x.abs()));
+    fast.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale
+}
+
+/// Runs `body` on both paths and returns (CPU path, burn path).
+fn both<R>(body: impl Fn() -> R) -> (R, R) {
+    (body(), with_burn_operations(&body))
+}
+
+// Widths that are no multiple of a vector, rows that span several tasks.
+const SHAPE: [usize; 2] = [301, 149];
+
+#[test]
+fn swiglu_paths_agree() {
+    let (gate, up, d) = (random(1, SHAPE, 6.0), random(2, SHAPE, 2.0), random(3, SHAPE, 1.0));
+    let (fast, plain) = both(|| swiglu(gate.clone(), up.clone()));
+    assert!(error(fast, plain) < 1e-6);
+    let (fast, plain) = both(|| swiglu_backward(d.clone(), gate.clone(), up.clone()));
+    assert!(error(fast.0, plain.0) < 1e-6 && error(fast.1, plain.1) < 1e-6);
+}
+
+#[test]
+fn swiglu_saturates_without_nan() {
+    let gate = Tensor::<2>::from_floats([[-1e4, -100.0, 0.0, 100.0, 1e4]], &Device::flex());
+    let up = Tensor::ones([1, 5], &Device::flex());
+    assert_eq!(host(swiglu(gate, up))[2..], [0.0, 100.0, 1e4]);
+}
+
+#[test]
+fn rms_norm_paths_agree() {
+    let (x, d, gain) = (random(1, SHAPE, 3.0), random(2, SHAPE, 1.0), random(3, [1, SHAPE[1]], 1.0));
+    let residual = random(4, SHAPE, 1.0);
+    let (fast, plain) = both(|| rms_norm(x.clone(), gain.clone(), 1e-5));
+    assert!(error(fast, plain) < 1e-6);
+    let (fast, plain) = both(|| rms_norm_backward(residual.clone(), d.clone(), x.clone(), gain.clone(), 1e-5));
+    assert!(error(fast, plain) < 1e-6);
+    let (fast, plain) = both(|| rms_norm_gain_gradient(d.clone(), x.clone(), 1e-5));
+    assert!(error(fast, plain) < 1e-6);
+}
+
+#[test]
+fn cross_entropy_paths_agree() {
+    let logits = random(1, SHAPE, 8.0);
+    let labels: Vec<u32> = (0..SHAPE[0]).map(|i| (i * 31 % SHAPE[1]) as u32).collect();
+    let (fast, plain) = both(|| cross_entropy(logits.clone(), &labels));
+    assert!(error(fast.1, plain.1) < 1e-6);
+    assert!(fast.0.iter().zip(&plain.0).all(|(a, b)| (a - b).abs() < 1e-6 * b.abs().max(8.0)));
+}
+
+#[test]
+fn cross_entropy_does_not_write_into_a_shared_tensor() {
+    let logits = random(1, [3, 5], 1.0);
+    let before = host(logits.clone());
+    let _ = cross_entropy(logits.clone(), &[0, 1, 2]);
+    assert_eq!(host(logits), before);
+}
+
+#[test]
+fn rotation_paths_agree_and_backward_undoes_forward() {
+    let (tokens, dim) = (11, 6);
+    let table = RotationTable::new(tokens, dim, 1e4);
+    let x = random(1, [5 * tokens, 4 * dim], 1.0);
+    for rotation in [Rotation::Forward, Rotation::Backward] {
+        let (fast, plain) = both(|| rotate(x.clone(), &table, rotation));
+        assert!(error(fast, plain) < 1e-6);
+    }
+    let there = rotate(x.clone(), &table, Rotation::Forward);
+    assert!(error(rotate(there, &table, Rotation::Backward), x) < 1e-6);
+}
+
+#[test]
+fn attention_paths_agree() {
+    // More than one query block, a group of three query heads to a key head, ragged lengths.
+    let shape = AttentionShape { tokens: 150, lengths: vec![150, 1, 97], heads: 6, key_heads: 2, head_dim: 8 };
+    let rows = 3 * 150;
+    let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
+    let d = random(4, [rows, 48], 1.0);
+    let (fast, plain) = both(|| causal_attention(q.clone(), k.clone(), v.clone(), &shape));
+    assert!(error(fast, plain) < 1e-6);
+    let backward = || causal_attention_backward(d.clone(), q.clone(), k.clone(), v.clone(), &shape);
+    let (fast, plain) = both(backward);
+    assert!(error(fast.0, plain.0) < 2e-6 && error(fast.1, plain.1) < 2e-6 && error(fast.2, plain.2) < 2e-6);
+}
+
+#[test]
+fn product_paths_agree_on_views() {
+    let (a, b) = (random(2, [70, 30], 1.0), random(3, [50, 30], 1.0));
+    let (fast, plain) = both(|| product(a.clone(), b.clone().transpose()));
+    assert!(error(fast, plain) < 1e-6);
+    let (fast, plain) = both(|| product(a.clone().narrow(1, 3, 9), b.clone().narrow(1, 7, 9).transpose()));
+    assert!(error(fast, plain) < 1e-6);
+}
+
+#[test]
+fn add_product_paths_agree_on_views() {
+    let (c, a, b) = (random(1, [70, 50], 1.0), random(2, [70, 30], 1.0), random(3, [50, 30], 1.0));
+    let (fast, plain) = both(|| add_product(c.clone(), a.clone(), b.clone().transpose()));
+    assert!(error(fast, plain) < 1e-6);
+    let (fast, plain) = both(|| {
+        let part = b.clone().narrow(0, 20, 25).transpose();
+        add_product(c.clone().narrow(1, 5, 25), a.clone(), part)
+    });
+    assert!(error(fast, plain) < 1e-6);
+}
+
+#[test]
+fn sampled_labels_follow_the_distribution() {
+    let n = 20_000;
+    let logits = Tensor::<2>::from_floats([[0.0, 1.0, -1.0, 2.0]], &Device::flex()).expand([n, 4]);
+    let uniforms: Vec<f64> = (0..n as u64).map(|i| uniform(0, i, 1)).collect();
+    let (fast, plain) = both(|| sample_rows(logits.clone(), &uniforms));
+    let differing = fast.iter().zip(&plain).filter(|(a, b)| a != b).count();
+    assert!(differing <= 2, "only numbers within rounding of an edge may differ: {differing}");
+    let total: f64 = [0.0f64, 1.0, -1.0, 2.0].iter().map(|z| z.exp()).sum();
+    for (label, z) in [0.0f64, 1.0, -1.0, 2.0].into_iter().enumerate() {
+        let share = fast.iter().filter(|&&l| l as usize == label).count() as f64 / n as f64;
+        assert!((share - z.exp() / total).abs() < 0.01);
+    }
+}
+
+#[test]
+fn sampled_labels_take_the_first_index_beyond_u() {
+    // Probabilities 1/4 each: the running sum exceeds 0.25 first at index 1.
+    let logits = Tensor::<2>::zeros([4, 4], &Device::flex());
+    assert_eq!(sample_rows(logits, &[0.0, 0.2499, 0.2501, 0.9999]), [0, 0, 1, 3]);
+}

@@ -1,0 +1,5 @@
+//! Tests of whence-linalg, named by property.
+
+mod kernels;
+mod matrices;
+mod random;

@@ -1,0 +1,72 @@
+use whence_linalg::{random::normal, symmetric_eigen, truncated_svd};
+
+fn random(seed: u64, n: usize) -> Vec<f32> {
+    (0..n as u64).map(|i| normal(seed, 0, i) as f32).collect()
+}
+
+/// left right^T, [rows, cols].
+fn multiply(left: &[f32], right: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let r = left.len() / rows;
+    (0..rows * cols).map(|at| (0..r).map(|k| left[at / cols * r + k] * right[at % cols * r + k]).sum()).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn eigenvectors_rebuild_the_symmetric_part() {
+    let n = 7;
+    let c: Vec<f64> = (0..n * n).map(|i| normal(4, 0, i as u64)).collect();
+    let (values, q) = symmetric_eigen(&c, n).unwrap();
+    assert!(values.windows(2).all(|pair| pair[0] <= pair[1]), "ascending");
+    for i in 0..n {
+        for j in 0..n {
+            let rebuilt: f64 = (0..n).map(|k| q[i * n + k] * values[k] * q[j * n + k]).sum();
+            assert!((rebuilt - 0.5 * (c[i * n + j] + c[j * n + i])).abs() < 1e-12);
+        }
+    }
+}
+
+#[test]
+fn eigen_names_what_is_not_finite() {
+    let error = symmetric_eigen(&[1.0, 0.0, f64::NAN, 1.0], 2).unwrap_err().to_string();
+    assert!(error.contains("NaN at row 1, column 0"), "{error}");
+}
+
+#[test]
+fn svd_at_full_rank_is_exact_either_way_round() {
+    for (rows, cols) in [(5, 9), (9, 5), (6, 6)] {
+        let p = random(1, rows * cols);
+        let (left, right) = truncated_svd(&p, rows, cols, 100).unwrap();
+        assert_eq!(
+            (left.len(), right.len()),
+            (rows * 5.min(rows.min(cols)).max(rows.min(cols)), cols * rows.min(cols))
+        );
+        assert!(distance(&multiply(&left, &right, rows, cols), &p) < 1e-5);
+    }
+}
+
+#[test]
+fn svd_leaves_the_smallest_possible_error() {
+    // Singular values 5, 3, 1 by construction: the best rank-2 error is 1.
+    let (rows, cols, r) = (8, 6, 3);
+    let (_, u) = symmetric_eigen(&(0..64).map(|i| normal(7, 0, i)).collect::<Vec<_>>(), rows).unwrap();
+    let (_, v) = symmetric_eigen(&(0..36).map(|i| normal(8, 0, i)).collect::<Vec<_>>(), cols).unwrap();
+    let sigma = [5.0, 3.0, 1.0];
+    let p: Vec<f32> = (0..rows * cols)
+        .map(|at| (0..r).map(|k| u[at / cols * rows + k] * sigma[k] * v[at % cols * cols + k]).sum::<f64>() as f32)
+        .collect();
+    for (p, rows, cols) in [(p.clone(), rows, cols), (transpose(&p, rows, cols), cols, rows)] {
+        let (left, right) = truncated_svd(&p, rows, cols, 2).unwrap();
+        assert_eq!((left.len(), right.len()), (rows * 2, cols * 2));
+        assert!((distance(&multiply(&left, &right, rows, cols), &p) - 1.0).abs() < 1e-5);
+        // Rank beyond the true one: nothing divides by a vanishing singular value.
+        let (left, right) = truncated_svd(&p, rows, cols, 5).unwrap();
+        assert!(distance(&multiply(&left, &right, rows, cols), &p) < 1e-5);
+    }
+}
+
+fn transpose(p: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..rows * cols).map(|at| p[at % rows * cols + at / rows]).collect()
+}

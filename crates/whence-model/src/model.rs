@@ -1,0 +1,270 @@
+//! A loaded model: losses, taps, parameter gradients, logits.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use whence_linalg::kernels::{
+    cross_entropy, product, rms_norm, rms_norm_backward, rms_norm_gain_gradient, sample_rows,
+};
+use whence_linalg::random;
+
+use crate::batch::{Batch, Target};
+use crate::config::Config;
+use crate::llama::{self, Event, Until, linear, scatter_rows};
+use crate::module::{Module, Selection};
+use crate::weights::{self, Parameters};
+
+/// Logits in memory at once: 2^25 x f32 = 128 MiB.
+const HEAD_LOGITS: usize = 1 << 25;
+
+/// Which labels the loss is taken against, as a knob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelsKind {
+    /// One draw per token from the model's own next-token distribution (Grosse et al. 2023, section 2.3).
+    #[default]
+    Sampled,
+    /// The text's own tokens.
+    Empirical,
+}
+
+/// Which labels the loss is taken against.
+#[derive(Debug, Clone)]
+pub enum Labels {
+    /// The text's own tokens.
+    Empirical,
+    /// Drawn from the model; the uniform number is a hash of (seed, example, position of the target).
+    Sampled {
+        /// The seed.
+        seed: u64,
+    },
+    /// Given by example: entry t replaces token t as the target of position t - 1.
+    Given(Arc<HashMap<u64, Vec<i64>>>),
+}
+
+impl Labels {
+    /// The labels of a knob and its seed.
+    pub fn new(kind: LabelsKind, seed: u64) -> Self {
+        match kind {
+            LabelsKind::Sampled => Self::Sampled { seed },
+            LabelsKind::Empirical => Self::Empirical,
+        }
+    }
+}
+
+/// One module's activations and output gradients over a batch. Row b * tokens + t; padding rows are zero in both.
+#[derive(Debug)]
+pub struct Tap<'a> {
+    /// Place of the module in the selection.
+    pub index: usize,
+    /// The module.
+    pub module: &'a Module,
+    /// a [batch * tokens, in].
+    pub activations: Tensor<2>,
+    /// d [batch * tokens, out]: gradient of the summed loss at the module's output.
+    pub output_gradients: Tensor<2>,
+}
+
+/// A language model on a device.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Its sizes.
+    pub config: Config,
+    /// Where it lies.
+    pub device: Device,
+    /// Its weights.
+    pub parameters: Parameters,
+    modules: Vec<Module>,
+}
+
+impl Model {
+    /// Loads a Hugging Face folder.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let config = Config::load(folder)?;
+        let parameters = weights::load(folder, &config, device)?;
+        Ok(Self { modules: config.modules(), config, device: device.clone(), parameters })
+    }
+
+    /// A model with random weights: normal with standard deviation 0.02, norm gains 1.
+    pub fn random(config: Config, seed: u64, device: &Device) -> Self {
+        let mut parameters = Parameters::new();
+        for (stream, (name, shape)) in config.shapes().into_iter().enumerate() {
+            let n: usize = shape.iter().product();
+            let (values, shape): (Vec<f32>, _) = match shape[..] {
+                [width] => (vec![1.0; n], [1, width]),
+                _ => (
+                    (0..n).map(|i| (0.02 * random::normal(seed, stream as u64, i as u64)) as f32).collect(),
+                    [shape[0], shape[1]],
+                ),
+            };
+            parameters.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
+        }
+        Self { modules: config.modules(), config, device: device.clone(), parameters }
+    }
+
+    /// The checkpoint's `model.safetensors`.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        weights::to_bytes(&self.config, &self.parameters)
+    }
+
+    /// Every linear map of the blocks, in forward order.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    fn head(&self) -> (&'static str, &Tensor<2>) {
+        let name = if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        (name, &self.parameters[name])
+    }
+
+    fn final_norm(&self, x: Tensor<2>) -> Tensor<2> {
+        rms_norm(x, self.parameters["model.norm.weight"].clone(), self.config.rms_norm_eps as f32)
+    }
+
+    /// Forward and activation-only backward of L = sum over target tokens of cross-entropy.
+    ///
+    /// Calls `visit` for every selected module, last to first. Returns L of each sequence.
+    pub fn taps(
+        &self,
+        batch: &Batch,
+        labels: &Labels,
+        selection: &Selection,
+        visit: &mut dyn FnMut(Tap<'_>) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let lowest = self.modules.iter().enumerate().find(|(index, _)| selection.place(*index).is_some());
+        let lowest = lowest.context("a selection has a module")?.0;
+        let until = Until::Module(lowest);
+        let forward = llama::forward(&self.config, &self.parameters, batch, Some(until));
+        let (by_target, d, _) = self.head_loss(&forward.output, batch, labels, false)?;
+        llama::backward(&self.config, &self.parameters, batch, forward, d, until, &mut |event| {
+            let Event::Module(index, activations, d) = event else { return Ok(()) };
+            let Some(place) = selection.place(index) else { return Ok(()) };
+            let module = &self.modules[index];
+            visit(Tap { index: place, module, activations: activations(), output_gradients: d.clone() })
+        })?;
+        let mut losses = vec![0.0; batch.len()];
+        for (target, loss) in batch.targets.iter().zip(by_target) {
+            losses[target.sequence] += loss;
+        }
+        Ok(losses)
+    }
+
+    /// -log p(token t | tokens before) at every target position t, 0 elsewhere; one list a sequence.
+    pub fn token_losses(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let forward = llama::forward(&self.config, &self.parameters, batch, None);
+        let (by_target, _, _) = self.head_loss(&forward.output, batch, &Labels::Empirical, false)?;
+        let mut losses: Vec<_> = batch.lengths.iter().map(|&length| vec![0.0; length]).collect();
+        for (target, loss) in batch.targets.iter().zip(by_target) {
+            losses[target.sequence][target.position] = loss;
+        }
+        Ok(losses)
+    }
+
+    /// Logits of every position: [batch * tokens, vocabulary].
+    pub fn logits(&self, batch: &Batch) -> Tensor<2> {
+        let forward = llama::forward(&self.config, &self.parameters, batch, None);
+        linear(&self.final_norm(forward.output), self.head().1)
+    }
+
+    /// Logits after each sequence's last token: [batch, vocabulary].
+    pub fn next_token_logits(&self, batch: &Batch) -> Tensor<2> {
+        let forward = llama::forward(&self.config, &self.parameters, batch, None);
+        let rows = batch.lengths.iter().enumerate().map(|(b, length)| b * batch.tokens + length - 1).collect();
+        linear(&self.final_norm(forward.output.select(0, self.indices(rows))), self.head().1)
+    }
+
+    /// Gradient of the summed loss with respect to every parameter, the loss, and the number of targets.
+    pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, f64, usize)> {
+        let forward = llama::forward(&self.config, &self.parameters, batch, Some(Until::Parameters));
+        let (by_target, d, mut gradients) = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
+        llama::backward(&self.config, &self.parameters, batch, forward, d, Until::Parameters, &mut |event| {
+            let (name, gradient) = match event {
+                Event::Module(index, activations, d) => {
+                    let name = format!("{}.weight", self.modules[index].name);
+                    (name, product(d.clone().transpose(), activations()))
+                }
+                Event::Parameter(name, gradient) => (name, gradient),
+            };
+            add(&mut gradients, name, gradient);
+            Ok(())
+        })?;
+        let loss = by_target.iter().map(|&loss| f64::from(loss)).sum();
+        Ok((gradients, loss, batch.targets.len()))
+    }
+
+    fn indices(&self, rows: Vec<usize>) -> Tensor<1, Int> {
+        let rows: Vec<_> = rows.into_iter().map(|row| row as i32).collect();
+        let n = rows.len();
+        Tensor::from_data(TensorData::new(rows, [n]), &self.device)
+    }
+
+    /// The vocabulary head at the positions that predict a target, in chunks: loss by target, and dL at the residual
+    /// stream [batch * tokens, hidden]; with `parameters`, also the gradients of head and final norm.
+    fn head_loss(
+        &self,
+        output: &Tensor<2>,
+        batch: &Batch,
+        labels: &Labels,
+        parameters: bool,
+    ) -> Result<(Vec<f32>, Tensor<2>, Parameters)> {
+        let (name, head) = self.head();
+        let gain = &self.parameters["model.norm.weight"];
+        let epsilon = self.config.rms_norm_eps as f32;
+        let mut d_output = output.zeros_like();
+        let mut losses = Vec::with_capacity(batch.targets.len());
+        let mut gradients = Parameters::new();
+        let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
+        for targets in batch.targets.chunks(chunk) {
+            let rows = self.indices(targets.iter().map(|target| target.row).collect());
+            let x = output.clone().select(0, rows.clone());
+            let hidden = self.final_norm(x.clone());
+            let logits = linear(&hidden, head);
+            let labels = self.labels(&logits, batch, targets, labels)?;
+            let (loss, d_logits) = cross_entropy(logits, &labels);
+            losses.extend(loss);
+            let d_hidden = product(d_logits.clone(), head.clone());
+            if parameters {
+                add(&mut gradients, name.into(), product(d_logits.transpose(), hidden));
+                let d_gain = rms_norm_gain_gradient(d_hidden.clone(), x.clone(), epsilon);
+                add(&mut gradients, "model.norm.weight".into(), d_gain);
+            }
+            let d_x = rms_norm_backward(x.zeros_like(), d_hidden, x, gain.clone(), epsilon);
+            d_output = scatter_rows(d_output, rows, d_x);
+        }
+        Ok((losses, d_output, gradients))
+    }
+
+    fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {
+        match labels {
+            Labels::Empirical => Ok(targets.iter().map(|target| target.id).collect()),
+            Labels::Sampled { seed } => {
+                let uniform =
+                    |target: &Target| random::uniform(*seed, batch.examples[target.sequence], target.position as u64);
+                Ok(sample_rows(logits.clone(), &targets.iter().map(uniform).collect::<Vec<_>>()))
+            }
+            Labels::Given(given) => {
+                let label = |target: &Target| {
+                    let example = batch.examples[target.sequence];
+                    let label = given.get(&example).and_then(|labels| labels.get(target.position));
+                    let label = label.and_then(|label| u32::try_from(*label).ok());
+                    label.with_context(|| {
+                        format!("example {example} has no given label at position {}", target.position)
+                    })
+                };
+                targets.iter().map(label).collect()
+            }
+        }
+    }
+}
+
+fn add(gradients: &mut Parameters, name: String, gradient: Tensor<2>) {
+    let sum = match gradients.remove(&name) {
+        Some(sum) => sum + gradient,
+        None => gradient,
+    };
+    gradients.insert(name, sum);
+}

@@ -1,0 +1,145 @@
+//! Which linear maps are attributed, and how much of the model that is.
+
+use anyhow::Result;
+use globset::GlobBuilder;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::error::bad_input;
+
+/// One linear map W [out, in] of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// As in `transformers`: `model.layers.3.mlp.down_proj`.
+    pub name: String,
+    /// Width of its input.
+    pub in_features: usize,
+    /// Width of its output.
+    pub out_features: usize,
+    /// The first module that reads the same input tensor (q for q, k and v; gate for gate and up).
+    pub input: usize,
+    /// Block number.
+    pub layer: usize,
+}
+
+/// The user's choice of modules: `"mlp"`, `"all"`, or a list of globs on module names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Modules {
+    /// `"mlp"` or `"all"`.
+    Named(String),
+    /// Globs such as `model.layers.*.mlp.*`.
+    Globs(Vec<String>),
+}
+
+impl Default for Modules {
+    fn default() -> Self {
+        Self::Named("mlp".into())
+    }
+}
+
+/// The chosen modules, in forward order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    modules: Vec<Module>,
+    /// For each module of the model, its place in `modules`.
+    places: Vec<Option<usize>>,
+}
+
+impl Selection {
+    /// Resolves the choice against the model's modules.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for an unknown word, a malformed glob and a glob that matches nothing.
+    pub fn new(choice: &Modules, modules: &[Module]) -> Result<Self> {
+        let examples = || {
+            let names: Vec<_> = modules.iter().take(3).map(|module| module.name.as_str()).collect();
+            names.join(", ")
+        };
+        let mut chosen = vec![false; modules.len()];
+        match choice {
+            Modules::Named(name) => match name.as_str() {
+                "all" => chosen.fill(true),
+                "mlp" => {
+                    for (chosen, module) in chosen.iter_mut().zip(modules) {
+                        *chosen = module.name.contains(".mlp.");
+                    }
+                }
+                other => {
+                    return Err(bad_input(format!(
+                        "modules = \"{other}\" is unknown: use \"mlp\", \"all\", or a list of globs on names such as {}",
+                        examples()
+                    )));
+                }
+            },
+            Modules::Globs(globs) => {
+                for glob in globs {
+                    let matcher = GlobBuilder::new(glob)
+                        .build()
+                        .map_err(|error| bad_input(format!("modules: the glob `{glob}` is malformed ({error})")))?
+                        .compile_matcher();
+                    let mut matched = false;
+                    for (chosen, module) in chosen.iter_mut().zip(modules) {
+                        let hit = matcher.is_match(&module.name);
+                        *chosen |= hit;
+                        matched |= hit;
+                    }
+                    if !matched {
+                        return Err(bad_input(format!(
+                            "modules: the glob `{glob}` matches no module; names look like {}",
+                            examples()
+                        )));
+                    }
+                }
+            }
+        }
+        let mut selected = Vec::new();
+        let mut places = vec![None; modules.len()];
+        for (index, module) in modules.iter().enumerate().filter(|(index, _)| chosen[*index]) {
+            places[index] = Some(selected.len());
+            selected.push(module.clone());
+        }
+        if selected.is_empty() {
+            return Err(bad_input("modules: nothing is chosen; give \"mlp\", \"all\" or at least one glob"));
+        }
+        Ok(Self { modules: selected, places })
+    }
+
+    /// The chosen modules, in forward order.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// Where the model's module `index` stands in the selection.
+    pub(crate) fn place(&self, index: usize) -> Option<usize> {
+        self.places[index]
+    }
+}
+
+/// How many parameters are attributed, and which are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Parameters of the chosen modules.
+    pub attributed: u64,
+    /// Parameters of the model.
+    pub total: u64,
+    /// Name and size of every parameter that is not attributed.
+    pub unattributed: Vec<(String, u64)>,
+}
+
+impl Coverage {
+    /// Coverage of a model by a selection.
+    pub fn new(config: &Config, selection: &Selection) -> Self {
+        let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new() };
+        for (name, shape) in config.shapes() {
+            let size = shape.iter().product::<usize>() as u64;
+            coverage.total += size;
+            if selection.modules.iter().any(|module| name.strip_suffix(".weight") == Some(&module.name)) {
+                coverage.attributed += size;
+            } else {
+                coverage.unattributed.push((name, size));
+            }
+        }
+        coverage
+    }
+}

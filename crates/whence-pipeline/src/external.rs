@@ -1,0 +1,48 @@
+//! External stages: a command that fills the draft's folder.
+//!
+//! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
+//! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use whence_artifact::{Draft, bad_input};
+
+use crate::stage::{Given, without};
+
+/// Lines of stderr shown when the command fails.
+const TAIL: usize = 20;
+
+/// Runs the command of `config` into `draft`.
+pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
+    let words: Vec<String> =
+        serde_json::from_value(config["command"].clone()).context("the command of an external step")?;
+    let Some((program, arguments)) = words.split_first() else { bail!("the command is empty") };
+    let own = without(&without(config, "command"), "writes");
+    let request = json!({
+        "kind": draft.kind().name(), "version": draft.kind().version(), "key": draft.key(), "config": own,
+    });
+    let file = std::env::temp_dir().join(format!("whence-{}-{}.json", draft.key(), std::process::id()));
+    std::fs::write(&file, serde_json::to_vec_pretty(&request)?).with_context(|| format!("write {}", file.display()))?;
+
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--config").arg(&file);
+    for (role, path) in given.inputs.iter().filter(|(role, _)| !role.starts_with("command.")) {
+        command.arg("--input").arg(format!("{role}={}", path.display()));
+    }
+    command.arg("--output").arg(draft.folder());
+    if let Some(model) = &given.model {
+        command.arg("--model").arg(model);
+    }
+    let output = command.output();
+    let _left = std::fs::remove_file(&file);
+    let output = output.map_err(|error| bad_input(format!("cannot start `{program}` ({error}); check `command`")))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+        bail!("`{}` ended with {}:\n{tail}", words.join(" "), output.status);
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! Pipelines: TOML to plan, plan to artifacts.
+//!
+//! reads   pipeline files, artifacts
+//! writes  artifacts, data/runs/STUDY/lock.toml
+//!
+//! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
+
+mod cost;
+mod external;
+mod file;
+mod leaf;
+mod plan;
+mod problems;
+mod run;
+mod show;
+mod single;
+mod stage;
+mod step;
+
+pub use cost::{Cost, bytes, flops};
+pub use plan::Plan;
+pub use run::Done;
+pub use show::{ranking, show};
+pub use single::{Single, run_stage};
+pub use stage::Stage;
+pub use step::{Source, Step};
+pub use whence_model::BadInput;

@@ -1,0 +1,180 @@
+//! Artifacts as text: a ranking as a table, and the first rows of anything else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use whence_artifact::{
+    Artifact, ArtifactKind, Basis, Candidate, Covariance, Detail, Example, Factors, Format, Kind, LambdaSum, Loss,
+    Manifest, Ranked, Ranking, Row, Score, Store, Tokens, open_any,
+};
+use whence_artifact::{
+    Candidates, Covariances, Details, Eigenbasis, Gradients, Lambda, Losses, Preconditioned, Scores,
+};
+
+use crate::plan::Plan;
+use crate::step::Source;
+
+/// Rows shown.
+const ROWS: usize = 5;
+/// Queries shown.
+const QUERIES: usize = 20;
+/// Characters of a text shown.
+const EXCERPT: usize = 90;
+
+impl Plan {
+    /// The table of the last `rank` step of those that were run, if there is one.
+    pub fn last_ranking(&self, done: &[crate::Done]) -> Result<Option<String>> {
+        let Some(last) = done.iter().rev().find(|done| done.kind == Kind::Ranking) else { return Ok(None) };
+        let mut known = BTreeMap::new();
+        for source in self.steps.iter().flat_map(|step| step.wires.iter().map(|wire| &wire.source)) {
+            if let Source::Artifact { folder, key, .. } = source {
+                known.insert(key.clone(), folder.clone());
+            }
+        }
+        ranking(&self.store, &last.folder, &known).map(Some)
+    }
+}
+
+/// For each query its text, the strongest examples of either sign, and what they say.
+///
+/// `known` are artifacts outside the store, by key.
+pub fn ranking(store: &Store, folder: &Path, known: &BTreeMap<String, PathBuf>) -> Result<String> {
+    let artifact = Artifact::<Ranking>::open(folder)?;
+    let texts = query_texts(store, artifact.manifest(), known).unwrap_or_default();
+    let mut queries: BTreeMap<u32, Vec<Ranked>> = BTreeMap::new();
+    for row in artifact.rows::<Ranked>()? {
+        let row = row?;
+        let rows = queries.entry(row.query).or_default();
+        if row.rank <= if row.positive { 3 } else { 2 } {
+            rows.push(row);
+        }
+    }
+    let mut text = String::new();
+    for (query, rows) in queries.iter_mut().take(QUERIES) {
+        rows.sort_by_key(|row| (!row.positive, row.rank));
+        writeln!(text, "query {query}: {}", excerpt(texts.get(query).map_or("", String::as_str)))?;
+        for row in rows {
+            let sign = if row.positive { '+' } else { '-' };
+            writeln!(
+                text,
+                "  {sign}{} {:>11} nats per added copy  {}  {}",
+                row.rank,
+                format!("{:+.3e}", row.influence),
+                row.doc,
+                excerpt(&row.text)
+            )?;
+        }
+    }
+    if queries.len() > QUERIES {
+        writeln!(text, "and {} more queries", queries.len() - QUERIES)?;
+    }
+    Ok(text)
+}
+
+/// Texts of the queries: ranking, scores, preconditioned, gradients, tokens, each by the key in the recipe before.
+fn query_texts(store: &Store, ranking: &Manifest, known: &BTreeMap<String, PathBuf>) -> Option<BTreeMap<u32, String>> {
+    let find = |manifest: &Manifest, role: &str, kinds: &[Kind]| {
+        let key = manifest.recipe.inputs.get(role)?;
+        let folder = kinds.iter().map(|kind| store.folder(*kind, key)).find(|folder| folder.is_dir());
+        folder.or_else(|| known.get(key).cloned())
+    };
+    let scores = Manifest::read(&find(ranking, "scores", &[Kind::Scores, Kind::Details])?).ok()?;
+    let queries = Manifest::read(&find(&scores, "queries", &[Kind::Preconditioned])?).ok()?;
+    let gradients = Manifest::read(&find(&queries, "gradients", &[Kind::Gradients])?).ok()?;
+    let tokens = Artifact::<Tokens>::open(&find(&gradients, "tokens", &[Kind::Tokens])?).ok()?;
+    let rows = tokens.rows::<Example>().ok()?.take(QUERIES);
+    rows.map(|row| row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, row.text)))).collect()
+}
+
+/// Manifest in short, and the first rows.
+pub fn show(store: &Store, folder: &Path) -> Result<String> {
+    let manifest = open_any(folder)?;
+    let mut text = String::new();
+    writeln!(text, "{} {}", manifest.kind.name(), manifest.key)?;
+    writeln!(text, "folder    {}", folder.display())?;
+    writeln!(text, "stage     {} (version {})", manifest.recipe.stage, manifest.recipe.version)?;
+    writeln!(text, "config    {}", manifest.recipe.config)?;
+    for (role, key) in &manifest.recipe.inputs {
+        writeln!(text, "input     {role} = {key}")?;
+    }
+    if let Some(model) = &manifest.recipe.model {
+        writeln!(text, "model     {model}")?;
+    }
+    let (parts, rows) = (manifest.parts.len(), manifest.rows());
+    writeln!(text, "parts     {parts}, {rows} rows, {}", crate::cost::bytes(manifest.bytes() as f64))?;
+    for (title, facts) in [("summary", &manifest.summary), ("run", &manifest.provenance)] {
+        for (name, value) in facts {
+            writeln!(text, "{title:<9} {name} = {}", clipped(&value.to_string(), EXCERPT))?;
+        }
+    }
+    if manifest.kind.format() == Format::Folder {
+        for part in &manifest.parts {
+            writeln!(text, "file      {} ({})", part.name, crate::cost::bytes(part.bytes as f64))?;
+        }
+        return Ok(text);
+    }
+    text += "\n";
+    text += &match manifest.kind {
+        Kind::Ranking => ranking(store, folder, &BTreeMap::new())?,
+        Kind::Tokens => first::<Tokens, Example>(folder, |row| {
+            format!("{} {:?} {} tokens: {}", row.example, row.docs, row.input_ids.len(), excerpt(&row.text))
+        })?,
+        Kind::Scores => first::<Scores, Score>(folder, score)?,
+        Kind::Details => first::<Details, Detail>(folder, |row| score(&row.score))?,
+        Kind::Candidates => first::<Candidates, Candidate>(folder, |row| {
+            format!("query {} example {} {:.4} {}", row.query, row.example, row.score, row.source)
+        })?,
+        Kind::Losses => first::<Losses, Loss>(folder, |row| format!("example {} loss {:.4}", row.example, row.loss))?,
+        Kind::Covariances => first::<Covariances, Covariance>(folder, |row| {
+            format!("{} {} [{size}, {size}] over {} tokens", row.module, row.side.name(), row.count, size = row.size)
+        })?,
+        Kind::Eigenbasis => first::<Eigenbasis, Basis>(folder, |row| {
+            let ends = (row.values.first().copied().unwrap_or(0.0), row.values.last().copied().unwrap_or(0.0));
+            format!(
+                "{} {} {} eigenvalues, {:.3e} to {:.3e}",
+                row.module,
+                row.side.name(),
+                row.values.len(),
+                ends.0,
+                ends.1
+            )
+        })?,
+        Kind::Lambda => first::<Lambda, LambdaSum>(folder, |row| {
+            format!("{} {:?} over {} examples", row.module, row.shape, row.count)
+        })?,
+        Kind::Gradients => first::<Gradients, Factors>(folder, factors)?,
+        Kind::Preconditioned => first::<Preconditioned, Factors>(folder, factors)?,
+        Kind::Tokenizer | Kind::Model => String::new(),
+    };
+    Ok(text)
+}
+
+fn first<K: ArtifactKind, R: Row<K>>(folder: &Path, line: impl Fn(&R) -> String) -> Result<String> {
+    let mut text = String::new();
+    for row in Artifact::<K>::open(folder)?.rows::<R>()?.take(ROWS) {
+        writeln!(text, "{}", line(&row?))?;
+    }
+    Ok(text)
+}
+
+fn score(row: &Score) -> String {
+    format!("query {} example {} influence {:+.4e}", row.query, row.example, row.influence)
+}
+
+fn factors(row: &Factors) -> String {
+    format!("row {} {} rank {} {:?} {:?}", row.row, row.module, row.rank, row.left_shape, row.right_shape)
+}
+
+/// The text on one line.
+fn excerpt(text: &str) -> String {
+    clipped(&text.split_whitespace().collect::<Vec<_>>().join(" "), EXCERPT)
+}
+
+fn clipped(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.into();
+    }
+    text.chars().take(length - 1).chain(['…']).collect()
+}

@@ -1,0 +1,345 @@
+//! The registry of stages: names, roles, kinds, configurations, versions, and how to run each.
+//!
+//! A new stage is a variant of [`Stage`] and an arm in each `match` below; nothing else knows stages by name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use whence_aggregate::rank;
+use whence_artifact::{Artifact, ArtifactKind, Draft, Exec, Kind, open_any};
+use whence_curvature::{covariance, eigenbasis, lambda, precondition};
+use whence_score::Pairs;
+use whence_tokenize::{tokenize, vocabulary};
+use whence_train::{generate, train};
+
+/// What a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Corpus to vocabulary.
+    Tokenizer,
+    /// Corpus to token windows.
+    Tokenize,
+    /// Token windows to checkpoint.
+    Train,
+    /// Continuations of prompts.
+    Generate,
+    /// Activation and gradient covariances.
+    Covariance,
+    /// Their eigenvectors.
+    Eigenbasis,
+    /// Corrected eigenvalues.
+    Lambda,
+    /// Gradients of each example or query.
+    Gradients,
+    /// Inverse curvature times query gradients.
+    Precondition,
+    /// Influence of examples on queries.
+    Score,
+    /// The most influential examples.
+    Rank,
+    /// A program of the user's.
+    External,
+}
+
+/// Whether a role has to be wired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// It must be.
+    Required,
+    /// It may be.
+    Optional,
+    /// It may be, and with this configuration changes nothing: it stays out of the key.
+    Unused,
+}
+
+/// One input of a stage.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Role {
+    /// As in `inputs`.
+    pub(crate) name: &'static str,
+    /// What it takes.
+    pub(crate) kinds: &'static [Kind],
+    /// Whether it has to be there.
+    pub(crate) need: Need,
+}
+
+/// What a stage is given to run with: role to folder (or file, for leaves), and the model's folder.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Given {
+    /// Role to path.
+    pub(crate) inputs: BTreeMap<String, PathBuf>,
+    /// The checkpoint.
+    pub(crate) model: Option<PathBuf>,
+}
+
+impl Given {
+    fn path(&self, role: &str) -> Result<&Path> {
+        self.inputs.get(role).map(PathBuf::as_path).with_context(|| format!("the role `{role}` is not wired"))
+    }
+
+    fn open<K: ArtifactKind>(&self, role: &str) -> Result<Artifact<K>> {
+        Artifact::open(self.path(role)?)
+    }
+
+    fn maybe<K: ArtifactKind>(&self, role: &str) -> Result<Option<Artifact<K>>> {
+        self.inputs.get(role).map(|path| Artifact::open(path)).transpose()
+    }
+
+    fn kind(&self, role: &str) -> Result<Kind> {
+        Ok(open_any(self.path(role)?)?.kind)
+    }
+
+    fn model(&self) -> Result<PathBuf> {
+        self.model.clone().context("the stage runs a model and has none")
+    }
+}
+
+impl Stage {
+    /// Every stage.
+    pub const ALL: [Self; 12] = [
+        Self::Tokenizer,
+        Self::Tokenize,
+        Self::Train,
+        Self::Generate,
+        Self::Covariance,
+        Self::Eigenbasis,
+        Self::Lambda,
+        Self::Gradients,
+        Self::Precondition,
+        Self::Score,
+        Self::Rank,
+        Self::External,
+    ];
+
+    /// As in a pipeline's `stage`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tokenizer => "tokenizer",
+            Self::Tokenize => "tokenize",
+            Self::Train => "train",
+            Self::Generate => "generate",
+            Self::Covariance => "covariance",
+            Self::Eigenbasis => "eigenbasis",
+            Self::Lambda => "lambda",
+            Self::Gradients => "gradients",
+            Self::Precondition => "precondition",
+            Self::Score => "score",
+            Self::Rank => "rank",
+            Self::External => "external",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// The version of its results; an external step states its own.
+    pub(crate) fn version(self) -> u32 {
+        match self {
+            Self::Tokenizer => vocabulary::VERSION,
+            Self::Tokenize => tokenize::VERSION,
+            Self::Train => train::VERSION,
+            Self::Generate => generate::VERSION,
+            Self::Covariance => covariance::VERSION,
+            Self::Eigenbasis => eigenbasis::VERSION,
+            Self::Lambda => lambda::VERSION,
+            Self::Gradients => whence_gradients::VERSION,
+            Self::Precondition => precondition::VERSION,
+            Self::Score => whence_score::VERSION,
+            Self::Rank => rank::VERSION,
+            Self::External => 0,
+        }
+    }
+
+    /// Whether it runs a checkpoint.
+    pub(crate) fn runs_model(self) -> bool {
+        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::Score | Self::Generate)
+    }
+
+    /// Whether it has the knob `modules`, which `[model]` gives a default.
+    pub(crate) fn has_modules(self) -> bool {
+        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients)
+    }
+
+    /// Knobs that are paths of input files: they are no configuration but leaves of the key.
+    pub(crate) fn leaves(self) -> &'static [&'static str] {
+        match self {
+            Self::Tokenizer => &["corpus"],
+            Self::Tokenize => &["corpus", "tokenizer"],
+            Self::Train | Self::Generate => &["tokenizer"],
+            _ => &[],
+        }
+    }
+
+    /// What it writes, with these knobs.
+    pub(crate) fn writes(self, knobs: &Value) -> Option<Kind> {
+        Some(match self {
+            Self::Tokenizer => Kind::Tokenizer,
+            Self::Tokenize => Kind::Tokens,
+            Self::Train => Kind::Model,
+            Self::Generate => Kind::Tokens,
+            Self::Covariance => Kind::Covariances,
+            Self::Eigenbasis => Kind::Eigenbasis,
+            Self::Lambda => Kind::Lambda,
+            Self::Gradients => Kind::Gradients,
+            Self::Precondition => Kind::Preconditioned,
+            Self::Score if knobs["detail"] == true => Kind::Details,
+            Self::Score => Kind::Scores,
+            Self::Rank => Kind::Ranking,
+            Self::External => Kind::from_name(knobs["writes"].as_str()?)?,
+        })
+    }
+
+    /// Its inputs, with these knobs. An external stage takes whatever it is given.
+    pub(crate) fn roles(self, knobs: &Value) -> Vec<Role> {
+        use Need::{Optional, Required, Unused};
+        let role = |name, kinds, need| Role { name, kinds, need };
+        let tokens = role("tokens", &[Kind::Tokens], Required);
+        match self {
+            Self::Tokenizer | Self::Tokenize | Self::External => vec![],
+            Self::Covariance | Self::Gradients | Self::Train | Self::Generate => vec![tokens],
+            Self::Eigenbasis => vec![role("covariances", &[Kind::Covariances], Required)],
+            Self::Lambda => vec![tokens, role("eigenbasis", &[Kind::Eigenbasis], Optional)],
+            Self::Precondition => {
+                let need = |used: Option<bool>| match used {
+                    Some(true) => Required,
+                    Some(false) => Unused,
+                    None => Optional,
+                };
+                let method: Option<precondition::Method> = serde_json::from_value(knobs["method"].clone()).ok();
+                vec![
+                    role("gradients", &[Kind::Gradients], Required),
+                    role(
+                        "eigenbasis",
+                        &[Kind::Eigenbasis],
+                        need(method.as_ref().map(|method| method.uses_eigenbasis())),
+                    ),
+                    role("lambda", &[Kind::Lambda], need(method.as_ref().map(|method| method.uses_lambda()))),
+                ]
+            }
+            Self::Score => vec![
+                role("queries", &[Kind::Preconditioned], Required),
+                tokens,
+                role("candidates", &[Kind::Candidates, Kind::Ranking], Optional),
+            ],
+            Self::Rank => vec![role("scores", &[Kind::Scores, Kind::Details], Required), tokens],
+        }
+    }
+
+    /// The configuration with every default filled in, and with what changes nothing set to its default.
+    pub(crate) fn config(self, knobs: &Value) -> Result<Value, serde_json::Error> {
+        let mut config = match self {
+            Self::Tokenizer => filled::<vocabulary::Config>(knobs)?,
+            Self::Tokenize => filled::<tokenize::Config>(knobs)?,
+            Self::Train => filled::<train::Config>(knobs)?,
+            Self::Generate => filled::<generate::Config>(knobs)?,
+            Self::Covariance => filled::<covariance::Config>(knobs)?,
+            Self::Eigenbasis => filled::<eigenbasis::Config>(knobs)?,
+            Self::Lambda => filled::<lambda::Config>(knobs)?,
+            Self::Gradients => filled::<whence_gradients::Config>(knobs)?,
+            Self::Precondition => {
+                let config = filled::<precondition::Config>(knobs)?;
+                if config["method"] == "identity" {
+                    filled::<precondition::Config>(&without(knobs, "damping"))?
+                } else {
+                    config
+                }
+            }
+            Self::Score => filled::<whence_score::Config>(knobs)?,
+            Self::Rank => filled::<rank::Config>(knobs)?,
+            Self::External => without(&without(knobs, "version"), "modules"),
+        };
+        // True labels are not drawn: the seed does nothing.
+        if matches!(self, Self::Covariance | Self::Lambda) && config["labels"] == "empirical" {
+            config["seed"] = 0.into();
+        }
+        Ok(config)
+    }
+
+    /// Runs it into `draft`. External stages are run by [`crate::external`].
+    pub(crate) fn run(self, config: &Value, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
+        match self {
+            Self::Tokenizer => {
+                let inputs = vocabulary::Inputs { corpus: given.path("corpus")?.into() };
+                vocabulary::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Tokenize => {
+                let tokenizer = given.inputs.get("tokenizer").cloned();
+                let inputs = tokenize::Inputs { corpus: given.path("corpus")?.into(), tokenizer };
+                tokenize::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Train => {
+                let tokenizer = given.inputs.get("tokenizer").cloned();
+                let inputs = train::Inputs { tokens: given.open("tokens")?, tokenizer };
+                train::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Generate => {
+                let (tokens, tokenizer) = (given.open("tokens")?, given.path("tokenizer")?.into());
+                let inputs = generate::Inputs { tokens, model: given.model()?, tokenizer };
+                generate::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Covariance => {
+                let inputs = covariance::Inputs { tokens: given.open("tokens")?, model: given.model()? };
+                covariance::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Eigenbasis => {
+                let inputs = eigenbasis::Inputs { covariances: given.open("covariances")? };
+                eigenbasis::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Lambda => {
+                let (tokens, eigenbasis) = (given.open("tokens")?, given.maybe("eigenbasis")?);
+                let inputs = lambda::Inputs { tokens, eigenbasis, model: given.model()? };
+                lambda::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Gradients => {
+                let inputs = whence_gradients::Inputs { tokens: given.open("tokens")?, model: given.model()? };
+                whence_gradients::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Precondition => {
+                let (eigenbasis, lambda) = (given.maybe("eigenbasis")?, given.maybe("lambda")?);
+                let inputs = precondition::Inputs { gradients: given.open("gradients")?, eigenbasis, lambda };
+                precondition::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Score => {
+                let candidates = match given.inputs.contains_key("candidates") {
+                    false => None,
+                    true if given.kind("candidates")? == Kind::Ranking => {
+                        Some(Pairs::Ranking(given.open("candidates")?))
+                    }
+                    true => Some(Pairs::Candidates(given.open("candidates")?)),
+                };
+                let (queries, tokens) = (given.open("queries")?, given.open("tokens")?);
+                let inputs = whence_score::Inputs { queries, tokens, model: given.model()?, candidates };
+                whence_score::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Rank => {
+                let scores = match given.kind("scores")? {
+                    Kind::Details => rank::Scored::Details(given.open("scores")?),
+                    _ => rank::Scored::Scores(given.open("scores")?),
+                };
+                let inputs = rank::Inputs { scores, tokens: given.open("tokens")? };
+                rank::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::External => anyhow::bail!("an external stage is run by its command"),
+        }
+    }
+}
+
+fn filled<C: DeserializeOwned + Serialize>(knobs: &Value) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(serde_json::from_value::<C>(knobs.clone())?)
+}
+
+fn parsed<C: DeserializeOwned>(config: &Value) -> Result<C> {
+    serde_json::from_value(config.clone()).context("parse a configuration that was checked before")
+}
+
+/// The knobs without one.
+pub(crate) fn without(knobs: &Value, name: &str) -> Value {
+    let map: Map<_, _> = knobs.as_object().cloned().unwrap_or_default();
+    Value::Object(map.into_iter().filter(|(key, _)| key != name).collect())
+}

@@ -1,0 +1,276 @@
+//! Influence of training sequences on queries: influence(q, z) = (1/N) sum over modules of <P(G_q), G_z>.
+//!
+//! Positive: one more copy of z in training raises log p(completion). Unit: nats per added copy.
+//!
+//! reads   preconditioned, tokens, model, and candidates or a ranking
+//! writes  scores, or details
+
+mod queries;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use whence_artifact::{
+    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
+    Row, Score, Scores, Span, Tokens,
+};
+use whence_model::{Batch, Coverage, Labels, Model, Sequence, Tap, batches, resolve_device};
+
+use crate::queries::{Queries, by_token, scan};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is computed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Take every pair apart by module and by token (writes `details`).
+    pub detail: bool,
+    /// N of the influence; by default the rows of the tokens artifact.
+    pub training_examples: Option<u64>,
+}
+
+/// Pairs to score, where not all are wanted.
+#[derive(Debug, Clone)]
+pub enum Pairs {
+    /// A filter's.
+    Candidates(Artifact<Candidates>),
+    /// An earlier pass'.
+    Ranking(Artifact<Ranking>),
+}
+
+/// What is scored.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Preconditioned query gradients.
+    pub queries: Artifact<Preconditioned>,
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+    /// Only these pairs.
+    pub candidates: Option<Pairs>,
+}
+
+/// Scores every pair, or the candidates; a part per span of examples.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?;
+    let queries = Queries::load(&inputs.queries, model.modules(), &device)?;
+    let wanted = match &inputs.candidates {
+        Some(pairs) => Some(read_pairs(pairs, queries.count, inputs.tokens.examples())?),
+        None => None,
+    };
+    let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()).max(1) as f32;
+
+    let nats = queries.method != "identity";
+    draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
+    draft.metadata("sign", "positive = one more copy raises log p(completion)");
+    draft.metadata("method", queries.method.clone());
+    let names: Vec<_> = queries.selection.modules().iter().map(|module| &module.name).collect();
+    draft.metadata("modules", serde_json::to_string(&names)?);
+    draft.summary("modules", &names)?;
+    draft.summary("coverage", Coverage::new(&model.config, &queries.selection))?;
+
+    let any = |span: &Span| match &wanted {
+        Some(wanted) => wanted.range(span.first_example..span.first_example + span.len() as u64).next().is_some(),
+        None => true,
+    };
+    let spans: Vec<Span> = draft.plan(|| Ok(inputs.tokens.spans()?.into_iter().filter(any).collect()))?;
+    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
+    exec.reporter.begin("score", "examples", spans.iter().map(|span| span.len() as u64).sum(), done);
+    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let mut examples = inputs.tokens.read_span(span)?;
+        if let Some(wanted) = &wanted {
+            examples.retain(|example| wanted.contains_key(&example.example));
+        }
+        let rows = if config.detail || wanted.is_some() {
+            let mut rows = details(&model, &queries, &examples, wanted.as_ref(), scale, exec, &device)?;
+            rows.sort_by_key(|row| (row.score.query, row.score.example));
+            if config.detail {
+                <Detail as Row<Details>>::to_batch(&rows)?
+            } else {
+                <Score as Row<Scores>>::to_batch(&rows.iter().map(|row| row.score).collect::<Vec<_>>())?
+            }
+        } else {
+            let mut rows = scores(&model, &queries, &examples, scale, exec, &device)?;
+            rows.sort_by_key(|row| (row.query, row.example));
+            <Score as Row<Scores>>::to_batch(&rows)?
+        };
+        draft.write(part, &[rows])?;
+        exec.reporter.advance(span.len() as u64);
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<BTreeMap<u64, BTreeSet<u32>>> {
+    let rows: Vec<(u32, u64)> = match pairs {
+        Pairs::Candidates(artifact) => {
+            artifact.rows::<Candidate>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
+        }
+        Pairs::Ranking(artifact) => {
+            artifact.rows::<Ranked>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
+        }
+    };
+    let mut wanted: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for (query, example) in rows {
+        if query as usize >= queries || example >= examples {
+            return Err(Error::Mismatch(format!(
+                "candidates name query {query} and example {example}, but there are {queries} queries and {examples} examples"
+            ))
+            .into());
+        }
+        wanted.entry(example).or_default().insert(query);
+    }
+    if wanted.is_empty() {
+        return Err(Error::Mismatch("there is no candidate to score".into()).into());
+    }
+    Ok(wanted)
+}
+
+/// Runs `visit(batch, numbers, tap)` over all examples in batches of like length.
+fn walk(
+    model: &Model,
+    queries: &Queries,
+    examples: &[Example],
+    exec: &Exec,
+    device: &Device,
+    mut begin: impl FnMut(&Batch, &[usize]),
+    mut visit: impl FnMut(&Batch, &[usize], Tap<'_>) -> Result<()>,
+    mut end: impl FnMut(&Batch, &[usize]) -> Result<()>,
+) -> Result<()> {
+    let sequence = |example: &Example| example.input_ids.len();
+    let lengths: Vec<_> = examples.iter().map(sequence).collect();
+    for group in batches(&lengths, exec.batch_tokens) {
+        let sequences: Vec<_> = group
+            .iter()
+            .map(|&index| {
+                let example = &examples[index];
+                Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
+            })
+            .collect();
+        let batch = Batch::new(&sequences, device);
+        begin(&batch, &group);
+        model.taps(&batch, &Labels::Empirical, &queries.selection, &mut |tap| visit(&batch, &group, tap))?;
+        end(&batch, &group)?;
+    }
+    Ok(())
+}
+
+/// Every query against every example.
+fn scores(
+    model: &Model,
+    queries: &Queries,
+    examples: &[Example],
+    scale: f32,
+    exec: &Exec,
+    device: &Device,
+) -> Result<Vec<Score>> {
+    let total = std::cell::RefCell::new(None::<Tensor<2>>);
+    let mut rows = Vec::with_capacity(examples.len() * queries.count);
+    walk(
+        model,
+        queries,
+        examples,
+        exec,
+        device,
+        |_, _| *total.borrow_mut() = None,
+        |batch, _, tap| {
+            let module = &queries.modules[tap.index];
+            let products =
+                scan(module, queries.count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
+            let mut total = total.borrow_mut();
+            *total = Some(match total.take() {
+                Some(total) => total + products,
+                None => products,
+            });
+            Ok(())
+        },
+        |_, group| {
+            if let Some(total) = total.borrow_mut().take() {
+                let values: Vec<f32> = values(total)?;
+                for (b, &index) in group.iter().enumerate() {
+                    rows.extend((0..queries.count).map(|q| Score {
+                        query: q as u32,
+                        example: examples[index].example,
+                        influence: scale * values[b * queries.count + q],
+                    }));
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(rows)
+}
+
+/// The wanted pairs, by module and by token.
+fn details(
+    model: &Model,
+    queries: &Queries,
+    examples: &[Example],
+    wanted: Option<&BTreeMap<u64, BTreeSet<u32>>>,
+    scale: f32,
+    exec: &Exec,
+    device: &Device,
+) -> Result<Vec<Detail>> {
+    let mut rows: Vec<Detail> = Vec::new();
+    // place[(query, index in `examples`)] = row
+    let mut place = BTreeMap::new();
+    for (index, example) in examples.iter().enumerate() {
+        for query in 0..queries.count as u32 {
+            if wanted.is_none_or(|wanted| wanted.get(&example.example).is_some_and(|set| set.contains(&query))) {
+                place.insert((query, index), rows.len());
+                rows.push(Detail {
+                    score: Score { query, example: example.example, influence: 0.0 },
+                    by_module: vec![0.0; queries.modules.len()],
+                    by_token: vec![0.0; example.input_ids.len()],
+                });
+            }
+        }
+    }
+    let visit = |batch: &Batch, group: &[usize], tap: Tap<'_>| {
+        for query in 0..queries.count {
+            let chosen: Vec<_> = (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
+            if chosen.is_empty() {
+                continue;
+            }
+            let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
+            if chosen.len() < group.len() {
+                let indices = indices(&chosen, batch.tokens, device);
+                (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
+            }
+            let tokens = values(by_token(&queries.modules[tap.index], query, a, d))?;
+            for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
+                let row = &mut rows[place[&(query as u32, group[b])]];
+                let mut sum = 0.0_f64;
+                for (into, &value) in row.by_token.iter_mut().zip(tokens) {
+                    *into += scale * value;
+                    sum += f64::from(scale * value);
+                }
+                row.by_module[tap.index] = sum as f32;
+            }
+        }
+        Ok(())
+    };
+    walk(model, queries, examples, exec, device, |_, _| {}, visit, |_, _| Ok(()))?;
+    for row in &mut rows {
+        row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
+    }
+    Ok(rows)
+}
+
+/// The rows of the chosen sequences of a batch.
+fn indices(chosen: &[usize], tokens: usize, device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = chosen.iter().flat_map(|&b| (b * tokens..(b + 1) * tokens).map(|row| row as i32)).collect();
+    let n = rows.len();
+    Tensor::from_data(TensorData::new(rows, [n]), device)
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
+}

@@ -1,0 +1,157 @@
+//! The verbs: each a few calls of the pipeline crate, and lines on stdout.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use whence_artifact::{Exec, State, Store, bad_input};
+use whence_pipeline::{Done, Plan, Single, bytes, flops};
+
+use crate::progress::Progress;
+use crate::{Cli, Command};
+
+/// stdout could not be written.
+#[derive(Debug)]
+pub(crate) struct Unheard(pub(crate) io::Error);
+
+impl fmt::Display for Unheard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write to stdout: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unheard {}
+
+/// One line, or several, to stdout.
+fn say(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    write!(out, "{text}{end}").and_then(|()| out.flush()).map_err(|error| Unheard(error).into())
+}
+
+/// Runs the command.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let store = Store::new(&cli.store);
+    let exec = Exec { device: cli.device, reporter: Arc::new(Progress::new()), ..Exec::default() };
+    match cli.command {
+        Command::Run { pipeline, to, set } => make(&Plan::read(&pipeline, &set, store)?, to.as_deref(), &exec),
+        Command::Plan { pipeline, why, set } => {
+            let plan = Plan::read(&pipeline, &set, store)?;
+            why.map_or_else(|| table(&plan), |step| preimage(&plan, &step))
+        }
+        Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
+        Command::Show { artifact } => {
+            let folder = store.resolve(&artifact)?;
+            say(&whence_pipeline::show(&store, &folder)?)
+        }
+        Command::Ls => list(&store),
+        Command::Rm { artifact } => {
+            let folder = store.resolve(&artifact)?;
+            store.remove(&folder, &*exec.reporter)?;
+            say(&format!("removed {}", folder.display()))
+        }
+        Command::Verify { artifact } => verify(&store, artifact.as_deref()),
+        Command::Stage { name, config, input, output, model } => {
+            let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
+            let folder = whence_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
+            say(&folder.display().to_string())
+        }
+    }
+}
+
+fn wire(input: &str) -> Result<(String, PathBuf)> {
+    match input.split_once('=') {
+        Some((role, path)) if !role.is_empty() && !path.is_empty() => Ok((role.into(), path.into())),
+        _ => Err(bad_input(format!("--input {input}: write ROLE=DIR"))),
+    }
+}
+
+fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
+    let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    let done = plan.run(to, exec, |done: &Done| {
+        let state = if done.cached { "cached" } else { "made" };
+        say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
+    })?;
+    match plan.last_ranking(&done)? {
+        Some(text) => say(&format!("\n{text}")),
+        None => Ok(()),
+    }
+}
+
+fn table(plan: &Plan) -> Result<()> {
+    let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    for step in &plan.steps {
+        let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
+        let state = match step.state {
+            State::Cached => "cached".into(),
+            State::Partial(done, total) => format!("partial {done}/{total}"),
+            State::Missing => "missing".into(),
+        };
+        say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
+    }
+    let cost = plan.cost();
+    say(&format!("\nto do, roughly: memory {}, disk {}, {}", bytes(cost.memory), bytes(cost.disk), flops(cost.flops)))
+}
+
+fn preimage(plan: &Plan, step: &str) -> Result<()> {
+    let step = plan.find(step)?;
+    match &step.recipe {
+        Some(recipe) => {
+            say(&format!("{} {}: {}", step.name, recipe.key(), step.why))?;
+            say(&serde_json::to_string_pretty(recipe)?)
+        }
+        None => say(&format!("{} ?: {}", step.name, step.why)),
+    }
+}
+
+fn path(plan: &Plan, name: &str) -> Result<()> {
+    let step = plan.find(name)?;
+    match step.folder(&plan.store) {
+        Some(folder) if step.state == State::Cached => say(&folder.display().to_string()),
+        _ => Err(bad_input(format!(
+            "step `{name}` is not made yet ({}); run `whence run {} --to {name}`",
+            step.why,
+            plan.path.display()
+        ))),
+    }
+}
+
+fn list(store: &Store) -> Result<()> {
+    for entry in store.list()? {
+        let what = match &entry.manifest {
+            Ok(manifest) => format!("{:>10} rows  {:>9}", manifest.rows(), bytes(manifest.bytes() as f64)),
+            Err(error) => format!("{error:#}"),
+        };
+        say(&format!("{:<14}  {}  {what}", entry.kind.name(), entry.key))?;
+    }
+    Ok(())
+}
+
+fn verify(store: &Store, artifact: Option<&str>) -> Result<()> {
+    let folders: Vec<PathBuf> = match artifact {
+        Some(name) => vec![store.resolve(name)?],
+        None => store.list()?.into_iter().map(|entry| entry.folder).collect(),
+    };
+    let mut failed = BTreeMap::new();
+    for folder in &folders {
+        match whence_artifact::verify(folder) {
+            Ok(kind) => say(&format!("ok       {:<14}  {}", kind.name(), name(folder)))?,
+            Err(error) => {
+                say(&format!("corrupt  {}: {error:#}", folder.display()))?;
+                failed.insert(folder, format!("{error:#}"));
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = failed.into_values().collect();
+    Err(bad_input(lines.join("\n")))
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

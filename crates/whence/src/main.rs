@@ -1,0 +1,120 @@
+//! `whence`: which training examples made the model say this.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod commands;
+mod progress;
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Training-data attribution: from a corpus, a model and queries to the examples that matter.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The folder of artifacts.
+    #[arg(long, global = true, default_value = "data/store", value_name = "DIR")]
+    store: PathBuf,
+    /// Where models run: auto, cpu, gpu or gpu:N.
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make what is missing of a pipeline.
+    Run {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// Stop after this step.
+        #[arg(long, value_name = "STEP")]
+        to: Option<String>,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Say what `run` would do, and what it would cost.
+    Plan {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// Print what this step's key is made of.
+        #[arg(long, value_name = "STEP")]
+        why: Option<String>,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print the folder of a step's artifact.
+    Path {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// The step.
+        step: String,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print an artifact's manifest and first rows.
+    Show {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+    },
+    /// List the artifacts of the store.
+    Ls,
+    /// Remove an artifact.
+    Rm {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+    },
+    /// Check the digests of an artifact, or of all.
+    Verify {
+        /// A key, its beginning, or a folder.
+        artifact: Option<String>,
+    },
+    /// Run one stage on its own.
+    Stage {
+        /// The stage.
+        name: String,
+        /// Its configuration, JSON or TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// An input.
+        #[arg(long, value_name = "ROLE=DIR")]
+        input: Vec<String>,
+        /// Where the artifact goes.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+        /// The checkpoint, for stages that run one.
+        #[arg(long, value_name = "DIR")]
+        model: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if pipe_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            use io::Write as _;
+            let _unheard = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(if users(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Whether the user can mend it.
+fn users(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<whence_artifact::Error>() || cause.is::<whence_pipeline::BadInput>())
+}
+
+fn pipe_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<commands::Unheard>().is_some_and(|unheard| unheard.0.kind() == ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,30 @@
+# Thin verbs over the `whence` command.
+
+pipeline := "pipelines/quickstart.toml"
+
+# Train, fit, score and rank the quickstart study.
+demo: (run pipeline)
+
+# Run a pipeline.
+run file=pipeline *args:
+    cargo run --release --quiet -p whence -- run {{file}} {{args}}
+
+# What a run would do, and why.
+plan file=pipeline *args:
+    cargo run --release --quiet -p whence -- plan {{file}} {{args}}
+
+# The curvature alone, to be reused by later studies.
+curvature file=pipeline:
+    cargo run --release --quiet -p whence -- run {{file}} --to lambda
+
+# Up to the scores of every pair.
+scores file=pipeline:
+    cargo run --release --quiet -p whence -- run {{file}} --to scores
+
+# The crates whose tests have been seen to pass; the rest of the workspace joins as it is proven (CHANGELOG.md).
+test:
+    cargo test --release -p whence-artifact -p whence-tokenize -p whence-tests
+
+# Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
+golden folder:
+    WHENCE_GOLDEN={{folder}} cargo test --release -p whence-tests --test golden -- --nocapture

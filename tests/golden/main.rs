@@ -1,0 +1,105 @@
+//! The whole path against an independent float64 implementation (tests/fixtures/golden/README.md).
+//!
+//! `WHENCE_GOLDEN` names another folder of the same layout, such as the whole set that `just golden` converts.
+
+mod law;
+mod study;
+
+use study::{Choice, Labels, Study};
+
+/// max|found - reference| / max|reference|.
+fn error(found: &[f64], reference: &[f64]) -> f64 {
+    assert_eq!(found.len(), reference.len());
+    let scale = reference.iter().fold(0.0_f64, |max, value| max.max(value.abs()));
+    assert!(scale > 0.0, "a reference of zeros proves nothing");
+    found.iter().zip(reference).fold(0.0_f64, |max, (x, y)| max.max((x - y).abs())) / scale
+}
+
+/// Spearman's rank correlation; influences have no ties.
+fn spearman(x: &[f64], y: &[f64]) -> f64 {
+    let ranks = |values: &[f64]| {
+        let mut order: Vec<_> = (0..values.len()).collect();
+        order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
+        let mut ranks = vec![0.0; values.len()];
+        for (rank, index) in order.into_iter().enumerate() {
+            ranks[index] = rank as f64;
+        }
+        ranks
+    };
+    let n = x.len() as f64;
+    let distance: f64 = ranks(x).iter().zip(ranks(y)).map(|(a, b)| (a - b).powi(2)).sum();
+    1.0 - 6.0 * distance / (n * (n * n - 1.0))
+}
+
+fn agrees(choice: &Choice) {
+    let study = Study::new(choice);
+    let reference = study.reference();
+
+    for (rank, name) in [("full", "pairwise"), ("32", "pairwise_rank32")] {
+        let (found, expected) = (study.scores(rank), reference.values(name));
+        let worst = error(&found, &expected);
+        assert!(worst <= 1e-5, "{name}: {worst:.2e}");
+        let examples = found.len() / study.queries;
+        for (found, expected) in found.chunks(examples).zip(expected.chunks(examples)) {
+            let correlation = spearman(found, expected);
+            assert!(correlation >= 0.99999, "{name}: Spearman {correlation}");
+        }
+        println!("{} {}: {name} {worst:.2e}", choice.modules, choice.labels.name());
+    }
+
+    let details = study.details();
+    let worst = error(&details.by_module(&reference), &reference.values("per_module"));
+    assert!(worst <= 1e-5, "per module: {worst:.2e}");
+    println!("{} {}: per module {worst:.2e}", choice.modules, choice.labels.name());
+    let worst = error(&details.by_token(&reference), &reference.values("per_token"));
+    assert!(worst <= 5e-5, "per token: {worst:.2e}");
+    println!("{} {}: per token {worst:.2e}", choice.modules, choice.labels.name());
+
+    let worst = study
+        .mean_lambda()
+        .iter()
+        .zip(reference.values("mean_lambda"))
+        .fold(0.0_f64, |max, (x, y)| max.max((x / y - 1.0).abs()));
+    assert!(worst <= 1e-5, "mean lambda: {worst:.2e}");
+    println!("{} {}: mean lambda {worst:.2e}", choice.modules, choice.labels.name());
+}
+
+#[test]
+fn mlp_with_empirical_labels_agrees() {
+    agrees(&Choice { modules: "mlp", labels: Labels::Empirical });
+}
+
+#[test]
+fn mlp_with_given_sampled_labels_agrees() {
+    agrees(&Choice { modules: "mlp", labels: Labels::Sampled });
+}
+
+#[test]
+fn all_with_empirical_labels_agrees() {
+    agrees(&Choice { modules: "all", labels: Labels::Empirical });
+}
+
+#[test]
+fn all_with_given_sampled_labels_agrees() {
+    agrees(&Choice { modules: "all", labels: Labels::Sampled });
+}
+
+#[test]
+fn identity_is_the_gradient_product() {
+    let study = Study::without_curvature("mlp");
+    let worst = error(&study.scores("full"), &study.identity());
+    assert!(worst <= 1e-5, "identity: {worst:.2e}");
+}
+
+#[test]
+fn a_memorised_passage_finds_itself() {
+    // Queries 0 to 5 are training rows.
+    let study = Study::without_curvature("mlp");
+    let found = study.scores("full");
+    let examples = found.len() / study.queries;
+    for (query, row) in [3, 100, 256, 511, 777, 1200].into_iter().enumerate() {
+        let scores = &found[query * examples..(query + 1) * examples];
+        let best = (0..examples).max_by(|&i, &j| scores[i].total_cmp(&scores[j]));
+        assert_eq!(best, Some(row));
+    }
+}

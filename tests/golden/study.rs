@@ -1,0 +1,246 @@
+//! One study on the golden model, through the stages as a library.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use tempfile::TempDir;
+use whence_artifact::{
+    Artifact, ArtifactKind, Detail, Details, Draft, Exec, Gradients, Kind, Lambda, LambdaSum, Preconditioned, Recipe,
+    Score, Scores, Silent, Store, Tokens,
+};
+use whence_curvature::precondition::{Damping, Method, Rank};
+use whence_curvature::{covariance, eigenbasis, lambda, precondition};
+use whence_model::{LabelsKind, Modules};
+use whence_tokenize::tokenize;
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Labels {
+    Empirical,
+    Sampled,
+}
+
+impl Labels {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Empirical => "empirical",
+            Self::Sampled => "sampled",
+        }
+    }
+}
+
+pub(crate) struct Choice {
+    pub(crate) modules: &'static str,
+    pub(crate) labels: Labels,
+}
+
+fn golden() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
+    std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from)
+}
+
+/// Tensors of a safetensors file, as float64.
+pub(crate) struct Reference {
+    bytes: Vec<u8>,
+}
+
+impl Reference {
+    fn read(name: &str) -> Self {
+        let path = golden().join(format!("{name}.safetensors"));
+        Self { bytes: std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())) }
+    }
+
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap().shape().to_vec()
+    }
+
+    pub(crate) fn values(&self, name: &str) -> Vec<f64> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(name).unwrap();
+        let bytes = view.data();
+        match view.dtype() {
+            Dtype::F64 => bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            Dtype::I16 => bytes.chunks_exact(2).map(|b| i16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            Dtype::I32 => bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    fn modules(&self) -> Vec<String> {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap();
+        let names = &metadata.metadata().as_ref().unwrap()["module_names"];
+        serde_json::from_str(names).unwrap()
+    }
+}
+
+pub(crate) struct Study {
+    folder: TempDir,
+    exec: Exec,
+    train: Artifact<Tokens>,
+    gradients: Artifact<Gradients>,
+    curvature: Option<(PathBuf, PathBuf)>,
+    reference: Option<String>,
+    pub(crate) queries: usize,
+}
+
+impl Study {
+    fn produce<K: ArtifactKind>(folder: &Path, name: &str, fill: impl FnOnce(&mut Draft) -> Result<()>) -> Artifact<K> {
+        let recipe =
+            Recipe { stage: name.into(), version: 1, config: Value::Null, inputs: BTreeMap::new(), model: None };
+        let (path, _) = Store::new(folder).produce(K::KIND, recipe, &Silent, fill).unwrap();
+        Artifact::open(&path).unwrap()
+    }
+
+    /// Tokens and query gradients only: the identity method.
+    pub(crate) fn without_curvature(modules: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let exec = Exec { batch_tokens: 2048, ..Exec::default() };
+        let config: tokenize::Config = serde_json::from_value(serde_json::json!({ "max-tokens": 96 })).unwrap();
+        let tokens = |name: &str| {
+            let inputs = tokenize::Inputs { corpus: golden().join(format!("{name}.jsonl")), tokenizer: None };
+            Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
+        };
+        let (train, queries) = (tokens("train"), tokens("queries"));
+        let config = whence_gradients::Config { modules: Modules::Named(modules.into()) };
+        let inputs = whence_gradients::Inputs { tokens: queries.clone(), model: golden().join("model") };
+        let gradients =
+            Self::produce(folder.path(), "g", |draft| whence_gradients::run(&config, &inputs, &exec, draft));
+        let queries = usize::try_from(queries.examples()).unwrap();
+        Self { folder, exec, train, gradients, curvature: None, reference: None, queries }
+    }
+
+    /// Covariances, eigenbasis and lambda on the whole training set.
+    pub(crate) fn new(choice: &Choice) -> Self {
+        let mut study = Self::without_curvature(choice.modules);
+        let modules = Modules::Named(choice.modules.into());
+        let labels = match choice.labels {
+            Labels::Empirical => whence_model::Labels::Empirical,
+            Labels::Sampled => whence_model::Labels::Given(Arc::new(given())),
+        };
+        let (folder, exec, model) = (study.folder.path(), &study.exec, golden().join("model"));
+        let kind = LabelsKind::Empirical;
+        let config = covariance::Config { labels: kind, seed: 0, modules: modules.clone() };
+        let inputs = covariance::Inputs { tokens: study.train.clone(), model: model.clone() };
+        let covariances = Self::produce(folder, "covariance", |draft| {
+            covariance::run_with_labels(&config, &labels, &inputs, exec, draft)
+        });
+        let inputs = eigenbasis::Inputs { covariances };
+        let basis =
+            Self::produce(folder, "eigenbasis", |draft| eigenbasis::run(&eigenbasis::Config {}, &inputs, exec, draft));
+        let config = lambda::Config { labels: kind, seed: 0, modules };
+        let basis_folder = basis.folder().to_path_buf();
+        let inputs = lambda::Inputs { tokens: study.train.clone(), eigenbasis: Some(basis), model };
+        let lambda: Artifact<Lambda> =
+            Self::produce(folder, "lambda", |draft| lambda::run_with_labels(&config, &labels, &inputs, exec, draft));
+        study.curvature = Some((basis_folder, lambda.folder().to_path_buf()));
+        study.reference = Some(format!("reference_{}_{}", choice.modules, choice.labels.name()));
+        study
+    }
+
+    pub(crate) fn reference(&self) -> Reference {
+        Reference::read(self.reference.as_ref().unwrap())
+    }
+
+    pub(crate) fn identity(&self) -> Vec<f64> {
+        Reference::read("identity_mlp").values("identity")
+    }
+
+    fn preconditioned(&self, rank: &str) -> Artifact<Preconditioned> {
+        let method = if self.curvature.is_some() { Method::Ekfac } else { Method::Identity };
+        let rank_knob = rank.parse().map_or(Rank::Full, Rank::Low);
+        let config = precondition::Config { method, damping: Damping::Relative(0.1), rank: rank_knob };
+        let inputs = precondition::Inputs {
+            gradients: self.gradients.clone(),
+            eigenbasis: self.curvature.as_ref().map(|(basis, _)| Artifact::open(basis).unwrap()),
+            lambda: self.curvature.as_ref().map(|(_, lambda)| Artifact::open(lambda).unwrap()),
+        };
+        Self::produce(self.folder.path(), rank, |draft| precondition::run(&config, &inputs, &self.exec, draft))
+    }
+
+    fn score<K: ArtifactKind>(&self, name: &str, rank: &str, detail: bool) -> Artifact<K> {
+        let inputs = whence_score::Inputs {
+            queries: self.preconditioned(rank),
+            tokens: self.train.clone(),
+            model: golden().join("model"),
+            candidates: None,
+        };
+        let config = whence_score::Config { detail, training_examples: None };
+        assert_eq!(K::KIND == Kind::Details, detail);
+        Self::produce(self.folder.path(), name, |draft| whence_score::run(&config, &inputs, &self.exec, draft))
+    }
+
+    /// Raw scores (influence x N), [queries, examples] row-major.
+    pub(crate) fn scores(&self, rank: &str) -> Vec<f64> {
+        let scores: Artifact<Scores> = self.score(rank, rank, false);
+        let examples = usize::try_from(self.train.examples()).unwrap();
+        let mut matrix = vec![f64::NAN; self.queries * examples];
+        for row in scores.rows::<Score>().unwrap() {
+            let row = row.unwrap();
+            matrix[row.query as usize * examples + row.example as usize] = f64::from(row.influence) * examples as f64;
+        }
+        assert!(matrix.iter().all(|value| value.is_finite()), "a pair has no score");
+        matrix
+    }
+
+    pub(crate) fn details(&self) -> DetailRows {
+        let details: Artifact<Details> = self.score("details", "full", true);
+        let names: Vec<String> = serde_json::from_value(details.manifest().summary["modules"].clone()).unwrap();
+        let rows = details.rows::<Detail>().unwrap();
+        let rows = rows.map(|row| row.map(|row| ((row.score.query as usize, row.score.example as usize), row)));
+        DetailRows { rows: rows.collect::<Result<_>>().unwrap(), names, examples: self.train.examples() as f64 }
+    }
+
+    pub(crate) fn mean_lambda(&self) -> Vec<f64> {
+        let lambda: Artifact<Lambda> = Artifact::open(&self.curvature.as_ref().unwrap().1).unwrap();
+        let mean = |row: LambdaSum| {
+            row.lambda.iter().map(|&value| f64::from(value)).sum::<f64>() / row.lambda.len() as f64 / row.count as f64
+        };
+        lambda.rows::<LambdaSum>().unwrap().map(|row| mean(row.unwrap())).collect()
+    }
+}
+
+pub(crate) struct DetailRows {
+    rows: HashMap<(usize, usize), Detail>,
+    names: Vec<String>,
+    examples: f64,
+}
+
+impl DetailRows {
+    /// As the reference: [modules, queries, examples].
+    pub(crate) fn by_module(&self, reference: &Reference) -> Vec<f64> {
+        assert_eq!(self.names, reference.modules());
+        let shape = reference.shape("per_module");
+        let mut values = Vec::new();
+        for m in 0..shape[0] {
+            for q in 0..shape[1] {
+                values.extend((0..shape[2]).map(|z| f64::from(self.rows[&(q, z)].by_module[m]) * self.examples));
+            }
+        }
+        values
+    }
+
+    /// As the reference: [queries, examples, tokens], zero on padding.
+    pub(crate) fn by_token(&self, reference: &Reference) -> Vec<f64> {
+        let shape = reference.shape("per_token");
+        let mut values = Vec::new();
+        for q in 0..shape[0] {
+            for z in 0..shape[1] {
+                let tokens = &self.rows[&(q, z)].by_token;
+                values.extend((0..shape[2]).map(|t| tokens.get(t).map_or(0.0, |&x| f64::from(x) * self.examples)));
+            }
+        }
+        values
+    }
+}
+
+/// The fixed draw of the fixture, by example.
+fn given() -> HashMap<u64, Vec<i64>> {
+    let file = Reference::read("sampled_labels");
+    let width = file.shape("sampled_labels")[1];
+    let labels = file.values("sampled_labels");
+    labels.chunks(width).enumerate().map(|(z, row)| (z as u64, row.iter().map(|&x| x as i64).collect())).collect()
+}
