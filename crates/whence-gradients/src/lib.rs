@@ -3,6 +3,8 @@
 //! reads   tokens, model
 //! writes  gradients
 
+pub mod losses;
+
 use std::path::PathBuf;
 
 use anyhow::Result;

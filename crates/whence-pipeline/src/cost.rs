@@ -95,7 +95,8 @@ impl Plan {
                     flops: 4.0 * shape.parameters * tokens + 2.0 * scanned * pair * queries,
                 }
             }
-            Stage::Rank => Cost { memory: 1e8, disk: 1e6, flops: 0.0 },
+            Stage::Losses => Cost { memory: model * 2.0, disk: tokens * 4.0, flops: 2.0 * shape.parameters * tokens },
+            Stage::Filter | Stage::Rank => Cost { memory: 1e8, disk: 1e6, flops: 0.0 },
             Stage::External => Cost::default(),
         }
     }

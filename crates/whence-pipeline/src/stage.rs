@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use whence_aggregate::rank;
 use whence_artifact::{Artifact, ArtifactKind, Draft, Exec, Kind, open_any};
 use whence_curvature::{covariance, eigenbasis, lambda, precondition};
-use whence_score::Pairs;
+use whence_gradients::losses;
+use whence_score::{Pairs, filter};
 use whence_tokenize::{tokenize, vocabulary};
 use whence_train::{generate, train};
 
@@ -37,6 +38,10 @@ pub enum Stage {
     Gradients,
     /// Inverse curvature times query gradients.
     Precondition,
+    /// Log-probability per token.
+    Losses,
+    /// Pairs worth scoring.
+    Filter,
     /// Influence of examples on queries.
     Score,
     /// The most influential examples.
@@ -100,7 +105,7 @@ impl Given {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Tokenizer,
         Self::Tokenize,
         Self::Train,
@@ -110,6 +115,8 @@ impl Stage {
         Self::Lambda,
         Self::Gradients,
         Self::Precondition,
+        Self::Losses,
+        Self::Filter,
         Self::Score,
         Self::Rank,
         Self::External,
@@ -127,6 +134,8 @@ impl Stage {
             Self::Lambda => "lambda",
             Self::Gradients => "gradients",
             Self::Precondition => "precondition",
+            Self::Losses => "losses",
+            Self::Filter => "filter",
             Self::Score => "score",
             Self::Rank => "rank",
             Self::External => "external",
@@ -150,6 +159,8 @@ impl Stage {
             Self::Lambda => lambda::VERSION,
             Self::Gradients => whence_gradients::VERSION,
             Self::Precondition => precondition::VERSION,
+            Self::Losses => losses::VERSION,
+            Self::Filter => filter::VERSION,
             Self::Score => whence_score::VERSION,
             Self::Rank => rank::VERSION,
             Self::External => 0,
@@ -158,7 +169,7 @@ impl Stage {
 
     /// Whether it runs a checkpoint.
     pub(crate) fn runs_model(self) -> bool {
-        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::Score | Self::Generate)
+        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::Score | Self::Generate | Self::Losses)
     }
 
     /// Whether it has the knob `modules`, which `[model]` gives a default.
@@ -188,6 +199,8 @@ impl Stage {
             Self::Lambda => Kind::Lambda,
             Self::Gradients => Kind::Gradients,
             Self::Precondition => Kind::Preconditioned,
+            Self::Losses => Kind::Losses,
+            Self::Filter => Kind::Candidates,
             Self::Score if knobs["detail"] == true => Kind::Details,
             Self::Score => Kind::Scores,
             Self::Rank => Kind::Ranking,
@@ -202,7 +215,8 @@ impl Stage {
         let tokens = role("tokens", &[Kind::Tokens], Required);
         match self {
             Self::Tokenizer | Self::Tokenize | Self::External => vec![],
-            Self::Covariance | Self::Gradients | Self::Train | Self::Generate => vec![tokens],
+            Self::Covariance | Self::Gradients | Self::Losses | Self::Train | Self::Generate => vec![tokens],
+            Self::Filter => vec![role("queries", &[Kind::Tokens], Required), tokens],
             Self::Eigenbasis => vec![role("covariances", &[Kind::Covariances], Required)],
             Self::Lambda => vec![tokens, role("eigenbasis", &[Kind::Eigenbasis], Optional)],
             Self::Precondition => {
@@ -250,6 +264,8 @@ impl Stage {
                     config
                 }
             }
+            Self::Losses => filled::<losses::Config>(knobs)?,
+            Self::Filter => filled::<filter::Config>(knobs)?,
             Self::Score => filled::<whence_score::Config>(knobs)?,
             Self::Rank => filled::<rank::Config>(knobs)?,
             Self::External => without(&without(knobs, "version"), "modules"),
@@ -304,6 +320,14 @@ impl Stage {
                 let (eigenbasis, lambda) = (given.maybe("eigenbasis")?, given.maybe("lambda")?);
                 let inputs = precondition::Inputs { gradients: given.open("gradients")?, eigenbasis, lambda };
                 precondition::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Losses => {
+                let inputs = losses::Inputs { tokens: given.open("tokens")?, model: given.model()? };
+                losses::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Filter => {
+                let inputs = filter::Inputs { queries: given.open("queries")?, tokens: given.open("tokens")? };
+                filter::run(&parsed(config)?, &inputs, exec, draft)
             }
             Self::Score => {
                 let candidates = match given.inputs.contains_key("candidates") {

@@ -5,6 +5,7 @@
 //! reads   preconditioned, tokens, model, and candidates or a ranking
 //! writes  scores, or details
 
+pub mod filter;
 mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};

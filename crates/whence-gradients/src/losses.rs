@@ -1,0 +1,60 @@
+//! What the model makes of each token: -log p(token | tokens before it), by a forward pass alone.
+//!
+//! reads   tokens, model
+//! writes  losses
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Draft, Exec, Loss, Losses, Row, Span, Tokens};
+use whence_model::{Batch, Model, batches, resolve_device};
+
+use crate::sequence;
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// There is nothing to choose.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {}
+
+/// What is read.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences or queries.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+}
+
+/// Cross-entropy in nats of every target token, and its sum over the example (never the mean).
+///
+/// A contrast query's rival sequence is left out: `losses` is of the text itself.
+pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?;
+    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
+    let length = |span: &Span| span.len() as u64;
+    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| length(span)).sum();
+    exec.reporter.begin("losses", "examples", spans.iter().map(length).sum(), done);
+    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let examples = inputs.tokens.read_span(span)?;
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        let mut rows = Vec::with_capacity(examples.len());
+        for group in batches(&lengths, exec.batch_tokens) {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index], 1.0)).collect();
+            let by_sequence = model.token_losses(&Batch::new(&sequences, &device))?;
+            for (&index, by_token) in group.iter().zip(by_sequence) {
+                let loss = by_token.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
+                rows.push(Loss { example: examples[index].example, loss, by_token });
+            }
+            exec.reporter.advance(group.len() as u64);
+        }
+        rows.sort_by_key(|row| row.example);
+        draft.write(part, &[<Loss as Row<Losses>>::to_batch(&rows)?])?;
+    }
+    exec.reporter.end();
+    Ok(())
+}
