@@ -28,3 +28,10 @@ test:
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
     WHENCE_GOLDEN={{folder}} cargo test --release -p whence-tests --test golden -- --nocapture
+
+# Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program.
+test-python:
+    @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "test-python: needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+    @test -x .venv/bin/pip || python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    .venv/bin/python -m pytest tests/python

@@ -1,0 +1,12 @@
+//! The command line as its user has it: the built program in a folder of its own, files, output and exit codes.
+#![cfg(unix)]
+
+mod bench;
+mod checkpoint;
+mod corrupt;
+mod golden;
+mod refusals;
+mod resume;
+mod reuse;
+mod study;
+mod verbs;

@@ -1,0 +1,200 @@
+//! The other verbs, as scripts use them.
+
+use std::fs;
+use std::path::Path;
+
+use whence_artifact::Manifest;
+
+use crate::bench::{Bench, fixture, results};
+use crate::study::{self, Made};
+
+fn finished() -> (Bench, Vec<Made>) {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let steps = study::made(&bench.ok(&["run", "study.toml"]));
+    (bench, steps)
+}
+
+#[test]
+fn plan_prints_every_step_name_first_and_then_the_cost() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let before = bench.ok(&["plan", "study.toml"]);
+    let (lines, cost) = before.split_once("\n\n").unwrap();
+    let names: Vec<_> = lines.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert!(cost.starts_with("to do, roughly: memory "), "{cost}");
+    assert!(results(&bench.store()).is_empty(), "a plan makes nothing");
+
+    let steps = study::made(&bench.ok(&["run", "study.toml"]));
+    assert_eq!(names, steps.iter().map(|step| &step.name[..]).collect::<Vec<_>>());
+    let after = bench.ok(&["plan", "study.toml"]);
+    for (line, step) in after.lines().zip(&steps) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!((words[0], words[2], words[3]), (&step.name[..], &step.key()[..12], "cached"), "{line}");
+    }
+
+    let why = bench.ok(&["plan", "study.toml", "--why", "ihvp"]);
+    let ihvp = steps.iter().find(|step| step.name == "ihvp").unwrap();
+    assert!(why.starts_with(&format!("ihvp {}: cached\n", ihvp.key())), "{why}");
+    let json: serde_json::Value = serde_json::from_str(why.split_once('\n').unwrap().1).unwrap();
+    assert_eq!((&json["config"]["rank"], &json["stage"]), (&8.into(), &"precondition".into()));
+}
+
+#[test]
+fn a_leaf_that_is_not_there_is_planned_and_not_run() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    fs::remove_file(bench.path("corpus.jsonl")).unwrap();
+    let plan = bench.ok(&["plan", "study.toml"]);
+    let (lines, cost) = plan.split_once("\n\n").unwrap();
+    assert_eq!(lines.lines().count(), 21);
+    for line in lines.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(words[2], "?", "everything hangs on the vocabulary: {line}");
+    }
+    assert!(lines.contains("corpus.jsonl"), "{lines}");
+    assert!(cost.starts_with("to do, roughly: "), "{cost}");
+    let error = bench.refused(&["run", "study.toml"]);
+    assert!(error.contains("corpus.jsonl") && error.contains("`vocabulary`"), "{error}");
+}
+
+#[test]
+fn path_prints_the_folder_and_nothing_else() {
+    let (bench, steps) = finished();
+    for step in &steps {
+        assert_eq!(bench.ok(&["path", "study.toml", &step.name]), format!("{}\n", step.folder.display()));
+    }
+    bench.ok(&["rm", steps[20].key()]);
+    let error = bench.refused(&["path", "study.toml", &steps[20].name]);
+    assert!(error.contains("is not made yet") && error.contains("whence run study.toml --to chosen"), "{error}");
+}
+
+#[test]
+fn ls_show_and_verify_know_every_artifact() {
+    let (bench, steps) = finished();
+    let list = bench.ok(&["ls"]);
+    assert_eq!(list.lines().count(), steps.len());
+    let verified = bench.ok(&["verify"]);
+    for step in &steps {
+        let line = list.lines().find(|line| line.contains(step.key())).unwrap();
+        assert!(line.starts_with(step.kind.name()), "{line}");
+        assert!(verified.lines().any(|line| line.starts_with("ok ") && line.ends_with(step.key())), "{verified}");
+        let shown = bench.ok(&["show", &step.key()[..8]]);
+        assert!(shown.starts_with(&format!("{} {}\n", step.kind.name(), step.key())), "{shown}");
+        assert_eq!(bench.ok(&["show", &step.folder.display().to_string()]), shown);
+        assert_eq!(bench.ok(&["show", &format!("{}/{}", step.kind.name(), step.key())]), shown);
+    }
+    for name in ["show", "rm", "verify"] {
+        let error = bench.refused(&[name, "no-such-key"]);
+        assert!(error.contains("no-such-key") && error.contains("whence ls"), "{error}");
+    }
+}
+
+#[test]
+fn rm_takes_one_artifact_and_leaves_the_rest() {
+    let (bench, steps) = finished();
+    let scores = steps.iter().find(|step| step.name == "scores").unwrap();
+    assert_eq!(bench.ok(&["rm", scores.key()]), format!("removed {}\n", scores.folder.display()));
+    assert!(!scores.sealed(&bench).exists());
+    let again = study::made(&bench.ok(&["run", "study.toml"]));
+    let made: Vec<_> = again.iter().filter(|step| !step.cached).map(|step| &step.name[..]).collect();
+    assert_eq!(made, ["scores"], "what follows is known by recipe");
+}
+
+#[test]
+fn to_stops_there() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let steps = study::made(&bench.ok(&["run", "study.toml", "--to", "candidates"]));
+    let names: Vec<_> = steps.iter().map(|step| &step.name[..]).collect();
+    assert_eq!(names, ["vocabulary", "train", "queries", "candidates"]);
+}
+
+#[test]
+fn another_store_is_another_store() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let steps = study::made(&bench.ok(&["--store", "elsewhere", "run", "study.toml", "--to", "train"]));
+    assert!(steps.iter().all(|step| step.folder.starts_with("elsewhere") && step.sealed(&bench).exists()));
+    assert!(!bench.store().exists());
+    let plan = bench.ok(&["plan", "study.toml"]);
+    assert!(plan.lines().nth(1).unwrap().contains("missing"), "{plan}");
+}
+
+/// Parts of two artifacts, by name and digest.
+fn same(left: &Path, right: &Path) {
+    let parts = |folder: &Path| Manifest::read(folder).unwrap().parts;
+    let (left, right) = (parts(left), parts(right));
+    assert!(!left.is_empty());
+    for (left, right) in left.iter().zip(&right) {
+        // A part says its own key, which differs with where an input came from.
+        assert_eq!((&left.name, left.rows), (&right.name, right.rows));
+    }
+    assert_eq!(left.len(), right.len());
+}
+
+#[test]
+fn a_stage_runs_on_its_own() {
+    let (bench, steps) = finished();
+    let folder = |name: &str| steps.iter().find(|step| step.name == name).unwrap().folder.display().to_string();
+    bench.file("tokenize.json", r#"{"max-tokens": 12}"#);
+    let tokenizer = format!("tokenizer={}", folder("vocabulary"));
+    let out = bench.ok(&[
+        "stage", "tokenize", "--config", "tokenize.json", "--input", "corpus=queries.jsonl", "--input", &tokenizer,
+        "--output", "queries",
+    ]);
+    assert_eq!(out, "queries\n");
+    same(&bench.path("queries"), &bench.path(folder("queries")));
+
+    bench.file("gradients.toml", "modules = \"mlp\"\n");
+    let model = folder("model");
+    bench.ok(&[
+        "stage", "gradients", "--config", "gradients.toml", "--input", "tokens=queries", "--model", &model, "--output",
+        "gradients",
+    ]);
+    same(&bench.path("gradients"), &bench.path(folder("query-gradients")));
+
+    bench.file("ihvp.json", r#"{"rank": 8}"#);
+    let (basis, lambda) = (format!("eigenbasis={}", folder("basis")), format!("lambda={}", folder("lambda")));
+    bench.ok(&[
+        "stage", "precondition", "--config", "ihvp.json", "--input", "gradients=gradients", "--input", &basis, "--input",
+        &lambda, "--output", "ihvp",
+    ]);
+    same(&bench.path("ihvp"), &bench.path(folder("ihvp")));
+    assert!(bench.ok(&["verify", "ihvp"]).starts_with("ok "));
+
+    // What it left is taken by a pipeline as it is.
+    bench.file(
+        "lone.toml",
+        format!(
+            "[model]\npath = {model:?}\n[steps.scores]\nstage = \"score\"\ninputs = {{ queries = \"ihvp\", tokens = {:?} }}\n",
+            folder("train")
+        ),
+    );
+    assert_eq!(study::made(&bench.ok(&["run", "lone.toml"])).len(), 1);
+
+    let error = bench.refused(&[
+        "stage", "tokenize", "--config", "tokenize.json", "--input", "corpus=queries.jsonl", "--output", "queries",
+    ]);
+    assert!(error.contains("queries is not empty"), "{error}");
+    let error = bench.refused(&["stage", "tokenise", "--config", "tokenize.json", "--output", "x"]);
+    assert!(error.contains("did you mean `tokenize`?"), "{error}");
+    let error = bench.refused(&["stage", "gradients", "--config", "gradients.toml", "--output", "x"]);
+    assert!(error.contains("`inputs.tokens` is missing") && error.contains("--model"), "{error}");
+    assert!(!bench.path("x").exists());
+}
+
+#[test]
+fn the_reference_model_needs_no_tokenizer_for_rows_of_ids() {
+    let bench = Bench::new();
+    for name in ["config.json", "model.safetensors"] {
+        bench.file(&format!("model/{name}"), fs::read(fixture("model").join(name)).unwrap());
+    }
+    bench.file("rows.jsonl", "{\"input_ids\": [1, 5, 9]}\n");
+    bench.file(
+        "study.toml",
+        "[model]\npath = \"model\"\n[steps.rows]\nstage = \"tokenize\"\ncorpus = \"rows.jsonl\"\nmax-tokens = 8\n\
+         [steps.losses]\nstage = \"losses\"\ninputs = { tokens = \"rows\" }\n",
+    );
+    assert_eq!(study::made(&bench.ok(&["run", "study.toml"])).len(), 2);
+}

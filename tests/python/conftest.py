@@ -1,0 +1,186 @@
+"""One small study, run by the `whence` binary into a store of its own, for every test."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = REPOSITORY / "tests/fixtures/golden"
+EXTERNAL = REPOSITORY / "examples/external/precondition.py"
+
+PIPELINE = f"""
+[model]
+path = "{GOLDEN}/model"
+modules = ["model.layers.*.mlp.down_proj", "model.layers.3.mlp.up_proj"]
+
+[steps.train]
+stage = "tokenize"
+corpus = "train.jsonl"
+max-tokens = 96
+
+[steps.queries]
+stage = "tokenize"
+corpus = "{GOLDEN}/queries.jsonl"
+max-tokens = 96
+
+[steps.losses]
+stage = "losses"
+inputs = {{ tokens = "queries" }}
+
+[steps.candidates]
+stage = "filter"
+inputs = {{ queries = "queries", tokens = "train" }}
+top = 20
+
+[steps.covariances]
+stage = "covariance"
+inputs = {{ tokens = "train" }}
+
+[steps.basis]
+stage = "eigenbasis"
+inputs = {{ covariances = "covariances" }}
+
+[steps.lambda]
+stage = "lambda"
+inputs = {{ tokens = "train", eigenbasis = "basis" }}
+seed = 1
+
+[steps.gradients]
+stage = "gradients"
+inputs = {{ tokens = "queries" }}
+
+[steps.ihvp]
+stage = "precondition"
+inputs = {{ gradients = "gradients", eigenbasis = "basis", lambda = "lambda" }}
+rank = 32
+
+[steps.ihvp-external]
+stage = "external"
+command = ["python3", "{EXTERNAL}"]
+writes = "preconditioned"
+version = 1
+inputs = {{ gradients = "gradients", eigenbasis = "basis", lambda = "lambda" }}
+rank = 32
+
+[steps.ihvp-full]
+stage = "precondition"
+inputs = {{ gradients = "gradients", eigenbasis = "basis", lambda = "lambda" }}
+rank = "full"
+
+[steps.ihvp-full-external]
+stage = "external"
+command = ["python3", "{EXTERNAL}"]
+writes = "preconditioned"
+version = 1
+inputs = {{ gradients = "gradients", eigenbasis = "basis", lambda = "lambda" }}
+rank = "full"
+
+[steps.scores]
+stage = "score"
+inputs = {{ queries = "ihvp", tokens = "train" }}
+
+[steps.scores-external]
+stage = "score"
+inputs = {{ queries = "ihvp-external", tokens = "train" }}
+
+[steps.self]
+stage = "score"
+inputs = {{ queries = "ihvp-full", tokens = "queries" }}
+
+[steps.ranking]
+stage = "rank"
+inputs = {{ scores = "scores", tokens = "train" }}
+top = 20
+
+[steps.ranking-external]
+stage = "rank"
+inputs = {{ scores = "scores-external", tokens = "train" }}
+top = 20
+
+[steps.details]
+stage = "score"
+inputs = {{ queries = "ihvp-full", tokens = "train", candidates = "ranking" }}
+detail = true
+
+[steps.details-external]
+stage = "score"
+inputs = {{ queries = "ihvp-full-external", tokens = "train", candidates = "ranking" }}
+detail = true
+"""
+
+
+@dataclass
+class Whence:
+    """The binary, a folder to run it in, and the store below it."""
+
+    program: Path
+    folder: Path
+
+    @property
+    def store(self):
+        return self.folder / "store"
+
+    def __call__(self, *arguments):
+        """Runs it; `python3` means the interpreter of the tests."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        # Threads cost more than they bring for matrices of this size.
+        environment = os.environ | {"PATH": path, "OPENBLAS_NUM_THREADS": "1"}
+        command = [self.program, "--store", self.store, "--device", "cpu", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def sealed(self):
+        """Every artifact of the store."""
+        return sorted(path.parent for path in self.store.glob("*/*/manifest.json"))
+
+
+@dataclass
+class Study:
+    """A pipeline that was run."""
+
+    whence: Whence
+    pipeline: Path
+
+    def folder(self, step):
+        """What `whence path` prints."""
+        done = self.whence("path", self.pipeline, step)
+        assert done.returncode == 0, done.stderr
+        return Path(done.stdout.strip())
+
+    def manifest(self, step):
+        return json.loads((self.folder(step) / "manifest.json").read_text())
+
+    def parts(self, step):
+        """The parts' paths in order, from the manifest."""
+        return [self.folder(step) / part["name"] for part in self.manifest(step)["parts"]]
+
+
+def binary():
+    """`$WHENCE`, or a release build, wherever cargo puts it."""
+    if named := os.environ.get("WHENCE"):
+        return Path(named).resolve()
+    build = ["cargo", "build", "--release", "--package", "whence", "--message-format", "json-render-diagnostics"]
+    lines = subprocess.run(build, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    messages = [json.loads(line) for line in lines if line.startswith("{")]
+    [program] = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "whence"]
+    return Path(program)
+
+
+@pytest.fixture(scope="session")
+def whence(tmp_path_factory):
+    return Whence(binary(), tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def study(whence):
+    rows = (GOLDEN / "train.jsonl").read_text().splitlines(keepends=True)
+    (whence.folder / "train.jsonl").write_text("".join(rows[:1000]))  # enough for two parts of scores
+    pipeline = whence.folder / "study.toml"
+    pipeline.write_text(PIPELINE)
+    done = whence("run", pipeline)
+    assert done.returncode == 0, done.stderr
+    return Study(whence, pipeline)
