@@ -47,7 +47,7 @@ fn agrees(choice: &Choice) {
         println!("{} {}: {name} {worst:.2e}", choice.modules, choice.labels.name());
     }
 
-    let details = study.details();
+    let details = study.details(&reference);
     let worst = error(&details.by_module(&reference), &reference.values("per_module"));
     assert!(worst <= 1e-5, "per module: {worst:.2e}");
     println!("{} {}: per module {worst:.2e}", choice.modules, choice.labels.name());

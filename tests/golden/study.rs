@@ -9,12 +9,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 use whence_artifact::{
-    Artifact, ArtifactKind, Detail, Details, Draft, Exec, Gradients, Kind, Lambda, LambdaSum, Preconditioned, Recipe,
-    Score, Scores, Silent, Store, Tokens,
+    Artifact, ArtifactKind, Candidate, Candidates, Detail, Details, Draft, Exec, Gradients, Lambda, LambdaSum,
+    Preconditioned, Recipe, Row, Score, Scores, Silent, Store, Tokens,
 };
 use whence_curvature::precondition::{Damping, Method, Rank};
 use whence_curvature::{covariance, eigenbasis, lambda, precondition};
 use whence_model::{LabelsKind, Modules};
+use whence_score::Pairs;
 use whence_tokenize::tokenize;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -161,21 +162,21 @@ impl Study {
         Self::produce(self.folder.path(), rank, |draft| precondition::run(&config, &inputs, &self.exec, draft))
     }
 
-    fn score<K: ArtifactKind>(&self, name: &str, rank: &str, detail: bool) -> Artifact<K> {
+    /// Scores of every pair, or the details of the candidates.
+    fn score<K: ArtifactKind>(&self, name: &str, rank: &str, candidates: Option<Pairs>) -> Artifact<K> {
+        let config = whence_score::Config { detail: candidates.is_some(), training_examples: None };
         let inputs = whence_score::Inputs {
             queries: self.preconditioned(rank),
             tokens: self.train.clone(),
             model: golden().join("model"),
-            candidates: None,
+            candidates,
         };
-        let config = whence_score::Config { detail, training_examples: None };
-        assert_eq!(K::KIND == Kind::Details, detail);
         Self::produce(self.folder.path(), name, |draft| whence_score::run(&config, &inputs, &self.exec, draft))
     }
 
     /// Raw scores (influence x N), [queries, examples] row-major.
     pub(crate) fn scores(&self, rank: &str) -> Vec<f64> {
-        let scores: Artifact<Scores> = self.score(rank, rank, false);
+        let scores: Artifact<Scores> = self.score(rank, rank, None);
         let examples = usize::try_from(self.train.examples()).unwrap();
         let mut matrix = vec![f64::NAN; self.queries * examples];
         for row in scores.rows::<Score>().unwrap() {
@@ -186,8 +187,22 @@ impl Study {
         matrix
     }
 
-    pub(crate) fn details(&self) -> DetailRows {
-        let details: Artifact<Details> = self.score("details", "full", true);
+    /// Of every query and the reference's first examples.
+    pub(crate) fn details(&self, reference: &Reference) -> DetailRows {
+        let examples = reference.shape("per_token")[1].max(reference.shape("per_module")[2]);
+        let pairs = (0..self.queries).flat_map(|query| (0..examples).map(move |example| (query, example)));
+        let rows: Vec<_> = pairs
+            .map(|(query, example)| Candidate {
+                query: query as u32,
+                example: example as u64,
+                score: 0.0,
+                source: "reference".into(),
+            })
+            .collect();
+        let candidates = Self::produce(self.folder.path(), "candidates", |draft| {
+            draft.write(0, &[<Candidate as Row<Candidates>>::to_batch(&rows)?])
+        });
+        let details: Artifact<Details> = self.score("details", "full", Some(Pairs::Candidates(candidates)));
         let names: Vec<String> = serde_json::from_value(details.manifest().summary["modules"].clone()).unwrap();
         let rows = details.rows::<Detail>().unwrap();
         let rows = rows.map(|row| row.map(|row| ((row.score.query as usize, row.score.example as usize), row)));
