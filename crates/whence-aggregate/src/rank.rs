@@ -9,7 +9,7 @@ use whence_artifact::{
 };
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         Scored::Scores(scores) => scores.manifest().rows(),
         Scored::Details(details) => details.manifest().rows(),
     };
+    for name in ["unit", "sign", "method"] {
+        let value = match &inputs.scores {
+            Scored::Scores(scores) => scores.metadata(name)?,
+            Scored::Details(details) => details.metadata(name)?,
+        };
+        value.into_iter().for_each(|value| draft.metadata(name, value));
+    }
     exec.reporter.begin("rank", "pairs", total, 0);
     // The best so far of each query and sign, cut back whenever it doubles.
     let mut best: BTreeMap<(u32, bool), Vec<Score>> = BTreeMap::new();

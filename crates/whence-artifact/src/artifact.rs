@@ -84,6 +84,13 @@ impl<K: ArtifactKind> Artifact<K> {
         Ok(parts.into_iter().flatten())
     }
 
+    /// A line of the schema metadata that every part has, without its `whence.`.
+    pub fn metadata(&self, name: &str) -> Result<Option<String>> {
+        let Some(first) = self.manifest.parts.first() else { return Ok(None) };
+        let schema = part::schema(K::KIND, &self.folder.join(&first.name))?;
+        Ok(schema.metadata().get(&format!("whence.{name}")).cloned())
+    }
+
     /// A file of a folder artifact, its digest checked first.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         for (index, part) in self.manifest.parts.iter().enumerate() {
@@ -99,6 +106,12 @@ impl<K: ArtifactKind> Artifact<K> {
 /// Opens an artifact of whatever kind: manifest, sizes and columns are checked, digests are not.
 pub fn open_any(folder: &Path) -> Result<Manifest> {
     let manifest = Manifest::read(folder)?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let names_key = name.len() == manifest.key.len() && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if names_key && name != manifest.key {
+        let what = format!("the folder is named {name} and holds the artifact {}", manifest.key);
+        return Err(Error::Corrupt { path: folder.join(crate::manifest::MANIFEST), what }.into());
+    }
     for entry in &manifest.parts {
         let path = folder.join(&entry.name);
         let corrupt = |what: String| Error::Corrupt { path: path.clone(), what };

@@ -15,7 +15,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
     let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
-    fill(&mut file).with_context(|| format!("write {}", temporary.display()))?;
+    let filled = fill(&mut file).with_context(|| format!("write {}", temporary.display()));
+    if filled.is_err() {
+        let _left = fs::remove_file(&temporary);
+    }
+    filled?;
     file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
     rename(&temporary, path)
 }
@@ -23,7 +27,7 @@ pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Resul
 /// Renames and syncs the folder, so that the new name survives a power cut.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
-    let folder = to.parent().context("a path to rename to has a folder")?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("sync {}", folder.display()))
 }
 
@@ -38,6 +42,17 @@ pub fn digest(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(path).with_context(|| format!("read {}", path.display()))?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Removes what an interrupted [`replace`] left.
+pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "tmp") {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Files below `folder` as paths relative to it, sorted; temporary ones and the manifest left out.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::FileWriter;
 use arrow::record_batch::RecordBatch;
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::disk;
+use crate::error::bad_input;
 use crate::kind::{Format, Kind};
 use crate::manifest::{Manifest, Part};
 use crate::part;
@@ -62,6 +63,12 @@ impl Draft {
     /// The folder; writers of [`Format::Folder`] kinds put their files here.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Forgets all that was made before: for work that cannot be resumed.
+    pub fn clear(&self) -> Result<()> {
+        fs::remove_dir_all(&self.folder).with_context(|| format!("empty {}", self.folder.display()))?;
+        fs::create_dir(&self.folder).with_context(|| format!("create {}", self.folder.display()))
     }
 
     /// The split of the work: made once, read back by every later run of the same draft.
@@ -173,21 +180,23 @@ impl Draft {
             .build())
     }
 
-    /// Checks every part, writes the manifest, and renames the folder to `target`.
+    /// Checks every part, writes the manifest, takes working files away, and renames the folder to `target`.
     pub(crate) fn seal(mut self, recipe: Recipe, target: &Path) -> Result<()> {
-        for name in disk::files(&self.folder)? {
-            if name == PLAN || name.starts_with(SCRATCH) {
-                fs::remove_file(self.folder.join(name))?;
-            }
-        }
         let mut parts = Vec::new();
-        for name in disk::files(&self.folder)? {
+        for name in disk::files(&self.folder)?.into_iter().filter(|name| !working(name)) {
             let path = self.folder.join(&name);
-            let rows = part::check(self.kind, &path)?;
+            let rows = part::check_rows(self.kind, &path)?;
             let bytes = fs::metadata(&path)?.len();
             parts.push(Part { name, rows, bytes, blake3: disk::digest(&path)? });
         }
-        ensure!(!parts.is_empty(), "the {} draft has no parts: {}", self.kind.name(), self.folder.display());
+        if parts.is_empty() {
+            return Err(bad_input(format!(
+                "nothing was written: {} needs part-00000.{} in {}",
+                self.kind.name(),
+                self.kind.format().extension(),
+                self.folder.display()
+            )));
+        }
         self.provenance.insert("whence".into(), env!("CARGO_PKG_VERSION").into());
         Manifest {
             kind: self.kind,
@@ -200,8 +209,26 @@ impl Draft {
             seal: String::new(),
         }
         .write(&self.folder)?;
-        disk::rename(&self.folder, target)
+        finish(&self.folder, target)
     }
+}
+
+/// Whether a file of a draft is no part of the artifact.
+fn working(name: &str) -> bool {
+    name == PLAN || name.starts_with(SCRATCH)
+}
+
+/// What is left of a sealing once the manifest is there; a killed process leaves it to the next.
+pub(crate) fn finish(folder: &Path, target: &Path) -> Result<()> {
+    disk::remove_temporary(folder)?;
+    for name in disk::files(folder)?.iter().filter(|name| working(name)) {
+        fs::remove_file(folder.join(name))?;
+    }
+    // Without a manifest it is no artifact: a killed `rm` left it.
+    if target.exists() {
+        fs::remove_dir_all(target).with_context(|| format!("remove {}", target.display()))?;
+    }
+    disk::rename(folder, target)
 }
 
 /// The batch with its columns in the schema's order, found by name.

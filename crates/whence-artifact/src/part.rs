@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use arrow::datatypes::{DataType, Schema};
+use arrow::array::{Array as _, AsArray as _};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::reader::FileReader;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
@@ -14,25 +17,47 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::error::Error;
 use crate::kind::{Format, Kind};
 
-/// Checks that the part has the kind's columns and returns its number of rows (0 for a folder's file).
-pub(crate) fn check(kind: Kind, path: &Path) -> Result<u64> {
-    let (schema, rows) = match kind.format() {
-        Format::Folder => return Ok(0),
+/// Columns and metadata of a part, as written.
+pub(crate) fn schema(kind: Kind, path: &Path) -> Result<SchemaRef> {
+    match kind.format() {
+        Format::Folder => Ok(Arc::new(Schema::empty())),
         Format::Parquet => {
-            let builder =
-                ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| unreadable(path, &e))?;
-            let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-            (builder.schema().as_ref().clone(), rows)
+            let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?);
+            Ok(builder.map_err(|e| unreadable(path, &e))?.schema().clone())
         }
         Format::Arrow => {
-            let reader =
-                FileReader::try_new(BufReader::new(File::open(path)?), None).map_err(|e| unreadable(path, &e))?;
-            let schema = reader.schema().as_ref().clone();
-            let rows = reader.map(|batch| batch.map(|batch| batch.num_rows() as u64)).sum::<Result<u64, _>>();
-            (schema, rows.map_err(|e| unreadable(path, &e))?)
+            let reader = FileReader::try_new(BufReader::new(File::open(path)?), None);
+            Ok(reader.map_err(|e| unreadable(path, &e))?.schema())
         }
-    };
-    check_schema(kind, &schema, path)?;
+    }
+}
+
+/// Checks that the part has the kind's columns and metadata.
+pub(crate) fn check(kind: Kind, path: &Path) -> Result<()> {
+    if kind.format() == Format::Folder { Ok(()) } else { check_schema(kind, &*schema(kind, path)?, path) }
+}
+
+/// Checks all of a part that was just written, perhaps by a stranger's program: columns, metadata, and that every row
+/// can be read and has a value in every column. Returns its rows (0 for a folder's file).
+pub(crate) fn check_rows(kind: Kind, path: &Path) -> Result<u64> {
+    if kind.format() == Format::Folder {
+        return Ok(0);
+    }
+    check(kind, path)?;
+    let mut rows = 0;
+    for batch in read(kind, path, &[], None)? {
+        let batch = batch?;
+        for field in kind.schema().fields() {
+            let column = batch.column_by_name(field.name());
+            let items =
+                column.and_then(|column| column.as_list_opt::<i32>()).map_or(0, |list| list.values().null_count());
+            if column.is_none_or(|column| column.null_count() + items > 0) {
+                let what = format!("column `{}` has nulls; give every row a value", field.name());
+                return Err(Error::Schema { path: path.into(), what }.into());
+            }
+        }
+        rows += batch.num_rows() as u64;
+    }
     Ok(rows)
 }
 
@@ -61,20 +86,46 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
         }
     }
     for (key, expected) in [("whence.kind", kind.name().to_string()), ("whence.version", kind.version().to_string())] {
-        if let Some(value) = found.metadata().get(key)
-            && *value != expected
-        {
-            return refuse(format!("metadata {key} is `{value}`, not `{expected}`"));
+        match found.metadata().get(key) {
+            Some(value) if *value == expected => {}
+            Some(value) => return refuse(format!("metadata {key} is `{value}`, not `{expected}`")),
+            None => return refuse(format!("the schema metadata has no {key}; write {key} = `{expected}`")),
         }
     }
     Ok(())
 }
 
-/// List items may have any field name (`item`, `element`) and nullability: programs differ in it.
-fn same_type(left: &DataType, right: &DataType) -> bool {
-    match (left, right) {
-        (DataType::List(left), DataType::List(right)) => same_type(left.data_type(), right.data_type()),
-        _ => left == right,
+/// List items may have any field name (`item`, `element`) and nullability, and offsets any width: programs differ in it.
+fn same_type(found: &DataType, expected: &DataType) -> bool {
+    match (found, expected) {
+        (DataType::List(found) | DataType::LargeList(found), DataType::List(expected)) => {
+            same_type(found.data_type(), expected.data_type())
+        }
+        (DataType::LargeUtf8 | DataType::Utf8View, DataType::Utf8) => true,
+        _ => found == expected,
+    }
+}
+
+/// The batch with offsets of the kind's width; columns that the kind does not know are left alone.
+fn narrowed(kind: Kind, batch: RecordBatch) -> Result<RecordBatch> {
+    let (schema, mut columns, _) = batch.into_parts();
+    let mut fields = schema.fields().to_vec();
+    for expected in kind.schema().fields() {
+        if let Some((index, field)) = schema.column_with_name(expected.name())
+            && wide(field.data_type())
+        {
+            columns[index] = cast(&columns[index], expected.data_type())?;
+            fields[index] = expected.clone();
+        }
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())), columns)?)
+}
+
+fn wide(found: &DataType) -> bool {
+    match found {
+        DataType::LargeUtf8 | DataType::Utf8View | DataType::LargeList(_) => true,
+        DataType::List(item) => wide(item.data_type()),
+        _ => false,
     }
 }
 
@@ -105,12 +156,12 @@ pub(crate) fn read(
                 builder = builder.with_offset(rows.start).with_limit(rows.length);
             }
             let reader = builder.build().map_err(|e| unreadable(path, &e))?;
-            Ok(Box::new(reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)))))
+            Ok(Box::new(reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Arrow => {
             let file = BufReader::with_capacity(1 << 20, File::open(path)?);
             let reader = FileReader::try_new(file, None).map_err(|e| unreadable(path, &e))?;
-            Ok(Box::new(reader.map(move |batch| batch.map_err(|e| unreadable(&owned, &e)))))
+            Ok(Box::new(reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Folder => Err(anyhow::anyhow!("{} has files, not parts", kind.name())).context("read"),
     }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::open_any;
 use crate::disk;
-use crate::draft::Draft;
+use crate::draft::{self, Draft};
 use crate::error::{Error, bad_input};
 use crate::exec::Reporter;
 use crate::kind::Kind;
@@ -138,7 +138,12 @@ impl Store {
             open_any(&target)?;
             return Ok((target, true));
         }
-        let mut draft = Draft::open(kind, &key, self.beside(kind, &key, "draft"))?;
+        let begun = self.beside(kind, &key, "draft");
+        if Manifest::read(&begun).is_ok_and(|manifest| manifest.key == key) {
+            draft::finish(&begun, &target)?;
+            return Ok((target, false));
+        }
+        let mut draft = Draft::open(kind, &key, begun)?;
         let start = Instant::now();
         fill(&mut draft)?;
         draft.provenance("wall_seconds", start.elapsed().as_secs_f64())?;
@@ -201,6 +206,27 @@ impl Store {
         }
     }
 
+    /// Like [`Store::resolve`], but also finds what was begun and not finished: `<key>.draft`.
+    pub fn resolve_any(&self, name: &str) -> Result<PathBuf> {
+        self.resolve(name).or_else(|error| {
+            let (kind, prefix) = match name.split_once('/') {
+                Some((kind, prefix)) => (Kind::from_name(kind), prefix),
+                None => (None, name),
+            };
+            let mut drafts = Vec::new();
+            for kind in Kind::ALL.into_iter().filter(|other| kind.is_none_or(|kind| kind == *other)) {
+                for child in fs::read_dir(self.folder(kind, "")).into_iter().flatten() {
+                    let (path, name) = child.map(|child| (child.path(), child.file_name()))?;
+                    let name = name.to_string_lossy();
+                    if name.ends_with(".draft") && name.starts_with(prefix) && !prefix.is_empty() {
+                        drafts.push(path);
+                    }
+                }
+            }
+            if drafts.len() == 1 { Ok(drafts.remove(0)) } else { Err(error) }
+        })
+    }
+
     /// Removes the artifact in `folder`, or a draft of its key.
     pub fn remove(&self, folder: &Path, reporter: &dyn Reporter) -> Result<()> {
         let (kind, key) = self.identify(folder)?;
@@ -214,7 +240,7 @@ impl Store {
         let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_string());
         let kind = name(folder.parent()).and_then(|name| Kind::from_name(name.rsplit_once("-v")?.0));
         match (kind, name(Some(folder))) {
-            (Some(kind), Some(key)) => Ok((kind, key)),
+            (Some(kind), Some(key)) => Ok((kind, key.trim_end_matches(".draft").into())),
             _ => Err(bad_input(format!("{} is not in the store {}", folder.display(), self.root.display()))),
         }
     }

@@ -66,7 +66,7 @@ pub enum Damping {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 enum DampingForm {
     Bare(f64),
     Relative { relative: f64 },
@@ -180,7 +180,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             continue;
         }
         let rows = inputs.gradients.batches(part, &[])?;
-        let rows = rows.map(|batch| {
+        // A batch for each matrix: the offsets of a batch's lists have 32 bits.
+        let mut of_batch = |batch: Result<_>| {
             let rows = <Factors as Row<Gradients>>::from_batch(&batch?)?;
             if curvature.is_none() {
                 curvature = Some(load(config, inputs, &rows, exec, &device)?);
@@ -190,12 +191,16 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 let name = row.module.clone();
                 let module = curvature.get(&name).with_context(|| format!("curvature of module {name}"))?;
                 exec.reporter.advance(1);
-                precondition(row, module, config.rank, &device).with_context(|| format!("module {name}"))
+                let row = precondition(row, module, config.rank, &device).with_context(|| format!("module {name}"))?;
+                <Factors as Row<Preconditioned>>::to_batch(&[row])
             };
-            let rows = rows.into_iter().map(precondition).collect::<Result<Vec<_>>>()?;
-            <Factors as Row<Preconditioned>>::to_batch(&rows)
+            rows.into_iter().map(precondition).collect::<Result<Vec<_>>>()
+        };
+        let batches = rows.flat_map(|batch| match of_batch(batch) {
+            Ok(batches) => batches.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
         });
-        draft.write_each(part, rows)?;
+        draft.write_each(part, batches)?;
     }
     exec.reporter.end();
     Ok(())

@@ -18,4 +18,4 @@ pub use device::resolve_device;
 pub use error::BadInput;
 pub use model::{Labels, LabelsKind, Model, Tap};
 pub use module::{Coverage, Module, Modules, Selection};
-pub use weights::Parameters;
+pub use weights::{Parameters, check};

@@ -19,6 +19,20 @@ pub type Parameters = BTreeMap<String, Tensor<2>>;
 
 /// Reads every parameter of `config` from the folder.
 pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Parameters> {
+    let mut parameters = Parameters::new();
+    read(folder, config, &mut |name, shape, values| {
+        parameters.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
+    })?;
+    Ok(parameters)
+}
+
+/// Reads a checkpoint through, one tensor in memory at a time, and keeps nothing: what would be refused is refused.
+pub fn check(folder: &Path) -> Result<()> {
+    read(folder, &Config::load(folder)?, &mut |_, _, _| {})
+}
+
+/// Calls `visit` with name, shape and values of every parameter of `config`.
+fn read(folder: &Path, config: &Config, visit: &mut dyn FnMut(String, [usize; 2], Vec<f32>)) -> Result<()> {
     let files = files(folder)?;
     let mut maps = Vec::new();
     for path in &files {
@@ -36,7 +50,6 @@ pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Pa
         })?;
         tensors.extend(header.tensors().into_iter().map(|(name, view)| (name, (view, *path))));
     }
-    let mut parameters = Parameters::new();
     for (name, shape) in config.shapes() {
         let short = name.strip_prefix("model.").unwrap_or(&name);
         let Some((view, path)) = tensors.get(&name).or_else(|| tensors.get(short)) else {
@@ -59,9 +72,9 @@ pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Pa
             )));
         }
         let shape = if let [n] = shape[..] { [1, n] } else { [shape[0], shape[1]] };
-        parameters.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
+        visit(name, shape, values);
     }
-    Ok(parameters)
+    Ok(())
 }
 
 /// The safetensors files of a checkpoint: one, or the shards its index names.

@@ -3,7 +3,7 @@
 //! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
 //! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -11,14 +11,13 @@ use whence_artifact::{Draft, bad_input};
 
 use crate::stage::{Given, without};
 
-/// Lines of stderr shown when the command fails.
-const TAIL: usize = 20;
-
 /// Runs the command of `config` into `draft`.
 pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     let words: Vec<String> =
         serde_json::from_value(config["command"].clone()).context("the command of an external step")?;
     let Some((program, arguments)) = words.split_first() else { bail!("the command is empty") };
+    // A program that was stopped may have left half a file: it knows nothing of resuming.
+    draft.clear()?;
     let own = without(&without(config, "command"), "writes");
     let request = json!({
         "kind": draft.kind().name(), "version": draft.kind().version(), "key": draft.key(), "config": own,
@@ -35,14 +34,12 @@ pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()
     if let Some(model) = &given.model {
         command.arg("--model").arg(model);
     }
-    let output = command.output();
+    // What it says goes where whence reports progress; stdout is for results alone.
+    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
     let _left = std::fs::remove_file(&file);
-    let output = output.map_err(|error| bad_input(format!("cannot start `{program}` ({error}); check `command`")))?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
-        bail!("`{}` ended with {}:\n{tail}", words.join(" "), output.status);
+    let status = status.map_err(|error| bad_input(format!("cannot start `{program}` ({error}); check `command`")))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}; what it said is above", words.join(" "));
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ fn apply(table: &mut Table, set: &str) -> Result<()> {
         }
         let entry = here.entry(*part).or_insert_with(|| Value::Table(Table::new()));
         // `damping.relative=0.01` replaces another form of damping.
-        if !entry.is_table() {
+        if !entry.is_table() || (depth == 2 && parents[0] == "steps" && *part != "inputs") {
             *entry = Value::Table(Table::new());
         }
         here = entry.as_table_mut().ok_or_else(|| bad_input(format!("--set {set}: `{part}` is not a table")))?;

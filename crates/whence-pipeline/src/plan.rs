@@ -129,11 +129,36 @@ impl Plan {
                 model,
             });
             let state = recipe.as_ref().map_or(State::Missing, |recipe| self.store.state(step.kind, &recipe.key()));
+            self.check_basis(step)?;
             let why = self.reason(step, recipe.as_ref(), state, &lock);
             let step = &mut self.steps[index];
             (step.recipe, step.state, step.why) = (recipe, state, why);
         }
         Ok(())
+    }
+
+    /// Lambda belongs to the basis that it was fitted in: `ekfac` takes its own eigenbasis' one, `diagonal` that of none.
+    fn check_basis(&self, step: &Step) -> Result<()> {
+        let wire = |role: &str| {
+            let mut wires = step.wires.iter().filter(|wire| wire.used && step.stage == Stage::Precondition);
+            wires.find(|wire| wire.role == role).map(|wire| &wire.source)
+        };
+        let recipe = match wire("lambda") {
+            Some(Source::Step(lambda)) => self.steps[*lambda].recipe.clone(),
+            Some(Source::Artifact { folder, .. }) => Some(Manifest::read(folder)?.recipe),
+            _ => None,
+        };
+        let Some(recipe) = recipe.filter(|recipe| recipe.stage == Stage::Lambda.name()) else { return Ok(()) };
+        let own = wire("eigenbasis").and_then(|basis| self.identity(basis));
+        if recipe.inputs.get("eigenbasis") == own.as_ref() {
+            return Ok(());
+        }
+        let needs = if own.is_some() { "with the same eigenbasis" } else { "without an eigenbasis" };
+        let method = step.config["method"].as_str().unwrap_or_default();
+        Err(bad_input(format!(
+            "step `{}`: method {method} takes a `lambda` that was fitted {needs}; wire a lambda step {needs}",
+            step.name
+        )))
     }
 
     fn reason(&self, step: &Step, recipe: Option<&Recipe>, state: State, lock: &toml::Table) -> String {
@@ -189,12 +214,24 @@ fn changes(before: &Recipe, now: &Recipe) -> Vec<String> {
     changed
 }
 
-/// Steps with those they need before them, otherwise as in the file; cycles are noted.
+/// Whether a program can be started: a path, or a name on PATH.
+fn found(program: &str) -> bool {
+    let path = Path::new(program);
+    if path.components().count() > 1 {
+        return path.is_file();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+/// Steps with those they need before them, those that read a corpus as early as they can (a bad row must not come to
+/// light after hours), otherwise as in the file; cycles are noted.
 fn order(steps: &[Step], problems: &mut Problems) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::new();
     // Unused wires order nothing, but a cycle through one is still a mistake worth no hour: it is allowed.
     while let Some(next) = (0..steps.len())
-        .find(|index| !order.contains(index) && steps[*index].needs().all(|before| order.contains(&before)))
+        .filter(|index| !order.contains(index) && steps[*index].needs().all(|before| order.contains(&before)))
+        .min_by_key(|&index| !steps[index].stage.reads_corpus())
     {
         order.push(next);
     }
@@ -452,6 +489,9 @@ impl Reader<'_> {
         let words: Option<Vec<String>> = serde_json::from_value(knobs["command"].clone()).ok();
         match words {
             Some(words) if !words.is_empty() => {
+                if !found(&words[0]) {
+                    self.problems.other(place, &format!("`command`: there is no program `{}`", words[0]));
+                }
                 for (index, word) in words.iter().enumerate().filter(|(_, word)| Path::new(word).is_file()) {
                     let digest = self.store.leaf(Path::new(word)).ok();
                     let source = Source::Leaf { path: word.into(), digest };

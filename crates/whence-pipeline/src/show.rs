@@ -22,6 +22,10 @@ const ROWS: usize = 5;
 const QUERIES: usize = 20;
 /// Characters of a text shown.
 const EXCERPT: usize = 90;
+/// Characters of a query's text shown.
+const ASKED: usize = 2 * EXCERPT;
+/// Characters of a document's name shown.
+const WIDEST: usize = 40;
 
 impl Plan {
     /// The table of the last `rank` step of those that were run, if there is one.
@@ -52,29 +56,33 @@ pub fn ranking(store: &Store, folder: &Path, known: &BTreeMap<String, PathBuf>) 
         }
     }
     let mut text = String::new();
+    if let Some(unit) = artifact.metadata("unit")? {
+        let sign = artifact.metadata("sign")?.map_or(String::new(), |sign| format!("; {sign}"));
+        writeln!(text, "influence in {unit}{sign}")?;
+    }
+    let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
     for (query, rows) in queries.iter_mut().take(QUERIES) {
         rows.sort_by_key(|row| (!row.positive, row.rank));
-        writeln!(text, "query {query}: {}", excerpt(texts.get(query).map_or("", String::as_str)))?;
+        let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
+        writeln!(text, "\nquery {query}  {doc}\n  {}", clipped(&one_line(asked), ASKED))?;
         for row in rows {
             let sign = if row.positive { '+' } else { '-' };
-            writeln!(
-                text,
-                "  {sign}{} {:>11} nats per added copy  {}  {}",
-                row.rank,
-                format!("{:+.3e}", row.influence),
-                row.doc,
-                excerpt(&row.text)
-            )?;
+            let (influence, doc) = (significant(row.influence), clipped(&row.doc, WIDEST));
+            writeln!(text, "  {sign}{} {influence:>10}  {doc:<widest$}  {}", row.rank, excerpt(&row.text))?;
         }
     }
     if queries.len() > QUERIES {
-        writeln!(text, "and {} more queries", queries.len() - QUERIES)?;
+        writeln!(text, "\nand {} more queries", queries.len() - QUERIES)?;
     }
     Ok(text)
 }
 
-/// Texts of the queries: ranking, scores, preconditioned, gradients, tokens, each by the key in the recipe before.
-fn query_texts(store: &Store, ranking: &Manifest, known: &BTreeMap<String, PathBuf>) -> Option<BTreeMap<u32, String>> {
+/// Names and texts of the queries: ranking, scores, preconditioned, gradients, tokens, each by the key in the recipe before.
+fn query_texts(
+    store: &Store,
+    ranking: &Manifest,
+    known: &BTreeMap<String, PathBuf>,
+) -> Option<BTreeMap<u32, (String, String)>> {
     let find = |manifest: &Manifest, role: &str, kinds: &[Kind]| {
         let key = manifest.recipe.inputs.get(role)?;
         let folder = kinds.iter().map(|kind| store.folder(*kind, key)).find(|folder| folder.is_dir());
@@ -85,7 +93,8 @@ fn query_texts(store: &Store, ranking: &Manifest, known: &BTreeMap<String, PathB
     let gradients = Manifest::read(&find(&queries, "gradients", &[Kind::Gradients])?).ok()?;
     let tokens = Artifact::<Tokens>::open(&find(&gradients, "tokens", &[Kind::Tokens])?).ok()?;
     let rows = tokens.rows::<Example>().ok()?.take(QUERIES);
-    rows.map(|row| row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, row.text)))).collect()
+    rows.map(|row| row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), row.text)))))
+        .collect()
 }
 
 /// Manifest in short, and the first rows.
@@ -167,9 +176,19 @@ fn factors(row: &Factors) -> String {
     format!("row {} {} rank {} {:?} {:?}", row.row, row.module, row.rank, row.left_shape, row.right_shape)
 }
 
-/// The text on one line.
+/// The beginning of the text on one line.
 fn excerpt(text: &str) -> String {
-    clipped(&text.split_whitespace().collect::<Vec<_>>().join(" "), EXCERPT)
+    clipped(&one_line(text), EXCERPT)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Four significant digits: `+65.01`, `-0.0004133`, and powers of ten beyond.
+fn significant(value: f32) -> String {
+    let digits = 3 - value.abs().log10().floor() as i32;
+    if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") }
 }
 
 fn clipped(text: &str, length: usize) -> String {

@@ -9,7 +9,7 @@ use whence_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
 use crate::external;
 use crate::leaf;
 use crate::problems::{Problems, hint};
-use crate::run::check_tokens;
+use crate::run::{check_tokens, verify_folders};
 use crate::stage::{Given, Need, Stage};
 use crate::step;
 
@@ -89,8 +89,9 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         Some(folder) if stage.runs_model() || stage == Stage::External => Some(leaf::model_digest(&store, folder)?),
         _ => None,
     };
+    verify_folders(stage, &given)?;
     if stage.runs_model() {
-        check_tokens(stage.name(), &given)?;
+        check_tokens(&given)?;
     }
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Map, Value};
 use whence_aggregate::rank;
 use whence_artifact::{Artifact, ArtifactKind, Draft, Exec, Kind, open_any};
@@ -172,6 +172,11 @@ impl Stage {
         matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::Score | Self::Generate | Self::Losses)
     }
 
+    /// Whether it reads a corpus: the first that can be refused.
+    pub(crate) fn reads_corpus(self) -> bool {
+        self.leaves().contains(&"corpus")
+    }
+
     /// Whether it has the knob `modules`, which `[model]` gives a default.
     pub(crate) fn has_modules(self) -> bool {
         matches!(self, Self::Covariance | Self::Lambda | Self::Gradients)
@@ -225,7 +230,10 @@ impl Stage {
                     Some(false) => Unused,
                     None => Optional,
                 };
-                let method: Option<precondition::Method> = serde_json::from_value(knobs["method"].clone()).ok();
+                let method: Option<precondition::Method> = match knobs.get("method") {
+                    Some(method) => serde_json::from_value(method.clone()).ok(),
+                    None => Some(Default::default()),
+                };
                 vec![
                     role("gradients", &[Kind::Gradients], Required),
                     role(
@@ -268,8 +276,21 @@ impl Stage {
             Self::Filter => filled::<filter::Config>(knobs)?,
             Self::Score => filled::<whence_score::Config>(knobs)?,
             Self::Rank => filled::<rank::Config>(knobs)?,
-            Self::External => without(&without(knobs, "version"), "modules"),
+            Self::External => without(knobs, "version"),
         };
+        let least = match self {
+            Self::Tokenize => Some(("max-tokens", 2)),
+            Self::Generate => Some(("max-new-tokens", 1)),
+            Self::Filter | Self::Rank => Some(("top", 1)),
+            _ => None,
+        };
+        if let Some((_, least)) = least.filter(|&(name, least)| config[name].as_u64().is_some_and(|n| n < least)) {
+            return Err(serde_json::Error::custom(format!("out of range; set it to {least} or more")));
+        }
+        if self == Self::Train {
+            let sizes = serde_json::from_value::<train::Config>(config.clone())?.model();
+            sizes.map_err(serde_json::Error::custom)?;
+        }
         // True labels are not drawn: the seed does nothing.
         if matches!(self, Self::Covariance | Self::Lambda) && config["labels"] == "empirical" {
             config["seed"] = 0.into();

@@ -25,15 +25,10 @@ pub(crate) struct Queries {
 impl Queries {
     /// Loads every query; the modules are those the artifact holds.
     pub(crate) fn load(artifact: &Artifact<Preconditioned>, modules: &[Module], device: &Device) -> Result<Self> {
-        let mut rows = Vec::new();
-        let mut method = String::new();
-        for batch in artifact.all_batches(&[])? {
-            let batch = batch?;
-            if let Some(found) = batch.schema().metadata().get("whence.method") {
-                method.clone_from(found);
-            }
-            rows.extend(<Factors as whence_artifact::Row<Preconditioned>>::from_batch(&batch)?);
-        }
+        let Some(method) = artifact.metadata("method")? else {
+            bail!(Error::Mismatch("the queries have no metadata whence.method: write it as FORMAT.md says".into()));
+        };
+        let rows = artifact.rows::<Factors>()?.collect::<Result<Vec<_>>>()?;
         let mut names: Vec<_> = rows.iter().map(|row| escape(&row.module)).collect();
         names.sort_unstable();
         names.dedup();

@@ -49,7 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Ls => list(&store),
         Command::Rm { artifact } => {
-            let folder = store.resolve(&artifact)?;
+            let folder = store.resolve_any(&artifact)?;
             store.remove(&folder, &*exec.reporter)?;
             say(&format!("removed {}", folder.display()))
         }

@@ -87,10 +87,8 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     let mut moments = vec![Moment::Begun, Moment::Planned, Moment::Writing, Moment::Checkpoint];
     moments.extend((0..parts.len()).map(Moment::Part));
     moments.extend([Moment::Sealing, Moment::Sealed]);
-    let planned = !matches!(
-        step.kind,
-        Kind::Tokenizer | Kind::Model | Kind::Eigenbasis | Kind::Ranking | Kind::Candidates
-    );
+    let planned =
+        !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Eigenbasis | Kind::Ranking | Kind::Candidates);
     let checkpoints = step.kind == Kind::Model || step.name == "continuations";
     moments.retain(|moment| match moment {
         Moment::Planned => planned,
@@ -152,9 +150,8 @@ impl Victim {
     /// Kills a run at the moment. True if the step's draft was there then.
     fn kill_at(&mut self, moment: Moment, step: &Made, parts: &[String]) -> bool {
         let mut run = self.bench.start(RUN, "killed");
-        let reached = run.until(|| {
-            moment.is_now(&self.bench, step, parts) || Moment::Sealed.is_now(&self.bench, step, parts)
-        });
+        let reached =
+            run.until(|| moment.is_now(&self.bench, step, parts) || Moment::Sealed.is_now(&self.bench, step, parts));
         assert!(reached, "{}: {}", step.name, self.bench.text("killed.err"));
         run.kill();
         let inside = step.draft(&self.bench).exists();

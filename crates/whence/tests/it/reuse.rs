@@ -120,10 +120,7 @@ fn a_second_study_reuses_the_fit() {
         (Study { file: "kfac.toml", method: "kfac", ..FIRST }, "ihvp"),
         (Study { file: "diagonal.toml", method: "diagonal", lambda: "lambda-standard", ..FIRST }, "ihvp"),
         (Study { file: "identity.toml", method: "identity", ..FIRST }, "ihvp"),
-        (
-            Study { file: "all.toml", queries: "others.jsonl", method: "kfac", damping: "0.01", ..FIRST },
-            "gradients",
-        ),
+        (Study { file: "all.toml", queries: "others.jsonl", method: "kfac", damping: "0.01", ..FIRST }, "gradients"),
     ];
     for (study, changed) in studies {
         study.write(&bench);
@@ -187,16 +184,10 @@ fn what_changes_the_fit_makes_it_again() {
         ("steps.ihvp.damping=0.2", &["ihvp", "scores", "top"]),
         ("steps.ihvp.method=identity", &["ihvp", "scores", "top"]),
         ("steps.top.top=4", &["top"]),
-        ("steps.train.max-tokens=95", &[
-            "train",
-            "covariances",
-            "basis",
-            "lambda",
-            "lambda-standard",
-            "ihvp",
-            "scores",
-            "top",
-        ]),
+        (
+            "steps.train.max-tokens=95",
+            &["train", "covariances", "basis", "lambda", "lambda-standard", "ihvp", "scores", "top"],
+        ),
     ] {
         let plan = states(&bench.ok(&["plan", "first.toml", "--set", set]));
         let found: Vec<_> = plan.iter().filter(|(_, state)| state == "missing").map(|(name, _)| &name[..]).collect();

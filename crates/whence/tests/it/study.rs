@@ -228,11 +228,9 @@ impl Results {
             assert_eq!((row, left.len()), (other_row, right.len()));
             left.iter().zip(right).for_each(|(&left, &right)| close(left, right));
         }
-        for (left, right) in [
-            (&self.scores, &other.scores),
-            (&self.chosen, &other.chosen),
-            (&self.details, &other.details),
-        ] {
+        for (left, right) in
+            [(&self.scores, &other.scores), (&self.chosen, &other.chosen), (&self.details, &other.details)]
+        {
             assert_eq!(left.len(), right.len());
             for (left, right) in left.iter().zip(right) {
                 assert_eq!((left.query, left.example), (right.query, right.example));

@@ -140,8 +140,16 @@ fn a_stage_runs_on_its_own() {
     bench.file("tokenize.json", r#"{"max-tokens": 12}"#);
     let tokenizer = format!("tokenizer={}", folder("vocabulary"));
     let out = bench.ok(&[
-        "stage", "tokenize", "--config", "tokenize.json", "--input", "corpus=queries.jsonl", "--input", &tokenizer,
-        "--output", "queries",
+        "stage",
+        "tokenize",
+        "--config",
+        "tokenize.json",
+        "--input",
+        "corpus=queries.jsonl",
+        "--input",
+        &tokenizer,
+        "--output",
+        "queries",
     ]);
     assert_eq!(out, "queries\n");
     same(&bench.path("queries"), &bench.path(folder("queries")));
@@ -149,7 +157,15 @@ fn a_stage_runs_on_its_own() {
     bench.file("gradients.toml", "modules = \"mlp\"\n");
     let model = folder("model");
     bench.ok(&[
-        "stage", "gradients", "--config", "gradients.toml", "--input", "tokens=queries", "--model", &model, "--output",
+        "stage",
+        "gradients",
+        "--config",
+        "gradients.toml",
+        "--input",
+        "tokens=queries",
+        "--model",
+        &model,
+        "--output",
         "gradients",
     ]);
     same(&bench.path("gradients"), &bench.path(folder("query-gradients")));
@@ -157,8 +173,18 @@ fn a_stage_runs_on_its_own() {
     bench.file("ihvp.json", r#"{"rank": 8}"#);
     let (basis, lambda) = (format!("eigenbasis={}", folder("basis")), format!("lambda={}", folder("lambda")));
     bench.ok(&[
-        "stage", "precondition", "--config", "ihvp.json", "--input", "gradients=gradients", "--input", &basis, "--input",
-        &lambda, "--output", "ihvp",
+        "stage",
+        "precondition",
+        "--config",
+        "ihvp.json",
+        "--input",
+        "gradients=gradients",
+        "--input",
+        &basis,
+        "--input",
+        &lambda,
+        "--output",
+        "ihvp",
     ]);
     same(&bench.path("ihvp"), &bench.path(folder("ihvp")));
     assert!(bench.ok(&["verify", "ihvp"]).starts_with("ok "));
@@ -174,7 +200,14 @@ fn a_stage_runs_on_its_own() {
     assert_eq!(study::made(&bench.ok(&["run", "lone.toml"])).len(), 1);
 
     let error = bench.refused(&[
-        "stage", "tokenize", "--config", "tokenize.json", "--input", "corpus=queries.jsonl", "--output", "queries",
+        "stage",
+        "tokenize",
+        "--config",
+        "tokenize.json",
+        "--input",
+        "corpus=queries.jsonl",
+        "--output",
+        "queries",
     ]);
     assert!(error.contains("queries is not empty"), "{error}");
     let error = bench.refused(&["stage", "tokenise", "--config", "tokenize.json", "--output", "x"]);
