@@ -2,6 +2,8 @@
 //!
 //! `WHENCE_GOLDEN` names another folder of the same layout, such as the whole set that `just golden` converts.
 
+#![allow(clippy::print_stdout)] // `just golden` shows the figures.
+
 mod law;
 mod study;
 

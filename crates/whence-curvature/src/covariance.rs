@@ -3,17 +3,15 @@
 //! reads   tokens, model
 //! writes  covariances
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens};
 use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, resolve_device};
 
-use crate::reduce::Reduction;
-use crate::tensors::{narrow, values};
+use crate::reduce::{Pass, Reduction};
+use crate::tensors::narrow;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -66,27 +64,17 @@ pub fn run_with_labels(
         })
         .collect();
     let mut sums = Reduction::restore(draft, &lengths)?;
-    let pending: RefCell<Vec<Option<Tensor<2>>>> = RefCell::new(vec![None; lengths.len()]);
-    let batch = |batch: &whence_model::Batch| {
-        let mut pending = pending.borrow_mut();
+    let pass = Pass { task: "covariance", tokens: &inputs.tokens, exec, draft, device: &device };
+    sums.run(&pass, |batch, pending| {
         model.taps(batch, labels, &selection, &mut |tap| {
             if owner(tap.index) == tap.index {
-                add(&mut pending[2 * tap.index], &tap.activations);
+                pending.add_outer(2 * tap.index, tap.activations);
             }
-            add(&mut pending[2 * tap.index + 1], &tap.output_gradients);
+            pending.add_outer(2 * tap.index + 1, tap.output_gradients);
             Ok(())
         })?;
         Ok(())
-    };
-    let flush = |sums: &mut [Vec<f64>]| {
-        for (sum, pending) in sums.iter_mut().zip(pending.borrow_mut().iter_mut()) {
-            if let Some(pending) = pending.take() {
-                sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
-            }
-        }
-        Ok(())
-    };
-    sums.run("covariance", &inputs.tokens, exec, draft, &device, batch, flush)?;
+    })?;
 
     draft.metadata("tokens", sums.tokens.to_string());
     draft.metadata("examples", sums.examples.to_string());
@@ -107,13 +95,4 @@ pub fn run_with_labels(
             <Covariance as Row<Covariances>>::to_batch(&[row])
         }),
     )
-}
-
-/// sum += x^T x, x [tokens, n]: padding rows are zero and add nothing.
-fn add(sum: &mut Option<Tensor<2>>, x: &Tensor<2>) {
-    let product = x.clone().transpose().matmul(x.clone());
-    *sum = Some(match sum.take() {
-        Some(sum) => sum + product,
-        None => product,
-    });
 }

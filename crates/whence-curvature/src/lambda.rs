@@ -5,17 +5,17 @@
 //! reads   tokens, model, eigenbasis
 //! writes  lambda
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Tokens};
+use whence_linalg::kernels::product;
 use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, Tap, resolve_device};
 
-use crate::reduce::Reduction;
-use crate::tensors::{narrow, rotations, shapes, values};
+use crate::reduce::{Pass, Reduction};
+use crate::tensors::{narrow, rotations, shapes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -66,38 +66,23 @@ pub fn run_with_labels(
     };
     let lengths: Vec<_> = modules.iter().map(|module| module.out_features * module.in_features).collect();
     let mut sums = Reduction::restore(draft, &lengths)?;
-    let pending: RefCell<Vec<Option<Tensor<3>>>> = RefCell::new(vec![None; modules.len()]);
-    let batch = |batch: &whence_model::Batch| {
-        let mut pending = pending.borrow_mut();
+    let pass = Pass { task: "lambda", tokens: &inputs.tokens, exec, draft, device: &device };
+    sums.run(&pass, |batch, pending| {
         model.taps(batch, labels, &selection, &mut |tap: Tap<'_>| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
             let (mut a, mut d) = (tap.activations, tap.output_gradients);
             if let Some(bases) = &bases {
-                a = a.matmul(bases[tap.index].activation.clone());
-                d = d.matmul(bases[tap.index].gradient.clone());
+                a = product(a, bases[tap.index].activation.clone());
+                d = product(d, bases[tap.index].gradient.clone());
             }
             let (n, tokens) = (batch.len(), batch.tokens);
             let a = a.reshape([n, tokens, tap.module.in_features]);
             let d = d.reshape([n, tokens, tap.module.out_features]);
-            let squares = squares_of_products(d, a);
-            let slot = &mut pending[tap.index];
-            *slot = Some(match slot.take() {
-                Some(sum) => sum + squares,
-                None => squares,
-            });
+            pending.add(tap.index, squares_of_products(d, a));
             Ok(())
         })?;
         Ok(())
-    };
-    let flush = |sums: &mut [Vec<f64>]| {
-        for (sum, pending) in sums.iter_mut().zip(pending.borrow_mut().iter_mut()) {
-            if let Some(pending) = pending.take() {
-                sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
-            }
-        }
-        Ok(())
-    };
-    sums.run("lambda", &inputs.tokens, exec, draft, &device, batch, flush)?;
+    })?;
 
     draft.summary("examples", sums.examples)?;
     draft.summary("tokens", sums.tokens)?;
@@ -117,19 +102,15 @@ pub fn run_with_labels(
 /// Floats of per-example products in memory at once: 2^24 x f32 = 64 MiB.
 const PRODUCTS: usize = 1 << 24;
 
-/// sum_z (d_z^T a_z)^2, elementwise; d [examples, tokens, out], a [examples, tokens, in] -> [1, out, in].
-fn squares_of_products(d: Tensor<3>, a: Tensor<3>) -> Tensor<3> {
+/// sum_z (d_z^T a_z)^2, elementwise; d [examples, tokens, out], a [examples, tokens, in] -> [out, in].
+fn squares_of_products(d: Tensor<3>, a: Tensor<3>) -> Tensor<2> {
     let ([examples, _, rows], [_, _, columns]) = (d.dims(), a.dims());
     let step = (PRODUCTS / (rows * columns)).clamp(1, examples);
-    let mut sum: Option<Tensor<3>> = None;
+    let mut sum = Tensor::zeros([rows, columns], &d.device());
     for start in (0..examples).step_by(step) {
         let length = step.min(examples - start);
         let (d, a) = (d.clone().narrow(0, start, length), a.clone().narrow(0, start, length));
-        let squares = d.swap_dims(1, 2).matmul(a).square().sum_dim(0);
-        sum = Some(match sum {
-            Some(sum) => sum + squares,
-            None => squares,
-        });
+        sum = sum + d.swap_dims(1, 2).matmul(a).square().sum_dim(0).reshape([rows, columns]);
     }
-    sum.unwrap_or_else(|| Tensor::zeros([1, rows, columns], &d.device()))
+    sum
 }

@@ -3,11 +3,47 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use burn::tensor::{Device, Tensor};
 use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
+use whence_linalg::kernels::{add_product, product};
 use whence_model::{Batch, Sequence, batches};
+
+use crate::tensors::values;
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
+
+/// What is read, and how.
+pub(crate) struct Pass<'a> {
+    /// For the reporter.
+    pub(crate) task: &'a str,
+    pub(crate) tokens: &'a Artifact<Tokens>,
+    pub(crate) exec: &'a Exec,
+    pub(crate) draft: &'a Draft,
+    pub(crate) device: &'a Device,
+}
+
+/// float32 sums of one span, by slot, on the device.
+pub(crate) struct Pending(Vec<Option<Tensor<2>>>);
+
+impl Pending {
+    /// slot += x.
+    pub(crate) fn add(&mut self, slot: usize, x: Tensor<2>) {
+        self.0[slot] = Some(match self.0[slot].take() {
+            Some(sum) => sum + x,
+            None => x,
+        });
+    }
+
+    /// slot += x^T x, x [tokens, n]: padding rows are zero and add nothing.
+    pub(crate) fn add_outer(&mut self, slot: usize, x: Tensor<2>) {
+        let transposed = x.clone().transpose();
+        self.0[slot] = Some(match self.0[slot].take() {
+            Some(sum) => add_product(sum, transposed, x),
+            None => product(transposed, x),
+        });
+    }
+}
 
 /// float64 sums, by slot.
 pub(crate) struct Reduction {
@@ -52,17 +88,14 @@ impl Reduction {
         draft.checkpoint("done", self.next.to_string().as_bytes())
     }
 
-    /// Runs `batch` over every span that is not yet summed; `flush` adds what a span left on the device to the sums.
+    /// Runs `batch` over every span that is not yet summed; what a span left on the device is added to the sums.
     pub(crate) fn run(
         &mut self,
-        task: &str,
-        tokens: &Artifact<Tokens>,
-        exec: &Exec,
-        draft: &Draft,
-        device: &burn::tensor::Device,
-        mut batch: impl FnMut(&Batch) -> Result<()>,
-        mut flush: impl FnMut(&mut [Vec<f64>]) -> Result<()>,
+        pass: &Pass<'_>,
+        mut batch: impl FnMut(&Batch, &mut Pending) -> Result<()>,
     ) -> Result<()> {
+        let &Pass { task, tokens, exec, draft, device } = pass;
+        let mut pending = Pending(vec![None; self.sums.len()]);
         let spans: Vec<Span> = draft.plan(|| tokens.spans())?;
         exec.reporter.begin(task, "tokens", tokens.tokens(), self.tokens);
         let (mut saved, mut cost) = (Instant::now(), Duration::ZERO);
@@ -73,11 +106,15 @@ impl Reduction {
             for chosen in batches(&lengths, exec.batch_tokens) {
                 let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
                 let made = Batch::new(&chosen, device);
-                batch(&made)?;
+                batch(&made, &mut pending)?;
                 self.tokens += made.real_tokens() as u64;
                 exec.reporter.advance(made.real_tokens() as u64);
             }
-            flush(&mut self.sums)?;
+            for (sum, pending) in self.sums.iter_mut().zip(&mut pending.0) {
+                if let Some(pending) = pending.take() {
+                    sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
+                }
+            }
             self.examples += examples.len() as u64;
             self.next = index + 1;
             if self.next < spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {

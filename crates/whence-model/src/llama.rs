@@ -39,7 +39,7 @@ pub(crate) enum Event<'a> {
     /// Module number, its input [rows, in] if asked for, and the gradient of the loss at its output [rows, out].
     Module(usize, &'a dyn Fn() -> Tensor<2>, &'a Tensor<2>),
     /// The gradient of a parameter that belongs to no module.
-    Parameter(String, Tensor<2>),
+    Parameter(String, &'a Tensor<2>),
 }
 
 /// How far back, and for what.
@@ -154,7 +154,7 @@ pub(crate) fn backward(
         let d_input = add_product(product(d_gate, w("mlp.gate_proj")), d_up, w("mlp.up_proj"));
         if until == Until::Parameters {
             let gain = rms_norm_gain_gradient(d_input.clone(), block.middle.clone(), epsilon);
-            visit(Event::Parameter(norm("post_attention_layernorm"), gain))?;
+            visit(Event::Parameter(norm("post_attention_layernorm"), &gain))?;
         }
         d = rms_norm_backward(d, d_input, block.middle, w("post_attention_layernorm"), epsilon);
 
@@ -180,14 +180,14 @@ pub(crate) fn backward(
         let d_input = add_product(d_input, d_values, w("self_attn.v_proj"));
         if until == Until::Parameters {
             let gain = rms_norm_gain_gradient(d_input.clone(), block.input.clone(), epsilon);
-            visit(Event::Parameter(norm("input_layernorm"), gain))?;
+            visit(Event::Parameter(norm("input_layernorm"), &gain))?;
         }
         d = rms_norm_backward(d, d_input, block.input, w("input_layernorm"), epsilon);
     }
     if until == Until::Parameters {
         let name = "model.embed_tokens.weight";
         let embedding = scatter_rows(parameters[name].zeros_like(), batch.ids.clone(), d);
-        visit(Event::Parameter(name.into(), embedding))?;
+        visit(Event::Parameter(name.into(), &embedding))?;
     }
     Ok(())
 }

@@ -187,7 +187,7 @@ impl Model {
                     let name = format!("{}.weight", self.modules[index].name);
                     (name, product(d.clone().transpose(), activations()))
                 }
-                Event::Parameter(name, gradient) => (name, gradient),
+                Event::Parameter(name, gradient) => (name, gradient.clone()),
             };
             add(&mut gradients, name, gradient);
             Ok(())

@@ -83,6 +83,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     };
     let spans: Vec<Span> = draft.plan(|| Ok(inputs.tokens.spans()?.into_iter().filter(any).collect()))?;
     let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
+    let pass = Pass { model: &model, queries: &queries, scale, exec, device: &device };
     exec.reporter.begin("score", "examples", spans.iter().map(|span| span.len() as u64).sum(), done);
     for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let mut examples = inputs.tokens.read_span(span)?;
@@ -90,7 +91,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             examples.retain(|example| wanted.contains_key(&example.example));
         }
         let rows = if config.detail || wanted.is_some() {
-            let mut rows = details(&model, &queries, &examples, wanted.as_ref(), scale, exec, &device)?;
+            let mut rows = pass.details(&examples, wanted.as_ref())?;
             rows.sort_by_key(|row| (row.score.query, row.score.example));
             if config.detail {
                 <Detail as Row<Details>>::to_batch(&rows)?
@@ -98,7 +99,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 <Score as Row<Scores>>::to_batch(&rows.iter().map(|row| row.score).collect::<Vec<_>>())?
             }
         } else {
-            let mut rows = scores(&model, &queries, &examples, scale, exec, &device)?;
+            let mut rows = pass.scores(&examples)?;
             rows.sort_by_key(|row| (row.query, row.example));
             <Score as Row<Scores>>::to_batch(&rows)?
         };
@@ -134,135 +135,111 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<BTreeMap<u
     Ok(wanted)
 }
 
-/// Runs `visit(batch, numbers, tap)` over all examples in batches of like length.
-fn walk(
-    model: &Model,
-    queries: &Queries,
-    examples: &[Example],
-    exec: &Exec,
-    device: &Device,
-    mut begin: impl FnMut(&Batch, &[usize]),
-    mut visit: impl FnMut(&Batch, &[usize], Tap<'_>) -> Result<()>,
-    mut end: impl FnMut(&Batch, &[usize]) -> Result<()>,
-) -> Result<()> {
-    let sequence = |example: &Example| example.input_ids.len();
-    let lengths: Vec<_> = examples.iter().map(sequence).collect();
-    for group in batches(&lengths, exec.batch_tokens) {
-        let sequences: Vec<_> = group
-            .iter()
-            .map(|&index| {
-                let example = &examples[index];
-                Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
-            })
-            .collect();
-        let batch = Batch::new(&sequences, device);
-        begin(&batch, &group);
-        model.taps(&batch, &Labels::Empirical, &queries.selection, &mut |tap| visit(&batch, &group, tap))?;
-        end(&batch, &group)?;
-    }
-    Ok(())
+/// What every batch of a run needs.
+struct Pass<'a> {
+    model: &'a Model,
+    queries: &'a Queries,
+    /// 1 / N.
+    scale: f32,
+    exec: &'a Exec,
+    device: &'a Device,
 }
 
-/// Every query against every example.
-fn scores(
-    model: &Model,
-    queries: &Queries,
-    examples: &[Example],
-    scale: f32,
-    exec: &Exec,
-    device: &Device,
-) -> Result<Vec<Score>> {
-    let total = std::cell::RefCell::new(None::<Tensor<2>>);
-    let mut rows = Vec::with_capacity(examples.len() * queries.count);
-    walk(
-        model,
-        queries,
-        examples,
-        exec,
-        device,
-        |_, _| *total.borrow_mut() = None,
-        |batch, _, tap| {
-            let module = &queries.modules[tap.index];
-            let products =
-                scan(module, queries.count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
-            let mut total = total.borrow_mut();
-            *total = Some(match total.take() {
-                Some(total) => total + products,
-                None => products,
-            });
-            Ok(())
-        },
-        |_, group| {
-            if let Some(total) = total.borrow_mut().take() {
-                let values: Vec<f32> = values(total)?;
-                for (b, &index) in group.iter().enumerate() {
-                    rows.extend((0..queries.count).map(|q| Score {
-                        query: q as u32,
-                        example: examples[index].example,
-                        influence: scale * values[b * queries.count + q],
-                    }));
-                }
-            }
-            Ok(())
-        },
-    )?;
-    Ok(rows)
-}
-
-/// The wanted pairs, by module and by token.
-fn details(
-    model: &Model,
-    queries: &Queries,
-    examples: &[Example],
-    wanted: Option<&BTreeMap<u64, BTreeSet<u32>>>,
-    scale: f32,
-    exec: &Exec,
-    device: &Device,
-) -> Result<Vec<Detail>> {
-    let mut rows: Vec<Detail> = Vec::new();
-    // place[(query, index in `examples`)] = row
-    let mut place = BTreeMap::new();
-    for (index, example) in examples.iter().enumerate() {
-        for query in 0..queries.count as u32 {
-            if wanted.is_none_or(|wanted| wanted.get(&example.example).is_some_and(|set| set.contains(&query))) {
-                place.insert((query, index), rows.len());
-                rows.push(Detail {
-                    score: Score { query, example: example.example, influence: 0.0 },
-                    by_module: vec![0.0; queries.modules.len()],
-                    by_token: vec![0.0; example.input_ids.len()],
-                });
-            }
-        }
+impl Pass<'_> {
+    /// The examples in batches of like length, each with their places in `examples`.
+    fn batches(&self, examples: &[Example]) -> impl Iterator<Item = (Vec<usize>, Batch)> {
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        batches(&lengths, self.exec.batch_tokens).into_iter().map(|group| {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
+            let batch = Batch::new(&sequences, self.device);
+            (group, batch)
+        })
     }
-    let visit = |batch: &Batch, group: &[usize], tap: Tap<'_>| {
-        for query in 0..queries.count {
-            let chosen: Vec<_> = (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
-            if chosen.is_empty() {
-                continue;
-            }
-            let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
-            if chosen.len() < group.len() {
-                let indices = indices(&chosen, batch.tokens, device);
-                (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
-            }
-            let tokens = values(by_token(&queries.modules[tap.index], query, a, d))?;
-            for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
-                let row = &mut rows[place[&(query as u32, group[b])]];
-                let mut sum = 0.0_f64;
-                for (into, &value) in row.by_token.iter_mut().zip(tokens) {
-                    *into += scale * value;
-                    sum += f64::from(scale * value);
-                }
-                row.by_module[tap.index] = sum as f32;
-            }
-        }
+
+    /// Forward and backward of a batch; `visit` sees every module of the queries.
+    fn taps(&self, batch: &Batch, mut visit: impl FnMut(Tap<'_>) -> Result<()>) -> Result<()> {
+        self.model.taps(batch, &Labels::Empirical, &self.queries.selection, &mut visit)?;
         Ok(())
-    };
-    walk(model, queries, examples, exec, device, |_, _| {}, visit, |_, _| Ok(()))?;
-    for row in &mut rows {
-        row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
     }
-    Ok(rows)
+
+    /// Every query against every example.
+    fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
+        let count = self.queries.count;
+        let mut rows = Vec::with_capacity(examples.len() * count);
+        for (group, batch) in self.batches(examples) {
+            let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
+            self.taps(&batch, |tap| {
+                let module = &self.queries.modules[tap.index];
+                let products = scan(module, count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
+                total = total.clone() + products;
+                Ok(())
+            })?;
+            let total: Vec<f32> = values(total)?;
+            for (&index, influences) in group.iter().zip(total.chunks_exact(count)) {
+                rows.extend(influences.iter().enumerate().map(|(query, influence)| Score {
+                    query: query as u32,
+                    example: examples[index].example,
+                    influence: self.scale * influence,
+                }));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The wanted pairs, by module and by token.
+    fn details(&self, examples: &[Example], wanted: Option<&BTreeMap<u64, BTreeSet<u32>>>) -> Result<Vec<Detail>> {
+        let queries = self.queries;
+        let mut rows: Vec<Detail> = Vec::new();
+        // place[(query, index in `examples`)] = row
+        let mut place = BTreeMap::new();
+        for (index, example) in examples.iter().enumerate() {
+            for query in 0..queries.count as u32 {
+                if wanted.is_none_or(|wanted| wanted.get(&example.example).is_some_and(|set| set.contains(&query))) {
+                    place.insert((query, index), rows.len());
+                    rows.push(Detail {
+                        score: Score { query, example: example.example, influence: 0.0 },
+                        by_module: vec![0.0; queries.modules.len()],
+                        by_token: vec![0.0; example.input_ids.len()],
+                    });
+                }
+            }
+        }
+        for (group, batch) in self.batches(examples) {
+            self.taps(&batch, |tap| {
+                for query in 0..queries.count {
+                    let chosen: Vec<_> =
+                        (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
+                    if chosen.is_empty() {
+                        continue;
+                    }
+                    let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
+                    if chosen.len() < group.len() {
+                        let indices = indices(&chosen, batch.tokens, self.device);
+                        (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
+                    }
+                    let tokens = values(by_token(&queries.modules[tap.index], query, a, d))?;
+                    for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
+                        let row = &mut rows[place[&(query as u32, group[b])]];
+                        let mut sum = 0.0_f64;
+                        for (into, &value) in row.by_token.iter_mut().zip(tokens) {
+                            *into += self.scale * value;
+                            sum += f64::from(self.scale * value);
+                        }
+                        row.by_module[tap.index] = sum as f32;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        for row in &mut rows {
+            row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
+        }
+        Ok(rows)
+    }
+}
+
+fn sequence(example: &Example) -> Sequence<'_> {
+    Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
 }
 
 /// The rows of the chosen sequences of a batch.

@@ -3,14 +3,25 @@
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Error, Factors, Preconditioned};
+use whence_linalg::kernels::product;
 use whence_model::{Module, Modules, Selection};
 
 /// Every query's matrix for one module.
 pub(crate) enum ModuleQueries {
-    /// P_q = L_q R_q^T side by side: left [out, Q r], right [in, Q r], smaller ranks filled with zeros.
-    Low { left: Tensor<2>, right: Tensor<2>, rank: usize },
+    /// P_q = L_q R_q^T.
+    Low(Box<LowRank>),
     /// P_q whole: [Q, out * in].
-    Full(Tensor<2>),
+    Full(Box<Tensor<2>>),
+}
+
+/// Factors side by side, smaller ranks filled with zeros.
+pub(crate) struct LowRank {
+    /// [out, Q r].
+    left: Tensor<2>,
+    /// [in, Q r].
+    right: Tensor<2>,
+    /// r.
+    rank: usize,
 }
 
 /// All queries, by module of the selection.
@@ -72,7 +83,7 @@ fn gather(module: &Module, rows: &[Factors], count: usize, device: &Device) -> R
             }
             values.extend_from_slice(&row.left);
         }
-        return Ok(ModuleQueries::Full(Tensor::from_data(TensorData::new(values, [count, size]), device)));
+        return Ok(ModuleQueries::Full(Box::new(Tensor::from_data(TensorData::new(values, [count, size]), device))));
     }
     let rank = own.iter().map(|row| row.rank).max().unwrap_or(0);
     let width = count * rank;
@@ -88,11 +99,11 @@ fn gather(module: &Module, rows: &[Factors], count: usize, device: &Device) -> R
             }
         }
     }
-    Ok(ModuleQueries::Low {
+    Ok(ModuleQueries::Low(Box::new(LowRank {
         left: Tensor::from_data(TensorData::new(left, [out_features, width]), device),
         right: Tensor::from_data(TensorData::new(right, [in_features, width]), device),
         rank,
-    })
+    })))
 }
 
 /// <P_q, G_z> of every query and sequence, from tokens: a [batch * tokens, in], d [batch * tokens, out] -> [batch, Q].
@@ -107,16 +118,16 @@ pub(crate) fn scan(
     tokens: usize,
 ) -> Tensor<2> {
     match queries {
-        ModuleQueries::Low { left, right, rank } => {
-            let products = d.matmul(left.clone()) * a.matmul(right.clone());
-            let by_direction = products.reshape([batch, tokens, count * rank]).sum_dim(1);
-            by_direction.reshape([batch, count, *rank]).sum_dim(2).reshape([batch, count])
+        ModuleQueries::Low(low) => {
+            let products = product(d, low.left.clone()) * product(a, low.right.clone());
+            let by_direction = products.reshape([batch, tokens, count * low.rank]).sum_dim(1);
+            by_direction.reshape([batch, count, low.rank]).sum_dim(2).reshape([batch, count])
         }
         ModuleQueries::Full(matrices) => {
             let ([_, in_features], [_, out_features]) = (a.dims(), d.dims());
             let d = d.reshape([batch, tokens, out_features]).swap_dims(1, 2);
             let gradients = d.matmul(a.reshape([batch, tokens, in_features]));
-            gradients.reshape([batch, out_features * in_features]).matmul(matrices.clone().transpose())
+            product(gradients.reshape([batch, out_features * in_features]), (**matrices).clone().transpose())
         }
     }
 }
@@ -124,15 +135,15 @@ pub(crate) fn scan(
 /// d_t^T P_q a_t of every token, for one query: [rows, in], [rows, out] -> [rows].
 pub(crate) fn by_token(queries: &ModuleQueries, query: usize, a: Tensor<2>, d: Tensor<2>) -> Tensor<1> {
     let ([rows, in_features], [_, out_features]) = (a.dims(), d.dims());
-    let product = match queries {
-        ModuleQueries::Low { left, right, rank } => {
-            let columns = |x: &Tensor<2>| x.clone().narrow(1, query * rank, *rank);
-            d.matmul(columns(left)) * a.matmul(columns(right))
+    let products = match queries {
+        ModuleQueries::Low(low) => {
+            let columns = |x: &Tensor<2>| x.clone().narrow(1, query * low.rank, low.rank);
+            product(d, columns(&low.left)) * product(a, columns(&low.right))
         }
         ModuleQueries::Full(matrices) => {
-            let matrix = matrices.clone().narrow(0, query, 1).reshape([out_features, in_features]);
-            d.matmul(matrix) * a
+            let matrix = (**matrices).clone().narrow(0, query, 1).reshape([out_features, in_features]);
+            product(d, matrix) * a
         }
     };
-    product.sum_dim(1).reshape([rows])
+    products.sum_dim(1).reshape([rows])
 }
