@@ -59,6 +59,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         };
         value.into_iter().for_each(|value| draft.metadata(name, value));
     }
+    draft.summary("pairs", total)?;
+    if draft.has(0) {
+        return Ok(());
+    }
     exec.reporter.begin("rank", "pairs", total, 0);
     // The best so far of each query and sign, cut back whenever it doubles.
     let mut best: BTreeMap<(u32, bool), Vec<Score>> = BTreeMap::new();
@@ -115,7 +119,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             });
         }
     }
-    draft.summary("pairs", total)?;
     draft.write(0, &[<Ranked as Row<Ranking>>::to_batch(&rows)?])?;
     exec.reporter.end();
     Ok(())

@@ -31,6 +31,9 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
             draft.summary(name, count)?;
         }
     }
+    if draft.has(0) {
+        return Ok(());
+    }
     exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
     let rows = inputs.covariances.rows::<Covariance>()?;
     draft.write_each(

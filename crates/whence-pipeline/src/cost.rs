@@ -1,7 +1,5 @@
 //! What a plan will cost, roughly: memory, disk and floating point operations from shapes and token counts.
 
-use std::path::Path;
-
 use serde_json::Value;
 use whence_artifact::{Kind, Manifest, State};
 
@@ -55,8 +53,11 @@ impl Plan {
                 let (tokens, _) = self.size(Some(step));
                 Cost { memory: 1e8, disk: tokens * 5.0, flops: 0.0 }
             }
-            // Twelve epochs by default, three passes each way; a continuation is some dozens of forward passes.
-            Stage::Train => Cost { memory: model * 6.0, disk: model, flops: 72.0 * shape.parameters * tokens },
+            Stage::Train => {
+                let epochs = step.config["epochs"].as_f64().unwrap_or(1.0);
+                Cost { memory: model * 6.0, disk: model, flops: 6.0 * epochs * shape.parameters * tokens }
+            }
+            // A continuation is some dozens of forward passes.
             Stage::Generate => {
                 Cost { memory: model * 2.0, disk: tokens * 5.0, flops: 48.0 * shape.parameters * tokens }
             }
@@ -117,6 +118,9 @@ impl Plan {
         if let Some(manifest) = step.folder(&self.store).and_then(|folder| Manifest::read(&folder).ok()) {
             return (manifest.count("tokens").unwrap_or(0) as f64, manifest.rows() as f64);
         }
+        if let Some(before) = self.wire(step, "tokens") {
+            return self.size(Some(before));
+        }
         let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
         let bytes = corpus.and_then(|path| std::fs::metadata(path).ok()).map_or(0.0, |file| file.len() as f64);
         let longest = step.config["max-tokens"].as_f64().unwrap_or(512.0);
@@ -124,13 +128,27 @@ impl Plan {
         (tokens, (tokens / longest).ceil())
     }
 
-    /// The model of the step, or of the nearest step before it that runs one.
+    /// Sizes of the modules that the step, or one before it, attributes, in the model that it runs.
     fn shape(&self, step: &Step) -> Shape {
-        if let Some(folder) = step.model.as_ref().and_then(|model| self.place(model)) {
-            return shape(&folder, &step.config["modules"]).unwrap_or_default();
+        let modules = self.before(step, |step| step.config.get("modules").cloned()).unwrap_or_else(|| "mlp".into());
+        self.before(step, |step| self.model(step)).and_then(|config| shape(&config, &modules)).unwrap_or_default()
+    }
+
+    /// What is found at the step, or else at one that it needs.
+    fn before<T>(&self, step: &Step, find: impl Fn(&Step) -> Option<T> + Copy) -> Option<T> {
+        find(step).or_else(|| step.needs().find_map(|index| self.before(&self.steps[index], find)))
+    }
+
+    /// The model that the step runs or trains: read from its folder, or as it will be.
+    fn model(&self, step: &Step) -> Option<whence_model::Config> {
+        if step.stage == Stage::Train {
+            return serde_json::from_value::<whence_train::train::Config>(step.config.clone()).ok()?.model().ok();
         }
-        let before = step.needs().map(|before| self.shape(&self.steps[before]));
-        before.max_by(|left, right| left.products.total_cmp(&right.products)).unwrap_or_default()
+        let source = step.model.as_ref()?;
+        whence_model::Config::load(&self.place(source)?).ok().or_else(|| match source {
+            Source::Step(index) => self.model(&self.steps[*index]),
+            _ => None,
+        })
     }
 }
 
@@ -138,8 +156,7 @@ fn rank(step: &Step) -> Option<f64> {
     step.config["rank"].as_f64()
 }
 
-fn shape(folder: &Path, modules: &Value) -> Option<Shape> {
-    let config = whence_model::Config::load(folder).ok()?;
+fn shape(config: &whence_model::Config, modules: &Value) -> Option<Shape> {
     let modules: whence_model::Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
     let selection = whence_model::Selection::new(&modules, &config.modules()).ok()?;
     let mut shape = Shape { parameters: config.parameters() as f64, ..Shape::default() };

@@ -27,7 +27,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads a pipeline, `sets` (`steps.x.knob=value`) applied. Missing leaves are no error yet: see [`Plan::ready`].
+    /// Reads a pipeline, `sets` (`steps.x.knob=value`) applied. Missing leaves are no error yet: `run` refuses them.
     ///
     /// # Errors
     /// One [`whence_artifact::Error::Input`] with a line for each problem, unknown keys first.

@@ -47,6 +47,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if config.top == 0 {
         return Err(bad_input("top must be at least 1"));
     }
+    if draft.has(0) {
+        return Ok(());
+    }
     let queries: Vec<Example> = inputs.queries.rows::<Example>()?.collect::<Result<_>>()?;
     let mut frequencies: HashMap<u32, u64> =
         queries.iter().flat_map(|query| &query.input_ids).map(|&token| (token, 0)).collect();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use whence_artifact::{Kind, MANIFEST, Manifest};
 
-use crate::bench::{Bench, Stamp, files, stamp};
+use crate::bench::{Bench, Stamp, files, stamp, stamps};
 use crate::study::{self, Made, Numbers, Results};
 
 const RUN: &[&str] = &["run", "study.toml"];
@@ -98,10 +98,10 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     moments
 }
 
-/// Kinds whose parts are made one by one, each whole once it is there.
+/// Kinds whose parts are finished once they are there. The rest is files of a model or tokenizer, which are written
+/// last of all, and sums, whose one part is written from the last checkpoint again.
 fn in_parts(kind: Kind) -> bool {
-    use Kind::{Details, Gradients, Losses, Preconditioned, Scores, Tokens};
-    matches!(kind, Tokens | Losses | Gradients | Preconditioned | Scores | Details)
+    !matches!(kind, Kind::Tokenizer | Kind::Model | Kind::Covariances | Kind::Lambda)
 }
 
 /// What is finished: every file of sealed artifacts, and parts of drafts; by the path that it has or will have.
@@ -112,9 +112,11 @@ fn finished(store: &Path) -> BTreeMap<PathBuf, Stamp> {
         let names: Vec<_> = inside.iter().map(|name| name.to_str().unwrap()).collect();
         let [kind, key, name] = names[..] else { continue };
         let kind = Kind::from_name(kind.rsplit_once("-v").unwrap().0).unwrap();
+        let sealing = path.with_file_name(MANIFEST).exists();
+        let whole = in_parts(kind) && name.starts_with("part-") && !name.ends_with(".tmp");
         match key.strip_suffix(".draft") {
             None => found.insert(path.clone(), stamp(&path)),
-            Some(key) if in_parts(kind) && name.starts_with("part-") && !name.ends_with(".tmp") => {
+            Some(key) if whole || sealing && name != "plan.json" && !name.starts_with("scratch-") => {
                 found.insert(path.parent().unwrap().with_file_name(key).join(name), stamp(&path))
             }
             Some(_) => continue,
@@ -147,22 +149,26 @@ impl Victim {
         assert_eq!(said.code, Some(0), "{said:?}");
     }
 
-    /// Kills a run at the moment. True if the step's draft was there then.
-    fn kill_at(&mut self, moment: Moment, step: &Made, parts: &[String]) -> bool {
+    /// Kills a run at the moment. How many parts the step's draft had then, if it was there.
+    fn kill_at(&mut self, moment: Moment, step: &Made, parts: &[String]) -> Option<usize> {
         let mut run = self.bench.start(RUN, "killed");
         let reached =
             run.until(|| moment.is_now(&self.bench, step, parts) || Moment::Sealed.is_now(&self.bench, step, parts));
         assert!(reached, "{}: {}", step.name, self.bench.text("killed.err"));
         run.kill();
-        let inside = step.draft(&self.bench).exists();
+        let draft = step.draft(&self.bench);
+        let there = parts.iter().filter(|part| draft.join(part).exists()).count();
+        let inside = draft.exists().then_some(there);
         self.check();
         inside
     }
 
     /// Takes a step back, so that it can be killed once more.
     fn remove(&mut self, step: &Made) {
-        self.bench.ok(&["rm", step.key()]);
         let sealed = step.sealed(&self.bench);
+        if sealed.exists() || step.draft(&self.bench).exists() {
+            self.bench.ok(&["rm", step.key()]);
+        }
         self.finished.retain(|path, _| !path.starts_with(&sealed));
     }
 
@@ -186,26 +192,28 @@ fn killed_at_every_moment_of_every_stage_it_ends_as_one_run() {
     let whole = whole();
     let mut victim = Victim::new();
     for (step, parts) in &whole.steps {
-        let mut inside = 0;
+        // A kill while some parts are there and some are not says most.
+        let says = |there: Option<usize>| match parts.len() {
+            2.. if in_parts(step.kind) => there.is_some_and(|there| there > 0 && there < parts.len()),
+            _ => there.is_some(),
+        };
+        let mut said = false;
         for moment in moments(step, parts) {
-            if moment == Moment::Sealed {
-                // The last resort for a step that is over before anybody looks: take it back and try again.
-                for _ in 0..50 {
-                    if inside > 0 {
-                        break;
-                    }
-                    if step.sealed(&victim.bench).exists() {
-                        victim.remove(step);
-                    }
-                    inside += u32::from(victim.kill_at(Moment::Begun, step, parts));
+            // A step can be over before anybody looks: it is taken back and killed again.
+            for _ in 0..if moment == Moment::Sealed { 50 } else { 0 } {
+                if said {
+                    break;
                 }
-                assert!(inside > 0, "{}: never killed inside", step.name);
+                victim.remove(step);
+                let moment = if parts.len() > 1 && in_parts(step.kind) { Moment::Part(0) } else { Moment::Begun };
+                said = says(victim.kill_at(moment, step, parts));
             }
             let over = Moment::Sealed.is_now(&victim.bench, step, parts);
             if !over && !moment.is_now(&victim.bench, step, parts) {
-                inside += u32::from(victim.kill_at(moment, step, parts));
+                said |= says(victim.kill_at(moment, step, parts));
             }
         }
+        assert!(said, "{}: never killed inside", step.name);
     }
     victim.finish(whole);
 }
@@ -263,24 +271,22 @@ fn a_waiting_process_takes_over_from_a_killed_one() {
 
 #[test]
 fn what_a_killed_sealing_leaves_is_taken_up() {
-    // As `kill -9` leaves it between the deletion of the working files and the last rename.
+    // As `kill -9` leaves it once the manifest is written: working files are still there, or not.
     let bench = Bench::new();
     study::write(&bench, 300, 40);
     let steps = study::made(&bench.ok(RUN));
     for step in &steps {
-        let sealed = step.sealed(&bench);
-        fs::rename(&sealed, step.draft(&bench)).unwrap();
-        let before: BTreeMap<_, _> = finished(&bench.store());
-        let again = study::made(&bench.ok(RUN));
-        assert!(again.iter().all(|other| other.cached == (other.name != step.name)), "{}", step.name);
-        let after = finished(&bench.store());
-        before.iter().for_each(|(path, stamp)| assert_eq!(after.get(path), Some(stamp), "{}", path.display()));
-        // The same without the manifest: parts are there, the plan and the working state are not.
-        fs::rename(&sealed, step.draft(&bench)).unwrap();
-        fs::remove_file(step.draft(&bench).join(MANIFEST)).unwrap();
-        bench.ok(RUN);
-        study::whole(&bench);
+        let (sealed, draft) = (step.sealed(&bench), step.draft(&bench));
+        for left in [&[][..], &["plan.json", "scratch-sums", "scratch-sums.tmp", "part-00007.arrow.tmp"]] {
+            let before = stamps(&sealed);
+            fs::rename(&sealed, &draft).unwrap();
+            left.iter().for_each(|name| fs::write(draft.join(name), "[]").unwrap());
+            let again = study::made(&bench.ok(RUN));
+            assert!(again.iter().all(|other| other.cached == (other.name != step.name)), "{}", step.name);
+            assert_eq!(stamps(&sealed), before, "{}: made again", step.name);
+        }
     }
+    study::whole(&bench);
 }
 
 #[test]
