@@ -2,7 +2,7 @@
 
 pipeline := "pipelines/quickstart.toml"
 
-# Train, fit, score and rank the quickstart study.
+# The quickstart study, from corpus to ranking.
 demo: (run pipeline)
 
 # Run a pipeline.
@@ -21,13 +21,24 @@ curvature file=pipeline:
 scores file=pipeline:
     cargo run --release --quiet -p whence -- run {{file}} --to scores
 
-# The crates whose tests have been seen to pass; the rest of the workspace joins as it is proven (CHANGELOG.md).
+# The quickstart's model, trained anew from its corpus and put in place of the one in data/models.
+checkpoint:
+    cargo run --release --quiet -p whence -- run pipelines/train-quickstart.toml
+    folder=$(cargo run --release --quiet -p whence -- path pipelines/train-quickstart.toml model) && cp "$folder"/*.json "$folder"/model.safetensors data/models/quickstart/ && rm data/models/quickstart/manifest.json
+
+# Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.
 test:
-    cargo test --release -p whence-artifact -p whence-tokenize -p whence-tests
+    cargo test --release --workspace
+
+# What must be clean: format, clippy, links in the documentation.
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
-    WHENCE_GOLDEN={{folder}} cargo test --release -p whence-tests --test golden -- --nocapture
+    WHENCE_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
 
 # Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program.
 test-python:

@@ -25,6 +25,16 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.top == 0 { Err(bad_input("top = 0 ranks nothing; set it to 1 or more")) } else { Ok(()) }
+    }
+}
+
 /// What is ranked.
 #[derive(Debug, Clone)]
 pub enum Scored {
@@ -45,9 +55,7 @@ pub struct Inputs {
 
 /// Ranks by influence; equal influences by example number.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    if config.top == 0 {
-        return Err(bad_input("top must be at least 1"));
-    }
+    config.check()?;
     let total = match &inputs.scores {
         Scored::Scores(scores) => scores.manifest().rows(),
         Scored::Details(details) => details.manifest().rows(),

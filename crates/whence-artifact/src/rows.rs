@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use arrow::array::{
     ArrayRef, AsArray as _, BooleanArray, BooleanBuilder, Float32Array, ListArray, ListBuilder, PrimitiveArray,
     PrimitiveBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array,
@@ -35,6 +35,28 @@ pub struct Example {
     pub contrast_mask: Vec<bool>,
     /// The text the tokens came from, or their decoding.
     pub text: String,
+}
+
+impl Example {
+    /// Refuses what no model can read: no tokens, a mask of another length, a target with nothing before it.
+    fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Mismatch(format!("example {}: {what}", self.example)).into());
+        if self.input_ids.is_empty() {
+            return refuse("it has no tokens".into());
+        }
+        for (name, ids, mask) in [
+            ("target_mask", &self.input_ids, &self.target_mask),
+            ("contrast_mask", &self.contrast_ids, &self.contrast_mask),
+        ] {
+            if ids.len() != mask.len() {
+                return refuse(format!("{name} has {} entries for {} tokens", mask.len(), ids.len()));
+            }
+            if mask.first() == Some(&true) {
+                return refuse(format!("{name} is true at position 0, which can never be a target"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Summed loss of an example and the loss of each token (0 where it is no target).
@@ -264,6 +286,14 @@ fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {
     }
 }
 
+/// Refuses values that are not as many as their shape says.
+fn filled(what: &str, shape: [usize; 2], values: &[f32]) -> Result<()> {
+    if shape[0].checked_mul(shape[1]) == Some(values.len()) {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!("{what} has {} values, not {} x {}", values.len(), shape[0], shape[1])).into())
+}
+
 fn shapes(shapes: impl Iterator<Item = [usize; 2]>) -> ArrayRef {
     lists::<UInt32Type>(shapes.map(|[rows, columns]| vec![to_u32(rows), to_u32(columns)]))
 }
@@ -285,14 +315,16 @@ impl<K: ArtifactKind> Artifact<K> {
     pub fn read<R: Row<K>>(&self, part: usize) -> Result<Vec<R>> {
         let mut rows = Vec::new();
         for batch in self.batches(part, &[])? {
-            rows.extend(R::from_batch(&batch?)?);
+            rows.extend(R::from_batch(&batch?).with_context(|| self.folder().display().to_string())?);
         }
         Ok(rows)
     }
 
     /// The rows of every part, digests checked, one record batch in memory at a time.
     pub fn rows<R: Row<K>>(&self) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
-        Ok(self.all_batches(&[])?.flat_map(|batch| match batch.and_then(|batch| R::from_batch(&batch)) {
+        let folder = self.folder().display().to_string();
+        let rows = move |batch: Result<RecordBatch>| R::from_batch(&batch?).with_context(|| folder.clone());
+        Ok(self.all_batches(&[])?.flat_map(move |batch| match rows(batch) {
             Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
         }))
@@ -323,17 +355,20 @@ impl Row<Tokens> for Example {
         let (examples, docs, starts) = (columns.u64("example")?, columns.list("docs")?, columns.list("doc_starts")?);
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
         let (contrast, contrast_mask) = (columns.list("contrast_ids")?, columns.list("contrast_mask")?);
-        let row = |i: usize| Self {
-            example: examples.value(i),
-            docs: docs.value(i).as_string::<i32>().iter().flatten().map(str::to_string).collect(),
-            doc_starts: values::<UInt32Type>(starts, i),
-            input_ids: values::<UInt32Type>(ids, i),
-            target_mask: bools(mask, i),
-            contrast_ids: values::<UInt32Type>(contrast, i),
-            contrast_mask: bools(contrast_mask, i),
-            text: text.value(i).into(),
+        let row = |i: usize| {
+            let row = Self {
+                example: examples.value(i),
+                docs: docs.value(i).as_string::<i32>().iter().flatten().map(str::to_string).collect(),
+                doc_starts: values::<UInt32Type>(starts, i),
+                input_ids: values::<UInt32Type>(ids, i),
+                target_mask: bools(mask, i),
+                contrast_ids: values::<UInt32Type>(contrast, i),
+                contrast_mask: bools(contrast_mask, i),
+                text: text.value(i).into(),
+            };
+            row.check().map(|()| row)
         };
-        Ok((0..batch.num_rows()).map(row).collect())
+        (0..batch.num_rows()).map(row).collect()
     }
 }
 
@@ -370,13 +405,10 @@ impl Row<Covariances> for Covariance {
         let (module, side, count) = (columns.utf8("module")?, columns.utf8("side")?, columns.u64("count")?);
         let (shapes, matrix) = (columns.list("shape")?, columns.list("matrix")?);
         let row = |i| -> Result<Self> {
-            Ok(Self {
-                module: module.value(i).into(),
-                side: Side::from_name(side.value(i))?,
-                count: count.value(i),
-                size: shape(shapes, i)?[0],
-                matrix: floats(matrix, i),
-            })
+            let (module, matrix, size) = (module.value(i), floats(matrix, i), shape(shapes, i)?[0]);
+            filled(&format!("matrix of {module}"), [size, size], &matrix)?;
+            let (side, count) = (Side::from_name(side.value(i))?, count.value(i));
+            Ok(Self { module: module.into(), side, count, size, matrix })
         };
         (0..batch.num_rows()).map(row).collect()
     }
@@ -398,12 +430,9 @@ impl Row<Eigenbasis> for Basis {
         let (module, side) = (columns.utf8("module")?, columns.utf8("side")?);
         let (eigenvalues, vectors) = (columns.list("values")?, columns.list("vectors")?);
         let row = |i| -> Result<Self> {
-            Ok(Self {
-                module: module.value(i).into(),
-                side: Side::from_name(side.value(i))?,
-                values: floats(eigenvalues, i),
-                vectors: floats(vectors, i),
-            })
+            let (module, values, vectors) = (module.value(i), floats(eigenvalues, i), floats(vectors, i));
+            filled(&format!("vectors of {module}"), [values.len(); 2], &vectors)?;
+            Ok(Self { module: module.into(), side: Side::from_name(side.value(i))?, values, vectors })
         };
         (0..batch.num_rows()).map(row).collect()
     }
@@ -424,12 +453,9 @@ impl Row<Lambda> for LambdaSum {
         let (module, count) = (columns.utf8("module")?, columns.u64("count")?);
         let (shapes, lambda) = (columns.list("shape")?, columns.list("lambda")?);
         let row = |i| -> Result<Self> {
-            Ok(Self {
-                module: module.value(i).into(),
-                count: count.value(i),
-                shape: shape(shapes, i)?,
-                lambda: floats(lambda, i),
-            })
+            let (module, shape, lambda) = (module.value(i), shape(shapes, i)?, floats(lambda, i));
+            filled(&format!("lambda of {module}"), shape, &lambda)?;
+            Ok(Self { module: module.into(), count: count.value(i), shape, lambda })
         };
         (0..batch.num_rows()).map(row).collect()
     }
@@ -453,7 +479,7 @@ fn factors_from_batch(batch: &RecordBatch, number: impl Fn(usize) -> u64) -> Res
     let (left_shape, left) = (columns.list("left_shape")?, columns.list("left")?);
     let (right_shape, right) = (columns.list("right_shape")?, columns.list("right")?);
     let row = |i| -> Result<Factors> {
-        Ok(Factors {
+        let row = Factors {
             row: number(i),
             module: module.value(i).into(),
             rank: rank.value(i) as usize,
@@ -461,7 +487,14 @@ fn factors_from_batch(batch: &RecordBatch, number: impl Fn(usize) -> u64) -> Res
             left: floats(left, i),
             right_shape: shape(right_shape, i)?,
             right: floats(right, i),
-        })
+        };
+        filled(&format!("left of row {}, {}", row.row, row.module), row.left_shape, &row.left)?;
+        filled(&format!("right of row {}, {}", row.row, row.module), row.right_shape, &row.right)?;
+        if row.rank > 0 && [row.left_shape[1], row.right_shape[1]] != [row.rank; 2] {
+            let what = format!("row {}, {}: rank {} is not that of its factors", row.row, row.module, row.rank);
+            return Err(Error::Mismatch(what).into());
+        }
+        Ok(row)
     };
     (0..batch.num_rows()).map(row).collect()
 }

@@ -70,7 +70,8 @@ impl Artifact<Tokens> {
     pub fn read_span(&self, span: &Span) -> Result<Vec<Example>> {
         let mut rows = Vec::with_capacity(span.len());
         for batch in self.batches_from(span.part, span.start, span.len())? {
-            rows.extend(<Example as crate::rows::Row<Tokens>>::from_batch(&batch?)?);
+            let batch = <Example as crate::rows::Row<Tokens>>::from_batch(&batch?);
+            rows.extend(batch.with_context(|| self.folder().display().to_string())?);
         }
         Ok(rows)
     }

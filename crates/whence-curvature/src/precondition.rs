@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Basis, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, LambdaSum, Preconditioned, Row, Side,
+    bad_input,
 };
 use whence_linalg::truncated_svd;
 use whence_model::resolve_device;
@@ -57,7 +58,7 @@ impl Method {
 
 /// What is added to Lambda: a share of its mean, module by module (a bare number), or one number for all.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "DampingForm", rename_all = "kebab-case")]
+#[serde(try_from = "DampingForm", rename_all = "kebab-case")]
 pub enum Damping {
     /// This share of the module's mean Lambda.
     Relative(f64),
@@ -73,12 +74,15 @@ enum DampingForm {
     Absolute { absolute: f64 },
 }
 
-impl From<DampingForm> for Damping {
-    fn from(form: DampingForm) -> Self {
-        match form {
-            DampingForm::Bare(relative) | DampingForm::Relative { relative } => Self::Relative(relative),
-            DampingForm::Absolute { absolute } => Self::Absolute(absolute),
-        }
+impl TryFrom<DampingForm> for Damping {
+    type Error = String;
+    fn try_from(form: DampingForm) -> Result<Self, String> {
+        let (damping, value) = match form {
+            DampingForm::Bare(value) | DampingForm::Relative { relative: value } => (Self::Relative(value), value),
+            DampingForm::Absolute { absolute: value } => (Self::Absolute(value), value),
+        };
+        let fine = value >= 0.0 && value.is_finite();
+        fine.then_some(damping).ok_or_else(|| format!("damping {value} is out of range; set it to 0 or more"))
     }
 }
 
@@ -144,6 +148,20 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        let (Damping::Relative(value) | Damping::Absolute(value)) = self.damping;
+        if !(value >= 0.0 && value.is_finite()) {
+            return Err(bad_input(format!("damping = {value} is out of range; set it to 0 or more (0.1 is usual)")));
+        }
+        Ok(())
+    }
+}
+
 /// What it is computed from.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -165,6 +183,7 @@ struct Curvature {
 
 /// Preconditions every gradient; a part per part of the gradients.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
     let device = resolve_device(&exec.device)?;
     draft.metadata("method", config.method.name());
     draft.metadata("damping", serde_json::to_string(&config.damping)?);
@@ -296,6 +315,10 @@ fn kronecker(eigenbasis: &Artifact<Eigenbasis>) -> Result<BTreeMap<String, Vec<f
 /// P(left right^T), whole or truncated. The truncation is taken in the eigenbasis, where P is rotated and not dense again:
 /// rotate the factors, multiply, divide, decompose, and rotate back only what is kept.
 fn precondition(row: Factors, curvature: &Curvature, rank: Rank, device: &Device) -> Result<Factors> {
+    if row.rank == 0 {
+        let what = format!("gradient {} of {} is a whole matrix: give its factors", row.row, row.module);
+        return Err(Error::Mismatch(what).into());
+    }
     let [out_features, in_features] = [row.left_shape[0], row.right_shape[0]];
     let left = tensor(&row.left, row.left_shape, device);
     let right = tensor(&row.right, row.right_shape, device);

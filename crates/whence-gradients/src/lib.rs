@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use whence_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens};
+use whence_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens, bad_input};
 use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, batches, resolve_device};
 
 /// Raised when results change.
@@ -43,6 +43,14 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     exec.reporter.begin("gradients", "tokens", inputs.tokens.tokens(), 0);
     for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let examples = inputs.tokens.read_span(span)?;
+        if let Some(row) = examples.iter().find(|row| !row.target_mask.contains(&true)) {
+            return Err(bad_input(format!(
+                "row {} of the tokens has no completion, so its gradient is nothing; give it one, or let a `generate` step \
+                 complete it: {}",
+                row.example,
+                inputs.tokens.folder().display()
+            )));
+        }
         let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
         let rivals: Vec<_> = (0..examples.len()).filter(|&index| !examples[index].contrast_ids.is_empty()).collect();
         let own: Vec<_> = (0..examples.len()).collect();

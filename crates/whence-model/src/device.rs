@@ -20,6 +20,19 @@ pub fn resolve_device(name: &str) -> Result<Device> {
     }
 }
 
+/// The device in words, for people and manifests.
+///
+/// # Errors
+/// As [`resolve_device`].
+pub fn device_name(name: &str) -> Result<String> {
+    let device = resolve_device(name)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(match name {
+        "auto" | "cpu" => format!("cpu, {threads} threads"),
+        _ => format!("{device:?}"),
+    })
+}
+
 #[cfg(not(feature = "wgpu"))]
 fn gpu(name: &str) -> Result<Device> {
     Err(bad_input(format!("this build has no GPU support for --device {name}: rebuild with --features wgpu")))

@@ -14,7 +14,7 @@ mod weights;
 
 pub use batch::{Batch, Sequence, batches};
 pub use config::{Architecture, Config};
-pub use device::resolve_device;
+pub use device::{device_name, resolve_device};
 pub use error::BadInput;
 pub use model::{Labels, LabelsKind, Model, Tap};
 pub use module::{Coverage, Module, Modules, Selection};

@@ -1,16 +1,21 @@
 //! Plan to artifacts, step by step.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use whence_artifact::{Exec, Format, Kind, MANIFEST, Manifest, State, bad_input, open_any, write_atomically};
+use whence_artifact::{
+    Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
+};
 
 use crate::external;
 use crate::plan::Plan;
 use crate::stage::{Given, Stage};
 use crate::step::{Source, Step};
+
+/// As pinned in Cargo.toml.
+const BURN: &str = "0.22.1";
 
 /// A step that is there.
 #[derive(Debug)]
@@ -87,9 +92,10 @@ impl Plan {
                 check_tokens(&given)?;
             }
             match step.stage {
-                Stage::External => external::run(&step.config, &given, draft),
-                stage => stage.run(&step.config, &given, exec, draft),
+                Stage::External => external::run(&step.config, &given, draft)?,
+                stage => stage.run(&step.config, &given, exec, draft)?,
             }
+            provenance(draft, exec)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })
     }
@@ -140,19 +146,36 @@ pub(crate) fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
     Ok(())
 }
 
+/// With what the artifact was made: never part of its key.
+pub(crate) fn provenance(draft: &mut Draft, exec: &Exec) -> Result<()> {
+    draft.provenance("device", whence_model::device_name(&exec.device)?)?;
+    draft.provenance("dtype", "f32")?;
+    draft.provenance("burn", BURN)?;
+    match peak_bytes() {
+        Some(bytes) => draft.provenance("peak_bytes", bytes),
+        None => Ok(()),
+    }
+}
+
+/// The most memory that this process has held so far, where the system says.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
+}
+
 /// Refuses tokens that the model has no embedding or no position for.
 pub(crate) fn check_tokens(given: &Given) -> Result<()> {
     let (Some(folder), Some(model)) = (given.inputs.get("tokens"), &given.model) else { return Ok(()) };
-    let (tokens, model) = (Manifest::read(folder)?, whence_model::Config::load(model)?);
-    let example = tokens.count("largest_id_example").map_or(String::new(), |row| format!(" in example {row}"));
-    if let Some(largest) = tokens.count("largest_id").filter(|&id| id >= model.vocab_size as u64) {
+    let ([largest, example, longest], model) = (extent(folder)?, whence_model::Config::load(model)?);
+    if largest >= model.vocab_size as u64 {
         return Err(bad_input(format!(
-            "token id {largest}{example} is outside the model's vocabulary of {}; tokenise with the model's own \
+            "token id {largest} in example {example} is outside the model's vocabulary of {}; tokenise with the model's own \
              tokenizer.json",
             model.vocab_size
         )));
     }
-    if let Some(longest) = tokens.count("longest").filter(|&longest| longest > model.max_position_embeddings as u64) {
+    if longest > model.max_position_embeddings as u64 {
         return Err(bad_input(format!(
             "the longest window has {longest} tokens, the model has {} positions; set max-tokens of the tokenize \
              step to that or less",
@@ -160,4 +183,33 @@ pub(crate) fn check_tokens(given: &Given) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The largest token id, its example, and the longest window: from the summary, or counted where a stranger wrote none.
+fn extent(folder: &Path) -> Result<[u64; 3]> {
+    let tokens = Artifact::<Tokens>::open(folder)?;
+    let known = ["largest_id", "largest_id_example", "longest"].map(|name| tokens.manifest().count(name));
+    if let [Some(largest), Some(example), Some(longest)] = known {
+        return Ok([largest, example, longest]);
+    }
+    let [mut largest, mut found, mut longest] = [0; 3];
+    for row in tokens.rows::<Example>()? {
+        let row = row?;
+        for ids in [&row.input_ids, &row.contrast_ids] {
+            longest = longest.max(ids.len() as u64);
+            if let Some(id) = ids.iter().map(|&id| u64::from(id)).max().filter(|&id| id > largest) {
+                (largest, found) = (id, row.example);
+            }
+        }
+    }
+    Ok([largest, found, longest])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn burn_is_the_one_in_the_manifest() {
+        let pinned = format!("burn = {{ version = \"={}\"", super::BURN);
+        assert!(include_str!("../../../Cargo.toml").contains(&pinned));
+    }
 }

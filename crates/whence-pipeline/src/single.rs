@@ -9,7 +9,7 @@ use whence_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
 use crate::external;
 use crate::leaf;
 use crate::problems::{Problems, hint};
-use crate::run::{check_tokens, verify_folders};
+use crate::run::{check_tokens, provenance, verify_folders};
 use crate::stage::{Given, Need, Stage};
 use crate::step;
 
@@ -96,9 +96,12 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
     let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
-    let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| match stage {
-        Stage::External => external::run(&config, &given, draft),
-        stage => stage.run(&config, &given, exec, draft),
+    let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
+        match stage {
+            Stage::External => external::run(&config, &given, draft)?,
+            stage => stage.run(&config, &given, exec, draft)?,
+        }
+        provenance(draft, exec)
     })?;
     move_to(&folder, &single.output)?;
     std::fs::remove_dir_all(&beside).context("remove the working folder")?;

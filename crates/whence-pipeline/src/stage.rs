@@ -282,6 +282,7 @@ impl Stage {
             Self::Tokenize => Some(("max-tokens", 2)),
             Self::Generate => Some(("max-new-tokens", 1)),
             Self::Filter | Self::Rank => Some(("top", 1)),
+            Self::Score => Some(("training-examples", 1)),
             _ => None,
         };
         if let Some((_, least)) = least.filter(|&(name, least)| config[name].as_u64().is_some_and(|n| n < least)) {
@@ -296,6 +297,23 @@ impl Stage {
             config["seed"] = 0.into();
         }
         Ok(config)
+    }
+
+    /// Refuses knobs out of their range, in words for the user.
+    pub(crate) fn check(self, config: &Value) -> Result<()> {
+        match self {
+            Self::Tokenizer => parsed::<vocabulary::Config>(config)?.check(),
+            Self::Tokenize => parsed::<tokenize::Config>(config)?.check(),
+            Self::Train => parsed::<train::Config>(config)?.model().map(drop),
+            Self::Generate => parsed::<generate::Config>(config)?.check(),
+            Self::Precondition => parsed::<precondition::Config>(config)?.check(),
+            Self::Filter => parsed::<filter::Config>(config)?.check(),
+            Self::Score => parsed::<whence_score::Config>(config)?.check(),
+            Self::Rank => parsed::<rank::Config>(config)?.check(),
+            Self::Covariance | Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Losses | Self::External => {
+                Ok(())
+            }
+        }
     }
 
     /// Runs it into `draft`. External stages are run by [`crate::external`].

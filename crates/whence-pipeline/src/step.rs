@@ -93,7 +93,12 @@ pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &
     // Each round takes one unknown field out, so that all of them are reported.
     for _ in 0..64 {
         let message = match stage.config(&knobs) {
-            Ok(config) => return Some(config),
+            Ok(config) => {
+                if let Err(error) = stage.check(&config) {
+                    problems.other(place, &format!("{error:#}"));
+                }
+                return Some(config);
+            }
             Err(error) => error.to_string(),
         };
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();

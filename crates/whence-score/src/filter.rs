@@ -33,6 +33,16 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.top == 0 { Err(bad_input("top = 0 keeps no pair; set it to 1 or more")) } else { Ok(()) }
+    }
+}
+
 /// What is compared.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -44,9 +54,7 @@ pub struct Inputs {
 
 /// The best candidates of each query; equal scores by example number. Pairs without a common token are none.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    if config.top == 0 {
-        return Err(bad_input("top must be at least 1"));
-    }
+    config.check()?;
     if draft.has(0) {
         return Ok(());
     }

@@ -16,7 +16,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
-    Row, Score, Scores, Span, Tokens,
+    Row, Score, Scores, Span, Tokens, bad_input,
 };
 use whence_model::{Batch, Coverage, Labels, Model, Sequence, Tap, batches, resolve_device};
 
@@ -33,6 +33,21 @@ pub struct Config {
     pub detail: bool,
     /// N of the influence; by default the rows of the tokens artifact.
     pub training_examples: Option<u64>,
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        match self.training_examples {
+            Some(0) => {
+                Err(bad_input("training-examples = 0 divides by zero; set it to the rows of the training corpus"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Pairs to score, where not all are wanted.
@@ -59,6 +74,7 @@ pub struct Inputs {
 
 /// Scores every pair, or the candidates; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
     let queries = Queries::load(&inputs.queries, model.modules(), &device)?;
@@ -66,7 +82,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         Some(pairs) => Some(read_pairs(pairs, queries.count, inputs.tokens.examples())?),
         None => None,
     };
-    let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()).max(1) as f32;
+    let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
 
     let nats = queries.method != "identity";
     draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });

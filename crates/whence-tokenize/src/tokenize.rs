@@ -41,6 +41,22 @@ pub struct Config {
     pub untargeted: Untargeted,
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.max_tokens < 2 {
+            return Err(bad_input(format!(
+                "max-tokens = {} leaves no room for a target and a token before it; set it to 2 or more",
+                self.max_tokens
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// What to do with a row that has no targets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -85,12 +101,7 @@ struct Span {
 /// # Errors
 /// [`whence_artifact::Error::Input`] with `FILE:LINE: what is wrong; what to do` for the first bad rows.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    if config.max_tokens < 2 {
-        return Err(bad_input(format!(
-            "max-tokens = {} leaves no room for a target and a token before it; set it to 2 or more",
-            config.max_tokens
-        )));
-    }
+    config.check()?;
     let corpus = Corpus::open(&inputs.corpus)?;
     let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
     let windows = Windows { config, encoder: encoder.as_ref() };

@@ -45,6 +45,23 @@ pub struct Config {
     pub column: String,
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if !(SMALLEST..=LARGEST).contains(&self.vocabulary) {
+            return Err(bad_input(format!(
+                "vocabulary = {} is out of range; set it between {SMALLEST} (256 bytes and {} special tokens) and {LARGEST}",
+                self.vocabulary,
+                SPECIAL.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Where the text comes from.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -57,13 +74,7 @@ pub struct Inputs {
 /// # Errors
 /// [`whence_artifact::Error::Input`] for a vocabulary size out of range and for bad rows, as in [`crate::tokenize::run`].
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    if !(SMALLEST..=LARGEST).contains(&config.vocabulary) {
-        return Err(bad_input(format!(
-            "vocabulary = {} is out of range; set it between {SMALLEST} (256 bytes and {} special tokens) and {LARGEST}",
-            config.vocabulary,
-            SPECIAL.len()
-        )));
-    }
+    config.check()?;
     let corpus = Corpus::open(&inputs.corpus)?;
     let rows = survey(&corpus, config)?;
     let tokenizer = train(&corpus, config, exec, rows)?;

@@ -44,6 +44,25 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.max_new_tokens == 0 {
+            return Err(bad_input("max-new-tokens = 0 leaves rows without a target; set it to 1 or more"));
+        }
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(bad_input(format!(
+                "temperature = {} is out of range; set it to 0 (the likeliest token) or more",
+                self.temperature
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// What is continued, and by which model.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -74,15 +93,7 @@ struct Counts {
 /// # Errors
 /// [`whence_artifact::Error::Input`] for a knob out of its range, and for a row that the model cannot continue.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    if config.max_new_tokens == 0 {
-        return Err(bad_input("max-new-tokens = 0 leaves rows without a target; set it to 1 or more"));
-    }
-    if !(config.temperature >= 0.0 && config.temperature.is_finite()) {
-        return Err(bad_input(format!(
-            "temperature = {} is out of range; set it to 0 (the likeliest token) or more",
-            config.temperature
-        )));
-    }
+    config.check()?;
     let device = resolve_device(&exec.device)?;
     let tokenizer = tokenizer::load(&inputs.tokenizer)?;
     let generator = Generator {

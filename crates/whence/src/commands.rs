@@ -71,6 +71,7 @@ fn wire(input: &str) -> Result<(String, PathBuf)> {
 
 fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    say(&format!("{:<width$}  {}", "device", whence_pipeline::device_name(&exec.device)?))?;
     let done = plan.run(to, exec, |done: &Done| {
         let state = if done.cached { "cached" } else { "made" };
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))

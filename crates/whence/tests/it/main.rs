@@ -4,6 +4,7 @@
 mod bench;
 mod checkpoint;
 mod corrupt;
+mod foreign;
 mod golden;
 mod refusals;
 mod resume;

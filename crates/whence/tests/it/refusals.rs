@@ -469,6 +469,21 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
             &["step `ihvp`", "ekfca", "`ekfac`"],
         ),
         ("stage = \"precondition\"", "stage = \"precondition\"\ndamping = { share = 1 }", &["step `ihvp`", "damping"]),
+        (
+            "stage = \"precondition\"",
+            "stage = \"precondition\"\ndamping = -0.1",
+            &["step `ihvp`", "damping -0.1", "0 or more"],
+        ),
+        (
+            "stage = \"precondition\"",
+            "stage = \"precondition\"\ndamping = { relative = 0.1, absolute = 1.0 }",
+            &["step `ihvp`", "damping"],
+        ),
+        (
+            "detail = true",
+            "detail = true\ntraining-examples = 0",
+            &["step `details`", "training-examples", "1 or more"],
+        ),
         ("stage = \"covariance\"", "stage = \"covariance\"\nlabels = \"true\"", &["step `covariances`", "`empirical`"]),
         ("stage = \"covariance\"", "stage = \"covariance\"\nseed = -3", &["step `covariances`", "seed", "-3"]),
         (

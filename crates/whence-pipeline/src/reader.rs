@@ -1,0 +1,274 @@
+//! Steps as they are written, to steps with wires, configurations and models; what is wrong is noted, not thrown.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use whence_artifact::{Kind, State, Store};
+
+use crate::file::{PipelineFile, StepTable};
+use crate::leaf;
+use crate::problems::{Problems, hint};
+use crate::stage::{Need, Stage};
+use crate::step::{self, Source, Step, Wire};
+
+/// Resolves steps and notes problems.
+pub(crate) struct Reader<'a> {
+    pub(crate) file: &'a PipelineFile,
+    pub(crate) store: &'a Store,
+    pub(crate) problems: Problems,
+    /// What is not there, by step.
+    pub(crate) missing: Vec<(String, String)>,
+    /// Digests of checkpoints, by folder.
+    pub(crate) digests: BTreeMap<PathBuf, Option<String>>,
+}
+
+impl Reader<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.file.steps.iter().map(|step| step.name.as_str()).collect()
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.file.steps.iter().position(|step| step.name == name)
+    }
+
+    pub(crate) fn stage(&mut self, table: &StepTable) -> Option<Stage> {
+        let known = Stage::ALL.map(Stage::name);
+        let Some(name) = &table.stage else {
+            self.problems
+                .other(&table.place(), &format!("the key `stage` is missing; stages are {}", known.join(", ")));
+            return None;
+        };
+        let stage = Stage::from_name(name);
+        if stage.is_none() {
+            self.problems.unknown(&table.place(), "stage", name, &known);
+        }
+        stage
+    }
+
+    pub(crate) fn step(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Step> {
+        let place = table.place();
+        let mut knobs = json(&table.knobs);
+        let mut wires = self.leaves(table, stage, &mut knobs);
+        let default = self.file.modules.as_ref().and_then(|modules| serde_json::to_value(modules).ok());
+        if stage.has_modules()
+            && let Some(map) = knobs.as_object_mut()
+        {
+            map.entry("modules").or_insert(default.unwrap_or_else(|| "mlp".into()));
+        }
+        let version =
+            if stage == Stage::External { self.external(&place, &knobs, &mut wires) } else { stage.version() };
+        let config = step::configure(stage, &place, knobs.clone(), &mut self.problems);
+        step::check_roles(stage, &place, &knobs, &table.inputs, &mut self.problems);
+        for (role, wire) in &table.inputs {
+            wires.extend(self.wire(table, stage, &knobs, role, wire, kinds));
+        }
+        let model = self.model(table, stage, &knobs, kinds);
+        Some(Step {
+            name: table.name.clone(),
+            stage,
+            kind: stage.writes(&knobs)?,
+            version,
+            config: config.unwrap_or_default(),
+            wires,
+            model,
+            recipe: None,
+            state: State::Missing,
+            why: String::new(),
+        })
+    }
+
+    fn wire(
+        &mut self,
+        table: &StepTable,
+        stage: Stage,
+        knobs: &Value,
+        role: &str,
+        wire: &str,
+        kinds: &[Option<Kind>],
+    ) -> Option<Wire> {
+        let place = format!("step `{}`: inputs.{role}", table.name);
+        let (source, kind) = match (self.index(wire), step::outside(self.store, wire)) {
+            (Some(index), _) => (Source::Step(index), kinds[index]),
+            (None, Some(Ok(source))) => {
+                let kind = if let Source::Artifact { kind, .. } = &source { Some(*kind) } else { None };
+                (source, kind)
+            }
+            (None, Some(Err(what))) => {
+                self.problems.other(&place, &what);
+                return None;
+            }
+            (None, None) => {
+                let known = hint(wire, &self.names());
+                self.problems.other(&place, &format!("no step `{wire}`{known}"));
+                return None;
+            }
+        };
+        let known = stage.roles(knobs).into_iter().find(|known| known.name == role);
+        if let (Some(known), Some(kind)) = (known, kind)
+            && !known.kinds.contains(&kind)
+        {
+            let takes: Vec<_> = known.kinds.iter().map(|kind| kind.name()).collect();
+            self.problems.other(&place, &format!("`{wire}` is {}, the role takes {}", kind.name(), takes.join(" or ")));
+        }
+        let used = known.is_none_or(|known| known.need != Need::Unused);
+        Some(Wire { role: role.into(), source, used })
+    }
+
+    /// A file that no step makes; noted if it is not there.
+    fn leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
+        let digest = self.store.leaf(&path);
+        if let Err(error) = &digest {
+            self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
+        }
+        Source::Leaf { path, digest: digest.ok() }
+    }
+
+    /// Knobs that are paths, taken out of the knobs.
+    fn leaves(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
+        let mut wires = Vec::new();
+        for &name in stage.leaves() {
+            let given = knobs.as_object_mut().and_then(|map| map.remove(name));
+            let source = match given {
+                Some(Value::String(path)) => match self.index(&path).filter(|_| name == "tokenizer") {
+                    Some(step) if self.file.steps[step].stage.as_deref() != Some(Stage::Tokenizer.name()) => {
+                        self.problems
+                            .other(&table.place(), &format!("`tokenizer`: the step `{path}` makes no tokenizer"));
+                        continue;
+                    }
+                    Some(step) => Source::Step(step),
+                    None => self.leaf(table, path.into(), name),
+                },
+                Some(_) => {
+                    self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
+                    continue;
+                }
+                None if name == "corpus" => {
+                    self.problems.other(&table.place(), "the key `corpus` is missing; give the path of a corpus file");
+                    continue;
+                }
+                None => match self.tokenizer(table) {
+                    Some(path) => self.leaf(table, path, name),
+                    None => continue,
+                },
+            };
+            wires.push(Wire { role: name.into(), source, used: true });
+        }
+        wires
+    }
+
+    /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
+    fn tokenizer(&self, table: &StepTable) -> Option<PathBuf> {
+        let own = table.model.as_ref().filter(|name| self.index(name).is_none());
+        let model = leaf::model_folder(own.or(self.file.model.as_ref())?).ok()?;
+        let path = model.join("tokenizer.json");
+        (path.exists() || !model.is_dir()).then_some(path)
+    }
+
+    fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
+        let place = table.place();
+        let external = stage == Stage::External && table.model.is_some();
+        if !stage.runs_model() && !external {
+            if table.model.is_some() && stage != Stage::Tokenize {
+                self.problems
+                    .other(&place, &format!("`model`: the stage {} runs no model; remove the key", stage.name()));
+            }
+            return None;
+        }
+        let Some(name) = table.model.as_ref().or(self.file.model.as_ref()) else {
+            self.problems
+                .other(&place, "there is no model; write [model] with path = \"FOLDER\", or `model` in the step");
+            return None;
+        };
+        if let Some(step) = self.index(name).filter(|_| table.model.is_some()) {
+            if let Some(kind) = kinds[step].filter(|kind| *kind != Kind::Model) {
+                self.problems.other(&place, &format!("`model`: the step `{name}` writes {}, not a model", kind.name()));
+            }
+            return Some(Source::Step(step));
+        }
+        let folder = leaf::model_folder(name).unwrap_or_else(|what| {
+            self.missing.push((table.name.clone(), what));
+            name.into()
+        });
+        if name.starts_with("hf:") && !folder.is_dir() {
+            return Some(Source::Leaf { path: folder, digest: None });
+        }
+        self.modules(&place, &folder, knobs);
+        if let Some(digest) = self.digests.get(&folder) {
+            return Some(Source::Leaf { path: folder, digest: digest.clone() });
+        }
+        let digest = leaf::model_digest(self.store, &folder);
+        if let Err(error) = &digest {
+            let near = hint(name, &self.names());
+            let near = if table.model.is_some() && near.contains("did you mean") { &near } else { "" };
+            self.missing.push((table.name.clone(), format!("`model`: {error:#}{near}")));
+        } else {
+            self.digests.insert(folder.clone(), digest.as_ref().ok().cloned());
+        }
+        Some(Source::Leaf { path: folder, digest: digest.ok() })
+    }
+
+    /// Whether the checkpoint can be read and has the modules that are asked for.
+    fn modules(&mut self, place: &str, folder: &Path, knobs: &Value) {
+        if !folder.join("config.json").exists() {
+            return;
+        }
+        let config = match whence_model::Config::load(folder) {
+            Ok(config) => config,
+            Err(error) => return self.problems.other(place, &format!("`model`: {error:#}")),
+        };
+        let modules = serde_json::from_value::<whence_model::Modules>(knobs["modules"].clone());
+        if let Ok(modules) = modules
+            && let Err(error) = whence_model::Selection::new(&modules, &config.modules())
+        {
+            self.problems.other(place, &format!("`modules`: {error:#}"));
+        }
+    }
+
+    /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are leaves.
+    fn external(&mut self, place: &str, knobs: &Value, wires: &mut Vec<Wire>) -> u32 {
+        let words: Option<Vec<String>> = serde_json::from_value(knobs["command"].clone()).ok();
+        match words {
+            Some(words) if !words.is_empty() => {
+                if !found(&words[0]) {
+                    self.problems.other(place, &format!("`command`: there is no program `{}`", words[0]));
+                }
+                for (index, word) in words.iter().enumerate().filter(|(_, word)| Path::new(word).is_file()) {
+                    let digest = self.store.leaf(Path::new(word)).ok();
+                    let source = Source::Leaf { path: word.into(), digest };
+                    wires.push(Wire { role: format!("command.{index}"), source, used: true });
+                }
+            }
+            _ => self
+                .problems
+                .other(place, "the key `command` is missing; give a list of words: command = [\"python3\", \"a.py\"]"),
+        }
+        match knobs["writes"].as_str() {
+            Some(name) if Kind::from_name(name).is_none() => {
+                self.problems.unknown(place, "kind in `writes`", name, &Kind::ALL.map(Kind::name));
+            }
+            Some(_) => {}
+            None => self.problems.other(place, "the key `writes` is missing; name the kind that the command writes"),
+        }
+        let version = knobs["version"].as_u64().and_then(|version| u32::try_from(version).ok());
+        if version.is_none() {
+            self.problems
+                .other(place, "the key `version` is missing; write version = 1 and raise it when results change");
+        }
+        version.unwrap_or(1)
+    }
+}
+
+/// Whether a program can be started: a path, or a name on PATH.
+fn found(program: &str) -> bool {
+    let path = Path::new(program);
+    if path.components().count() > 1 {
+        return path.is_file();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+pub(crate) fn json(knobs: &toml::Table) -> Value {
+    serde_json::to_value(knobs).unwrap_or_else(|_| json!({}))
+}
