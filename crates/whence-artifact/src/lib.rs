@@ -6,6 +6,7 @@
 //! Keep this crate free of tensors: every stage depends on it, and so does whoever writes a stage elsewhere.
 
 mod artifact;
+mod columns;
 mod disk;
 mod draft;
 mod error;
@@ -17,6 +18,7 @@ mod recipe;
 mod rows;
 mod span;
 mod store;
+mod tables;
 
 pub use artifact::{Artifact, open_any, verify};
 pub use disk::{digest, files, rename, replace, write_atomically};

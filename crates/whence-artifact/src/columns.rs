@@ -1,0 +1,103 @@
+//! Arrow columns from vectors and back.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use arrow::array::{
+    ArrayRef, AsArray as _, BooleanArray, BooleanBuilder, Float32Array, ListArray, ListBuilder, PrimitiveArray,
+    PrimitiveBuilder, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{ArrowPrimitiveType, Float32Type, UInt32Type};
+
+use crate::error::Error;
+
+pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = Vec<T::Native>>) -> ArrayRef {
+    let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::new());
+    for row in rows {
+        builder.values().append_slice(&row);
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+pub(crate) fn bool_lists<'a>(rows: impl Iterator<Item = &'a [bool]>) -> ArrayRef {
+    let mut builder = ListBuilder::new(BooleanBuilder::new());
+    for row in rows {
+        builder.values().append_slice(row);
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+pub(crate) fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+pub(crate) fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = T::Native>) -> ArrayRef {
+    Arc::new(PrimitiveArray::<T>::from_iter_values(values))
+}
+
+/// Columns of one batch, found by name (the types were checked when the part was opened).
+pub(crate) struct Columns<'a>(pub(crate) &'a RecordBatch);
+
+impl<'a> Columns<'a> {
+    pub(crate) fn any(&self, name: &str) -> Result<&'a ArrayRef> {
+        let what = || Error::Mismatch(format!("column `{name}` is missing")).into();
+        self.0.column_by_name(name).ok_or_else(what)
+    }
+    pub(crate) fn u64(&self, name: &str) -> Result<&'a UInt64Array> {
+        Ok(self.any(name)?.as_primitive())
+    }
+    pub(crate) fn u32(&self, name: &str) -> Result<&'a UInt32Array> {
+        Ok(self.any(name)?.as_primitive())
+    }
+    pub(crate) fn f32(&self, name: &str) -> Result<&'a Float32Array> {
+        Ok(self.any(name)?.as_primitive())
+    }
+    pub(crate) fn utf8(&self, name: &str) -> Result<&'a StringArray> {
+        Ok(self.any(name)?.as_string())
+    }
+    pub(crate) fn list(&self, name: &str) -> Result<&'a ListArray> {
+        Ok(self.any(name)?.as_list())
+    }
+}
+
+pub(crate) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec<T::Native> {
+    list.value(row).as_primitive::<T>().values().to_vec()
+}
+
+pub(crate) fn floats(list: &ListArray, row: usize) -> Vec<f32> {
+    values::<Float32Type>(list, row)
+}
+
+pub(crate) fn bools(list: &ListArray, row: usize) -> Vec<bool> {
+    let array: BooleanArray = list.value(row).as_boolean().clone();
+    array.values().iter().collect()
+}
+
+pub(crate) fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {
+    match values::<UInt32Type>(list, row)[..] {
+        [rows, columns] => Ok([rows as usize, columns as usize]),
+        ref other => Err(Error::Mismatch(format!("shape {other:?} has not two numbers")).into()),
+    }
+}
+
+/// Refuses values that are not as many as their shape says.
+pub(crate) fn filled(what: &str, shape: [usize; 2], values: &[f32]) -> Result<()> {
+    if shape[0].checked_mul(shape[1]) == Some(values.len()) {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!("{what} has {} values, not {} x {}", values.len(), shape[0], shape[1])).into())
+}
+
+pub(crate) fn shapes(shapes: impl Iterator<Item = [usize; 2]>) -> ArrayRef {
+    lists::<UInt32Type>(shapes.map(|[rows, columns]| vec![to_u32(rows), to_u32(columns)]))
+}
+
+pub(crate) fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
