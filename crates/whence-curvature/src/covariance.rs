@@ -6,27 +6,15 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens};
-use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, resolve_device};
+use whence_model::{Coverage, Labels, Model, Selection, resolve_device};
 
+pub use crate::fit::Config;
 use crate::reduce::{Pass, Reduction};
 use crate::tensors::narrow;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
-
-/// What is fitted.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Config {
-    /// Labels of the loss whose output gradients S sums.
-    pub labels: LabelsKind,
-    /// Seed of sampled labels.
-    pub seed: u64,
-    /// Attributed modules.
-    pub modules: Modules,
-}
 
 /// What it is fitted on.
 #[derive(Debug, Clone)]

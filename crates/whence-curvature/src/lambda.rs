@@ -9,28 +9,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Tokens};
 use whence_linalg::kernels::product;
-use whence_model::{Coverage, Labels, LabelsKind, Model, Modules, Selection, Tap, resolve_device};
+use whence_model::{Coverage, Labels, Model, Selection, Tap, resolve_device};
 
+pub use crate::fit::Config;
 use crate::reduce::{Pass, Reduction};
 use crate::tensors::{narrow, rotations, shapes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
-
-/// What is fitted.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Config {
-    /// Labels of the loss.
-    pub labels: LabelsKind,
-    /// Seed of sampled labels.
-    pub seed: u64,
-    /// Attributed modules.
-    pub modules: Modules,
-}
 
 /// What it is fitted on.
 #[derive(Debug, Clone)]

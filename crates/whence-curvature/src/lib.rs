@@ -5,7 +5,9 @@
 
 pub mod covariance;
 pub mod eigenbasis;
+mod fit;
 pub mod lambda;
+mod method;
 pub mod precondition;
 mod reduce;
 mod tensors;
