@@ -47,8 +47,10 @@ pub(crate) fn hint(name: &str, known: &[&str]) -> String {
 /// The known name most like `name`, if any is alike.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let likeness = |other: &str| {
-        let begins = other.starts_with(name) || name.starts_with(other);
-        strsim::jaro_winkler(name, other) + if begins && !name.is_empty() { 0.2 } else { 0.0 }
+        let begins = !name.is_empty() && (other.starts_with(name) || name.starts_with(other));
+        // Two letters that changed places count once: `tpo`.
+        let slipped = 3 * strsim::osa_distance(name, other) <= name.len();
+        strsim::jaro_winkler(name, other) + if begins || slipped { 0.2 } else { 0.0 }
     };
     let best = known.iter().max_by(|left, right| likeness(left).total_cmp(&likeness(right)))?;
     (likeness(best) > 0.75).then_some(best)

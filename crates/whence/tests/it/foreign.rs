@@ -50,17 +50,18 @@ impl Door {
         Store::new(elsewhere).produce(manifest.kind, recipe, &Silent, fill).unwrap().0
     }
 
-    /// A step that reads the changed artifact as `role` is refused, and nothing is made.
+    /// A step that reads the changed artifact as `role` is refused, and nothing is made. `stage` may name a method.
     fn refuses(&self, stage: &str, role: &str, artifact: &Path, others: &[(&str, &str)], fragments: &[&str]) {
         let mut inputs = vec![format!("{role} = {artifact:?}")];
         inputs.extend(others.iter().map(|(role, step)| format!("{role} = {:?}", self.folder(step))));
         let model = self.folder("model");
+        let stage = match stage.split_once(' ') {
+            Some((stage, method)) => format!("stage = \"{stage}\"\nmethod = \"{method}\""),
+            None => format!("stage = \"{stage}\""),
+        };
         self.bench.file(
             "door.toml",
-            format!(
-                "[model]\npath = {model:?}\n[steps.door]\nstage = \"{stage}\"\ninputs = {{ {} }}\n",
-                inputs.join(", ")
-            ),
+            format!("[model]\npath = {model:?}\n[steps.door]\n{stage}\ninputs = {{ {} }}\n", inputs.join(", ")),
         );
         let before = results(&self.bench.store());
         let error = self.bench.refused(&["run", "door.toml"]);
@@ -74,10 +75,13 @@ impl Door {
     }
 }
 
+/// What is wrong with a row, and what is said of it.
+type Case<'a> = (fn(&mut Example), &'a [&'a str]);
+
 #[test]
 fn tokens_that_no_model_can_read_are_refused_by_row() {
     let door = Door::new();
-    let cases: [(fn(&mut Example), &[&str]); 7] = [
+    let cases: [Case<'_>; 7] = [
         (|row| row.input_ids[1] = 320, &["token id 320", "example 7", "vocabulary of 320"]),
         (|row| row.input_ids[0] = u32::MAX, &["token id 4294967295", "example 7"]),
         (
@@ -101,7 +105,7 @@ fn tokens_that_no_model_can_read_are_refused_by_row() {
 #[test]
 fn a_rival_sequence_is_held_to_the_same() {
     let door = Door::new();
-    let cases: [(fn(&mut Example), &[&str]); 2] = [
+    let cases: [Case<'_>; 2] = [
         (
             |row| (row.contrast_ids, row.contrast_mask) = (vec![5, 320], vec![false, true]),
             &["token id 320", "example 1"],
@@ -144,8 +148,8 @@ fn matrices_of_other_shapes_are_refused_by_module() {
         door.refuses("score", "queries", &queries, &[("tokens", "train")], &["right", "values"]);
     }
     let eigenbasis = door.changed::<Eigenbasis, Basis>("basis", |rows| rows[1].vectors.push(0.0));
-    let others = [("gradients", "query-gradients"), ("lambda", "lambda")];
-    door.refuses("precondition", "eigenbasis", &eigenbasis, &others, &["vectors", "values"]);
+    let others = [("gradients", "query-gradients")];
+    door.refuses("precondition kfac", "eigenbasis", &eigenbasis, &others, &["vectors", "values"]);
     let lambda = door.changed::<Lambda, LambdaSum>("lambda", |rows| rows[1].lambda.push(0.0));
     let others = [("gradients", "query-gradients"), ("eigenbasis", "basis")];
     door.refuses("precondition", "lambda", &lambda, &others, &["lambda", "values"]);
@@ -160,8 +164,9 @@ fn modules_that_are_not_there_are_refused_by_name() {
     let others = [("gradients", "query-gradients"), ("eigenbasis", "basis")];
     door.refuses("precondition", "lambda", &lambda, &others, &["module model.layers.0.mlp.up_proj", "`modules`"]);
     let basis = door.changed::<Eigenbasis, Basis>("basis", |rows| drop(rows.remove(1)));
-    let others = [("gradients", "query-gradients"), ("lambda", "lambda")];
-    door.refuses("precondition", "eigenbasis", &basis, &others, &["module model.layers.0.mlp.gate_proj", "`modules`"]);
+    let (others, fragments) =
+        ([("gradients", "query-gradients")], ["module model.layers.0.mlp.gate_proj", "`modules`"]);
+    door.refuses("precondition kfac", "eigenbasis", &basis, &others, &fragments);
     let queries = door.changed::<Preconditioned, Factors>("ihvp", |rows| drop(rows.remove(1)));
     door.refuses("score", "queries", &queries, &[("tokens", "train")], &["module model.layers.0.mlp.up_proj"]);
     let queries = door.changed::<Preconditioned, Factors>("ihvp", |rows| rows[1].module = "model.layers.9.mlp".into());

@@ -223,7 +223,7 @@ fn killed_at_any_time_it_ends_as_one_run() {
     let whole = whole();
     let mut victim = Victim::new();
     let mut numbers = Numbers(29);
-    for _ in 0..30 {
+    for _ in 0..20 {
         let (start, time) = (Instant::now(), Duration::from_millis(numbers.below(700)));
         let mut run = victim.bench.start(RUN, "killed");
         run.until(|| start.elapsed() >= time);

@@ -173,7 +173,7 @@ impl Made {
     }
 }
 
-/// The lines of `run` up to the ranking.
+/// The lines of `run` between the device and the ranking.
 pub(crate) fn made(out: &str) -> Vec<Made> {
     let line = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -183,7 +183,9 @@ pub(crate) fn made(out: &str) -> Vec<Made> {
         let kind = Kind::from_name(kind.rsplit_once("-v").unwrap().0).unwrap();
         Made { name: name.into(), cached: state == "cached", folder: folder.into(), kind }
     };
-    out.lines().take_while(|line| !line.is_empty()).map(line).collect()
+    let (device, steps) = out.split_once('\n').unwrap();
+    assert!(device.starts_with("device "), "{device}");
+    steps.lines().take_while(|line| !line.is_empty()).map(line).collect()
 }
 
 /// What a study comes to.

@@ -102,6 +102,19 @@ fn rm_takes_one_artifact_and_leaves_the_rest() {
 }
 
 #[test]
+fn the_device_is_said_and_kept() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let out = bench.ok(&["run", "study.toml", "--to", "covariances", "--device", "cpu"]);
+    assert!(out.lines().next().unwrap().contains(" cpu"), "{out}");
+    let steps = study::made(&out);
+    let manifest = Manifest::read(&steps.last().unwrap().sealed(&bench)).unwrap();
+    assert!(manifest.provenance["device"].as_str().unwrap().starts_with("cpu"), "{:?}", manifest.provenance);
+    let other = study::made(&bench.ok(&["run", "study.toml", "--to", "covariances"]));
+    assert!(other.iter().all(|step| step.cached), "the device is no part of a key");
+}
+
+#[test]
 fn to_stops_there() {
     let bench = Bench::new();
     study::write(&bench, 300, 40);
