@@ -76,10 +76,10 @@ fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
         let state = if done.cached { "cached" } else { "made" };
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
     })?;
-    match plan.last_ranking(&done)? {
-        Some(text) => say(&format!("\n{text}")),
-        None => Ok(()),
+    if let Some(text) = plan.last_ranking(&done)? {
+        say(&format!("\n{text}"))?;
     }
+    plan.coverage(&done).map_or(Ok(()), |text| say(&format!("\n{text}")))
 }
 
 fn table(plan: &Plan) -> Result<()> {
