@@ -7,7 +7,7 @@ demo: (run pipeline)
 
 # Run a pipeline.
 run file=pipeline *args:
-    cargo run --release --quiet -p whence -- run {{file}} {{args}}
+    cargo run --release -p whence -- run {{file}} {{args}}
 
 # What a run would do, and why.
 plan file=pipeline *args:
@@ -15,15 +15,15 @@ plan file=pipeline *args:
 
 # The curvature alone, to be reused by later studies.
 curvature file=pipeline:
-    cargo run --release --quiet -p whence -- run {{file}} --to lambda
+    cargo run --release -p whence -- run {{file}} --to lambda
 
 # Up to the scores of every pair.
 scores file=pipeline:
-    cargo run --release --quiet -p whence -- run {{file}} --to scores
+    cargo run --release -p whence -- run {{file}} --to scores
 
 # The quickstart's model, trained anew from its corpus and put in place of the one in data/models.
 checkpoint:
-    cargo run --release --quiet -p whence -- run pipelines/train-quickstart.toml
+    cargo run --release -p whence -- run pipelines/train-quickstart.toml
     folder=$(cargo run --release --quiet -p whence -- path pipelines/train-quickstart.toml model) && cp "$folder"/*.json "$folder"/model.safetensors data/models/quickstart/ && rm data/models/quickstart/manifest.json
 
 # Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.

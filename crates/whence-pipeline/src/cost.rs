@@ -1,11 +1,17 @@
 //! What a plan will cost, roughly: memory, disk and floating point operations from shapes and token counts.
 
+use std::io::Read as _;
+use std::path::Path;
+
 use serde_json::Value;
 use whence_artifact::{Kind, Manifest, State};
 
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
+
+/// Bytes of a corpus whose lines are counted.
+const BEGINNING: u64 = 1 << 16;
 
 /// Rough cost of one step, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -122,10 +128,7 @@ impl Plan {
             return self.size(Some(before));
         }
         let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
-        let bytes = corpus.and_then(|path| std::fs::metadata(path).ok()).map_or(0.0, |file| file.len() as f64);
-        let longest = step.config["max-tokens"].as_f64().unwrap_or(512.0);
-        let tokens = bytes / 4.0;
-        (tokens, (tokens / longest).ceil())
+        corpus.and_then(|path| guess(&path).ok()).unwrap_or_default()
     }
 
     /// Sizes of the modules that the step, or one before it, attributes, in the model that it runs.
@@ -150,6 +153,15 @@ impl Plan {
             _ => None,
         })
     }
+}
+
+/// Tokens of four bytes, and rows as long as the first ones.
+fn guess(corpus: &Path) -> std::io::Result<(f64, f64)> {
+    let bytes = std::fs::metadata(corpus)?.len() as f64;
+    let mut beginning = Vec::new();
+    std::fs::File::open(corpus)?.take(BEGINNING).read_to_end(&mut beginning)?;
+    let lines = beginning.iter().filter(|&&byte| byte == b'\n').count().max(1);
+    Ok((bytes / 4.0, (bytes * lines as f64 / beginning.len().max(1) as f64).ceil()))
 }
 
 fn rank(step: &Step) -> Option<f64> {

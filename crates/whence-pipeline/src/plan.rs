@@ -185,7 +185,7 @@ impl Plan {
     }
 
     /// The keys of the last run.
-    fn lock(&self) -> toml::Table {
+    pub(crate) fn lock(&self) -> toml::Table {
         let text = std::fs::read_to_string(self.runs_folder().join("lock.toml")).unwrap_or_default();
         toml::from_str(&text).unwrap_or_default()
     }

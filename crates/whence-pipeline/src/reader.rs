@@ -56,8 +56,7 @@ impl Reader<'_> {
         {
             map.entry("modules").or_insert(default.unwrap_or_else(|| "mlp".into()));
         }
-        let version =
-            if stage == Stage::External { self.external(&place, &knobs, &mut wires) } else { stage.version() };
+        let version = if stage == Stage::External { self.external(table, &knobs, &mut wires) } else { stage.version() };
         let config = step::configure(stage, &place, knobs.clone(), &mut self.problems);
         step::check_roles(stage, &place, &knobs, &table.inputs, &mut self.problems);
         for (role, wire) in &table.inputs {
@@ -226,12 +225,14 @@ impl Reader<'_> {
     }
 
     /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are leaves.
-    fn external(&mut self, place: &str, knobs: &Value, wires: &mut Vec<Wire>) -> u32 {
+    fn external(&mut self, table: &StepTable, knobs: &Value, wires: &mut Vec<Wire>) -> u32 {
+        let place = &table.place();
         let words: Option<Vec<String>> = serde_json::from_value(knobs["command"].clone()).ok();
         match words {
             Some(words) if !words.is_empty() => {
                 if !found(&words[0]) {
-                    self.problems.other(place, &format!("`command`: there is no program `{}`", words[0]));
+                    let what = format!("`command`: there is no program `{}`; install it or give its path", words[0]);
+                    self.missing.push((table.name.clone(), what));
                 }
                 for (index, word) in words.iter().enumerate().filter(|(_, word)| Path::new(word).is_file()) {
                     let digest = self.store.leaf(Path::new(word)).ok();

@@ -121,10 +121,12 @@ impl Plan {
             let folder = self.runs_folder();
             std::fs::create_dir_all(&folder)?;
             let key = |done: &Done| done.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let table: toml::Table = all
-                .iter()
-                .map(|done| (done.name.clone(), format!("{}/{}", done.kind.name(), key(done)).into()))
-                .collect();
+            // What an earlier run made and this one had no need of (`--to`) stays.
+            let mut table = self.lock();
+            table.retain(|name, _| self.steps.iter().any(|step| step.name == *name));
+            table.extend(
+                all.iter().map(|done| (done.name.clone(), format!("{}/{}", done.kind.name(), key(done)).into())),
+            );
             write_atomically(&folder.join("lock.toml"), toml::to_string(&table)?.as_bytes())
         };
         if let Err(error) = write() {

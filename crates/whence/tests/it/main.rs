@@ -6,6 +6,7 @@ mod checkpoint;
 mod corrupt;
 mod foreign;
 mod golden;
+mod quickstart;
 mod refusals;
 mod resume;
 mod reuse;
