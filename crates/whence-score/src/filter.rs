@@ -2,7 +2,9 @@
 //!
 //! BM25 with binary term frequency and no length normalisation, over model tokens:
 //!
-//!     score(Q, D) = sum over the tokens t of Q that are in D of log((C - n_t + 0.5) / (n_t + 0.5) + 1)
+//! ```text
+//! score(Q, D) = sum over the tokens t of Q that are in D of log((C - n_t + 0.5) / (n_t + 0.5) + 1)
+//! ```
 //!
 //! C = examples, n_t = examples that hold t. It favours shared words: what it leaves out is never scored.
 //!
