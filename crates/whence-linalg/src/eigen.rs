@@ -5,7 +5,7 @@ use faer::{Mat, Side};
 
 /// C = Q diag(values) Q^T of `(matrix + matrix^T) / 2`.
 ///
-/// matrix [n, n] row-major -> (values [n] ascending, vectors [n, n] row-major with the
+/// matrix `[n, n]` row-major -> (values `[n]` ascending, vectors `[n, n]` row-major with the
 /// eigenvectors as columns).
 pub fn symmetric_eigen(matrix: &[f64], n: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     ensure!(

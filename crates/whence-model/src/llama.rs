@@ -192,7 +192,7 @@ pub(crate) fn backward(
     Ok(())
 }
 
-/// `into` with `rows` added at `indices`: [n, width], [m] of rows, [m, width].
+/// `into` with `rows` added at `indices`: `[n, width]`, `[m]` of rows, `[m, width]`.
 pub(crate) fn scatter_rows(into: Tensor<2>, indices: Tensor<1, Int>, rows: Tensor<2>) -> Tensor<2> {
     into.select_assign(0, indices, rows, IndexingUpdateOp::Add)
 }

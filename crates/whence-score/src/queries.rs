@@ -132,7 +132,7 @@ pub(crate) fn scan(
     }
 }
 
-/// d_t^T P_q a_t of every token, for one query: [rows, in], [rows, out] -> [rows].
+/// d_t^T P_q a_t of every token, for one query: `[rows, in]`, `[rows, out]` -> `[rows]`.
 pub(crate) fn by_token(queries: &ModuleQueries, query: usize, a: Tensor<2>, d: Tensor<2>) -> Tensor<1> {
     let ([rows, in_features], [_, out_features]) = (a.dims(), d.dims());
     let products = match queries {

@@ -9,7 +9,7 @@ use super::cpu::{
 
 /// loss_i = log sum_j e^(z_ij) - z_i,label and dL/dz = softmax(z) - onehot(label).
 ///
-/// logits [rows, vocab], labels [rows] -> (loss per row in nats, d_logits [rows, vocab]).
+/// logits `[rows, vocab]`, labels `[rows]` -> (loss per row in nats, d_logits `[rows, vocab]`).
 /// On the CPU the gradient replaces the logits in their own memory.
 pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>) {
     let [rows, vocab] = logits.dims();
@@ -68,7 +68,7 @@ fn row_cross_entropy(z: &mut [f32], label: usize) -> f32 {
 /// One label a row by inverse distribution function: the first index whose cumulative probability
 /// exceeds the row's uniform number.
 ///
-/// logits [rows, vocab], uniforms [rows] in [0, 1) -> labels [rows]. Sums in float64 on the CPU.
+/// logits `[rows, vocab]`, uniforms `[rows]` in `[0, 1)` -> labels `[rows]`. Sums in float64 on the CPU.
 pub fn sample_rows(logits: Tensor<2>, uniforms: &[f64]) -> Vec<u32> {
     let [rows, vocab] = logits.dims();
     assert_eq!(rows, uniforms.len(), "one uniform number a row");
