@@ -63,7 +63,6 @@ def write(columns, name="part-00000.parquet", **metadata):
     """
 
 
-OWN = {"whence.kind": "candidates", "whence.version": "1"}
 PAIRS = '"query": pa.array([0], pa.uint32()), "example": pa.array([1], pa.uint64())'
 SCORE, SOURCE = ', "score": pa.array([1], pa.float32())', ', "source": pa.array(["me"])'
 
@@ -71,8 +70,7 @@ REFUSED = {
     "it fails": (1, "no candidate today", 'raise SystemExit("no candidate today")'),
     "it is killed": (1, "signal", "import os; os.kill(os.getpid(), 9)"),
     "it writes nothing": (2, "nothing was written", "pass"),
-    "it has no metadata": (2, "whence.kind", write(PAIRS + SCORE + SOURCE)),
-    "a value is null": (2, "has nulls", write(PAIRS + SCORE + ', "source": pa.array([None], pa.string())', **OWN)),
+    "a value is null": (2, "has nulls", write(PAIRS + SCORE + ', "source": pa.array([None], pa.string())')),
     "a column is missing": (2, "needs a column `score`", write(PAIRS + SOURCE)),
     "a column has another type": (2, "`score` is Int64", write(PAIRS + SOURCE + ', "score": pa.array([1])')),
     "it writes another kind": (2, "whence.kind is `scores`", write(PAIRS + SCORE + SOURCE, **{"whence.kind": "scores"})),
@@ -114,7 +112,7 @@ def test_a_program_is_refused_when(study, tmp_path, code, message, program):
 def test_a_mended_program_is_run_again(study, tmp_path):
     path = pipeline(study, tmp_path, "raise SystemExit('not yet')")
     assert study.whence("run", path).returncode == 1
-    (tmp_path / "program.py").write_text(textwrap.dedent(write(PAIRS + SCORE + SOURCE, **OWN)))
+    (tmp_path / "program.py").write_text(textwrap.dedent(write(PAIRS + SCORE + SOURCE)))
     done = study.whence("run", path)
     assert done.returncode == 0, done.stderr
     assert study.whence("run", path).stdout.splitlines()[2].split()[:2] == ["some", "cached"]

@@ -106,6 +106,11 @@ impl Kind {
         1
     }
 
+    /// Whether parts may lack the column: what only whence's own stages write.
+    pub fn optional(self, column: &str) -> bool {
+        self == Self::Tokens && ["contrast_ids", "contrast_mask", "completion_start"].contains(&column)
+    }
+
     /// How the kind's parts are stored.
     pub fn format(self) -> Format {
         match self {
@@ -129,6 +134,7 @@ impl Kind {
                 list("target_mask", DataType::Boolean),
                 list("contrast_ids", DataType::UInt32),
                 list("contrast_mask", DataType::Boolean),
+                field("completion_start", DataType::UInt32),
                 field("text", DataType::Utf8),
             ],
             Self::Losses => vec![

@@ -51,7 +51,7 @@ pub(crate) fn check_rows(kind: Kind, path: &Path) -> Result<u64> {
             let column = batch.column_by_name(field.name());
             let items =
                 column.and_then(|column| column.as_list_opt::<i32>()).map_or(0, |list| list.values().null_count());
-            if column.is_none_or(|column| column.null_count() + items > 0) {
+            if column.is_some_and(|column| column.null_count() + items > 0) {
                 let what = format!("column `{}` has nulls; give every row a value", field.name());
                 return Err(Error::Schema { path: path.into(), what }.into());
             }
@@ -69,6 +69,9 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
     let refuse = |what: String| Err(Error::Schema { path: path.into(), what }.into());
     for expected in kind.schema().fields() {
         let Ok(field) = found.field_with_name(expected.name()) else {
+            if kind.optional(expected.name()) {
+                continue;
+            }
             return refuse(format!(
                 "{} needs a column `{}` of type {}",
                 kind.name(),
@@ -86,10 +89,11 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
         }
     }
     for (key, expected) in [("whence.kind", kind.name().to_string()), ("whence.version", kind.version().to_string())] {
-        match found.metadata().get(key) {
-            Some(value) if *value == expected => {}
-            Some(value) => return refuse(format!("metadata {key} is `{value}`, not `{expected}`")),
-            None => return refuse(format!("the schema metadata has no {key}; write {key} = `{expected}`")),
+        // A stranger's program may leave them out: the manifest says it too.
+        if let Some(value) = found.metadata().get(key)
+            && *value != expected
+        {
+            return refuse(format!("metadata {key} is `{value}`, not `{expected}`"));
         }
     }
     Ok(())

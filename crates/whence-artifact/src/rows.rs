@@ -24,6 +24,8 @@ pub struct Example {
     pub contrast_ids: Vec<u32>,
     /// Targets of the rival sequence.
     pub contrast_mask: Vec<bool>,
+    /// Byte of `text` where the completion begins; 0 where there is no prompt.
+    pub completion_start: u32,
     /// The text the tokens came from, or their decoding.
     pub text: String,
 }

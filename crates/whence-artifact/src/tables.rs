@@ -30,6 +30,7 @@ impl Row<Tokens> for Example {
             ("target_mask", bool_lists(rows.iter().map(|row| &row.target_mask[..]))),
             ("contrast_ids", lists::<UInt32Type>(rows.iter().map(|row| row.contrast_ids.clone()))),
             ("contrast_mask", bool_lists(rows.iter().map(|row| &row.contrast_mask[..]))),
+            ("completion_start", numbers::<UInt32Type>(rows.iter().map(|row| row.completion_start))),
             ("text", strings(rows.iter().map(|row| &row.text[..]))),
         ])
     }
@@ -38,7 +39,9 @@ impl Row<Tokens> for Example {
         let columns = Columns(batch);
         let (examples, docs, starts) = (columns.u64("example")?, columns.list("docs")?, columns.list("doc_starts")?);
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
-        let (contrast, contrast_mask) = (columns.list("contrast_ids")?, columns.list("contrast_mask")?);
+        // Columns that a stranger may leave out.
+        let (contrast, contrast_mask) = (columns.list("contrast_ids").ok(), columns.list("contrast_mask").ok());
+        let completion_start = columns.u32("completion_start").ok();
         let row = |i: usize| {
             let row = Self {
                 example: examples.value(i),
@@ -46,8 +49,9 @@ impl Row<Tokens> for Example {
                 doc_starts: values::<UInt32Type>(starts, i),
                 input_ids: values::<UInt32Type>(ids, i),
                 target_mask: bools(mask, i),
-                contrast_ids: values::<UInt32Type>(contrast, i),
-                contrast_mask: bools(contrast_mask, i),
+                contrast_ids: contrast.map(|ids| values::<UInt32Type>(ids, i)).unwrap_or_default(),
+                contrast_mask: contrast_mask.map(|mask| bools(mask, i)).unwrap_or_default(),
+                completion_start: completion_start.map_or(0, |start| start.value(i)),
                 text: text.value(i).into(),
             };
             row.check().map(|()| row)

@@ -23,8 +23,6 @@ const ROWS: usize = 5;
 const QUERIES: usize = 20;
 /// Characters of a text shown.
 const EXCERPT: usize = 90;
-/// Characters of a query's text shown.
-const ASKED: usize = 2 * EXCERPT;
 /// Characters of a document's name shown.
 const WIDEST: usize = 40;
 
@@ -65,7 +63,7 @@ pub fn ranking(store: &Store, folder: &Path, known: &BTreeMap<String, PathBuf>) 
     for (query, rows) in queries.iter_mut().take(QUERIES) {
         rows.sort_by_key(|row| (!row.positive, row.rank));
         let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
-        writeln!(text, "\nquery {query}  {doc}\n  {}", clipped(&one_line(asked), ASKED))?;
+        writeln!(text, "\nquery {query}  {doc}\n  {asked}")?;
         for row in rows {
             let sign = if row.positive { '+' } else { '-' };
             let (influence, doc) = (significant(row.influence), clipped(&row.doc, WIDEST));
@@ -124,8 +122,25 @@ fn query_texts(
     let gradients = Manifest::read(&find(&queries, "gradients", &[Kind::Gradients])?).ok()?;
     let tokens = Artifact::<Tokens>::open(&find(&gradients, "tokens", &[Kind::Tokens])?).ok()?;
     let rows = tokens.rows::<Example>().ok()?.take(QUERIES);
-    rows.map(|row| row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), row.text)))))
-        .collect()
+    rows.map(|row| {
+        row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), asked(&row)))))
+    })
+    .collect()
+}
+
+/// `prompt | completion`, and whether it is measured against a rival.
+fn asked(query: &Example) -> String {
+    let start = query.completion_start as usize;
+    let text = match query.text.split_at_checked(start) {
+        Some((prompt, completion)) if !prompt.is_empty() => {
+            let (prompt, completion) = (one_line(prompt), one_line(completion));
+            let skipped = prompt.chars().count().saturating_sub(EXCERPT);
+            let dots = if skipped > 0 { "…" } else { "" };
+            format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), excerpt(&completion))
+        }
+        _ => clipped(&one_line(&query.text), 2 * EXCERPT),
+    };
+    if query.contrast_ids.is_empty() { text } else { text + " (against a rival completion)" }
 }
 
 /// Manifest in short, and the first rows.

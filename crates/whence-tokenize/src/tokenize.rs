@@ -20,7 +20,7 @@ use crate::row::Row;
 use crate::window::{Window, Windows};
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Rows of a part.
 const PART: usize = 8192;

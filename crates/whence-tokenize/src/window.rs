@@ -99,6 +99,7 @@ impl Windows<'_> {
                 target_mask,
                 contrast_ids,
                 contrast_mask,
+                completion_start: u32::try_from(prompt.len()).unwrap_or(0),
                 text: prompt + &completion.unwrap_or_default(),
                 ..Example::default()
             },

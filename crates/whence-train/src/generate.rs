@@ -17,7 +17,7 @@ use whence_model::{Batch, Model, Sequence, batches, resolve_device};
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How a continuation is drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
