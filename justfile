@@ -36,6 +36,10 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
+# Tokens a second of the floor of every scan: forward and activation-only backward.
+bench *args:
+    cargo bench --workspace --bench taps -- {{args}}
+
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
     WHENCE_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
