@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::tensor::Tensor;
 use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Tokens};
 use whence_linalg::kernels::product;
 use whence_model::{Coverage, Labels, Model, Selection, Tap, resolve_device};
@@ -63,10 +62,7 @@ pub fn run_with_labels(
                 a = product(a, bases[tap.index].activation.clone());
                 d = product(d, bases[tap.index].gradient.clone());
             }
-            let (n, tokens) = (batch.len(), batch.tokens);
-            let a = a.reshape([n, tokens, tap.module.in_features]);
-            let d = d.reshape([n, tokens, tap.module.out_features]);
-            pending.add(tap.index, squares_of_products(d, a));
+            pending.add_squares(tap.index, d, a, batch.len());
             Ok(())
         })?;
         Ok(())
@@ -85,20 +81,4 @@ pub fn run_with_labels(
             <LambdaSum as Row<Lambda>>::to_batch(&[row])
         }),
     )
-}
-
-/// Floats of per-example products in memory at once: 2^24 x f32 = 64 MiB.
-const PRODUCTS: usize = 1 << 24;
-
-/// sum_z (d_z^T a_z)^2, elementwise; d [examples, tokens, out], a [examples, tokens, in] -> [out, in].
-fn squares_of_products(d: Tensor<3>, a: Tensor<3>) -> Tensor<2> {
-    let ([examples, _, rows], [_, _, columns]) = (d.dims(), a.dims());
-    let step = (PRODUCTS / (rows * columns)).clamp(1, examples);
-    let mut sum = Tensor::zeros([rows, columns], &d.device());
-    for start in (0..examples).step_by(step) {
-        let length = step.min(examples - start);
-        let (d, a) = (d.clone().narrow(0, start, length), a.clone().narrow(0, start, length));
-        sum = sum + d.swap_dims(1, 2).matmul(a).square().sum_dim(0).reshape([rows, columns]);
-    }
-    sum
 }

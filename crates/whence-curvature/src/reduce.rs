@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{Device, Tensor};
 use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
-use whence_linalg::kernels::{add_product, product};
+use whence_linalg::kernels::{add_product, add_squared_products, product};
 use whence_model::{Batch, Sequence, batches};
 
 use crate::tensors::values;
@@ -27,12 +27,11 @@ pub(crate) struct Pass<'a> {
 pub(crate) struct Pending(Vec<Option<Tensor<2>>>);
 
 impl Pending {
-    /// slot += x.
-    pub(crate) fn add(&mut self, slot: usize, x: Tensor<2>) {
-        self.0[slot] = Some(match self.0[slot].take() {
-            Some(sum) => sum + x,
-            None => x,
-        });
+    /// slot += sum over the examples z of (d_z^T a_z)^2, elementwise.
+    pub(crate) fn add_squares(&mut self, slot: usize, d: Tensor<2>, a: Tensor<2>, examples: usize) {
+        let shape = [d.dims()[1], a.dims()[1]];
+        let sum = self.0[slot].take().unwrap_or_else(|| Tensor::zeros(shape, &d.device()));
+        self.0[slot] = Some(add_squared_products(sum, d, a, examples));
     }
 
     /// slot += x^T x, x [tokens, n]: padding rows are zero and add nothing.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Error, Factors, Preconditioned};
-use whence_linalg::kernels::product;
+use whence_linalg::kernels::{paired_sums, product};
 use whence_model::{Module, Modules, Selection};
 
 /// Every query's matrix for one module.
@@ -119,9 +119,7 @@ pub(crate) fn scan(
 ) -> Tensor<2> {
     match queries {
         ModuleQueries::Low(low) => {
-            let products = product(d, low.left.clone()) * product(a, low.right.clone());
-            let by_direction = products.reshape([batch, tokens, count * low.rank]).sum_dim(1);
-            by_direction.reshape([batch, count, low.rank]).sum_dim(2).reshape([batch, count])
+            paired_sums(product(d, low.left.clone()), product(a, low.right.clone()), batch, count)
         }
         ModuleQueries::Full(matrices) => {
             let ([_, in_features], [_, out_features]) = (a.dims(), d.dims());

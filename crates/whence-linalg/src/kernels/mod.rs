@@ -7,6 +7,7 @@
 mod attention;
 mod cpu;
 mod cross_entropy;
+mod examples;
 mod product;
 mod rms_norm;
 mod rope;
@@ -14,6 +15,7 @@ mod swiglu;
 
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
 pub use cross_entropy::{cross_entropy, sample_rows};
+pub use examples::{add_squared_products, paired_sums};
 pub use product::{add_product, product};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};

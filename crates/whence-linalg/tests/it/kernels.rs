@@ -48,6 +48,19 @@ fn swiglu_saturates_without_nan() {
 }
 
 #[test]
+fn sums_over_examples_agree() {
+    // 3 examples of 5 tokens; 4 queries of rank 6, and a product of [7, 11].
+    let (x, y) = (random(1, [15, 24], 1.0), random(2, [15, 24], 1.0));
+    let (fast, plain) = both(|| paired_sums(x.clone(), y.clone(), 3, 4));
+    assert_eq!(fast.dims(), [3, 4]);
+    assert!(error(fast, plain) < 1e-6);
+    let (sum, d, a) = (random(3, [7, 11], 1.0), random(4, [15, 7], 1.0), random(5, [15, 11], 1.0));
+    let (fast, plain) = both(|| add_squared_products(sum.clone(), d.clone(), a.clone(), 3));
+    assert!(error(fast, plain) < 1e-6);
+    assert_eq!(host(sum), host(random(3, [7, 11], 1.0)), "a shared tensor is left alone");
+}
+
+#[test]
 fn rms_norm_paths_agree() {
     let (x, d, gain) = (random(1, SHAPE, 3.0), random(2, SHAPE, 1.0), random(3, [1, SHAPE[1]], 1.0));
     let residual = random(4, SHAPE, 1.0);
