@@ -61,6 +61,14 @@ struct Leaf {
     blake3: String,
 }
 
+/// `lambda/3f9a` or `3f9a`.
+fn kind_and_prefix(name: &str) -> (Option<Kind>, &str) {
+    match name.split_once('/') {
+        Some((kind, prefix)) => (Kind::from_name(kind), prefix),
+        None => (None, name),
+    }
+}
+
 impl Store {
     /// The store in `root`; nothing is created until something is written.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -164,20 +172,27 @@ impl Store {
 
     /// Every sealed artifact, by kind and key.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+        let sealed = self.folders()?.into_iter().filter(|(_, name, _)| !name.ends_with(".draft"));
+        let entry =
+            |(kind, key, folder): (_, _, PathBuf)| Entry { kind, key, manifest: Manifest::read(&folder), folder };
+        Ok(sealed.map(entry).collect())
+    }
+
+    /// Kind, name and path of every folder, sealed (`<key>`) or begun (`<key>.draft`), in this order.
+    fn folders(&self) -> Result<Vec<(Kind, String, PathBuf)>> {
+        let mut folders = Vec::new();
         for kind in Kind::ALL {
-            let folder = self.folder(kind, "");
-            let Ok(children) = fs::read_dir(&folder) else { continue };
+            let Ok(children) = fs::read_dir(self.folder(kind, "")) else { continue };
             for child in children {
                 let folder = child?.path();
                 let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if folder.is_dir() && !name.ends_with(".draft") {
-                    entries.push(Entry { kind, key: name, manifest: Manifest::read(&folder), folder });
+                if folder.is_dir() {
+                    folders.push((kind, name, folder));
                 }
             }
         }
-        entries.sort_by(|left, right| (left.kind, &left.key).cmp(&(right.kind, &right.key)));
-        Ok(entries)
+        folders.sort_unstable();
+        Ok(folders)
     }
 
     /// The artifact that `name` means: a key, the beginning of one (`3f9a`, `lambda/3f9a`), or a folder.
@@ -186,10 +201,7 @@ impl Store {
         if path.join(MANIFEST).exists() {
             return Ok(path.into());
         }
-        let (kind, prefix) = match name.split_once('/') {
-            Some((kind, prefix)) => (Kind::from_name(kind), prefix),
-            None => (None, name),
-        };
+        let (kind, prefix) = kind_and_prefix(name);
         let mut matches: Vec<_> = self
             .list()?
             .into_iter()
@@ -209,21 +221,15 @@ impl Store {
     /// Like [`Store::resolve`], but also finds what was begun and not finished: `<key>.draft`.
     pub fn resolve_any(&self, name: &str) -> Result<PathBuf> {
         self.resolve(name).or_else(|error| {
-            let (kind, prefix) = match name.split_once('/') {
-                Some((kind, prefix)) => (Kind::from_name(kind), prefix),
-                None => (None, name),
-            };
-            let mut drafts = Vec::new();
-            for kind in Kind::ALL.into_iter().filter(|other| kind.is_none_or(|kind| kind == *other)) {
-                for child in fs::read_dir(self.folder(kind, "")).into_iter().flatten() {
-                    let (path, name) = child.map(|child| (child.path(), child.file_name()))?;
-                    let name = name.to_string_lossy();
-                    if name.ends_with(".draft") && name.starts_with(prefix) && !prefix.is_empty() {
-                        drafts.push(path);
-                    }
-                }
+            let (kind, prefix) = kind_and_prefix(name);
+            let mut drafts = self.folders()?.into_iter().filter(|(other, name, _)| {
+                let meant = name.starts_with(prefix) && !prefix.is_empty() && kind.is_none_or(|kind| kind == *other);
+                meant && name.ends_with(".draft")
+            });
+            match (drafts.next(), drafts.next()) {
+                (Some((_, _, folder)), None) => Ok(folder),
+                _ => Err(error),
             }
-            if drafts.len() == 1 { Ok(drafts.remove(0)) } else { Err(error) }
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use whence_artifact::{
     Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
@@ -87,15 +88,8 @@ impl Plan {
         let start = Instant::now();
         let given = self.given(step)?;
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
-            verify_folders(step.stage, &given)?;
-            if step.stage.runs_model() {
-                check_tokens(&given)?;
-            }
-            match step.stage {
-                Stage::External => external::run(&step.config, &given, draft)?,
-                stage => stage.run(&step.config, &given, exec, draft)?,
-            }
-            provenance(draft, exec)
+            check_inputs(step.stage, &given)?;
+            fill(step.stage, &step.config, &given, exec, draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })
     }
@@ -135,8 +129,23 @@ impl Plan {
     }
 }
 
+/// Refuses inputs that are damaged or that the model cannot read.
+pub(crate) fn check_inputs(stage: Stage, given: &Given) -> Result<()> {
+    verify_folders(stage, given)?;
+    if stage.runs_model() { check_tokens(given) } else { Ok(()) }
+}
+
+/// Runs the stage, or the program that stands for one, and notes with what.
+pub(crate) fn fill(stage: Stage, config: &Value, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    match stage {
+        Stage::External => external::run(config, given, draft)?,
+        stage => stage.run(config, given, exec, draft)?,
+    }
+    provenance(draft, exec)
+}
+
 /// Checks the digests of artifacts that are read as files: checkpoints, tokenizers, and all inputs of a foreign program.
-pub(crate) fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
+fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
     let inputs = given.inputs.iter().filter(|(role, _)| *role != "corpus" && !role.starts_with("command."));
     for path in inputs.map(|(_, path)| path).chain(&given.model) {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
@@ -149,7 +158,7 @@ pub(crate) fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
 }
 
 /// With what the artifact was made: never part of its key.
-pub(crate) fn provenance(draft: &mut Draft, exec: &Exec) -> Result<()> {
+fn provenance(draft: &mut Draft, exec: &Exec) -> Result<()> {
     draft.provenance("device", whence_model::device_name(&exec.device)?)?;
     draft.provenance("dtype", "f32")?;
     draft.provenance("burn", BURN)?;
@@ -167,7 +176,7 @@ fn peak_bytes() -> Option<u64> {
 }
 
 /// Refuses tokens that the model has no embedding or no position for.
-pub(crate) fn check_tokens(given: &Given) -> Result<()> {
+fn check_tokens(given: &Given) -> Result<()> {
     let (Some(folder), Some(model)) = (given.inputs.get("tokens"), &given.model) else { return Ok(()) };
     let ([largest, example, longest], model) = (extent(folder)?, whence_model::Config::load(model)?);
     if largest >= model.vocab_size as u64 {

@@ -6,10 +6,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use whence_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
 
-use crate::external;
 use crate::leaf;
 use crate::problems::{Problems, hint};
-use crate::run::{check_tokens, provenance, verify_folders};
+use crate::run::{check_inputs, fill};
 use crate::stage::{Given, Need, Stage};
 use crate::step;
 
@@ -89,20 +88,12 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         Some(folder) if stage.runs_model() || stage == Stage::External => Some(leaf::model_digest(&store, folder)?),
         _ => None,
     };
-    verify_folders(stage, &given)?;
-    if stage.runs_model() {
-        check_tokens(&given)?;
-    }
+    check_inputs(stage, &given)?;
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
     let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
-    let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
-        match stage {
-            Stage::External => external::run(&config, &given, draft)?,
-            stage => stage.run(&config, &given, exec, draft)?,
-        }
-        provenance(draft, exec)
-    })?;
+    let (folder, _) =
+        store.produce(kind, recipe, &*exec.reporter, |draft| fill(stage, &config, &given, exec, draft))?;
     move_to(&folder, &single.output)?;
     std::fs::remove_dir_all(&beside).context("remove the working folder")?;
     Ok(single.output.clone())
