@@ -38,6 +38,9 @@ pub(crate) struct Choice {
     pub(crate) labels: Labels,
 }
 
+/// Some four whole queries of the golden model, so that the 16 are scored in groups.
+const QUERY_BYTES: usize = 10 << 20;
+
 fn golden() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
     std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from)
@@ -171,7 +174,9 @@ impl Study {
             model: golden().join("model"),
             candidates,
         };
-        Self::produce(self.folder.path(), name, |draft| whence_score::run(&config, &inputs, &self.exec, draft))
+        Self::produce(self.folder.path(), name, |draft| {
+            whence_score::run_in_groups(&config, &inputs, &self.exec, draft, QUERY_BYTES)
+        })
     }
 
     /// Raw scores (influence x N), [queries, examples] row-major.

@@ -9,6 +9,7 @@ pub mod filter;
 mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -18,12 +19,15 @@ use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
     Row, Score, Scores, Span, Tokens, bad_input,
 };
-use whence_model::{Batch, Coverage, Labels, Model, Sequence, Tap, batches, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Selection, Sequence, Tap, batches, resolve_device};
 
-use crate::queries::{Queries, by_token, scan};
+use crate::queries::{Queries, Survey, by_token, scan};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// Bytes of queries on the device at once. What does not fit is scored in a further pass over the model.
+const QUERY_BYTES: usize = 2 << 30;
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,39 +76,60 @@ pub struct Inputs {
     pub candidates: Option<Pairs>,
 }
 
-/// Scores every pair, or the candidates; a part per span of examples.
+/// Some queries against some examples: what a part holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Unit {
+    queries: Range<usize>,
+    span: Span,
+}
+
+/// Scores every pair, or the candidates; a part per span of examples and group of queries.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    run_in_groups(config, inputs, exec, draft, QUERY_BYTES)
+}
+
+/// The same with another limit on the bytes of queries on the device at once.
+pub fn run_in_groups(
+    config: &Config,
+    inputs: &Inputs,
+    exec: &Exec,
+    draft: &mut Draft,
+    query_bytes: usize,
+) -> Result<()> {
     config.check()?;
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
-    let queries = Queries::load(&inputs.queries, model.modules(), &device)?;
+    let survey = Survey::new(&inputs.queries, model.modules())?;
     let wanted = match &inputs.candidates {
-        Some(pairs) => Some(read_pairs(pairs, queries.count, inputs.tokens.examples())?),
+        Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
         None => None,
     };
     let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
 
-    let nats = queries.method != "identity";
+    let nats = survey.method != "identity";
     draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
     draft.metadata("sign", "positive = one more copy raises log p(completion)");
-    draft.metadata("method", queries.method.clone());
-    let names: Vec<_> = queries.selection.modules().iter().map(|module| &module.name).collect();
+    draft.metadata("method", survey.method.clone());
+    let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("modules", serde_json::to_string(&names)?);
     draft.summary("modules", &names)?;
-    draft.summary("coverage", Coverage::new(&model.config, &queries.selection))?;
+    draft.summary("coverage", Coverage::new(&model.config, &survey.selection))?;
 
-    let any = |span: &Span| match &wanted {
-        Some(wanted) => wanted.range(span.first_example..span.first_example + span.len() as u64).next().is_some(),
-        None => true,
-    };
-    let spans: Vec<Span> = draft.plan(|| Ok(inputs.tokens.spans()?.into_iter().filter(any).collect()))?;
-    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
-    let pass = Pass { model: &model, queries: &queries, scale, exec, device: &device };
-    exec.reporter.begin("score", "examples", spans.iter().map(|span| span.len() as u64).sum(), done);
-    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let mut examples = inputs.tokens.read_span(span)?;
+    let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
+    let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| unit.span.len() as u64);
+    exec.reporter.begin("score", "examples", units.iter().map(|unit| unit.span.len() as u64).sum(), done.sum());
+    let mut loaded: Option<Queries> = None;
+    for (part, unit) in units.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let queries = match loaded.take() {
+            Some(queries) if queries.numbers == unit.queries => queries,
+            // The earlier ones are gone before the next are there.
+            _ => survey.load(&inputs.queries, unit.queries.clone(), &device)?,
+        };
+        let pass =
+            Pass { model: &model, selection: &survey.selection, queries: &queries, scale, exec, device: &device };
+        let mut examples = inputs.tokens.read_span(&unit.span)?;
         if let Some(wanted) = &wanted {
-            examples.retain(|example| wanted.contains_key(&example.example));
+            examples.retain(|example| wants(wanted, example.example, &unit.queries));
         }
         let rows = if config.detail || wanted.is_some() {
             let mut rows = pass.details(&examples, wanted.as_ref())?;
@@ -120,13 +145,40 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             <Score as Row<Scores>>::to_batch(&rows)?
         };
         draft.write(part, &[rows])?;
-        exec.reporter.advance(span.len() as u64);
+        exec.reporter.advance(unit.span.len() as u64);
+        loaded = Some(queries);
     }
     exec.reporter.end();
     Ok(())
 }
 
-fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<BTreeMap<u64, BTreeSet<u32>>> {
+/// Groups of queries that fit, each with the spans in which it has a candidate.
+fn units(survey: &Survey, inputs: &Inputs, wanted: Option<&Wanted>, query_bytes: usize) -> Result<Vec<Unit>> {
+    let spans = inputs.tokens.spans()?;
+    let mut units = Vec::new();
+    for queries in survey.groups(query_bytes) {
+        let any = |span: &&Span| {
+            let last = span.first_example + span.len() as u64;
+            wanted.is_none_or(|wanted| {
+                wanted
+                    .range(span.first_example..last)
+                    .any(|(_, set)| set.iter().any(|&q| queries.contains(&(q as usize))))
+            })
+        };
+        units.extend(spans.iter().filter(any).map(|span| Unit { queries: queries.clone(), span: *span }));
+    }
+    Ok(units)
+}
+
+/// Candidates: the queries of each example.
+type Wanted = BTreeMap<u64, BTreeSet<u32>>;
+
+/// Whether the example is a candidate of one of the queries.
+fn wants(wanted: &Wanted, example: u64, queries: &Range<usize>) -> bool {
+    wanted.get(&example).is_some_and(|set| set.iter().any(|&q| queries.contains(&(q as usize))))
+}
+
+fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
     let rows: Vec<(u32, u64)> = match pairs {
         Pairs::Candidates(artifact) => {
             artifact.rows::<Candidate>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
@@ -135,7 +187,7 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<BTreeMap<u
             artifact.rows::<Ranked>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
         }
     };
-    let mut wanted: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    let mut wanted = Wanted::new();
     for (query, example) in rows {
         if query as usize >= queries || example >= examples {
             return Err(Error::Mismatch(format!(
@@ -154,6 +206,7 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<BTreeMap<u
 /// What every batch of a run needs.
 struct Pass<'a> {
     model: &'a Model,
+    selection: &'a Selection,
     queries: &'a Queries,
     /// 1 / N.
     scale: f32,
@@ -174,13 +227,13 @@ impl Pass<'_> {
 
     /// Forward and backward of a batch; `visit` sees every module of the queries.
     fn taps(&self, batch: &Batch, mut visit: impl FnMut(Tap<'_>) -> Result<()>) -> Result<()> {
-        self.model.taps(batch, &Labels::Empirical, &self.queries.selection, &mut visit)?;
+        self.model.taps(batch, &Labels::Empirical, self.selection, &mut visit)?;
         Ok(())
     }
 
     /// Every query against every example.
     fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
-        let count = self.queries.count;
+        let (first, count) = (self.queries.numbers.start, self.queries.numbers.len());
         let mut rows = Vec::with_capacity(examples.len() * count);
         for (group, batch) in self.batches(examples) {
             let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
@@ -193,7 +246,7 @@ impl Pass<'_> {
             let total: Vec<f32> = values(total)?;
             for (&index, influences) in group.iter().zip(total.chunks_exact(count)) {
                 rows.extend(influences.iter().enumerate().map(|(query, influence)| Score {
-                    query: query as u32,
+                    query: (first + query) as u32,
                     example: examples[index].example,
                     influence: self.scale * influence,
                 }));
@@ -203,13 +256,13 @@ impl Pass<'_> {
     }
 
     /// The wanted pairs, by module and by token.
-    fn details(&self, examples: &[Example], wanted: Option<&BTreeMap<u64, BTreeSet<u32>>>) -> Result<Vec<Detail>> {
+    fn details(&self, examples: &[Example], wanted: Option<&Wanted>) -> Result<Vec<Detail>> {
         let queries = self.queries;
         let mut rows: Vec<Detail> = Vec::new();
         // place[(query, index in `examples`)] = row
         let mut place = BTreeMap::new();
         for (index, example) in examples.iter().enumerate() {
-            for query in 0..queries.count as u32 {
+            for query in queries.numbers.start as u32..queries.numbers.end as u32 {
                 if wanted.is_none_or(|wanted| wanted.get(&example.example).is_some_and(|set| set.contains(&query))) {
                     place.insert((query, index), rows.len());
                     rows.push(Detail {
@@ -222,7 +275,7 @@ impl Pass<'_> {
         }
         for (group, batch) in self.batches(examples) {
             self.taps(&batch, |tap| {
-                for query in 0..queries.count {
+                for query in queries.numbers.clone() {
                     let chosen: Vec<_> =
                         (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
                     if chosen.is_empty() {
@@ -233,7 +286,7 @@ impl Pass<'_> {
                         let indices = indices(&chosen, batch.tokens, self.device);
                         (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
                     }
-                    let tokens = values(by_token(&queries.modules[tap.index], query, a, d))?;
+                    let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
                     for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
                         let row = &mut rows[place[&(query as u32, group[b])]];
                         let mut sum = 0.0_f64;

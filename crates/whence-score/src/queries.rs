@@ -1,5 +1,8 @@
 //! Preconditioned queries on the device, one layout per module.
 
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Error, Factors, Preconditioned};
@@ -24,30 +27,91 @@ pub(crate) struct LowRank {
     rank: usize,
 }
 
-/// All queries, by module of the selection.
-pub(crate) struct Queries {
+/// What there is of queries, before their matrices are loaded.
+pub(crate) struct Survey {
+    /// Number of queries.
     pub(crate) count: usize,
     pub(crate) selection: Selection,
-    pub(crate) modules: Vec<ModuleQueries>,
     /// `method` of the parts' metadata.
     pub(crate) method: String,
+    /// By module: the rank of its widest query, or none where they are whole.
+    ranks: Vec<Option<usize>>,
 }
 
-impl Queries {
-    /// Loads every query; the modules are those the artifact holds.
-    pub(crate) fn load(artifact: &Artifact<Preconditioned>, modules: &[Module], device: &Device) -> Result<Self> {
+/// Some of the queries on a device, by module of the selection.
+pub(crate) struct Queries {
+    /// Their numbers.
+    pub(crate) numbers: Range<usize>,
+    pub(crate) modules: Vec<ModuleQueries>,
+}
+
+/// Floats of one query's matrices, or its factors.
+fn floats(module: &Module, rank: Option<usize>) -> usize {
+    match rank {
+        Some(rank) => rank * (module.in_features + module.out_features),
+        None => module.in_features * module.out_features,
+    }
+}
+
+impl Survey {
+    /// Looks through every query; the modules are those the artifact holds.
+    pub(crate) fn new(artifact: &Artifact<Preconditioned>, modules: &[Module]) -> Result<Self> {
         let Some(method) = artifact.metadata("method")? else {
             bail!(Error::Mismatch("the queries have no metadata whence.method: write it as FORMAT.md says".into()));
         };
-        let rows = artifact.rows::<Factors>()?.collect::<Result<Vec<_>>>()?;
-        let mut names: Vec<_> = rows.iter().map(|row| escape(&row.module)).collect();
-        names.sort_unstable();
-        names.dedup();
+        // Per module: how many queries, how many of them whole, largest rank.
+        let mut found: BTreeMap<String, (usize, usize, usize)> = BTreeMap::new();
+        let mut count = 0;
+        for row in artifact.rows::<Factors>()? {
+            let row = row?;
+            count = count.max(row.row as usize + 1);
+            let (rows, whole, rank) = found.entry(row.module).or_default();
+            *rows += 1;
+            *whole += usize::from(row.rank == 0);
+            *rank = row.rank.max(*rank);
+        }
+        let names: Vec<_> = found.keys().map(|name| escape(name)).collect();
         let selection = Selection::new(&Modules::Globs(names), modules)?;
-        let count = rows.iter().map(|row| row.row as usize + 1).max().unwrap_or(0);
-        let modules =
-            selection.modules().iter().map(|module| gather(module, &rows, count, device)).collect::<Result<_>>()?;
-        Ok(Self { count, selection, modules, method })
+        let rank = |module: &Module| {
+            let (rows, whole, rank) = found[&module.name];
+            if rows != count || (whole != 0 && whole != count) {
+                bail!(Error::Mismatch(format!(
+                    "module {} has {rows} of {count} queries, {whole} of them whole: precondition them in one step",
+                    module.name
+                )));
+            }
+            Ok((whole == 0).then_some(rank))
+        };
+        let ranks = selection.modules().iter().map(rank).collect::<Result<_>>()?;
+        Ok(Self { count, selection, method, ranks })
+    }
+
+    /// Consecutive queries, as many at a time as have their matrices in `bytes`, at least one.
+    pub(crate) fn groups(&self, bytes: usize) -> Vec<Range<usize>> {
+        let each: usize = self.selection.modules().iter().zip(&self.ranks).map(|(m, &rank)| 4 * floats(m, rank)).sum();
+        let size = (bytes / each.max(1)).max(1);
+        (0..self.count).step_by(size).map(|start| start..(start + size).min(self.count)).collect()
+    }
+
+    /// Loads some of the queries, one row in memory at a time beside what is kept.
+    pub(crate) fn load(
+        &self,
+        artifact: &Artifact<Preconditioned>,
+        numbers: Range<usize>,
+        device: &Device,
+    ) -> Result<Queries> {
+        let modules = self.selection.modules();
+        let count = numbers.len();
+        let mut places: Vec<_> = modules.iter().zip(&self.ranks).map(|(m, &rank)| Place::new(m, rank, count)).collect();
+        let by_name: HashMap<&str, usize> = modules.iter().enumerate().map(|(i, m)| (&m.name[..], i)).collect();
+        for row in artifact.rows::<Factors>()? {
+            let row = row?;
+            if let (Some(&index), true) = (by_name.get(&row.module[..]), numbers.contains(&(row.row as usize))) {
+                places[index].put(&modules[index], row.row as usize - numbers.start, &row)?;
+            }
+        }
+        let modules = places.into_iter().zip(modules).map(|(place, module)| place.on(device, module, count)).collect();
+        Ok(Queries { numbers, modules })
     }
 }
 
@@ -56,54 +120,62 @@ fn escape(name: &str) -> String {
     name.chars().flat_map(|c| if "*?[]{}".contains(c) { vec!['[', c, ']'] } else { vec![c] }).collect()
 }
 
-fn gather(module: &Module, rows: &[Factors], count: usize, device: &Device) -> Result<ModuleQueries> {
-    let (out_features, in_features) = (module.out_features, module.in_features);
-    let mut own: Vec<_> = rows.iter().filter(|row| row.module == module.name).collect();
-    own.sort_by_key(|row| row.row);
-    let full = own.iter().filter(|row| row.rank == 0).count();
-    if own.len() != count || (full != 0 && full != count) {
-        bail!(Error::Mismatch(format!(
-            "module {} has {} of {count} queries, {full} of them whole: precondition them in one step",
-            module.name,
-            own.len()
-        )));
+/// Where one module's queries are gathered: whole matrices one after the other, or factors side by side.
+struct Place {
+    rank: Option<usize>,
+    left: Vec<f32>,
+    right: Vec<f32>,
+    /// Columns of the factors: queries times rank.
+    width: usize,
+}
+
+impl Place {
+    fn new(module: &Module, rank: Option<usize>, count: usize) -> Self {
+        let width = count * rank.unwrap_or(0);
+        let (left, right) = match rank {
+            Some(_) => (module.out_features * width, module.in_features * width),
+            None => (count * module.out_features * module.in_features, 0),
+        };
+        Self { rank, left: vec![0.0; left], right: vec![0.0; right], width }
     }
-    let mismatch = || {
-        Error::Mismatch(format!(
-            "the queries of module {} do not have its shape: they come from another model",
-            module.name
-        ))
-    };
-    if full == count {
-        let size = out_features * in_features;
-        let mut values = Vec::with_capacity(count * size);
-        for row in own {
-            if row.left_shape != [out_features, in_features] {
-                bail!(mismatch());
+
+    /// Puts the `q`-th query where it belongs.
+    fn put(&mut self, module: &Module, q: usize, row: &Factors) -> Result<()> {
+        let (out_features, in_features) = (module.out_features, module.in_features);
+        let fits = match self.rank {
+            None => row.left_shape == [out_features, in_features],
+            Some(_) => row.left_shape == [out_features, row.rank] && row.right_shape == [in_features, row.rank],
+        };
+        if !fits {
+            bail!(Error::Mismatch(format!(
+                "the queries of module {} do not have its shape: they come from another model",
+                module.name
+            )));
+        }
+        let Some(rank) = self.rank else {
+            self.left[q * row.left.len()..][..row.left.len()].copy_from_slice(&row.left);
+            return Ok(());
+        };
+        for (into, from) in [(&mut self.left, &row.left), (&mut self.right, &row.right)] {
+            for (into, from) in into.chunks_exact_mut(self.width).zip(from.chunks_exact(row.rank)) {
+                into[q * rank..q * rank + row.rank].copy_from_slice(from);
             }
-            values.extend_from_slice(&row.left);
         }
-        return Ok(ModuleQueries::Full(Box::new(Tensor::from_data(TensorData::new(values, [count, size]), device))));
+        Ok(())
     }
-    let rank = own.iter().map(|row| row.rank).max().unwrap_or(0);
-    let width = count * rank;
-    let (mut left, mut right) = (vec![0.0; out_features * width], vec![0.0; in_features * width]);
-    for (q, row) in own.iter().enumerate() {
-        if row.left_shape != [out_features, row.rank] || row.right_shape != [in_features, row.rank] {
-            bail!(mismatch());
-        }
-        for (into, from, n) in [(&mut left, &row.left, out_features), (&mut right, &row.right, in_features)] {
-            for i in 0..n {
-                let place = i * width + q * rank;
-                into[place..place + row.rank].copy_from_slice(&from[i * row.rank..(i + 1) * row.rank]);
-            }
+
+    fn on(self, device: &Device, module: &Module, count: usize) -> ModuleQueries {
+        let (out_features, in_features) = (module.out_features, module.in_features);
+        let tensor = |values, shape: [usize; 2]| Tensor::from_data(TensorData::new(values, shape), device);
+        match self.rank {
+            None => ModuleQueries::Full(Box::new(tensor(self.left, [count, out_features * in_features]))),
+            Some(rank) => ModuleQueries::Low(Box::new(LowRank {
+                left: tensor(self.left, [out_features, self.width]),
+                right: tensor(self.right, [in_features, self.width]),
+                rank,
+            })),
         }
     }
-    Ok(ModuleQueries::Low(Box::new(LowRank {
-        left: Tensor::from_data(TensorData::new(left, [out_features, width]), device),
-        right: Tensor::from_data(TensorData::new(right, [in_features, width]), device),
-        rank,
-    })))
 }
 
 /// <P_q, G_z> of every query and sequence, from tokens: a [batch * tokens, in], d [batch * tokens, out] -> [batch, Q].
@@ -130,7 +202,7 @@ pub(crate) fn scan(
     }
 }
 
-/// d_t^T P_q a_t of every token, for one query: `[rows, in]`, `[rows, out]` -> `[rows]`.
+/// d_t^T P_q a_t of every token, for the `query`-th of those loaded: `[rows, in]`, `[rows, out]` -> `[rows]`.
 pub(crate) fn by_token(queries: &ModuleQueries, query: usize, a: Tensor<2>, d: Tensor<2>) -> Tensor<1> {
     let ([rows, in_features], [_, out_features]) = (a.dims(), d.dims());
     let products = match queries {
