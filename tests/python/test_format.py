@@ -105,7 +105,9 @@ def test_tokens_are_whole(study):
 def test_losses_sum_over_tokens(study):
     queries = table(study, "queries").to_pylist()
     for row, query in zip(table(study, "losses").to_pylist(), queries, strict=True):
-        assert row["loss"] == pytest.approx(sum(row["by_token"]), rel=1e-6)
+        starts = query["segments"] or [0]
+        weights = np.repeat(query["weights"] or [1.0], np.diff([*starts, len(query["input_ids"])]))
+        assert row["loss"] == pytest.approx(weights @ row["by_token"], rel=1e-6)
         assert [loss > 0 for loss in row["by_token"]] == query["target_mask"]
 
 

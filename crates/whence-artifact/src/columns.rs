@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use arrow::array::{
     ArrayRef, AsArray as _, BooleanArray, BooleanBuilder, Float32Array, ListArray, ListBuilder, PrimitiveArray,
-    PrimitiveBuilder, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    PrimitiveBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{ArrowPrimitiveType, Float32Type, UInt32Type};
 
@@ -24,6 +24,15 @@ pub(crate) fn bool_lists<'a>(rows: impl Iterator<Item = &'a [bool]>) -> ArrayRef
     let mut builder = ListBuilder::new(BooleanBuilder::new());
     for row in rows {
         builder.values().append_slice(row);
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+pub(crate) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]>) -> ArrayRef {
+    let mut builder = ListBuilder::new(StringBuilder::new());
+    for row in rows {
+        row.iter().for_each(|text| builder.values().append_value(text));
         builder.append(true);
     }
     Arc::new(builder.finish())
@@ -77,6 +86,10 @@ pub(crate) fn floats(list: &ListArray, row: usize) -> Vec<f32> {
 pub(crate) fn bools(list: &ListArray, row: usize) -> Vec<bool> {
     let array: BooleanArray = list.value(row).as_boolean().clone();
     array.values().iter().collect()
+}
+
+pub(crate) fn texts(list: &ListArray, row: usize) -> Vec<String> {
+    list.value(row).as_string::<i32>().iter().flatten().map(str::to_string).collect()
 }
 
 pub(crate) fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {

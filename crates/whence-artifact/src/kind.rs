@@ -103,12 +103,15 @@ impl Kind {
 
     /// Version of the kind's format. Raise it with any change to [`Kind::schema`] or to what a column means.
     pub fn version(self) -> u32 {
-        1
+        match self {
+            Self::Tokens => 2,
+            _ => 1,
+        }
     }
 
     /// Whether parts may lack the column: what only whence's own stages write.
     pub fn optional(self, column: &str) -> bool {
-        self == Self::Tokens && ["contrast_ids", "contrast_mask", "completion_start"].contains(&column)
+        self == Self::Tokens && ["segments", "weights", "segment_texts", "completion_start"].contains(&column)
     }
 
     /// How the kind's parts are stored.
@@ -132,8 +135,9 @@ impl Kind {
                 list("doc_starts", DataType::UInt32),
                 list("input_ids", DataType::UInt32),
                 list("target_mask", DataType::Boolean),
-                list("contrast_ids", DataType::UInt32),
-                list("contrast_mask", DataType::Boolean),
+                list("segments", DataType::UInt32),
+                list("weights", DataType::Float32),
+                list("segment_texts", DataType::Utf8),
                 field("completion_start", DataType::UInt32),
                 field("text", DataType::Utf8),
             ],

@@ -1,5 +1,7 @@
 //! Rows of every table as structs.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, Result};
 use arrow::record_batch::RecordBatch;
 
@@ -7,8 +9,8 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::kind::ArtifactKind;
 
-/// One token window. `example` is its row number in the corpus.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// One token window, or one query: its measurement is f = sum over segments s of w_s log p(targets of s).
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
     /// Row number.
     pub example: u64,
@@ -18,12 +20,14 @@ pub struct Example {
     pub doc_starts: Vec<u32>,
     /// Token ids, no padding.
     pub input_ids: Vec<u32>,
-    /// True where the token is a prediction target; never at position 0.
+    /// True where the token is a prediction target; never at the first of a segment.
     pub target_mask: Vec<bool>,
-    /// A contrast query's rival sequence (prompt and rival completion); empty otherwise.
-    pub contrast_ids: Vec<u32>,
-    /// Targets of the rival sequence.
-    pub contrast_mask: Vec<bool>,
+    /// First token of each segment, ascending from 0; segments do not see each other. Empty: one segment.
+    pub segments: Vec<u32>,
+    /// w of each segment. Empty: all 1.
+    pub weights: Vec<f32>,
+    /// Text of each segment of a query that has several; empty otherwise.
+    pub segment_texts: Vec<String>,
     /// Byte of `text` where the completion begins; 0 where there is no prompt.
     pub completion_start: u32,
     /// The text the tokens came from, or their decoding.
@@ -31,22 +35,49 @@ pub struct Example {
 }
 
 impl Example {
+    /// Tokens of each segment and its weight, in order.
+    pub fn parts(&self) -> impl Iterator<Item = (Range<usize>, f32)> {
+        let starts = if self.segments.is_empty() { &[0] } else { &self.segments[..] };
+        let ends = starts[1..].iter().map(|&end| end as usize).chain([self.input_ids.len()]);
+        let weights = self.weights.iter().copied().chain(std::iter::repeat(1.0));
+        starts.iter().zip(ends).zip(weights).map(|((&start, end), weight)| (start as usize..end, weight))
+    }
+
+    /// Tokens of the longest segment: what has to fit in a model's context.
+    pub fn longest_segment(&self) -> usize {
+        self.parts().map(|(tokens, _)| tokens.len()).max().unwrap_or(0)
+    }
+
     /// Refuses what no model can read: no tokens, a mask of another length, a target with nothing before it.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Mismatch(format!("example {}: {what}", self.example)).into());
         if self.input_ids.is_empty() {
             return refuse("it has no tokens".into());
         }
-        for (name, ids, mask) in [
-            ("target_mask", &self.input_ids, &self.target_mask),
-            ("contrast_mask", &self.contrast_ids, &self.contrast_mask),
-        ] {
-            if ids.len() != mask.len() {
-                return refuse(format!("{name} has {} entries for {} tokens", mask.len(), ids.len()));
-            }
-            if mask.first() == Some(&true) {
-                return refuse(format!("{name} is true at position 0, which can never be a target"));
-            }
+        let (tokens, mask) = (self.input_ids.len(), &self.target_mask);
+        if mask.len() != tokens {
+            return refuse(format!("target_mask has {} entries for {tokens} tokens", mask.len()));
+        }
+        let starts = &self.segments;
+        let ascending = starts.is_sorted_by(|left, right| left < right);
+        if starts.first().is_some_and(|&first| first != 0)
+            || starts.last().is_some_and(|&last| last as usize >= tokens)
+            || !ascending
+        {
+            return refuse(format!("segments {starts:?} do not ascend from 0 to below {tokens}, the number of tokens"));
+        }
+        let segments = starts.len().max(1);
+        if !self.weights.is_empty() && self.weights.len() != segments {
+            return refuse(format!("weights has {} entries for {segments} segments", self.weights.len()));
+        }
+        if let Some(weight) = self.weights.iter().find(|weight| !weight.is_finite()) {
+            return refuse(format!("weights has {weight}, which is no number to multiply with"));
+        }
+        if let Some((segment, _)) = self.parts().find(|(segment, _)| mask[segment.start]) {
+            let place = segment.start;
+            return refuse(format!(
+                "target_mask is true at position {place}, which begins a segment and can never be a target"
+            ));
         }
         Ok(())
     }
@@ -57,9 +88,9 @@ impl Example {
 pub struct Loss {
     /// Row number.
     pub example: u64,
-    /// Sum over target tokens, nats.
+    /// Sum over target tokens, each times the weight of its segment, nats.
     pub loss: f32,
-    /// By position of the predicted token.
+    /// By position of the predicted token, without weights.
     pub by_token: Vec<f32>,
 }
 

@@ -1,13 +1,12 @@
 //! Rows to Arrow and back, column by column and by name.
 
-use std::sync::Arc;
-
 use anyhow::Result;
-use arrow::array::{ArrayRef, AsArray as _, ListBuilder, RecordBatch, StringBuilder};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 
 use crate::columns::{
-    Columns, batch, bool_lists, bools, filled, floats, lists, numbers, shape, shapes, strings, to_u32, values,
+    Columns, batch, bool_lists, bools, filled, floats, lists, numbers, shape, shapes, string_lists, strings, texts,
+    to_u32, values,
 };
 use crate::error::Error;
 use crate::kind::{
@@ -17,19 +16,15 @@ use crate::rows::{Basis, Candidate, Covariance, Detail, Example, Factors, Lambda
 
 impl Row<Tokens> for Example {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
-        let mut docs = ListBuilder::new(StringBuilder::new());
-        for row in rows {
-            row.docs.iter().for_each(|doc| docs.values().append_value(doc));
-            docs.append(true);
-        }
         batch(vec![
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
-            ("docs", Arc::new(docs.finish())),
+            ("docs", string_lists(rows.iter().map(|row| &row.docs[..]))),
             ("doc_starts", lists::<UInt32Type>(rows.iter().map(|row| row.doc_starts.clone()))),
             ("input_ids", lists::<UInt32Type>(rows.iter().map(|row| row.input_ids.clone()))),
             ("target_mask", bool_lists(rows.iter().map(|row| &row.target_mask[..]))),
-            ("contrast_ids", lists::<UInt32Type>(rows.iter().map(|row| row.contrast_ids.clone()))),
-            ("contrast_mask", bool_lists(rows.iter().map(|row| &row.contrast_mask[..]))),
+            ("segments", lists::<UInt32Type>(rows.iter().map(|row| row.segments.clone()))),
+            ("weights", lists::<Float32Type>(rows.iter().map(|row| row.weights.clone()))),
+            ("segment_texts", string_lists(rows.iter().map(|row| &row.segment_texts[..]))),
             ("completion_start", numbers::<UInt32Type>(rows.iter().map(|row| row.completion_start))),
             ("text", strings(rows.iter().map(|row| &row.text[..]))),
         ])
@@ -40,17 +35,19 @@ impl Row<Tokens> for Example {
         let (examples, docs, starts) = (columns.u64("example")?, columns.list("docs")?, columns.list("doc_starts")?);
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
         // Columns that a stranger may leave out.
-        let (contrast, contrast_mask) = (columns.list("contrast_ids").ok(), columns.list("contrast_mask").ok());
+        let (segments, weights) = (columns.list("segments").ok(), columns.list("weights").ok());
+        let segment_texts = columns.list("segment_texts").ok();
         let completion_start = columns.u32("completion_start").ok();
         let row = |i: usize| {
             let row = Self {
                 example: examples.value(i),
-                docs: docs.value(i).as_string::<i32>().iter().flatten().map(str::to_string).collect(),
+                docs: texts(docs, i),
                 doc_starts: values::<UInt32Type>(starts, i),
                 input_ids: values::<UInt32Type>(ids, i),
                 target_mask: bools(mask, i),
-                contrast_ids: contrast.map(|ids| values::<UInt32Type>(ids, i)).unwrap_or_default(),
-                contrast_mask: contrast_mask.map(|mask| bools(mask, i)).unwrap_or_default(),
+                segments: segments.map(|starts| values::<UInt32Type>(starts, i)).unwrap_or_default(),
+                weights: weights.map(|weights| floats(weights, i)).unwrap_or_default(),
+                segment_texts: segment_texts.map(|all| texts(all, i)).unwrap_or_default(),
                 completion_start: completion_start.map_or(0, |start| start.value(i)),
                 text: text.value(i).into(),
             };

@@ -128,5 +128,11 @@ impl Reduction {
 }
 
 fn sequence(example: &Example) -> Sequence<'_> {
-    Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
+    Sequence {
+        example: example.example,
+        input_ids: &example.input_ids,
+        target_mask: &example.target_mask,
+        segments: &example.segments,
+        weights: &example.weights,
+    }
 }

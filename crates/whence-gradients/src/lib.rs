@@ -33,7 +33,7 @@ pub struct Inputs {
     pub model: PathBuf,
 }
 
-/// Gradients of L with the text's own labels; a contrast query's is L(completion) - L(rival).
+/// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
@@ -52,32 +52,28 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             )));
         }
         let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
-        let rivals: Vec<_> = (0..examples.len()).filter(|&index| !examples[index].contrast_ids.is_empty()).collect();
-        let own: Vec<_> = (0..examples.len()).collect();
-        for (sign, chosen) in [(1.0, own), (-1.0, rivals)] {
-            let sequences: Vec<_> = chosen.iter().map(|&index| sequence(&examples[index], sign)).collect();
-            let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-            for group in batches(&lengths, exec.batch_tokens) {
-                let batch = Batch::new(&group.iter().map(|&index| sequences[index]).collect::<Vec<_>>(), &device);
-                let numbers: Vec<_> = group.iter().map(|&index| chosen[index]).collect();
-                model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
-                    let (left, right) = (values(tap.output_gradients * sign)?, values(tap.activations)?);
-                    for (b, &number) in numbers.iter().enumerate() {
-                        let rows = &mut rows[number];
-                        let name = &tap.module.name;
-                        let start = b * batch.tokens;
-                        let tokens = start..start + batch.lengths[b];
-                        let d = columns(&left, tap.module.out_features, tokens.clone());
-                        let a = columns(&right, tap.module.in_features, tokens);
-                        match rows.iter_mut().find(|row| row.module == *name) {
-                            Some(row) => append(row, d, a),
-                            None => rows.push(factors(examples[number].example, name, d, a)),
-                        }
-                    }
-                    Ok(())
-                })?;
-                exec.reporter.advance(batch.real_tokens() as u64);
-            }
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        for group in batches(&lengths, exec.batch_tokens) {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
+            let batch = Batch::new(&sequences, &device);
+            model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
+                let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
+                let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
+                for (b, &index) in group.iter().enumerate() {
+                    let tokens = b * batch.tokens..b * batch.tokens + batch.lengths[b];
+                    rows[index].push(Factors {
+                        row: examples[index].example,
+                        module: name.clone(),
+                        rank: tokens.len(),
+                        left_shape: [out, tokens.len()],
+                        left: columns(&left, out, tokens.clone()),
+                        right_shape: [inside, tokens.len()],
+                        right: columns(&right, inside, tokens),
+                    });
+                }
+                Ok(())
+            })?;
+            exec.reporter.advance(batch.real_tokens() as u64);
         }
         draft.write_each(
             part,
@@ -91,11 +87,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     Ok(())
 }
 
-fn sequence(example: &Example, sign: f32) -> Sequence<'_> {
-    if sign > 0.0 {
-        Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
-    } else {
-        Sequence { example: example.example, input_ids: &example.contrast_ids, target_mask: &example.contrast_mask }
+fn sequence(example: &Example) -> Sequence<'_> {
+    Sequence {
+        example: example.example,
+        input_ids: &example.input_ids,
+        target_mask: &example.target_mask,
+        segments: &example.segments,
+        weights: &example.weights,
     }
 }
 
@@ -103,42 +101,7 @@ fn values(tensor: Tensor<2>) -> Result<Vec<f32>> {
     tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
 }
 
-/// A row-major matrix with one column per token.
-struct Columns {
-    rows: usize,
-    tokens: usize,
-    values: Vec<f32>,
-}
-
-/// Rows `tokens` of x [rows, width], transposed: [width, tokens].
-fn columns(x: &[f32], width: usize, tokens: std::ops::Range<usize>) -> Columns {
-    let values = (0..width).flat_map(|i| tokens.clone().map(move |t| x[t * width + i])).collect();
-    Columns { rows: width, tokens: tokens.len(), values }
-}
-
-fn factors(example: u64, module: &str, d: Columns, a: Columns) -> Factors {
-    Factors {
-        row: example,
-        module: module.into(),
-        rank: d.tokens,
-        left_shape: [d.rows, d.tokens],
-        left: d.values,
-        right_shape: [a.rows, a.tokens],
-        right: a.values,
-    }
-}
-
-/// [left | d] [right | a]^T = left right^T + d a^T.
-fn append(row: &mut Factors, d: Columns, a: Columns) {
-    let join = |x: &[f32], [rows, n]: [usize; 2], y: &Columns| {
-        (0..rows)
-            .flat_map(|i| x[i * n..(i + 1) * n].iter().chain(&y.values[i * y.tokens..(i + 1) * y.tokens]))
-            .copied()
-            .collect::<Vec<_>>()
-    };
-    row.left = join(&row.left, row.left_shape, &d);
-    row.right = join(&row.right, row.right_shape, &a);
-    row.rank += d.tokens;
-    row.left_shape[1] = row.rank;
-    row.right_shape[1] = row.rank;
+/// Rows `tokens` of x [rows, width], transposed: [width, tokens], row-major.
+fn columns(x: &[f32], width: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
+    (0..width).flat_map(|i| tokens.clone().map(move |t| x[t * width + i])).collect()
 }

@@ -29,9 +29,8 @@ pub struct Inputs {
     pub model: PathBuf,
 }
 
-/// Cross-entropy in nats of every target token, and its sum over the example (never the mean).
-///
-/// A contrast query's rival sequence is left out: `losses` is of the text itself.
+/// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the
+/// weight of its segment: of a query, -f.
 pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
@@ -44,11 +43,14 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
         let mut rows = Vec::with_capacity(examples.len());
         for group in batches(&lengths, exec.batch_tokens) {
-            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index], 1.0)).collect();
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let by_sequence = model.token_losses(&Batch::new(&sequences, &device))?;
             for (&index, by_token) in group.iter().zip(by_sequence) {
-                let loss = by_token.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
-                rows.push(Loss { example: examples[index].example, loss, by_token });
+                let sum =
+                    |tokens: std::ops::Range<usize>| by_token[tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+                let example = &examples[index];
+                let loss = example.parts().map(|(tokens, weight)| f64::from(weight) * sum(tokens)).sum::<f64>() as f32;
+                rows.push(Loss { example: example.example, loss, by_token });
             }
             exec.reporter.advance(group.len() as u64);
         }

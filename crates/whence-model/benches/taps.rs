@@ -54,11 +54,7 @@ fn main() -> anyhow::Result<()> {
             let start = Instant::now();
             let mut loss = 0.0;
             for chosen in &plan {
-                let sequence = |&index: &usize| Sequence {
-                    example: index as u64,
-                    input_ids: &rows[index],
-                    target_mask: &masks[index],
-                };
+                let sequence = |&index: &usize| Sequence::new(index as u64, &rows[index], &masks[index]);
                 let batch = Batch::new(&chosen.iter().map(sequence).collect::<Vec<_>>(), &device);
                 let losses = model.taps(&batch, &labels, &selection, &mut |_| Ok(()))?;
                 loss += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();

@@ -1,5 +1,7 @@
 //! Sequences side by side: bucketed by length so that almost nothing is padding.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// One training sequence or query.
@@ -9,8 +11,27 @@ pub struct Sequence<'a> {
     pub example: u64,
     /// Token ids, at least one.
     pub input_ids: &'a [u32],
-    /// True where a token is a prediction target; position 0 is never one.
+    /// True where a token is a prediction target; the first of a segment is never one.
     pub target_mask: &'a [bool],
+    /// First token of each segment, ascending from 0; segments do not see each other. Empty: the sequence is one.
+    pub segments: &'a [u32],
+    /// w of each segment in L = sum over segments s of w_s L_s. Empty: all 1.
+    pub weights: &'a [f32],
+}
+
+impl<'a> Sequence<'a> {
+    /// A sequence of one segment with weight 1.
+    pub fn new(example: u64, input_ids: &'a [u32], target_mask: &'a [bool]) -> Self {
+        Self { example, input_ids, target_mask, segments: &[], weights: &[] }
+    }
+
+    /// Tokens of each segment and its weight.
+    fn parts(&self) -> impl Iterator<Item = (Range<usize>, f32)> {
+        let starts = if self.segments.is_empty() { &[0] } else { self.segments };
+        let ends = starts[1..].iter().map(|&end| end as usize).chain([self.input_ids.len()]);
+        let weights = self.weights.iter().copied().chain(std::iter::repeat(1.0));
+        starts.iter().zip(ends).zip(weights).map(|((&start, end), weight)| (start as usize..end, weight))
+    }
 }
 
 /// Sequences padded on the right to the longest. Row b * tokens + t is token t of sequence b.
@@ -22,6 +43,10 @@ pub struct Batch {
     pub lengths: Vec<usize>,
     /// Padded length.
     pub tokens: usize,
+    /// Position of each row in its segment, 0 on padding: [batch * tokens].
+    pub positions: Vec<usize>,
+    /// Rows of each segment: what attends to itself alone.
+    pub(crate) spans: Vec<Range<usize>>,
     /// Rows that predict a target, with the target's sequence, position and id.
     pub(crate) targets: Vec<Target>,
     /// Token ids, padded with 0: [batch * tokens].
@@ -40,6 +65,8 @@ pub(crate) struct Target {
     pub(crate) position: usize,
     /// Its id in the text.
     pub(crate) id: u32,
+    /// Weight of its segment.
+    pub(crate) weight: f32,
 }
 
 impl Batch {
@@ -48,18 +75,25 @@ impl Batch {
         let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
         let tokens = lengths.iter().copied().max().unwrap_or(0);
         let mut ids = vec![0_i32; sequences.len() * tokens];
-        let mut targets = Vec::new();
+        let mut positions = vec![0; sequences.len() * tokens];
+        let (mut spans, mut targets) = (Vec::new(), Vec::new());
         for (b, sequence) in sequences.iter().enumerate() {
-            for (t, &id) in sequence.input_ids.iter().enumerate() {
-                ids[b * tokens + t] = id.cast_signed();
-                if t > 0 && sequence.target_mask[t] {
-                    targets.push(Target { row: b * tokens + t - 1, sequence: b, position: t, id });
+            for (part, weight) in sequence.parts() {
+                let first = b * tokens + part.start;
+                spans.push(first..b * tokens + part.end);
+                for (position, t) in part.enumerate() {
+                    let (row, id) = (first + position, sequence.input_ids[t]);
+                    ids[row] = id.cast_signed();
+                    positions[row] = position;
+                    if position > 0 && sequence.target_mask[t] {
+                        targets.push(Target { row: row - 1, sequence: b, position: t, id, weight });
+                    }
                 }
             }
         }
         let ids = Tensor::from_data(TensorData::new(ids, [sequences.len() * tokens]), device);
         let examples = sequences.iter().map(|sequence| sequence.example).collect();
-        Self { examples, lengths, tokens, targets, ids, device: device.clone() }
+        Self { examples, lengths, tokens, positions, spans, targets, ids, device: device.clone() }
     }
 
     /// Number of sequences.
@@ -70,6 +104,11 @@ impl Batch {
     /// Whether there is no sequence.
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
+    }
+
+    /// Whether a sequence has more than one segment.
+    pub fn segmented(&self) -> bool {
+        self.spans.len() > self.len()
     }
 
     /// Real tokens.

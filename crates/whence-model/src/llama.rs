@@ -86,13 +86,17 @@ fn add_linear(residual: &Tensor<2>, x: Tensor<2>, weight: &Tensor<2>) -> Tensor<
 /// (which leaves them out) map zero to zero. So do their derivatives, and no tap needs a mask.
 pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, keep: Option<Until>) -> Forward {
     let shape = AttentionShape {
+        batch: batch.len(),
         tokens: batch.tokens,
-        lengths: batch.lengths.clone(),
+        spans: batch.spans.clone(),
         heads: config.num_attention_heads,
         key_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
     };
-    let table = RotationTable::new(batch.tokens, config.head_dim, config.rope_theta);
+    let mut table = RotationTable::new(batch.tokens, config.head_dim, config.rope_theta);
+    if batch.segmented() {
+        table = table.at(&batch.positions);
+    }
     let epsilon = config.rms_norm_eps as f32;
     let mut x = parameters["model.embed_tokens.weight"].clone().select(0, batch.ids.clone());
     if let Some(real) = batch.real() {

@@ -125,7 +125,7 @@ impl Model {
         rms_norm(x, self.parameters["model.norm.weight"].clone(), self.config.rms_norm_eps as f32)
     }
 
-    /// Forward and activation-only backward of L = sum over target tokens of cross-entropy.
+    /// Forward and activation-only backward of L = sum over target tokens of cross-entropy, times the segment's weight.
     ///
     /// Calls `visit` for every selected module, last to first. Returns L of each sequence.
     pub fn taps(
@@ -148,12 +148,13 @@ impl Model {
         })?;
         let mut losses = vec![0.0; batch.len()];
         for (target, loss) in batch.targets.iter().zip(by_target) {
-            losses[target.sequence] += loss;
+            losses[target.sequence] += target.weight * loss;
         }
         Ok(losses)
     }
 
-    /// -log p(token t | tokens before) at every target position t, 0 elsewhere; one list a sequence.
+    /// -log p(token t | tokens of its segment before) at every target t, 0 elsewhere, whatever the segment's weight; one
+    /// list a sequence.
     pub fn token_losses(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let forward = llama::forward(&self.config, &self.parameters, batch, None);
         let (by_target, _, _) = self.head_loss(&forward.output, batch, &Labels::Empirical, false)?;
@@ -192,7 +193,7 @@ impl Model {
             add(&mut gradients, name, gradient);
             Ok(())
         })?;
-        let loss = by_target.iter().map(|&loss| f64::from(loss)).sum();
+        let loss = batch.targets.iter().zip(by_target).map(|(target, loss)| f64::from(target.weight * loss)).sum();
         Ok((gradients, loss, batch.targets.len()))
     }
 
@@ -202,8 +203,8 @@ impl Model {
         Tensor::from_data(TensorData::new(rows, [n]), &self.device)
     }
 
-    /// The vocabulary head at the positions that predict a target, in chunks: loss by target, and dL at the residual
-    /// stream [batch * tokens, hidden]; with `parameters`, also the gradients of head and final norm.
+    /// The vocabulary head at the positions that predict a target, in chunks: loss by target without its weight, and dL at
+    /// the residual stream [batch * tokens, hidden]; with `parameters`, also the gradients of head and final norm.
     fn head_loss(
         &self,
         output: &Tensor<2>,
@@ -224,8 +225,12 @@ impl Model {
             let hidden = self.final_norm(x.clone());
             let logits = linear(&hidden, head);
             let labels = self.labels(&logits, batch, targets, labels)?;
-            let (loss, d_logits) = cross_entropy(logits, &labels);
+            let (loss, mut d_logits) = cross_entropy(logits, &labels);
             losses.extend(loss);
+            if targets.iter().any(|target| target.weight != 1.0) {
+                let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
+                d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
+            }
             let d_hidden = product(d_logits.clone(), head.clone());
             if parameters {
                 add(&mut gradients, name.into(), product(d_logits.transpose(), hidden));

@@ -196,7 +196,7 @@ fn check_tokens(given: &Given) -> Result<()> {
     Ok(())
 }
 
-/// The largest token id, its example, and the longest window: from the summary, or counted where a stranger wrote none.
+/// The largest token id, its example, and the longest segment: from the summary, or counted where a stranger wrote none.
 fn extent(folder: &Path) -> Result<[u64; 3]> {
     let tokens = Artifact::<Tokens>::open(folder)?;
     let known = ["largest_id", "largest_id_example", "longest"].map(|name| tokens.manifest().count(name));
@@ -206,11 +206,9 @@ fn extent(folder: &Path) -> Result<[u64; 3]> {
     let [mut largest, mut found, mut longest] = [0; 3];
     for row in tokens.rows::<Example>()? {
         let row = row?;
-        for ids in [&row.input_ids, &row.contrast_ids] {
-            longest = longest.max(ids.len() as u64);
-            if let Some(id) = ids.iter().map(|&id| u64::from(id)).max().filter(|&id| id > largest) {
-                (largest, found) = (id, row.example);
-            }
+        longest = longest.max(row.longest_segment() as u64);
+        if let Some(id) = row.input_ids.iter().map(|&id| u64::from(id)).max().filter(|&id| id > largest) {
+            (largest, found) = (id, row.example);
         }
     }
     Ok([largest, found, longest])

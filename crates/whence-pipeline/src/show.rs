@@ -128,7 +128,7 @@ fn query_texts(
     .collect()
 }
 
-/// `prompt | completion`, and whether it is measured against a rival.
+/// `prompt | completion`, and what it is measured against or together with.
 fn asked(query: &Example) -> String {
     let start = query.completion_start as usize;
     let text = match query.text.split_at_checked(start) {
@@ -140,7 +140,15 @@ fn asked(query: &Example) -> String {
         }
         _ => clipped(&one_line(&query.text), 2 * EXCERPT),
     };
-    if query.contrast_ids.is_empty() { text } else { text + " (against a rival completion)" }
+    let rival = query.parts().zip(&query.segment_texts).find(|((_, weight), _)| *weight < 0.0);
+    match (rival, query.segments.len()) {
+        (Some((_, rival)), 2) => {
+            let rival = rival.strip_prefix(query.text.get(..start).unwrap_or_default()).unwrap_or(rival);
+            format!("{text} (against {})", excerpt(rival))
+        }
+        (_, 0 | 1) => text,
+        (_, segments) => format!("{text} (and {} more, weighted)", segments - 1),
+    }
 }
 
 /// Manifest in short, and the first rows.

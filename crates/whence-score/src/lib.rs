@@ -308,7 +308,13 @@ impl Pass<'_> {
 }
 
 fn sequence(example: &Example) -> Sequence<'_> {
-    Sequence { example: example.example, input_ids: &example.input_ids, target_mask: &example.target_mask }
+    Sequence {
+        example: example.example,
+        input_ids: &example.input_ids,
+        target_mask: &example.target_mask,
+        segments: &example.segments,
+        weights: &example.weights,
+    }
 }
 
 /// The rows of the chosen sequences of a batch.

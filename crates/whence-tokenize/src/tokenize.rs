@@ -20,7 +20,7 @@ use crate::row::Row;
 use crate::window::{Window, Windows};
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Rows of a part.
 const PART: usize = 8192;
@@ -204,7 +204,7 @@ fn summarise(config: &Config, exec: &Exec, draft: &mut Draft, spans: &[Span]) ->
 impl Span {
     fn count(&mut self, window: &Window) {
         let example = &window.example;
-        let largest = example.input_ids.iter().chain(&example.contrast_ids).max().copied().unwrap_or(0);
+        let largest = example.input_ids.iter().max().copied().unwrap_or(0);
         if self.rows == 0 || largest > self.largest_id {
             self.largest_id = largest;
             self.largest_id_example = example.example;
@@ -213,6 +213,6 @@ impl Span {
         self.tokens += example.input_ids.len() as u64;
         self.targets += example.target_mask.iter().filter(|&&target| target).count() as u64;
         self.truncated += u64::from(window.cut);
-        self.longest = self.longest.max(example.input_ids.len().max(example.contrast_ids.len()) as u64);
+        self.longest = self.longest.max(example.longest_segment() as u64);
     }
 }

@@ -75,7 +75,7 @@ impl Windows<'_> {
                         completed"
                 .into());
         }
-        let contrast_ids = contrast.map(|contrast| encoder.encode(&contrast)).transpose()?;
+        let contrast_ids = contrast.as_ref().map(|contrast| encoder.encode(contrast)).transpose()?;
         if contrast_ids.as_ref().is_some_and(Vec::is_empty) {
             return Err("`contrast` has no tokens; give it text or remove the key".into());
         }
@@ -85,25 +85,26 @@ impl Windows<'_> {
             return Err("the prompt is empty; give the row text or remove it".into());
         }
         let (input_ids, target_mask) = joined(&given, &completion_ids);
-        let (contrast_ids, contrast_mask) = contrast_ids.map(|rival| joined(&given, &rival)).unwrap_or_default();
-        let untargeted = |mask: &[bool]| !mask.contains(&true);
-        if !contrast_ids.is_empty() && (untargeted(&target_mask) || untargeted(&contrast_mask)) {
-            return Err("a completion of one token has nothing before it, and position 0 can never be a target; give the row a \
-                        `prompt`"
-                .into());
+        let completion_start = u32::try_from(prompt.len()).unwrap_or(0);
+        let text = prompt.clone() + &completion.unwrap_or_default();
+        let mut example = Example { input_ids, target_mask, completion_start, text, ..Example::default() };
+        if let (Some(rival_ids), Some(rival)) = (contrast_ids, contrast) {
+            let own = example.target_mask.contains(&true);
+            example.segments = vec![0, example.input_ids.len() as u32];
+            example.weights = vec![1.0, -1.0];
+            example.segment_texts = vec![example.text.clone(), prompt + &rival];
+            let (ids, mask) = joined(&given, &rival_ids);
+            if !own || !mask.contains(&true) {
+                return Err(
+                    "a completion of one token has nothing before it, and position 0 can never be a target; give the \
+                            row a `prompt`"
+                        .into(),
+                );
+            }
+            example.input_ids.extend(ids);
+            example.target_mask.extend(mask);
         }
-        Ok(Window {
-            cut: given.len() < encoder.prefix.len() + prompt_ids.len(),
-            example: Example {
-                input_ids,
-                target_mask,
-                contrast_ids,
-                contrast_mask,
-                completion_start: u32::try_from(prompt.len()).unwrap_or(0),
-                text: prompt + &completion.unwrap_or_default(),
-                ..Example::default()
-            },
-        })
+        Ok(Window { cut: given.len() < encoder.prefix.len() + prompt_ids.len(), example })
     }
 
     /// What comes before `completion` tokens: the prefix and as much of the prompt's end as there is room for.

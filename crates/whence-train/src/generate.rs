@@ -138,7 +138,7 @@ impl Counts {
     fn of(examples: &[Example]) -> Self {
         let mut counts = Self::default();
         for example in examples {
-            let largest = example.input_ids.iter().chain(&example.contrast_ids).max().copied().unwrap_or(0);
+            let largest = example.input_ids.iter().max().copied().unwrap_or(0);
             if counts.examples == 0 || largest > counts.largest_id {
                 counts.largest_id = largest;
                 counts.largest_id_example = example.example;
@@ -146,7 +146,7 @@ impl Counts {
             counts.examples += 1;
             counts.tokens += example.input_ids.len() as u64;
             counts.targets += example.target_mask.iter().filter(|&&target| target).count() as u64;
-            counts.longest = counts.longest.max(example.input_ids.len().max(example.contrast_ids.len()) as u64);
+            counts.longest = counts.longest.max(example.longest_segment() as u64);
         }
         counts
     }
@@ -222,8 +222,8 @@ impl Generator<'_> {
         let sequences: Vec<_> = open
             .iter()
             .map(|&index| {
-                let Example { example, input_ids, target_mask, .. } = &*prompts[index];
-                Sequence { example: *example, input_ids, target_mask }
+                let Example { example, input_ids, target_mask, segments, .. } = &*prompts[index];
+                Sequence { example: *example, input_ids, target_mask, segments, weights: &[] }
             })
             .collect();
         let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device));

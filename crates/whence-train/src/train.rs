@@ -254,7 +254,13 @@ fn examples(config: &Config, tokens: &Artifact<Tokens>) -> Result<Vec<Example>> 
     let mut examples = Vec::new();
     for example in tokens.rows::<Example>()? {
         let mut example = example?;
-        let (row, length) = (example.example, example.input_ids.len());
+        let (row, length) = (example.example, example.longest_segment());
+        if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
+            return Err(bad_input(format!(
+                "row {row} of the tokens has a segment of weight {weight}: it is a query, and what it says against a text \
+                 cannot be learnt; train on rows of text"
+            )));
+        }
         if length > config.context {
             return Err(bad_input(format!(
                 "row {row} of the tokens has {length} tokens, more than context = {}; raise it, or lower max-tokens of the \
@@ -301,10 +307,9 @@ fn order(lengths: &[usize], config: &Config, epoch: u64) -> Vec<Vec<usize>> {
 fn batch(examples: &[Example], members: &[usize], device: &Device) -> Batch {
     let sequences: Vec<_> = members
         .iter()
-        .map(|&index| Sequence {
-            example: examples[index].example,
-            input_ids: &examples[index].input_ids,
-            target_mask: &examples[index].target_mask,
+        .map(|&index| {
+            let Example { example, input_ids, target_mask, segments, weights, .. } = &examples[index];
+            Sequence { example: *example, input_ids, target_mask, segments, weights }
         })
         .collect();
     Batch::new(&sequences, device)

@@ -3,7 +3,9 @@
 //! Neither direction keeps the probabilities: memory is linear in tokens on the CPU, and the
 //! backward pass computes them again from queries and keys.
 
-use burn::tensor::{Bool, Tensor, TensorData, activation};
+use std::ops::Range;
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, exp, is_cpu, lane_max, lane_sum, tensor, values, vectorised};
@@ -16,10 +18,13 @@ const QUERY_BLOCK: usize = 64;
 /// How rows and columns of queries, keys and values are to be read.
 #[derive(Debug, Clone)]
 pub struct AttentionShape {
+    /// Sequences.
+    pub batch: usize,
     /// Padded tokens of every sequence.
     pub tokens: usize,
-    /// Real tokens of each sequence; the others get output zero and gradient zero.
-    pub lengths: Vec<usize>,
+    /// Runs of rows that attend to themselves alone, ascending; none crosses a sequence. Rows in none are padding, and
+    /// get output zero and gradient zero.
+    pub spans: Vec<Range<usize>>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; query head h reads key head h / (heads / key_heads).
@@ -35,6 +40,18 @@ impl AttentionShape {
 
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// The rows of each span out of all rows, `width` values each.
+    fn split<'a>(&self, mut rest: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let mut row = 0;
+        let own = |span: &Range<usize>| {
+            let (_, tail) = std::mem::take(&mut rest).split_at_mut((span.start - row) * width);
+            let (own, tail) = tail.split_at_mut(span.len() * width);
+            (rest, row) = (tail, span.end);
+            own
+        };
+        self.spans.iter().map(own).collect()
     }
 }
 
@@ -52,13 +69,11 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
     let kv = k.dims()[1];
     let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
     let (q, k, v) = (values(&q), values(&k), values(&v));
-    let (tokens, dim) = (shape.tokens, shape.head_dim);
+    let dim = shape.head_dim;
     let mut output = vec![0.0f32; rows * width];
-    output.par_chunks_mut((tokens * width).max(1)).enumerate().for_each(|(b, output)| {
-        let length = shape.lengths[b];
-        let (q, k, v) = (&q[b * tokens * width..], &k[b * tokens * kv..], &v[b * tokens * kv..]);
-        let blocks = output[..length * width].par_chunks_mut(QUERY_BLOCK * width);
-        blocks.enumerate().for_each(|(block, output)| {
+    shape.spans.par_iter().zip(shape.split(&mut output, width)).for_each(|(span, output)| {
+        let (q, k, v) = (&q[span.start * width..], &k[span.start * kv..], &v[span.start * kv..]);
+        output.par_chunks_mut(QUERY_BLOCK * width).enumerate().for_each(|(block, output)| {
             let start = block * QUERY_BLOCK;
             let count = output.len() / width;
             let end = start + count;
@@ -105,22 +120,19 @@ pub fn causal_attention_backward(
     let ([rows, width], kv) = (q.dims(), k.dims()[1]);
     let (d, q, k, v) = (contiguous(d_output), contiguous(q), contiguous(k), contiguous(v));
     let (d, q, k, v) = (values(&d), values(&q), values(&k), values(&v));
-    let (tokens, dim, group) = (shape.tokens, shape.head_dim, shape.group());
+    let (dim, group) = (shape.head_dim, shape.group());
     let mut d_q = vec![0.0f32; rows * width];
     let (mut d_k, mut d_v) = (vec![0.0f32; rows * kv], vec![0.0f32; rows * kv]);
-    d_q.par_chunks_mut((tokens * width).max(1))
-        .zip(d_k.par_chunks_mut((tokens * kv).max(1)))
-        .zip(d_v.par_chunks_mut((tokens * kv).max(1)))
-        .enumerate()
-        .for_each(|(b, ((d_q, d_k), d_v))| {
-            let (wide, narrow) = (b * tokens * width, b * tokens * kv);
+    let gradients = (shape.split(&mut d_q, width), shape.split(&mut d_k, kv), shape.split(&mut d_v, kv));
+    (shape.spans.par_iter()).zip(gradients.0.into_par_iter().zip(gradients.1).zip(gradients.2)).for_each(
+        |(span, ((d_q, d_k), d_v))| {
+            let (wide, narrow) = (span.start * width, span.start * kv);
             let heads: Vec<_> = (0..shape.key_heads)
                 .into_par_iter()
                 .map(|key_head| {
                     let (wide, narrow) = (wide + key_head * group * dim, narrow + key_head * dim);
-                    let sequence =
-                        KeyHead { d: &d[wide..], q: &q[wide..], k: &k[narrow..], v: &v[narrow..], width, kv };
-                    sequence.backward(shape.lengths[b], shape)
+                    let head = KeyHead { d: &d[wide..], q: &q[wide..], k: &k[narrow..], v: &v[narrow..], width, kv };
+                    head.backward(span.len(), shape)
                 })
                 .collect();
             for (key_head, (q, k, v)) in heads.iter().enumerate() {
@@ -128,11 +140,12 @@ pub fn causal_attention_backward(
                 place(d_k, k, key_head, dim, kv);
                 place(d_v, v, key_head, dim, kv);
             }
-        });
+        },
+    );
     (tensor(d_q, [rows, width]), tensor(d_k, [rows, kv]), tensor(d_v, [rows, kv]))
 }
 
-/// One key head of one sequence with its group of query heads, inside the interleaved buffers.
+/// One key head of one span with its group of query heads, inside the interleaved buffers.
 struct KeyHead<'a> {
     d: &'a [f32],
     q: &'a [f32],
@@ -244,7 +257,7 @@ fn place(destination: &mut [f32], source: &[f32], index: usize, block: usize, wi
 
 /// [batch * tokens, heads * dim] -> [batch, key heads, group * tokens, dim]
 fn fold_queries(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
-    let (batch, group) = (shape.lengths.len(), shape.group());
+    let (batch, group) = (shape.batch, shape.group());
     x.reshape([batch, shape.tokens, shape.heads, shape.head_dim]).swap_dims(1, 2).reshape([
         batch,
         shape.key_heads,
@@ -254,7 +267,7 @@ fn fold_queries(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
 }
 
 fn unfold_queries(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
-    let batch = shape.lengths.len();
+    let batch = shape.batch;
     x.reshape([batch, shape.heads, shape.tokens, shape.head_dim])
         .swap_dims(1, 2)
         .reshape([batch * shape.tokens, shape.heads * shape.head_dim])
@@ -262,35 +275,54 @@ fn unfold_queries(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
 
 /// [batch * tokens, key heads * dim] -> [batch, key heads, tokens, dim]
 fn fold_keys(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
-    x.reshape([shape.lengths.len(), shape.tokens, shape.key_heads, shape.head_dim]).swap_dims(1, 2)
+    x.reshape([shape.batch, shape.tokens, shape.key_heads, shape.head_dim]).swap_dims(1, 2)
 }
 
 fn unfold_keys(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
-    let rows = shape.lengths.len() * shape.tokens;
+    let rows = shape.batch * shape.tokens;
     x.swap_dims(1, 2).reshape([rows, shape.key_heads * shape.head_dim])
 }
 
-/// [batch, key heads, group * tokens, tokens], causal
+/// [batch, key heads, group * tokens, tokens], causal inside each span
 fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> Tensor<4> {
     let device = q.device();
-    let (tokens, group) = (shape.tokens, shape.group());
     let scores = q.matmul(k.swap_dims(2, 3)) * shape.scale();
     let size = scores.dims();
-    let future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, &device)
-        .reshape([1, 1, tokens, tokens])
-        .repeat_dim(2, group)
-        .expand(size);
-    activation::softmax(scores.mask_fill(future, f32::NEG_INFINITY), 3)
+    let unseen = unseen(shape, &device).repeat_dim(2, shape.group()).expand(size);
+    activation::softmax(scores.mask_fill(unseen, f32::NEG_INFINITY), 3)
 }
 
-/// Zeroes the rows beyond each sequence's length.
+/// True where the token of the row must not see that of the column: later ones, and those of other spans.
+///
+/// [1 or batch, 1, tokens, tokens]
+fn unseen(shape: &AttentionShape, device: &Device) -> Tensor<4, Bool> {
+    let (batch, tokens) = (shape.batch, shape.tokens);
+    let future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, device).reshape([1, 1, tokens, tokens]);
+    if shape.spans.iter().all(|span| span.start.is_multiple_of(tokens)) {
+        return future;
+    }
+    // 0 is padding, which sees itself: a row that sees nothing has no softmax.
+    let mut numbers = vec![0_i32; batch * tokens];
+    for (number, span) in (1..).zip(&shape.spans) {
+        numbers[span.clone()].fill(number);
+    }
+    let numbers = Tensor::<1, Int>::from_data(TensorData::new(numbers, [batch * tokens]), device);
+    let size = [batch, 1, tokens, tokens];
+    let own = numbers.clone().reshape([batch, 1, tokens, 1]).expand(size);
+    let other = numbers.reshape([batch, 1, 1, tokens]).expand(size);
+    own.not_equal(other).bool_or(future.expand(size))
+}
+
+/// Zeroes the rows that are in no span.
 fn mask_padding(x: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
-    if shape.lengths.iter().all(|&length| length == shape.tokens) {
+    let rows = shape.batch * shape.tokens;
+    if shape.spans.iter().map(Range::len).sum::<usize>() == rows {
         return x;
     }
-    let mask =
-        shape.lengths.iter().flat_map(|&length| (0..shape.tokens).map(move |t| if t < length { 1.0f32 } else { 0.0 }));
-    let mask = TensorData::new(mask.collect::<Vec<_>>(), [x.dims()[0], 1]);
-    let mask = Tensor::<2>::from_data(mask, &x.device());
+    let mut mask = vec![0.0f32; rows];
+    for span in &shape.spans {
+        mask[span.clone()].fill(1.0);
+    }
+    let mask = Tensor::<2>::from_data(TensorData::new(mask, [rows, 1]), &x.device());
     x * mask
 }

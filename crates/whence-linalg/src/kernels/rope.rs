@@ -5,6 +5,9 @@ use rayon::prelude::*;
 
 use super::cpu::{is_cpu, values_mut, wrap, writable};
 
+/// Rows of a task.
+const ROWS: usize = 128;
+
 /// Which way to turn: backward is the transpose of forward, a rotation by the negative angle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
@@ -14,7 +17,7 @@ pub enum Rotation {
     Backward,
 }
 
-/// cos and sin of position x frequency, for positions 0..tokens.
+/// cos and sin of position x frequency, for positions 0..tokens or those that [`RotationTable::at`] names.
 #[derive(Debug, Clone)]
 pub struct RotationTable {
     tokens: usize,
@@ -33,6 +36,13 @@ impl RotationTable {
         Self { tokens, head_dim, cos, sin }
     }
 
+    /// The table with a row for each of `positions`, all below `tokens`: for rows that do not count from 0.
+    pub fn at(&self, positions: &[usize]) -> Self {
+        let half = self.head_dim / 2;
+        let rows = |table: &[f32]| positions.iter().flat_map(|&t| &table[t * half..(t + 1) * half]).copied().collect();
+        Self { tokens: positions.len(), head_dim: self.head_dim, cos: rows(&self.cos), sin: rows(&self.sin) }
+    }
+
     fn tensors(&self, device: &Device) -> (Tensor<4>, Tensor<4>) {
         let shape = [1, self.tokens, 1, self.head_dim / 2];
         let build = |values: &Vec<f32>| Tensor::from_data(TensorData::new(values.clone(), shape), device);
@@ -42,7 +52,7 @@ impl RotationTable {
 
 /// For each head, with (a, b) the halves of its vector: (a cos - b sin, b cos + a sin).
 ///
-/// x [batch * tokens, heads * head_dim], rows b * tokens + t -> the same shape
+/// x [batch * tokens, heads * head_dim], row r turned by row r mod tokens of the table -> the same shape
 pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor<2> {
     let [rows, width] = x.dims();
     let (dim, half) = (table.head_dim, table.head_dim / 2);
@@ -56,11 +66,12 @@ pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor
         return turned.reshape([rows, width]);
     }
     let mut buffer = writable(x);
-    values_mut(&mut buffer).par_chunks_mut(width.max(1) * table.tokens).for_each(|sequence| {
-        for (t, row) in sequence.chunks_exact_mut(width).enumerate() {
+    values_mut(&mut buffer).par_chunks_mut(width.max(1) * ROWS).enumerate().for_each(|(chunk, rows)| {
+        for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+            let t = (chunk * ROWS + row) % table.tokens;
             let cos = &table.cos[t * half..(t + 1) * half];
             let sin = &table.sin[t * half..(t + 1) * half];
-            for head in row.chunks_exact_mut(dim) {
+            for head in values.chunks_exact_mut(dim) {
                 let (first, second) = head.split_at_mut(half);
                 for i in 0..half {
                     let (a, b) = (first[i], second[i]);

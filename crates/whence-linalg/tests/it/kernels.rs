@@ -99,13 +99,27 @@ fn rotation_paths_agree_and_backward_undoes_forward() {
         assert!(error(fast, plain) < 1e-6);
     }
     let there = rotate(x.clone(), &table, Rotation::Forward);
-    assert!(error(rotate(there, &table, Rotation::Backward), x) < 1e-6);
+    assert!(error(rotate(there, &table, Rotation::Backward), x.clone()) < 1e-6);
+    // Rows that say where they are.
+    let positions: Vec<usize> = (0..5 * tokens).map(|row| row * 7 % tokens).collect();
+    let (fast, plain) = both(|| rotate(x.clone(), &table.at(&positions), Rotation::Forward));
+    assert!(error(fast.clone(), plain) < 1e-6);
+    let row = |x: Tensor<2>, row: usize| x.narrow(0, row, 1);
+    let alone = Tensor::cat(vec![row(x.clone(), 0), row(x, 3)], 0);
+    let expected = rotate(alone, &table.at(&[0, 10]), Rotation::Forward);
+    assert_eq!(host(row(fast, 3)), host(row(expected, 1)));
 }
 
 #[test]
 fn attention_paths_agree() {
     // More than one query block, a group of three query heads to a key head, ragged lengths.
-    let shape = AttentionShape { tokens: 150, lengths: vec![150, 1, 97], heads: 6, key_heads: 2, head_dim: 8 };
+    attention_agrees(&[0..150, 150..151, 300..397]);
+    // Several spans in a sequence, and padding at its end or none.
+    attention_agrees(&[0..70, 70..71, 71..150, 150..151, 300..310, 310..397]);
+}
+
+fn attention_agrees(spans: &[std::ops::Range<usize>]) {
+    let shape = AttentionShape { batch: 3, tokens: 150, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8 };
     let rows = 3 * 150;
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);

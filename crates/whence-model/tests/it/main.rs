@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
+use whence_linalg::kernels::with_burn_operations;
 use whence_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_device};
 
 /// Float32 against float64.
@@ -35,7 +36,7 @@ impl Fixture {
     fn batch(&self) -> Batch {
         let masks: Vec<Vec<bool>> = self.sequences.iter().map(|ids| (0..ids.len()).map(|t| t > 0).collect()).collect();
         let sequences: Vec<_> = (self.sequences.iter().zip(&masks).enumerate())
-            .map(|(example, (input_ids, target_mask))| Sequence { example: example as u64, input_ids, target_mask })
+            .map(|(example, (ids, mask))| Sequence::new(example as u64, ids, mask))
             .collect();
         Batch::new(&sequences, &self.model.device)
     }
@@ -121,12 +122,77 @@ fn sampled_labels_do_not_depend_on_the_batch() {
     let losses = |order: &[usize]| {
         let masks: Vec<Vec<bool>> =
             fixture.sequences.iter().map(|ids| (0..ids.len()).map(|t| t > 0).collect()).collect();
-        let sequence =
-            |&i: &usize| Sequence { example: i as u64, input_ids: &fixture.sequences[i], target_mask: &masks[i] };
+        let sequence = |&i: &usize| Sequence::new(i as u64, &fixture.sequences[i], &masks[i]);
         let batch = Batch::new(&order.iter().map(sequence).collect::<Vec<_>>(), &fixture.model.device);
         fixture.model.taps(&batch, &Labels::Sampled { seed: 7 }, &selection, &mut |_| Ok(())).unwrap()
     };
     let (together, turned) = (losses(&[0, 1]), losses(&[1, 0]));
     assert_close("turned", &turned, &[together[1], together[0]]);
     assert_close("alone", &losses(&[1]), &together[1..]);
+}
+
+/// Gradient of every module, summed over a batch, and the loss of each sequence.
+fn summed(model: &Model, batch: &Batch) -> (BTreeMap<String, Vec<f32>>, Vec<f32>) {
+    let selection = Selection::new(&Modules::Named("all".into()), model.modules()).unwrap();
+    let mut gradients = BTreeMap::new();
+    let visit = &mut |tap: whence_model::Tap<'_>| {
+        let gradient = values(tap.output_gradients.transpose().matmul(tap.activations));
+        gradients.insert(tap.module.name.clone(), gradient);
+        Ok(())
+    };
+    let losses = model.taps(batch, &Labels::Empirical, &selection, visit).unwrap();
+    (gradients, losses)
+}
+
+/// Segments in one row are what they are alone, whatever stands beside them: logits, losses, weighted gradients; on both
+/// paths of the kernels.
+fn segments_agree_with_sequences(name: &str) {
+    let Fixture { model, sequences, .. } = Fixture::read(name);
+    let (first, second) = (&sequences[0][..], &sequences[1][..]);
+    let parts = [second, &first[..3], first];
+    let weights = [1.0_f32, -2.0, 0.25];
+    let ids: Vec<u32> = parts.concat();
+    let starts = [0, second.len() as u32, second.len() as u32 + 3];
+    let mask: Vec<bool> = (0..ids.len() as u32).map(|t| !starts.contains(&t)).collect();
+    let packed = Sequence { example: 0, input_ids: &ids, target_mask: &mask, segments: &starts, weights: &weights };
+    // Beside it a plain sequence, so that one row is padded and one is not.
+    let plain_mask: Vec<bool> = (0..first.len()).map(|t| t > 0).collect();
+    let plain = Sequence::new(1, first, &plain_mask);
+    let batch = Batch::new(&[packed, plain], &model.device);
+    let alone = |ids: &[u32]| {
+        let mask: Vec<bool> = (0..ids.len()).map(|t| t > 0).collect();
+        Batch::new(&[Sequence::new(0, ids, &mask)], &model.device)
+    };
+
+    let width = model.config.vocab_size;
+    let logits: Vec<f32> = parts.iter().flat_map(|ids| values(model.logits(&alone(ids)))).collect();
+    assert_close("logits", &values(model.logits(&batch))[..ids.len() * width], &logits);
+
+    let (gradients, losses) = summed(&model, &batch);
+    let mut expected: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut loss = 0.0;
+    for (ids, weight) in parts.iter().chain([&first]).zip(weights.iter().chain([&1.0])) {
+        let (own, own_loss) = summed(&model, &alone(ids));
+        for (name, own) in own {
+            let sum = expected.entry(name).or_insert_with(|| vec![0.0; own.len()]);
+            sum.iter_mut().zip(own).for_each(|(sum, value)| *sum += f64::from(*weight) * f64::from(value));
+        }
+        loss += weight * own_loss[0];
+    }
+    assert_close("loss", &[losses.iter().sum()], &[loss]);
+    for (name, expected) in expected {
+        let expected: Vec<_> = expected.into_iter().map(|value| value as f32).collect();
+        assert_close(&name, &gradients[&name], &expected);
+    }
+    let by_token = model.token_losses(&batch).unwrap();
+    let own: Vec<f32> = parts.iter().flat_map(|ids| model.token_losses(&alone(ids)).unwrap().remove(0)).collect();
+    assert_close("token losses", &by_token[0], &own);
+}
+
+#[test]
+fn segments_of_a_row_do_not_see_each_other() {
+    for name in ["sharded", "half"] {
+        segments_agree_with_sequences(name);
+        with_burn_operations(|| segments_agree_with_sequences(name));
+    }
 }

@@ -19,7 +19,7 @@ fn text_is_bos_text_eos_and_all_but_position_0_are_targets() {
     assert_eq!(rows[0].target_mask, (0..expected.len()).map(|i| i > 0).collect::<Vec<_>>());
     assert_eq!((&rows[0].docs[..], &rows[0].doc_starts[..]), (&["7".to_string()][..], &[0][..]));
     assert_eq!((rows[1].example, &rows[1].docs[0][..], &rows[1].text[..]), (1, "row 1", "void"));
-    assert!(rows[0].contrast_ids.is_empty() && bench.warnings().is_empty());
+    assert!(rows[0].segments.is_empty() && rows[0].weights.is_empty() && bench.warnings().is_empty());
 }
 
 #[test]
@@ -75,9 +75,12 @@ fn a_rival_completion_gets_the_same_prompt() {
     let max = long.len() + 3;
     let row = bench.examples(&config(max), line).remove(0);
     let given = [vec![BOS], prompt[prompt.len() - 2..].to_vec()].concat();
-    assert_eq!(row.input_ids, [given.clone(), ids(" void")].concat());
-    assert_eq!(row.contrast_ids, [given, long].concat());
-    assert_eq!(row.contrast_mask, (0..max).map(|i| i > 2).collect::<Vec<_>>());
+    let own = [given.clone(), ids(" void")].concat();
+    assert_eq!((row.segments, row.weights), (vec![0, own.len() as u32], vec![1.0, -1.0]));
+    let targets = |tokens: usize| (0..tokens).map(|i| i > 2).collect::<Vec<_>>();
+    assert_eq!(row.target_mask, [targets(own.len()), targets(max)].concat());
+    assert_eq!(row.input_ids, [own, given, long].concat());
+    assert_eq!(row.segment_texts, ["And the earth was void", "And the earth was without form, and void"]);
     assert_eq!(row.text, "And the earth was void");
 }
 
