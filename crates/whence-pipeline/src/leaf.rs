@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use whence_artifact::{MANIFEST, Manifest, Store, bad_input};
 
-/// BLAKE3 over the digests of config.json, every *.safetensors and their index, in name order;
-/// the key, where the folder is a `model` artifact.
+/// BLAKE3 over the digests of config.json and of the weights that are read, in name order: model.safetensors, or without
+/// it every *.safetensors and their index; the key, where the folder is a `model` artifact.
 pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
     if folder.join(MANIFEST).exists() {
         return Ok(Manifest::read(folder)?.key);
@@ -25,6 +25,10 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
             files.push(path);
         }
     }
+    if files.iter().any(|path| path.ends_with("model.safetensors")) {
+        // The whole model: what lies beside it (another program's form of it) is not read.
+        files.retain(|path| path.ends_with("config.json") || path.ends_with("model.safetensors"));
+    }
     files.sort();
     let has = |ending: &str| files.iter().any(|path| path.to_string_lossy().ends_with(ending));
     for (ending, what) in [("config.json", "config.json"), (".safetensors", "*.safetensors file")] {
@@ -37,26 +41,4 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
         digest.update(store.leaf(&file)?.as_bytes());
     }
     Ok(digest.finalize().to_hex().to_string())
-}
-
-/// Where `hf:owner/name@revision` lies in the local cache of Hugging Face; other paths are what they are.
-pub(crate) fn model_folder(path: &str) -> Result<PathBuf, String> {
-    let Some(name) = path.strip_prefix("hf:") else { return Ok(path.into()) };
-    let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let hub = variable("HF_HUB_CACHE")
-        .or_else(|| Some(variable("HF_HOME")?.join("hub")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/huggingface/hub")))
-        .unwrap_or_default()
-        .join(format!("models--{}", repository.replace('/', "--")));
-    let commit = std::fs::read_to_string(hub.join("refs").join(revision)).unwrap_or_else(|_| revision.into());
-    let folder = hub.join("snapshots").join(commit.trim());
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    Err(format!(
-        "`{path}` is not in the Hugging Face cache {}; fetch it with `hf download {repository} --revision {revision}`, or give a \
-         folder",
-        hub.display()
-    ))
 }

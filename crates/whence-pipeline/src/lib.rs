@@ -8,6 +8,7 @@
 mod cost;
 mod external;
 mod file;
+mod hub;
 mod leaf;
 mod plan;
 mod problems;
@@ -19,6 +20,7 @@ mod stage;
 mod step;
 
 pub use cost::{Cost, bytes, flops};
+pub use hub::model_folder;
 pub use plan::Plan;
 pub use run::Done;
 pub use show::{ranking, show};

@@ -7,6 +7,7 @@ use anyhow::Result;
 use whence_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 
 use crate::file;
+use crate::hub::HubLeaf;
 use crate::problems::{Problems, hint};
 use crate::reader::{Reader, json};
 use crate::stage::Stage;
@@ -23,6 +24,8 @@ pub struct Plan {
     pub path: PathBuf,
     /// What is not there, by step.
     pub(crate) missing: Vec<(String, String)>,
+    /// What is read from the hub, by step.
+    pub(crate) hub: Vec<HubLeaf>,
 }
 
 impl Plan {
@@ -33,7 +36,7 @@ impl Plan {
     pub fn read(path: &Path, sets: &[String], store: Store) -> Result<Self> {
         let mut problems = Problems::default();
         let file = file::read(path, sets, &mut problems)?;
-        let mut reader = Reader { file: &file, store: &store, problems, missing: Vec::new(), digests: BTreeMap::new() };
+        let mut reader = Reader::new(&file, &store, problems);
         let stages: Vec<Option<Stage>> = file.steps.iter().map(|table| reader.stage(table)).collect();
         let kinds: Vec<Option<Kind>> = (file.steps.iter().zip(&stages))
             .map(|(table, stage)| stage.and_then(|stage| stage.writes(&json(&table.knobs))))
@@ -42,13 +45,13 @@ impl Plan {
         for (table, stage) in file.steps.iter().zip(&stages) {
             steps.extend(stage.and_then(|stage| reader.step(table, stage, &kinds)));
         }
-        let Reader { problems: mut found, missing, .. } = reader;
+        let Reader { problems: mut found, missing, hub_leaves: hub, .. } = reader;
         let order = if steps.len() == file.steps.len() { order(&steps, &mut found) } else { Vec::new() };
-        let leaves: Vec<String> = missing.iter().map(|(name, what)| format!("step `{name}`: {what}")).collect();
+        let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing, hub };
         if found.check(&[]).is_err() {
+            let leaves: Vec<String> = plan.lacking().map(|(name, what)| format!("step `{name}`: {what}")).collect();
             found.check(&leaves)?;
         }
-        let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing };
         plan.identify()?;
         Ok(plan)
     }
@@ -65,8 +68,8 @@ impl Plan {
         Path::new("data/runs").join(file::stem(&self.path))
     }
 
-    /// The steps that `to` needs, itself last; all without it. Refused while leaves of theirs are missing.
-    pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
+    /// The steps that `to` needs, itself last; all without it.
+    pub(crate) fn wanted(&self, to: Option<&str>) -> Result<Vec<usize>> {
         let mut wanted = vec![to.is_none(); self.steps.len()];
         if let Some(to) = to {
             let last = &self.find(to)?.name;
@@ -79,8 +82,13 @@ impl Plan {
                 }
             }
         }
-        let wanted: Vec<usize> = (0..self.steps.len()).filter(|&index| wanted[index]).collect();
-        let lines: Vec<String> = (self.missing.iter())
+        Ok((0..self.steps.len()).filter(|&index| wanted[index]).collect())
+    }
+
+    /// As [`Plan::wanted`]. Refused while leaves of theirs are missing.
+    pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
+        let wanted = self.wanted(to)?;
+        let lines: Vec<String> = (self.lacking())
             .filter(|(name, _)| wanted.iter().any(|&index| &self.steps[index].name == name))
             .map(|(name, what)| format!("step `{name}`: {what}"))
             .collect();
@@ -162,8 +170,8 @@ impl Plan {
 
     fn reason(&self, step: &Step, recipe: Option<&Recipe>, state: State, lock: &toml::Table) -> String {
         let Some(recipe) = recipe else {
-            let own = self.missing.iter().find(|(name, _)| name == &step.name);
-            return own.map_or_else(|| "an input of an input is not there".into(), |(_, what)| what.clone());
+            let own = self.lacking().find(|(name, _)| name == &step.name);
+            return own.map_or_else(|| "an input of an input is not there".into(), |(_, what)| what.into());
         };
         match state {
             State::Cached => return "cached".into(),

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use whence_artifact::{Kind, State, Store};
+use whence_hub::Hub;
 
 use crate::file::{PipelineFile, StepTable};
+use crate::hub::{self, HubLeaf};
 use crate::leaf;
 use crate::problems::{Problems, hint};
 use crate::stage::{Need, Stage};
@@ -20,10 +22,18 @@ pub(crate) struct Reader<'a> {
     /// What is not there, by step.
     pub(crate) missing: Vec<(String, String)>,
     /// Digests of checkpoints, by folder.
-    pub(crate) digests: BTreeMap<PathBuf, Option<String>>,
+    digests: BTreeMap<PathBuf, Option<String>>,
+    hub: Hub,
+    /// What is read from the hub, by step.
+    pub(crate) hub_leaves: Vec<HubLeaf>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(crate) fn new(file: &'a PipelineFile, store: &'a Store, problems: Problems) -> Self {
+        let (missing, digests, hub_leaves) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { file, store, problems, missing, digests, hub: Hub::from_env(), hub_leaves }
+    }
+
     fn names(&self) -> Vec<&str> {
         self.file.steps.iter().map(|step| step.name.as_str()).collect()
     }
@@ -114,8 +124,32 @@ impl Reader<'_> {
         Some(Wire { role: role.into(), source, used })
     }
 
-    /// A file that no step makes; noted if it is not there.
-    fn leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
+    /// Where the path that a knob has lies: itself, or what a name of the hub stands for; none, and noted, if that is not
+    /// here.
+    fn locate(&mut self, table: &StepTable, what: &str, text: &str) -> Option<PathBuf> {
+        let reference = match hub::reference(what, text) {
+            None => return Some(text.into()),
+            Some(Ok(reference)) => reference,
+            Some(Err(error)) => {
+                self.problems.other(&table.place(), &format!("`{what}`: {error}"));
+                return None;
+            }
+        };
+        let found = self.hub.find(&reference);
+        let path = found.as_ref().ok().map(|found| found.path.clone());
+        self.hub_leaves.push(HubLeaf { step: table.name.clone(), reference, found });
+        path
+    }
+
+    /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
+    fn leaf(&mut self, table: &StepTable, path: &str, what: &str) -> Source {
+        let Some(path) = self.locate(table, what, path) else {
+            return Source::Leaf { path: path.into(), digest: None };
+        };
+        self.file_leaf(table, path, what)
+    }
+
+    fn file_leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
         let digest = self.store.leaf(&path);
         if let Err(error) = &digest {
             self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
@@ -136,7 +170,7 @@ impl Reader<'_> {
                         continue;
                     }
                     Some(step) => Source::Step(step),
-                    None => self.leaf(table, path.into(), name),
+                    None => self.leaf(table, &path, name),
                 },
                 Some(_) => {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
@@ -147,7 +181,7 @@ impl Reader<'_> {
                     continue;
                 }
                 None => match self.tokenizer(table) {
-                    Some(path) => self.leaf(table, path, name),
+                    Some(source) => source,
                     None => continue,
                 },
             };
@@ -157,11 +191,14 @@ impl Reader<'_> {
     }
 
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
-    fn tokenizer(&self, table: &StepTable) -> Option<PathBuf> {
+    fn tokenizer(&mut self, table: &StepTable) -> Option<Source> {
         let own = table.model.as_ref().filter(|name| self.index(name).is_none());
-        let model = leaf::model_folder(own.or(self.file.model.as_ref())?).ok()?;
+        let name = own.or(self.file.model.as_ref())?;
+        let Some(model) = self.locate(table, "model", name) else {
+            return Some(Source::Leaf { path: name.into(), digest: None });
+        };
         let path = model.join("tokenizer.json");
-        (path.exists() || !model.is_dir()).then_some(path)
+        (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, path, "tokenizer"))
     }
 
     fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
@@ -185,13 +222,9 @@ impl Reader<'_> {
             }
             return Some(Source::Step(step));
         }
-        let folder = leaf::model_folder(name).unwrap_or_else(|what| {
-            self.missing.push((table.name.clone(), what));
-            name.into()
-        });
-        if name.starts_with("hf:") && !folder.is_dir() {
-            return Some(Source::Leaf { path: folder, digest: None });
-        }
+        let Some(folder) = self.locate(table, "model", name) else {
+            return Some(Source::Leaf { path: name.into(), digest: None });
+        };
         self.modules(&place, &folder, knobs);
         if let Some(digest) = self.digests.get(&folder) {
             return Some(Source::Leaf { path: folder, digest: digest.clone() });

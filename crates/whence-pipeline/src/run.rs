@@ -1,6 +1,6 @@
 //! Plan to artifacts, step by step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -89,7 +89,8 @@ impl Plan {
         let given = self.given(step)?;
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
             check_inputs(step.stage, &given)?;
-            fill(step.stage, &step.config, &given, exec, draft)
+            fill(step.stage, &step.config, &given, exec, draft)?;
+            commits(&self.commits(Some(&step.name)), draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })
     }
@@ -109,7 +110,7 @@ impl Plan {
         Ok(given)
     }
 
-    /// `data/runs/STUDY/lock.toml`: step to `kind/key`. A study without one has lost nothing but the record.
+    /// `data/runs/STUDY/lock.toml`: step to `kind/key`, name of the hub to commit. A study without one has lost nothing but the record.
     fn write_lock(&self, all: &[Done], exec: &Exec) {
         let write = || -> Result<()> {
             let folder = self.runs_folder();
@@ -118,6 +119,7 @@ impl Plan {
             // What an earlier run made and this one had no need of (`--to`) stays.
             let mut table = self.lock();
             table.retain(|name, _| self.steps.iter().any(|step| step.name == *name));
+            table.extend(self.commits(None).into_iter().map(|(name, commit)| (name, commit.into())));
             table.extend(
                 all.iter().map(|done| (done.name.clone(), format!("{}/{}", done.kind.name(), key(done)).into())),
             );
@@ -155,6 +157,11 @@ fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Which commits of the hub the artifact was made from: what went in is in the key by content.
+pub(crate) fn commits(commits: &BTreeMap<String, String>, draft: &mut Draft) -> Result<()> {
+    if commits.is_empty() { Ok(()) } else { draft.provenance("hub", commits) }
 }
 
 /// With what the artifact was made: never part of its key.

@@ -1,14 +1,16 @@
 //! One stage on its own, without a pipeline: `whence stage`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use whence_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
 
+use crate::hub;
 use crate::leaf;
 use crate::problems::{Problems, hint};
-use crate::run::{check_inputs, fill};
+use crate::run::{check_inputs, commits, fill};
 use crate::stage::{Given, Need, Stage};
 use crate::step;
 
@@ -19,11 +21,11 @@ pub struct Single {
     pub stage: String,
     /// JSON (the configuration, or a request `{kind, version, key, config}`) or TOML.
     pub config: PathBuf,
-    /// Role to folder, or to file for `corpus` and `tokenizer`.
+    /// Role to folder, or to file (or name of the hub) for `corpus` and `tokenizer`.
     pub inputs: Vec<(String, PathBuf)>,
     /// Where the artifact goes; must not exist, or be empty.
     pub output: PathBuf,
-    /// The checkpoint.
+    /// The checkpoint: a folder or a name of the hub.
     pub model: Option<PathBuf>,
 }
 
@@ -67,9 +69,19 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let store = Store::new(PathBuf::from(&beside));
     store.writable()?;
 
+    let single = &mut single.clone();
+    let mut hub = BTreeMap::new();
+    let leaf_inputs = single.inputs.iter_mut().filter(|(role, _)| leaves.contains(&role.as_str()));
+    let model = single.model.iter_mut().map(|model| ("model", model));
+    for (role, path) in leaf_inputs.map(|(role, path)| (&**role, path)).chain(model) {
+        let commit;
+        (*path, commit) = hub::local(role, path, &*exec.reporter)?;
+        hub.extend(commit);
+    }
+
     let mut given = Given { model: single.model.clone(), ..Given::default() };
     let roles = stage.roles(&knobs);
-    let mut inputs = std::collections::BTreeMap::new();
+    let mut inputs = BTreeMap::new();
     for (role, path) in &single.inputs {
         if roles.iter().any(|known| known.name == role && known.need == Need::Unused) {
             continue;
@@ -92,8 +104,10 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
     let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
-    let (folder, _) =
-        store.produce(kind, recipe, &*exec.reporter, |draft| fill(stage, &config, &given, exec, draft))?;
+    let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
+        fill(stage, &config, &given, exec, draft)?;
+        commits(&hub, draft)
+    })?;
     move_to(&folder, &single.output)?;
     std::fs::remove_dir_all(&beside).context("remove the working folder")?;
     Ok(single.output.clone())

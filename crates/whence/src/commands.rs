@@ -37,9 +37,18 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let store = Store::new(&cli.store);
     let exec = Exec { device: cli.device, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
-        Command::Run { pipeline, to, set } => make(&Plan::read(&pipeline, &set, store)?, to.as_deref(), &exec),
+        Command::Run { pipeline, to, set } => {
+            let mut plan = Plan::read(&pipeline, &set, store.clone())?;
+            if plan.fetch(to.as_deref(), &*exec.reporter)? {
+                plan = Plan::read(&pipeline, &set, store)?;
+            }
+            make(&plan, to.as_deref(), &exec)
+        }
         Command::Plan { pipeline, why, set } => {
-            let plan = Plan::read(&pipeline, &set, store)?;
+            let mut plan = Plan::read(&pipeline, &set, store.clone())?;
+            if plan.ask(&*exec.reporter) {
+                plan = Plan::read(&pipeline, &set, store)?;
+            }
             why.map_or_else(|| table(&plan), |step| preimage(&plan, &step))
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),

@@ -88,7 +88,7 @@ enum Command {
         /// Where the artifact goes.
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
-        /// The checkpoint, for stages that run one.
+        /// The checkpoint, for stages that run one: a folder or hf:OWNER/NAME@REVISION.
         #[arg(long, value_name = "DIR")]
         model: Option<PathBuf>,
     },

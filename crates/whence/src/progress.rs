@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use whence_artifact::Reporter;
+use whence_pipeline::bytes;
 
 /// Time before the first plain line, so that short tasks say nothing.
 const QUIET: Duration = Duration::from_secs(2);
@@ -49,6 +50,10 @@ impl Task {
         } else {
             String::new()
         };
+        if self.unit == "bytes" {
+            let [done, total, rate] = [self.done as f64, self.total as f64, rate].map(bytes);
+            return format!("{}: {done} of {total}, {rate} a second{left}", self.name);
+        }
         format!("{}: {} of {} {}, {rate:.0} a second{left}", self.name, self.done, self.total, self.unit)
     }
 }
@@ -56,7 +61,11 @@ impl Task {
 impl Reporter for Progress {
     fn begin(&self, task: &str, unit: &str, total: u64, done: u64) {
         let bar = self.terminal.then(|| {
-            let template = "{msg:<16} [{bar:30}] {human_pos}/{human_len} {prefix} {per_sec} ETA {eta}";
+            let template = if unit == "bytes" {
+                "{msg:<16} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}"
+            } else {
+                "{msg:<16} [{bar:30}] {human_pos}/{human_len} {prefix} {per_sec} ETA {eta}"
+            };
             let bar = ProgressBar::new(total).with_message(task.to_string()).with_prefix(unit.to_string());
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);

@@ -16,6 +16,8 @@ pub(crate) const LOOK: Duration = Duration::from_micros(200);
 /// A working folder; the store is `data/store` in it.
 pub(crate) struct Bench {
     folder: TempDir,
+    /// Variables of its commands.
+    variables: BTreeMap<String, String>,
 }
 
 /// How a command ended.
@@ -28,7 +30,7 @@ pub(crate) struct Said {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { folder: TempDir::new().unwrap() }
+        Self { folder: TempDir::new().unwrap(), variables: BTreeMap::new() }
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -46,9 +48,22 @@ impl Bench {
         path
     }
 
+    /// Sets a variable of the commands that follow.
+    pub(crate) fn variable(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.into(), value.into());
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_whence"));
         command.args(words).current_dir(self.folder.path());
+        // No test asks the hub of the world, or finds what its user has of it.
+        for name in ["HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            command.env_remove(name);
+        }
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
+        command.env("HF_HOME", self.path("huggingface")).env("HF_HUB_OFFLINE", "1").envs(&self.variables);
         command
     }
 

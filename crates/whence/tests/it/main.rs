@@ -6,6 +6,8 @@ mod checkpoint;
 mod corrupt;
 mod foreign;
 mod golden;
+mod hub;
+mod hub_server;
 mod quickstart;
 mod refusals;
 mod resume;
