@@ -1,26 +1,20 @@
-//! `config.json`: which family, which sizes, and refusals by name of what is not supported.
+//! A decoder in numbers and options, as a family reads it from `config.json`.
 
 use std::path::Path;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use whence_linalg::kernels::Activation;
 
-use crate::error::bad_input;
+use crate::family::{self, Architecture, HeadNorms, Layout, NormKind, llama};
+use crate::keys::Keys;
 use crate::module::Module;
+use crate::rotary::Rotary;
 
-/// Model families. A new family is a variant here and a file beside `llama.rs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
-    Llama,
-}
-
-/// Sizes of a decoder-only language model, under their Hugging Face names.
+/// Sizes and options of a decoder-only language model; sizes under their Hugging Face names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The family.
+    /// The family, which has names and layout of the checkpoint.
     pub architecture: Architecture,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -36,14 +30,59 @@ pub struct Config {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Longest sequence.
+    /// Longest sequence; no longer than a sliding window, within which there is none.
     pub max_position_embeddings: usize,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Added to the mean square.
-    pub rms_norm_eps: f64,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// What the embedding is multiplied by.
+    pub embedding_scale: f32,
+    /// Rotary positions; none where positions are learned.
+    pub rotary: Option<Rotary>,
+    /// What attention scores are multiplied by.
+    pub attention_scale: f32,
+    /// Whether they are also divided by the number of the block, counted from 1.
+    pub scale_by_layer: bool,
+    /// Added to the mean square or the variance of a norm.
+    pub norm_epsilon: f64,
+    /// Where norms stand, and what the MLP reads.
+    pub residual: Residual,
+    /// f of the MLP.
+    pub activation: Activation,
+    /// Which maps have a bias.
+    pub bias: Bias,
+}
+
+/// How attention and MLP hang on the residual stream x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residual {
+    /// x += attention(norm(x)), then x += mlp(norm(x)).
+    Before,
+    /// x += norm(attention(x)), then x += norm(mlp(x)).
+    After,
+    /// x += attention(norm(x)) + mlp(norm'(x)).
+    Parallel,
+}
+
+/// Which linear maps have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bias {
+    /// Those that make queries, keys and values.
+    pub attention_inputs: bool,
+    /// The one from the heads.
+    pub attention_output: bool,
+    /// Those of the MLP.
+    pub mlp: bool,
+}
+
+/// One tensor of a checkpoint, as it is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Its name in `transformers`.
+    pub name: String,
+    /// [out, in] of a map, [rows, width] of an embedding, [width] of a bias or gain.
+    pub sizes: Vec<usize>,
+    /// Whether the file has it as [in, out].
+    pub transposed: bool,
 }
 
 impl Config {
@@ -52,137 +91,113 @@ impl Config {
     /// # Errors
     /// [`crate::BadInput`] for a missing or malformed file and for every variant that is not supported, by name.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let name = path.display();
-        let text = std::fs::read(&path).map_err(|error| {
-            bad_input(format!("cannot read the model's config ({error}); give a Hugging Face folder: {name}"))
-        })?;
-        let json: Value =
-            serde_json::from_slice(&text).map_err(|error| bad_input(format!("not JSON ({error}): {name}")))?;
-        let refuse = |what: String| Err(bad_input(format!("{what}: {name}")));
-        match json["model_type"].as_str() {
-            Some("llama") => {}
-            Some(other) => return refuse(format!("model type `{other}` is not supported (supported: llama)")),
-            None => return refuse("config.json has no `model_type`".into()),
-        }
-        if !json["quantization_config"].is_null() {
-            return refuse("quantised weights are not supported; give the unquantised checkpoint".into());
-        }
-        for key in ["attention_bias", "mlp_bias"] {
-            if json[key].as_bool() == Some(true) {
-                return refuse(format!("`{key}` is not supported"));
-            }
-        }
-        if let Some(other) = json["hidden_act"].as_str().filter(|act| *act != "silu") {
-            return refuse(format!("`hidden_act` `{other}` is not supported (supported: silu)"));
-        }
-        for scaling in [&json["rope_scaling"], &json["rope_parameters"]] {
-            let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str());
-            if let Some(other) = kind.filter(|kind| *kind != "default") {
-                return refuse(format!("rope variant `{other}` is not supported (supported: default)"));
-            }
-        }
-        let size = |key: &str| match json[key].as_u64() {
-            Some(0) | None => Err(bad_input(format!("`{key}` must be a whole number above 0: {name}"))),
-            Some(value) => Ok(value as usize),
-        };
-        let heads = size("num_attention_heads")?;
-        let optional = |key: &str, default: usize| if json[key].is_null() { Ok(default) } else { size(key) };
-        let hidden_size = size("hidden_size")?;
-        let theta = json["rope_theta"].as_f64().or(json["rope_parameters"]["rope_theta"].as_f64());
-        let config = Self {
-            architecture: Architecture::Llama,
-            vocab_size: size("vocab_size")?,
-            hidden_size,
-            intermediate_size: size("intermediate_size")?,
-            num_hidden_layers: size("num_hidden_layers")?,
-            num_attention_heads: heads,
-            num_key_value_heads: optional("num_key_value_heads", heads)?,
-            head_dim: optional("head_dim", hidden_size / heads)?,
-            max_position_embeddings: optional("max_position_embeddings", 2048)?,
-            rope_theta: theta.unwrap_or(10_000.0),
-            rms_norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            tie_word_embeddings: json["tie_word_embeddings"].as_bool().unwrap_or(false),
-        };
-        if !heads.is_multiple_of(config.num_key_value_heads) || !config.head_dim.is_multiple_of(2) {
-            return refuse("heads must be a multiple of key-value heads, and `head_dim` even".into());
+        let keys = Keys::load(folder)?;
+        let config = family::read(&keys)?;
+        if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) {
+            return Err(keys.refuse("`num_attention_heads` must be a multiple of `num_key_value_heads`"));
         }
         Ok(config)
     }
 
-    /// The config as `transformers` reads it.
+    /// The config of a Llama as `transformers` reads it.
     pub fn to_json(&self) -> Value {
-        serde_json::json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "attention_bias": false,
-            "attention_dropout": 0.0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-            "dtype": "float32",
-            "hidden_act": "silu",
-            "mlp_bias": false,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_position_embeddings,
-            "rope_theta": self.rope_theta,
-            "rms_norm_eps": self.rms_norm_eps,
-            "tie_word_embeddings": self.tie_word_embeddings,
-        })
+        llama::to_json(self)
+    }
+
+    pub(crate) fn layout(&self) -> &'static Layout {
+        self.architecture.layout()
+    }
+
+    /// Scale of the attention scores of a block.
+    pub(crate) fn scale(&self, layer: usize) -> f32 {
+        if self.scale_by_layer { self.attention_scale / (layer + 1) as f32 } else { self.attention_scale }
+    }
+
+    /// Width of all query heads, and of all key heads.
+    pub(crate) fn head_widths(&self) -> [usize; 2] {
+        [self.num_attention_heads, self.num_key_value_heads].map(|heads| heads * self.head_dim)
+    }
+
+    /// Whether a row that is zero at the embedding is zero everywhere.
+    pub(crate) fn keeps_zero(&self) -> bool {
+        self.bias == Bias::default() && self.layout().norm != NormKind::Layer
+    }
+
+    /// Linear maps of a block.
+    pub(crate) fn modules_per_layer(&self) -> usize {
+        self.layout().attention_inputs.len() + self.layout().mlp_inputs.len() + 2
     }
 
     /// Every linear map of the blocks, in forward order, without loading weights. The vocabulary head is none of them.
     pub fn modules(&self) -> Vec<Module> {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (queries, keys) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        // (name, in, out, steps back to the first module that reads the same input)
-        let kinds = [
-            ("self_attn.q_proj", hidden, queries, 0),
-            ("self_attn.k_proj", hidden, keys, 1),
-            ("self_attn.v_proj", hidden, keys, 2),
-            ("self_attn.o_proj", queries, hidden, 0),
-            ("mlp.gate_proj", hidden, inner, 0),
-            ("mlp.up_proj", hidden, inner, 1),
-            ("mlp.down_proj", inner, hidden, 0),
-        ];
+        let (layout, bias) = (self.layout(), self.bias);
+        let (hidden, inner, [queries, keys]) = (self.hidden_size, self.intermediate_size, self.head_widths());
         let mut modules = Vec::new();
         for layer in 0..self.num_hidden_layers {
-            for (name, in_features, out_features, back) in kinds {
-                let input = modules.len() - back;
-                let name = format!("model.layers.{layer}.{name}");
-                modules.push(Module { name, in_features, out_features, input, layer });
-            }
+            // Maps into attention, or into the MLP, read one input.
+            let mut group = |names: &[&str], inside: usize, widths: &[usize], bias: bool| {
+                let input = modules.len();
+                for (name, &out_features) in names.iter().zip(widths) {
+                    let name = format!("{}.{layer}.{name}", layout.blocks);
+                    let in_features = inside + usize::from(bias);
+                    modules.push(Module { name, in_features, out_features, bias, input, layer });
+                }
+            };
+            let fused = [queries + 2 * keys];
+            let widths = if layout.attention_inputs.len() == 1 { &fused[..] } else { &[queries, keys, keys] };
+            group(layout.attention_inputs, hidden, widths, bias.attention_inputs);
+            group(&[layout.attention_output], queries, &[hidden], bias.attention_output);
+            group(layout.mlp_inputs, hidden, &[inner; 2], bias.mlp);
+            group(&[layout.mlp_output], inner, &[hidden], bias.mlp);
         }
         modules
     }
 
-    /// Name and shape of every parameter of the checkpoint.
-    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+    /// Every tensor of the checkpoint.
+    pub fn shapes(&self) -> Vec<Shape> {
+        let layout = self.layout();
+        let plain = |name: String, sizes: Vec<usize>| Shape { name, sizes, transposed: false };
         let embedding = vec![self.vocab_size, self.hidden_size];
-        let mut shapes = vec![("model.embed_tokens.weight".to_string(), embedding.clone())];
-        for module in self.modules() {
-            shapes.push((format!("{}.weight", module.name), vec![module.out_features, module.in_features]));
+        let mut shapes = vec![plain(format!("{}.weight", layout.embedding), embedding.clone())];
+        if let Some(positions) = layout.positions {
+            shapes.push(plain(format!("{positions}.weight"), vec![self.max_position_embeddings, self.hidden_size]));
         }
-        for layer in 0..self.num_hidden_layers {
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![self.hidden_size]));
+        for module in self.modules() {
+            let sizes = vec![module.out_features, module.in_features - usize::from(module.bias)];
+            shapes.push(Shape { name: module.weight(), sizes, transposed: layout.transposed });
+            if module.bias {
+                shapes.push(plain(module.bias(), vec![module.out_features]));
             }
         }
-        shapes.push(("model.norm.weight".into(), vec![self.hidden_size]));
+        let norm = |shapes: &mut Vec<_>, name: &str, width: usize| {
+            shapes.push(plain(format!("{name}.weight"), vec![width]));
+            if layout.norm == NormKind::Layer {
+                shapes.push(plain(format!("{name}.bias"), vec![width]));
+            }
+        };
+        let [queries, keys] = self.head_widths();
+        for layer in 0..self.num_hidden_layers {
+            let name = |name: &str| format!("{}.{layer}.{name}", layout.blocks);
+            norm(&mut shapes, &name(layout.attention_norm), self.hidden_size);
+            norm(&mut shapes, &name(layout.mlp_norm), self.hidden_size);
+            let widths = match layout.head_norms {
+                HeadNorms::None => continue,
+                HeadNorms::PerHead => [self.head_dim; 2],
+                HeadNorms::Whole => [queries, keys],
+            };
+            for (norm_name, width) in HeadNorms::NAMES.into_iter().zip(widths) {
+                norm(&mut shapes, &name(norm_name), width);
+            }
+        }
+        norm(&mut shapes, layout.final_norm, self.hidden_size);
         if !self.tie_word_embeddings {
-            shapes.push(("lm_head.weight".into(), embedding));
+            shapes.push(plain(format!("{}.weight", layout.head[0]), embedding));
         }
         shapes
     }
 
     /// Number of parameters.
     pub fn parameters(&self) -> u64 {
-        self.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+        self.shapes().iter().map(|shape| shape.sizes.iter().product::<usize>() as u64).sum()
     }
 }

@@ -3,19 +3,28 @@
 //! reads   config.json, model.safetensors (or shards)
 //! writes  the same, for checkpoints that are trained here
 
+mod attention;
 mod batch;
 mod config;
+mod decoder;
 mod device;
 mod error;
-mod llama;
+mod family;
+mod keys;
+mod layer;
+mod mlp;
 mod model;
 mod module;
+mod rotary;
+mod walk;
 mod weights;
 
 pub use batch::{Batch, Sequence, batches};
-pub use config::{Architecture, Config};
+pub use config::{Bias, Config, Residual, Shape};
 pub use device::{device_name, resolve_device};
 pub use error::BadInput;
+pub use family::Architecture;
 pub use model::{Labels, LabelsKind, Model, Tap};
 pub use module::{Coverage, Module, Modules, Selection};
-pub use weights::{Parameters, check};
+pub use rotary::{Rotary, Scaling};
+pub use weights::{Parameters, check, no_safetensors};

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use whence_linalg::kernels::{
-    cross_entropy, product, rms_norm, rms_norm_backward, rms_norm_gain_gradient, sample_rows,
-};
+use whence_linalg::kernels::{cross_entropy, product, sample_rows};
 use whence_linalg::random;
 
 use crate::batch::{Batch, Target};
 use crate::config::Config;
-use crate::llama::{self, Event, Until, linear, scatter_rows};
+use crate::decoder::{self, scatter_rows};
+use crate::family::NormKind;
+use crate::layer::Norm;
 use crate::module::{Module, Selection};
+use crate::walk::{Event, Until};
 use crate::weights::{self, Parameters};
 
 /// Logits in memory at once: 2^25 x f32 = 128 MiB.
@@ -89,19 +90,20 @@ impl Model {
         Ok(Self { modules: config.modules(), config, device: device.clone(), parameters })
     }
 
-    /// A model with random weights: normal with standard deviation 0.02, norm gains 1.
+    /// A model with random weights: normal with standard deviation 0.02, gains 1, biases 0.
     pub fn random(config: Config, seed: u64, device: &Device) -> Self {
+        let gain = if config.layout().norm == NormKind::RmsAboveOne { 0.0 } else { 1.0 };
         let mut parameters = Parameters::new();
-        for (stream, (name, shape)) in config.shapes().into_iter().enumerate() {
-            let n: usize = shape.iter().product();
-            let (values, shape): (Vec<f32>, _) = match shape[..] {
-                [width] => (vec![1.0; n], [1, width]),
+        for (stream, shape) in config.shapes().into_iter().enumerate() {
+            let n: usize = shape.sizes.iter().product();
+            let (values, sizes): (Vec<f32>, _) = match shape.sizes[..] {
+                [width] => (vec![if shape.name.ends_with(".bias") { 0.0 } else { gain }; n], [1, width]),
                 _ => (
                     (0..n).map(|i| (0.02 * random::normal(seed, stream as u64, i as u64)) as f32).collect(),
-                    [shape[0], shape[1]],
+                    [shape.sizes[0], shape.sizes[1]],
                 ),
             };
-            parameters.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
+            parameters.insert(shape.name, Tensor::from_data(TensorData::new(values, sizes), device));
         }
         Self { modules: config.modules(), config, device: device.clone(), parameters }
     }
@@ -116,13 +118,22 @@ impl Model {
         &self.modules
     }
 
-    fn head(&self) -> (&'static str, &Tensor<2>) {
-        let name = if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        (name, &self.parameters[name])
+    /// The vocabulary head, [vocabulary, hidden], and its name.
+    fn head(&self) -> (String, &Tensor<2>) {
+        let layout = self.config.layout();
+        let name = if self.config.tie_word_embeddings { layout.embedding } else { layout.head[0] };
+        let name = format!("{name}.weight");
+        let weight = &self.parameters[&name];
+        (name, weight)
     }
 
-    fn final_norm(&self, x: Tensor<2>) -> Tensor<2> {
-        rms_norm(x, self.parameters["model.norm.weight"].clone(), self.config.rms_norm_eps as f32)
+    fn final_norm(&self) -> Norm {
+        Norm::new(&self.config, &self.parameters, self.config.layout().final_norm.into())
+    }
+
+    /// Logits of rows of the last residual stream.
+    fn head_logits(&self, stream: Tensor<2>) -> Tensor<2> {
+        product(self.final_norm().forward(stream), self.head().1.clone().transpose())
     }
 
     /// Forward and activation-only backward of L = sum over target tokens of cross-entropy, times the segment's weight.
@@ -138,9 +149,9 @@ impl Model {
         let lowest = self.modules.iter().enumerate().find(|(index, _)| selection.place(*index).is_some());
         let lowest = lowest.context("a selection has a module")?.0;
         let until = Until::Module(lowest);
-        let forward = llama::forward(&self.config, &self.parameters, batch, Some(until));
+        let forward = decoder::forward(&self.config, &self.parameters, batch, Some(until));
         let (by_target, d, _) = self.head_loss(&forward.output, batch, labels, false)?;
-        llama::backward(&self.config, &self.parameters, batch, forward, d, until, &mut |event| {
+        decoder::backward(&self.config, &self.parameters, batch, forward, d, until, &mut |event| {
             let Event::Module(index, activations, d) = event else { return Ok(()) };
             let Some(place) = selection.place(index) else { return Ok(()) };
             let module = &self.modules[index];
@@ -156,7 +167,7 @@ impl Model {
     /// -log p(token t | tokens of its segment before) at every target t, 0 elsewhere, whatever the segment's weight; one
     /// list a sequence.
     pub fn token_losses(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let forward = llama::forward(&self.config, &self.parameters, batch, None);
+        let forward = decoder::forward(&self.config, &self.parameters, batch, None);
         let (by_target, _, _) = self.head_loss(&forward.output, batch, &Labels::Empirical, false)?;
         let mut losses: Vec<_> = batch.lengths.iter().map(|&length| vec![0.0; length]).collect();
         for (target, loss) in batch.targets.iter().zip(by_target) {
@@ -167,30 +178,37 @@ impl Model {
 
     /// Logits of every position: [batch * tokens, vocabulary].
     pub fn logits(&self, batch: &Batch) -> Tensor<2> {
-        let forward = llama::forward(&self.config, &self.parameters, batch, None);
-        linear(&self.final_norm(forward.output), self.head().1)
+        let forward = decoder::forward(&self.config, &self.parameters, batch, None);
+        self.head_logits(forward.output)
     }
 
     /// Logits after each sequence's last token: [batch, vocabulary].
     pub fn next_token_logits(&self, batch: &Batch) -> Tensor<2> {
-        let forward = llama::forward(&self.config, &self.parameters, batch, None);
+        let forward = decoder::forward(&self.config, &self.parameters, batch, None);
         let rows = batch.lengths.iter().enumerate().map(|(b, length)| b * batch.tokens + length - 1).collect();
-        linear(&self.final_norm(forward.output.select(0, self.indices(rows))), self.head().1)
+        self.head_logits(forward.output.select(0, self.indices(rows)))
     }
 
     /// Gradient of the summed loss with respect to every parameter, the loss, and the number of targets.
     pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, f64, usize)> {
-        let forward = llama::forward(&self.config, &self.parameters, batch, Some(Until::Parameters));
+        let forward = decoder::forward(&self.config, &self.parameters, batch, Some(Until::Parameters));
         let (by_target, d, mut gradients) = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
-        llama::backward(&self.config, &self.parameters, batch, forward, d, Until::Parameters, &mut |event| {
-            let (name, gradient) = match event {
+        decoder::backward(&self.config, &self.parameters, batch, forward, d, Until::Parameters, &mut |event| {
+            match event {
                 Event::Module(index, activations, d) => {
-                    let name = format!("{}.weight", self.modules[index].name);
-                    (name, product(d.clone().transpose(), activations()))
+                    let module = &self.modules[index];
+                    let gradient = product(d.clone().transpose(), activations());
+                    if module.bias {
+                        let width = module.in_features - 1;
+                        let bias = gradient.clone().narrow(1, width, 1).transpose();
+                        add(&mut gradients, module.bias(), bias);
+                        add(&mut gradients, module.weight(), gradient.narrow(1, 0, width));
+                    } else {
+                        add(&mut gradients, module.weight(), gradient);
+                    }
                 }
-                Event::Parameter(name, gradient) => (name, gradient.clone()),
-            };
-            add(&mut gradients, name, gradient);
+                Event::Parameter(name, gradient) => add(&mut gradients, name, gradient.clone()),
+            }
             Ok(())
         })?;
         let loss = batch.targets.iter().zip(by_target).map(|(target, loss)| f64::from(target.weight * loss)).sum();
@@ -213,8 +231,7 @@ impl Model {
         parameters: bool,
     ) -> Result<(Vec<f32>, Tensor<2>, Parameters)> {
         let (name, head) = self.head();
-        let gain = &self.parameters["model.norm.weight"];
-        let epsilon = self.config.rms_norm_eps as f32;
+        let norm = self.final_norm();
         let mut d_output = output.zeros_like();
         let mut losses = Vec::with_capacity(batch.targets.len());
         let mut gradients = Parameters::new();
@@ -222,8 +239,8 @@ impl Model {
         for targets in batch.targets.chunks(chunk) {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let x = output.clone().select(0, rows.clone());
-            let hidden = self.final_norm(x.clone());
-            let logits = linear(&hidden, head);
+            let hidden = norm.forward(x.clone());
+            let logits = product(hidden.clone(), head.clone().transpose());
             let labels = self.labels(&logits, batch, targets, labels)?;
             let (loss, mut d_logits) = cross_entropy(logits, &labels);
             losses.extend(loss);
@@ -233,11 +250,12 @@ impl Model {
             }
             let d_hidden = product(d_logits.clone(), head.clone());
             if parameters {
-                add(&mut gradients, name.into(), product(d_logits.transpose(), hidden));
-                let d_gain = rms_norm_gain_gradient(d_hidden.clone(), x.clone(), epsilon);
-                add(&mut gradients, "model.norm.weight".into(), d_gain);
+                add(&mut gradients, name.clone(), product(d_logits.transpose(), hidden));
+                for (name, gradient) in norm.gradients(&d_hidden, &x) {
+                    add(&mut gradients, name, gradient);
+                }
             }
-            let d_x = rms_norm_backward(x.zeros_like(), d_hidden, x, gain.clone(), epsilon);
+            let d_x = norm.backward(x.zeros_like(), d_hidden, x);
             d_output = scatter_rows(d_output, rows, d_x);
         }
         Ok((losses, d_output, gradients))

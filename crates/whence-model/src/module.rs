@@ -1,5 +1,7 @@
 //! Which linear maps are attributed, and how much of the model that is.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
@@ -7,19 +9,33 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::bad_input;
 
-/// One linear map W [out, in] of the checkpoint.
+/// One linear map W [out, in] of the checkpoint; a bias is the last column of W, and a 1 the last value of its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// As in `transformers`: `model.layers.3.mlp.down_proj`.
     pub name: String,
-    /// Width of its input.
+    /// Width of its input, the 1 of a bias included.
     pub in_features: usize,
     /// Width of its output.
     pub out_features: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
     /// The first module that reads the same input tensor (q for q, k and v; gate for gate and up).
     pub input: usize,
     /// Block number.
     pub layer: usize,
+}
+
+impl Module {
+    /// Name of its weight, without the bias.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+
+    /// Name of its bias.
+    pub fn bias(&self) -> String {
+        format!("{}.bias", self.name)
+    }
 }
 
 /// The user's choice of modules: `"mlp"`, `"all"`, or a list of globs on module names.
@@ -131,13 +147,14 @@ impl Coverage {
     /// Coverage of a model by a selection.
     pub fn new(config: &Config, selection: &Selection) -> Self {
         let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new() };
-        for (name, shape) in config.shapes() {
-            let size = shape.iter().product::<usize>() as u64;
+        let own: HashSet<_> = selection.modules.iter().flat_map(|module| [module.weight(), module.bias()]).collect();
+        for shape in config.shapes() {
+            let size = shape.sizes.iter().product::<usize>() as u64;
             coverage.total += size;
-            if selection.modules.iter().any(|module| name.strip_suffix(".weight") == Some(&module.name)) {
+            if own.contains(&shape.name) {
                 coverage.attributed += size;
             } else {
-                coverage.unattributed.push((name, size));
+                coverage.unattributed.push((shape.name, size));
             }
         }
         coverage

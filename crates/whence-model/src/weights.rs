@@ -8,31 +8,56 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::config::Config;
+use crate::config::{Config, Shape};
 use crate::error::bad_input;
 
-/// Parameters by Hugging Face name. Vectors (norm gains) are [1, n].
+/// Parameters by Hugging Face name. Maps are [out, in], vectors (gains, biases) [1, n].
 pub type Parameters = BTreeMap<String, Tensor<2>>;
 
 /// Reads every parameter of `config` from the folder.
+///
+/// # Errors
+/// As [`check`], and for a value that is no number.
 pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Parameters> {
     let mut parameters = Parameters::new();
-    read(folder, config, &mut |name, shape, values| {
-        parameters.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
+    each(folder, config, &mut |shape, view, path| {
+        let values = to_f32(view);
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(bad_input(format!(
+                "the tensor `{}` holds {} at index {index}; the checkpoint is broken: {}",
+                shape.name,
+                values[index],
+                path.display()
+            )));
+        }
+        let sizes = if let [n] = view.shape()[..] { [1, n] } else { [view.shape()[0], view.shape()[1]] };
+        let tensor = Tensor::<2>::from_data(TensorData::new(values, sizes), device);
+        parameters.insert(shape.name.clone(), if shape.transposed { tensor.transpose() } else { tensor });
+        Ok(())
     })?;
     Ok(parameters)
 }
 
-/// Reads a checkpoint through, one tensor in memory at a time, and keeps nothing: what would be refused is refused.
+/// Looks at the headers of a checkpoint and at no weight: whether every tensor is there, of the right shape and of a
+/// type that is read.
+///
+/// # Errors
+/// [`crate::BadInput`] for a file that is no safetensors file or not whole, and for a tensor that is missing or has
+/// another shape or type.
 pub fn check(folder: &Path) -> Result<()> {
-    read(folder, &Config::load(folder)?, &mut |_, _, _| {})
+    each(folder, &Config::load(folder)?, &mut |_, _, _| Ok(()))
 }
 
-/// Calls `visit` with name, shape and values of every parameter of `config`.
-fn read(folder: &Path, config: &Config, visit: &mut dyn FnMut(String, [usize; 2], Vec<f32>)) -> Result<()> {
+/// What is done with one tensor: how it is to be, what the file has, and the file.
+type Visit<'a> = dyn FnMut(&Shape, &TensorView<'_>, &Path) -> Result<()> + 'a;
+
+/// Calls `visit` with every tensor of `config`, none of which is read before. Tensors that the model has no use for,
+/// such as the masks of old checkpoints, are passed over.
+fn each(folder: &Path, config: &Config, visit: &mut Visit<'_>) -> Result<()> {
     let files = files(folder)?;
     let mut maps = Vec::new();
     for path in &files {
@@ -50,31 +75,45 @@ fn read(folder: &Path, config: &Config, visit: &mut dyn FnMut(String, [usize; 2]
         })?;
         tensors.extend(header.tensors().into_iter().map(|(name, view)| (name, (view, *path))));
     }
-    for (name, shape) in config.shapes() {
-        let short = name.strip_prefix("model.").unwrap_or(&name);
-        let Some((view, path)) = tensors.get(&name).or_else(|| tensors.get(short)) else {
+    for shape in config.shapes() {
+        let name = &shape.name;
+        let Some((view, path)) = spellings(config, name).iter().find_map(|name| tensors.get(name)) else {
             return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {}", folder.display())));
         };
-        if view.shape() != shape {
+        let mut sizes = shape.sizes.clone();
+        if shape.transposed {
+            sizes.reverse();
+        }
+        if view.shape() != sizes {
             return Err(bad_input(format!(
-                "the tensor `{name}` has shape {:?}, but config.json asks for {shape:?}: {}",
+                "the tensor `{name}` has shape {:?}, but config.json asks for {sizes:?}: {}",
                 view.shape(),
                 path.display()
             )));
         }
-        let values =
-            to_f32(view).map_err(|what| bad_input(format!("the tensor `{name}` {what}: {}", path.display())))?;
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(bad_input(format!(
-                "the tensor `{name}` holds {} at index {index}; the checkpoint is broken: {}",
-                values[index],
+                "the tensor `{name}` is {:?}; only F32, F16 and BF16 are read: {}",
+                view.dtype(),
                 path.display()
             )));
         }
-        let shape = if let [n] = shape[..] { [1, n] } else { [shape[0], shape[1]] };
-        visit(name, shape, values);
+        visit(&shape, view, path)?;
     }
     Ok(())
+}
+
+/// Names under which a tensor may lie: its own, without the base of the bare model, and other names of the head.
+fn spellings(config: &Config, name: &str) -> Vec<String> {
+    let layout = config.layout();
+    let mut names = vec![name.to_string()];
+    if let Some(short) = name.strip_prefix(layout.base).and_then(|name| name.strip_prefix('.')) {
+        names.push(short.to_string());
+    }
+    if name.strip_suffix(".weight") == Some(layout.head[0]) {
+        names.extend(layout.head[1..].iter().map(|head| format!("{head}.weight")));
+    }
+    names
 }
 
 /// The safetensors files of a checkpoint: one, or the shards its index names.
@@ -85,6 +124,9 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let index = folder.join("model.safetensors.index.json");
     let text = std::fs::read(&index).map_err(|_| {
+        if pickled(folder) {
+            return no_safetensors(folder);
+        }
         bad_input(format!("neither model.safetensors nor model.safetensors.index.json is in {}", folder.display()))
     })?;
     let json: serde_json::Value =
@@ -99,27 +141,48 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn to_f32(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+fn pickled(folder: &Path) -> bool {
+    ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists())
+}
+
+/// The refusal of a folder without safetensors, with the remedy where the weights are pickled.
+pub fn no_safetensors(folder: &Path) -> anyhow::Error {
+    let shown = folder.display();
+    bad_input(if pickled(folder) {
+        format!(
+            "the model folder {shown} has its weights in pytorch_model.bin, which is not read; convert them to safetensors, \
+             as AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers does"
+        )
+    } else {
+        format!("the model folder {shown} has no *.safetensors file; give a Hugging Face checkpoint")
+    })
+}
+
+/// Values of a tensor whose type was checked.
+fn to_f32(view: &TensorView<'_>) -> Vec<f32> {
     let bytes = view.data();
     match view.dtype() {
-        Dtype::F32 => Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-        Dtype::F16 => Ok(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-        Dtype::BF16 => Ok(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-        other => Err(format!("is {other:?}; only F32, F16 and BF16 are read")),
+        Dtype::F16 => bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::BF16 => bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        _ => bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
 }
 
 /// The parameters as one float32 safetensors file, with the metadata that `transformers` asks for.
 pub(crate) fn to_bytes(config: &Config, parameters: &Parameters) -> Result<Vec<u8>> {
     let mut buffers = Vec::new();
-    for (name, shape) in config.shapes() {
-        let tensor = parameters.get(&name).with_context(|| format!("parameter {name}"))?;
+    for shape in config.shapes() {
+        let tensor = parameters.get(&shape.name).with_context(|| format!("parameter {}", shape.name))?.clone();
+        let (tensor, mut sizes) = (if shape.transposed { tensor.transpose() } else { tensor }, shape.sizes);
+        if shape.transposed {
+            sizes.reverse();
+        }
         let values: Vec<f32> = tensor.to_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        buffers.push((name, shape, bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
+        buffers.push((shape.name, sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
     }
     let views = buffers
         .iter()
-        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .map(|(name, sizes, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     Ok(safetensors::serialize(views, Some(metadata))?)

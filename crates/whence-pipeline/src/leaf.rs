@@ -31,10 +31,11 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
     }
     files.sort();
     let has = |ending: &str| files.iter().any(|path| path.to_string_lossy().ends_with(ending));
-    for (ending, what) in [("config.json", "config.json"), (".safetensors", "*.safetensors file")] {
-        if !has(ending) {
-            return Err(bad_input(format!("the model folder {shown} has no {what}; give a Hugging Face checkpoint")));
-        }
+    if !has("config.json") {
+        return Err(bad_input(format!("the model folder {shown} has no config.json; give a Hugging Face checkpoint")));
+    }
+    if !has(".safetensors") {
+        return Err(whence_model::no_safetensors(folder));
     }
     let mut digest = blake3::Hasher::new();
     for file in files {

@@ -58,7 +58,8 @@ impl Plan {
         Ok(all)
     }
 
-    /// Reads every checkpoint of a step that is to be made, before the first is: a broken one is found by its last byte.
+    /// Looks at the headers of every checkpoint of a step that is to be made, before the first is; weights are read once,
+    /// by the step.
     fn check_models(&self, wanted: &[usize]) -> Result<()> {
         let mut seen = BTreeSet::new();
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state != State::Cached) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use whence_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input, write_atomically};
 use whence_linalg::random::uniform;
-use whence_model::{Architecture, Batch, Model, Sequence, batches, resolve_device};
+use whence_model::{Batch, Model, Sequence, batches, resolve_device};
 
 use crate::adam::Moments;
 use crate::state::{self, Progress};
@@ -176,18 +176,15 @@ impl Config {
             )));
         }
         Ok(whence_model::Config {
-            architecture: Architecture::Llama,
             vocab_size: self.vocabulary,
             hidden_size: self.hidden,
             intermediate_size: self.intermediate,
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
             num_key_value_heads: self.key_value_heads,
-            head_dim: self.hidden / self.heads,
             max_position_embeddings: self.context,
-            rope_theta: 10_000.0,
-            rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
+            ..whence_model::Config::llama(self.hidden / self.heads, 10_000.0, 1e-5)
         })
     }
 }

@@ -31,15 +31,13 @@ pub struct AttentionShape {
     pub key_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
+    /// What scores are multiplied by, as a rule 1 / sqrt(head_dim).
+    pub scale: f32,
 }
 
 impl AttentionShape {
     fn group(&self) -> usize {
         self.heads / self.key_heads
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// The rows of each span out of all rows, `width` values each.
@@ -55,7 +53,7 @@ impl AttentionShape {
     }
 }
 
-/// O = softmax(mask(Q K^T / sqrt(head_dim))) V per head.
+/// O = softmax(mask(s Q K^T)) V per head, with s = `scale`.
 ///
 /// q [batch * tokens, heads * head_dim], k and v [batch * tokens, key_heads * head_dim]
 /// -> [batch * tokens, heads * head_dim], rows b * tokens + t, zero on padding
@@ -83,7 +81,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
                 let q = MatrixRef::rows(&q[start * width + h * dim..], count, dim, width);
                 let k = MatrixRef::rows(&k[key..], end, dim, kv);
                 let v = MatrixRef::rows(&v[key..], end, dim, kv);
-                block_probabilities(&mut scores, q, k, start, shape.scale());
+                block_probabilities(&mut scores, q, k, start, shape.scale);
                 let p = MatrixRef::rows(&scores, count, end, end);
                 let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
                 accumulate(&mut o, &p, &v, Accumulate::Replace, gemm::Parallelism::None);
@@ -93,7 +91,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
     tensor(output, [rows, width])
 }
 
-/// Gradients of [`causal_attention`]: with P the probabilities and s = 1 / sqrt(head_dim),
+/// Gradients of [`causal_attention`]: with P the probabilities and s = `scale`,
 /// dV = P^T dO, dP = dO V^T, dS = s P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q;
 /// dK and dV are summed over the query heads of a group.
 ///
@@ -112,7 +110,7 @@ pub fn causal_attention_backward(
         let d_v = p.clone().swap_dims(2, 3).matmul(d_output.clone());
         let d_p = d_output.matmul(v.swap_dims(2, 3));
         let mean = (p.clone() * d_p.clone()).sum_dim(3);
-        let d_s = p * (d_p - mean) * shape.scale();
+        let d_s = p * (d_p - mean) * shape.scale;
         let d_q = d_s.clone().matmul(k);
         let d_k = d_s.swap_dims(2, 3).matmul(q);
         return (unfold_queries(d_q, shape), unfold_keys(d_k, shape), unfold_keys(d_v, shape));
@@ -158,7 +156,7 @@ struct KeyHead<'a> {
 impl KeyHead<'_> {
     /// (d_q [length, group * head_dim], d_k [length, head_dim], d_v [length, head_dim])
     fn backward(&self, length: usize, shape: &AttentionShape) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let (dim, group, scale) = (shape.head_dim, shape.group(), shape.scale());
+        let (dim, group, scale) = (shape.head_dim, shape.group(), shape.scale);
         let mut d_q = vec![0.0f32; length * group * dim];
         let (mut d_k, mut d_v) = (vec![0.0f32; length * dim], vec![0.0f32; length * dim]);
         let (mut p, mut d_s) = (Vec::new(), Vec::new());
@@ -286,7 +284,7 @@ fn unfold_keys(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
 /// [batch, key heads, group * tokens, tokens], causal inside each span
 fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> Tensor<4> {
     let device = q.device();
-    let scores = q.matmul(k.swap_dims(2, 3)) * shape.scale();
+    let scores = q.matmul(k.swap_dims(2, 3)) * shape.scale;
     let size = scores.dims();
     let unseen = unseen(shape, &device).repeat_dim(2, shape.group()).expand(size);
     activation::softmax(scores.mask_fill(unseen, f32::NEG_INFINITY), 3)

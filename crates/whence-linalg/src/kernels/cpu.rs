@@ -108,6 +108,31 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// erf(x) to 2e-7, by the rational approximation of XLA on [-4, 4], beyond which it is 1 to float32.
+#[inline(always)]
+pub(super) fn erf(x: f32) -> f32 {
+    if x <= -4.0 {
+        return -1.0;
+    }
+    if x >= 4.0 {
+        return 1.0;
+    }
+    let square = x * x;
+    let mut p = -2.726_142_4e-10;
+    p = p * square + 2.770_681_4e-8;
+    p = p * square + -2.101_024e-6;
+    p = p * square + -5.692_506_4e-5;
+    p = p * square + -7.349_906_3e-4;
+    p = p * square + -2.954_599_8e-3;
+    p = p * square + -1.609_603_3e-2;
+    let mut q = -1.456_607_2e-5;
+    q = q * square + -2.133_740_6e-4;
+    q = q * square + -1.682_827e-3;
+    q = q * square + -7.373_329_2e-3;
+    q = q * square + -1.426_473_9e-2;
+    x * p / q
+}
+
 /// Sum of `f(i)` over a row in sixteen lanes, which is what lets an f32 reduction vectorise.
 #[inline(always)]
 pub(super) fn lane_sum(len: usize, mut f: impl FnMut(usize) -> f32) -> f32 {

@@ -4,22 +4,26 @@
 //! tensor's own memory with rayon over rows and vector code chosen at run time; on any other
 //! device it is plain burn operations. A test holds the two together.
 
+mod activation;
 mod attention;
 mod cpu;
 mod cross_entropy;
 mod examples;
+mod layer_norm;
+mod padding;
 mod product;
 mod rms_norm;
 mod rope;
-mod swiglu;
 
+pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
 pub use cross_entropy::{cross_entropy, sample_rows};
 pub use examples::{add_squared_products, paired_sums};
+pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
+pub use padding::append_one;
 pub use product::{add_product, product};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};
-pub use swiglu::{swiglu, swiglu_backward};
 
 #[doc(hidden)]
 pub use cpu::with_burn_operations;

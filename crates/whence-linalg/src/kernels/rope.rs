@@ -22,48 +22,52 @@ pub enum Rotation {
 pub struct RotationTable {
     tokens: usize,
     head_dim: usize,
+    half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
 impl RotationTable {
-    /// angle(t, i) = t theta^(-2 i / head_dim) for i < head_dim / 2, computed in float64.
-    pub fn new(tokens: usize, head_dim: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let angles =
-            (0..tokens).flat_map(|t| (0..half).map(move |i| t as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)));
+    /// angle(t, i) = t frequency(i), computed in float64. The first 2 x frequencies values of each head turn, the rest stay.
+    pub fn new(tokens: usize, head_dim: usize, frequencies: &[f64]) -> Self {
+        let half = frequencies.len();
+        assert!(2 * half <= head_dim, "two values of a head turn together");
+        let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |frequency| t as f64 * frequency));
         let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { tokens, head_dim, cos, sin }
+        Self { tokens, head_dim, half, cos, sin }
     }
 
     /// The table with a row for each of `positions`, all below `tokens`: for rows that do not count from 0.
     pub fn at(&self, positions: &[usize]) -> Self {
-        let half = self.head_dim / 2;
+        let half = self.half;
         let rows = |table: &[f32]| positions.iter().flat_map(|&t| &table[t * half..(t + 1) * half]).copied().collect();
-        Self { tokens: positions.len(), head_dim: self.head_dim, cos: rows(&self.cos), sin: rows(&self.sin) }
+        Self { tokens: positions.len(), head_dim: self.head_dim, half, cos: rows(&self.cos), sin: rows(&self.sin) }
     }
 
     fn tensors(&self, device: &Device) -> (Tensor<4>, Tensor<4>) {
-        let shape = [1, self.tokens, 1, self.head_dim / 2];
+        let shape = [1, self.tokens, 1, self.half];
         let build = |values: &Vec<f32>| Tensor::from_data(TensorData::new(values.clone(), shape), device);
         (build(&self.cos), build(&self.sin))
     }
 }
 
-/// For each head, with (a, b) the halves of its vector: (a cos - b sin, b cos + a sin).
+/// For each head, with (a, b) the halves of the part that turns: (a cos - b sin, b cos + a sin).
 ///
 /// x [batch * tokens, heads * head_dim], row r turned by row r mod tokens of the table -> the same shape
 pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor<2> {
     let [rows, width] = x.dims();
-    let (dim, half) = (table.head_dim, table.head_dim / 2);
+    let (dim, half) = (table.head_dim, table.half);
     let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
     if !is_cpu(&x.device()) {
         let (cos, sin) = table.tensors(&x.device());
         let sin = sin * sign;
         let x = x.reshape([rows / table.tokens, table.tokens, width / dim, dim]);
-        let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned = Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 3);
-        return turned.reshape([rows, width]);
+        let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+        let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+        if 2 * half < dim {
+            parts.push(x.narrow(3, 2 * half, dim - 2 * half));
+        }
+        return Tensor::cat(parts, 3).reshape([rows, width]);
     }
     let mut buffer = writable(x);
     values_mut(&mut buffer).par_chunks_mut(width.max(1) * ROWS).enumerate().for_each(|(chunk, rows)| {

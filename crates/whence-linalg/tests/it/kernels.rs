@@ -31,20 +31,82 @@ fn both<R>(body: impl Fn() -> R) -> (R, R) {
 // Widths that are no multiple of a vector, rows that span several tasks.
 const SHAPE: [usize; 2] = [301, 149];
 
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Relu];
+
 #[test]
-fn swiglu_paths_agree() {
-    let (gate, up, d) = (random(1, SHAPE, 6.0), random(2, SHAPE, 2.0), random(3, SHAPE, 1.0));
-    let (fast, plain) = both(|| swiglu(gate.clone(), up.clone()));
-    assert!(error(fast, plain) < 1e-6);
-    let (fast, plain) = both(|| swiglu_backward(d.clone(), gate.clone(), up.clone()));
-    assert!(error(fast.0, plain.0) < 1e-6 && error(fast.1, plain.1) < 1e-6);
+fn activation_paths_agree() {
+    let (gate, up, d) = (random(1, SHAPE, 4.0), random(2, SHAPE, 2.0), random(3, SHAPE, 1.0));
+    for activation in ACTIVATIONS {
+        let (fast, plain) = both(|| activate(gate.clone(), activation));
+        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        let (fast, plain) = both(|| activate_backward(d.clone(), gate.clone(), activation));
+        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        let (fast, plain) = both(|| gated(gate.clone(), up.clone(), activation));
+        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        let (fast, plain) = both(|| gated_backward(d.clone(), gate.clone(), up.clone(), activation));
+        assert!(error(fast.0, plain.0) < 1e-6 && error(fast.1, plain.1) < 1e-6, "{activation:?}");
+    }
+}
+
+/// The slope against the difference quotient, and the gate's backward pass against the slope.
+#[test]
+fn activation_slopes_are_derivatives() {
+    let step = 1e-2;
+    // Off zero, where max(x, 0) has none.
+    let x = random(1, SHAPE, 2.0) + 0.0371;
+    let x = x.clone().mask_where(x.clone().abs().lower_elem(step), x.ones_like());
+    for activation in ACTIVATIONS {
+        let slope = activate_backward(x.ones_like(), x.clone(), activation);
+        let quotient = (activate(x.clone() + step, activation) - activate(x.clone() - step, activation)) / (2.0 * step);
+        assert!(error(slope.clone(), quotient) < 1e-4, "{activation:?}");
+        let (d_gate, d_up) = gated_backward(x.ones_like(), x.clone(), x.ones_like(), activation);
+        assert!(error(d_gate, slope) < 1e-6, "{activation:?}");
+        assert!(error(d_up, activate(x.clone(), activation)) < 1e-6, "{activation:?}");
+    }
 }
 
 #[test]
-fn swiglu_saturates_without_nan() {
-    let gate = Tensor::<2>::from_floats([[-1e4, -100.0, 0.0, 100.0, 1e4]], &Device::flex());
-    let up = Tensor::ones([1, 5], &Device::flex());
-    assert_eq!(host(swiglu(gate, up))[2..], [0.0, 100.0, 1e4]);
+fn activations_saturate_without_nan() {
+    let x = Tensor::<2>::from_floats([[-1e4, -100.0, 0.0, 100.0, 1e4]], &Device::flex());
+    for activation in ACTIVATIONS {
+        let gate = host(gated(x.clone(), x.ones_like(), activation));
+        assert!(
+            gate[2] == 0.0 && gate[3..].iter().zip([100.0, 1e4]).all(|(x, y)| (x / y - 1.0).abs() < 1e-6),
+            "{gate:?}"
+        );
+        assert!(host(activate(x.clone(), activation))[0].abs() < 1e-30, "{activation:?}");
+        let slope = host(activate_backward(x.ones_like(), x.clone(), activation));
+        assert!(slope[0].abs() < 1e-6 && (slope[4] - 1.0).abs() < 1e-6, "{activation:?}: {slope:?}");
+    }
+}
+
+#[test]
+fn layer_norm_paths_agree() {
+    let (x, d) = (random(1, SHAPE, 3.0) + 5.0, random(2, SHAPE, 1.0));
+    let (gain, bias) = (random(3, [1, SHAPE[1]], 1.0), random(4, [1, SHAPE[1]], 1.0));
+    let residual = random(5, SHAPE, 1.0);
+    let (fast, plain) = both(|| layer_norm(x.clone(), gain.clone(), bias.clone(), 1e-5));
+    assert!(error(fast, plain) < 2e-6);
+    let (fast, plain) = both(|| layer_norm_backward(residual.clone(), d.clone(), x.clone(), gain.clone(), 1e-5));
+    assert!(error(fast, plain) < 2e-6);
+}
+
+#[test]
+fn a_one_is_appended_to_real_rows_alone() {
+    let x = random(1, SHAPE, 1.0);
+    let real: Vec<f32> = (0..SHAPE[0]).map(|row| if row % 7 < 5 { 1.0 } else { 0.0 }).collect();
+    let mask = Tensor::<2>::from_data(TensorData::new(real.clone(), [SHAPE[0], 1]), &Device::flex());
+    let (fast, plain) = both(|| append_one(x.clone(), Some(&mask)));
+    assert_eq!(host(fast.clone()), host(plain));
+    let expected: Vec<f32> = host(x.clone())
+        .chunks(SHAPE[1])
+        .zip(&real)
+        .flat_map(|(row, &real)| row.iter().map(move |x| x * real).chain([real]))
+        .collect();
+    assert_eq!(host(fast), expected);
+    let (fast, plain) = both(|| append_one(x.clone(), None));
+    assert_eq!(host(fast), host(plain));
 }
 
 #[test]
@@ -92,15 +154,19 @@ fn cross_entropy_does_not_write_into_a_shared_tensor() {
 #[test]
 fn rotation_paths_agree_and_backward_undoes_forward() {
     let (tokens, dim) = (11, 6);
-    let table = RotationTable::new(tokens, dim, 1e4);
     let x = random(1, [5 * tokens, 4 * dim], 1.0);
-    for rotation in [Rotation::Forward, Rotation::Backward] {
-        let (fast, plain) = both(|| rotate(x.clone(), &table, rotation));
-        assert!(error(fast, plain) < 1e-6);
+    // The whole of a head, and its first four values.
+    for frequencies in [&[1.0, 0.1, 0.01][..], &[1.0, 0.1]] {
+        let table = RotationTable::new(tokens, dim, frequencies);
+        for rotation in [Rotation::Forward, Rotation::Backward] {
+            let (fast, plain) = both(|| rotate(x.clone(), &table, rotation));
+            assert!(error(fast, plain) < 1e-6);
+        }
+        let there = rotate(x.clone(), &table, Rotation::Forward);
+        assert!(error(rotate(there, &table, Rotation::Backward), x.clone()) < 1e-6);
     }
-    let there = rotate(x.clone(), &table, Rotation::Forward);
-    assert!(error(rotate(there, &table, Rotation::Backward), x.clone()) < 1e-6);
     // Rows that say where they are.
+    let table = RotationTable::new(tokens, dim, &[1.0, 0.1]);
     let positions: Vec<usize> = (0..5 * tokens).map(|row| row * 7 % tokens).collect();
     let (fast, plain) = both(|| rotate(x.clone(), &table.at(&positions), Rotation::Forward));
     assert!(error(fast.clone(), plain) < 1e-6);
@@ -119,7 +185,7 @@ fn attention_paths_agree() {
 }
 
 fn attention_agrees(spans: &[std::ops::Range<usize>]) {
-    let shape = AttentionShape { batch: 3, tokens: 150, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8 };
+    let shape = AttentionShape { batch: 3, tokens: 150, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8, scale: 0.3 };
     let rows = 3 * 150;
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);

@@ -4,6 +4,7 @@
 mod bench;
 mod checkpoint;
 mod corrupt;
+mod families;
 mod foreign;
 mod golden;
 mod hub;
