@@ -43,17 +43,10 @@ pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, k
         let layer = Layer { config, parameters, index };
         let input = x;
         let attention = Attention::forward(&layer, &places, &entering(&layer, layout.attention_norm, &input));
-        let (middle, attended) = match config.residual {
-            Residual::Parallel => (input.clone(), None),
-            _ => {
-                leaving(&layer, input.clone(), layout.attention_output, attention.heads.clone(), layout.attention_norm)
-            }
-        };
+        let heads = attention.heads.clone();
+        let (stream, attended) = leaving(&layer, input.clone(), layout.attention_output, heads, layout.attention_norm);
+        let middle = if config.residual == Residual::Parallel { input.clone() } else { stream.clone() };
         let mlp = Mlp::forward(&layer, &entering(&layer, layout.mlp_norm, &middle));
-        let stream = match config.residual {
-            Residual::Parallel => layer.add_linear(input.clone(), layout.attention_output, attention.heads.clone()),
-            _ => middle.clone(),
-        };
         let computed;
         (x, computed) = leaving(&layer, stream, layout.mlp_output, mlp.inner(&layer), layout.mlp_norm);
         if keep.is_some_and(|until| index >= until.layer(config.modules_per_layer())) {
