@@ -34,13 +34,6 @@ impl<'a> Sequence<'a> {
     }
 }
 
-impl<'a> Sequence<'a> {
-    /// A sequence.
-    pub fn new(example: u64, input_ids: &'a [u32], target_mask: &'a [bool]) -> Self {
-        Self { example, input_ids, target_mask }
-    }
-}
-
 /// Sequences padded on the right to the longest. Row b * tokens + t is token t of sequence b.
 #[derive(Debug, Clone)]
 pub struct Batch {

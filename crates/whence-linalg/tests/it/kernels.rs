@@ -185,7 +185,15 @@ fn attention_paths_agree() {
 }
 
 fn attention_agrees(spans: &[std::ops::Range<usize>]) {
-    let shape = AttentionShape { batch: 3, tokens: 150, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8, scale: 0.3 };
+    let shape = AttentionShape {
+        batch: 3,
+        tokens: 150,
+        spans: spans.to_vec(),
+        heads: 6,
+        key_heads: 2,
+        head_dim: 8,
+        scale: 0.3,
+    };
     let rows = 3 * 150;
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);

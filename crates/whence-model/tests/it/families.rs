@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use whence_linalg::kernels::with_burn_operations;
 use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, Tap, resolve_device};
 
-use crate::{Fixture, assert_close, values};
+use crate::{Fixture, assert_close, segments_agree_with_sequences, values};
 
 const FAMILIES: [&str; 12] = [
     "gemma",
@@ -117,6 +117,16 @@ fn padding_changes_nothing() {
             let batch = Batch::new(&[Sequence::new(0, ids, &mask)], &fixture.model.device);
             assert_close(name, &fixture.model.token_losses(&batch).unwrap()[0], &together[i]);
         }
+    }
+}
+
+/// Learned positions and rotary ones begin anew, and biases on padding reach no segment.
+#[test]
+fn segments_of_a_row_do_not_see_each_other() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        segments_agree_with_sequences(&fixture);
+        with_burn_operations(|| segments_agree_with_sequences(&fixture));
     }
 }
 

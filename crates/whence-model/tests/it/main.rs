@@ -193,8 +193,8 @@ fn summed(model: &Model, batch: &Batch) -> (BTreeMap<String, Vec<f32>>, Vec<f32>
 
 /// Segments in one row are what they are alone, whatever stands beside them: logits, losses, weighted gradients; on both
 /// paths of the kernels.
-fn segments_agree_with_sequences(name: &str) {
-    let Fixture { model, sequences, .. } = Fixture::read(name);
+fn segments_agree_with_sequences(fixture: &Fixture) {
+    let Fixture { model, sequences, .. } = fixture;
     let (first, second) = (&sequences[0][..], &sequences[1][..]);
     let parts = [second, &first[..3], first];
     let weights = [1.0_f32, -2.0, 0.25];
@@ -215,11 +215,11 @@ fn segments_agree_with_sequences(name: &str) {
     let logits: Vec<f32> = parts.iter().flat_map(|ids| values(model.logits(&alone(ids)))).collect();
     assert_close("logits", &values(model.logits(&batch))[..ids.len() * width], &logits);
 
-    let (gradients, losses) = summed(&model, &batch);
+    let (gradients, losses) = summed(model, &batch);
     let mut expected: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut loss = 0.0;
     for (ids, weight) in parts.iter().chain([&first]).zip(weights.iter().chain([&1.0])) {
-        let (own, own_loss) = summed(&model, &alone(ids));
+        let (own, own_loss) = summed(model, &alone(ids));
         for (name, own) in own {
             let sum = expected.entry(name).or_insert_with(|| vec![0.0; own.len()]);
             sum.iter_mut().zip(own).for_each(|(sum, value)| *sum += f64::from(*weight) * f64::from(value));
@@ -239,7 +239,8 @@ fn segments_agree_with_sequences(name: &str) {
 #[test]
 fn segments_of_a_row_do_not_see_each_other() {
     for name in ["sharded", "half"] {
-        segments_agree_with_sequences(name);
-        with_burn_operations(|| segments_agree_with_sequences(name));
+        let fixture = Fixture::read(name);
+        segments_agree_with_sequences(&fixture);
+        with_burn_operations(|| segments_agree_with_sequences(&fixture));
     }
 }
