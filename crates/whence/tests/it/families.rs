@@ -115,7 +115,7 @@ fn scores_of_every_family_agree() {
         bench.ok(&["run", "study.toml"]);
         for step in ["all", "mlp"] {
             let worst = error(&scores(&bench, step), &reference(family, step));
-            assert!(worst <= 1e-5, "{family}, {step}: {worst:.2e}");
+            assert!(worst <= 2e-5, "{family}, {step}: {worst:.2e}");
         }
     }
 }
