@@ -9,28 +9,27 @@ use whence_linalg::kernels::{activate, activate_backward, gated, gated_backward}
 use crate::layer::Layer;
 use crate::walk::Walk;
 
-/// What the backward pass needs, [batch * tokens, inner]. The output is cheap, so it is computed again.
-pub(crate) enum Mlp {
-    /// f(gate) up.
-    Gated(Tensor<2>, Tensor<2>),
-    /// f(up).
-    Plain(Tensor<2>),
+/// What the backward pass needs, [batch * tokens, inner]. The output, f(gate) up or f(up), is cheap, so it is computed
+/// again.
+pub(crate) struct Mlp {
+    gate: Option<Tensor<2>>,
+    up: Tensor<2>,
 }
 
 impl Mlp {
     /// input [batch * tokens, hidden]
     pub(crate) fn forward(layer: &Layer<'_>, input: &Tensor<2>) -> Self {
         match layer.config.layout().mlp_inputs {
-            [gate, up] => Self::Gated(layer.linear(gate, input), layer.linear(up, input)),
-            names => Self::Plain(layer.linear(names[0], input)),
+            [gate, up] => Self { gate: Some(layer.linear(gate, input)), up: layer.linear(up, input) },
+            names => Self { gate: None, up: layer.linear(names[0], input) },
         }
     }
 
     /// What the map out of it reads.
     pub(crate) fn inner(&self, layer: &Layer<'_>) -> Tensor<2> {
-        match self {
-            Self::Gated(gate, up) => gated(gate.clone(), up.clone(), layer.config.activation),
-            Self::Plain(up) => activate(up.clone(), layer.config.activation),
+        match &self.gate {
+            Some(gate) => gated(gate.clone(), self.up.clone(), layer.config.activation),
+            None => activate(self.up.clone(), layer.config.activation),
         }
     }
 
@@ -47,15 +46,15 @@ impl Mlp {
         let padding = walk.padding.clone();
         let input = LazyCell::new(|| padding.clear(input(), layer.config.bias.mlp));
         let (names, activation) = (layout.mlp_inputs, layer.config.activation);
-        Ok(match self {
-            Self::Gated(gate, up) => {
-                let (d_gate, d_up) = gated_backward(d_inner, gate, up, activation);
+        Ok(match self.gate {
+            Some(gate) => {
+                let (d_gate, d_up) = gated_backward(d_inner, gate, self.up, activation);
                 walk.modules(first, &|| input.clone(), &[&d_gate, &d_up])?;
                 (!walk.ends_at(first))
                     .then(|| layer.add_linear_backward(layer.linear_backward(names[0], d_gate), names[1], d_up))
             }
-            Self::Plain(up) => {
-                let d_up = activate_backward(d_inner, up, activation);
+            None => {
+                let d_up = activate_backward(d_inner, self.up, activation);
                 walk.modules(first, &|| input.clone(), &[&d_up])?;
                 (!walk.ends_at(first)).then(|| layer.linear_backward(names[0], d_up))
             }

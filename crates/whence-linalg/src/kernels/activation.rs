@@ -23,7 +23,7 @@ pub enum Activation {
 }
 
 /// 2 sqrt(2 / pi): 2 u = TWO_ROOT (x + CUBE x^3).
-const TWO_ROOT: f32 = 1.595_769_1;
+const TWO_ROOT: f32 = 1.595_769;
 const CUBE: f32 = 0.044_715;
 const QUICK: f32 = 1.702;
 
