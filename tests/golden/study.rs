@@ -10,10 +10,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use whence_artifact::{
     Artifact, ArtifactKind, Candidate, Candidates, Detail, Details, Draft, Exec, Gradients, Lambda, LambdaSum,
-    Preconditioned, Recipe, Row, Score, Scores, Silent, Store, Tokens,
+    OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Silent, Store, Stored, Tokens,
 };
 use whence_curvature::precondition::{Damping, Method, Rank};
-use whence_curvature::{covariance, eigenbasis, lambda, precondition};
+use whence_curvature::{covariance, eigenbasis, lambda, precondition, self_influence};
 use whence_model::{LabelsKind, Modules};
 use whence_score::Pairs;
 use whence_tokenize::tokenize;
@@ -36,6 +36,17 @@ impl Labels {
 pub(crate) struct Choice {
     pub(crate) modules: &'static str,
     pub(crate) labels: Labels,
+    /// Of the covariances.
+    pub(crate) blocks: usize,
+    /// Of lambda and the queries.
+    pub(crate) store: Stored,
+}
+
+impl Choice {
+    /// Whole factors in float32: the reference's own choice.
+    pub(crate) fn whole(modules: &'static str, labels: Labels) -> Self {
+        Self { modules, labels, blocks: 1, store: Stored::F32 }
+    }
 }
 
 /// Some four whole queries of the golden model, so that the 16 are scored in groups.
@@ -87,6 +98,8 @@ pub(crate) struct Study {
     train: Artifact<Tokens>,
     gradients: Artifact<Gradients>,
     curvature: Option<(PathBuf, PathBuf)>,
+    modules: Modules,
+    store: Stored,
     reference: Option<String>,
     pub(crate) queries: usize,
 }
@@ -114,7 +127,8 @@ impl Study {
         let gradients =
             Self::produce(folder.path(), "g", |draft| whence_gradients::run(&config, &inputs, &exec, draft));
         let queries = usize::try_from(queries.examples()).unwrap();
-        Self { folder, exec, train, gradients, curvature: None, reference: None, queries }
+        let modules = Modules::Named(modules.into());
+        Self { folder, exec, train, gradients, curvature: None, modules, store: Stored::F32, reference: None, queries }
     }
 
     /// Covariances, eigenbasis and lambda on the whole training set.
@@ -127,7 +141,7 @@ impl Study {
         };
         let (folder, exec, model) = (study.folder.path(), &study.exec, golden().join("model"));
         let kind = LabelsKind::Empirical;
-        let config = covariance::Config { labels: kind, seed: 0, modules: modules.clone() };
+        let config = covariance::Config { labels: kind, seed: 0, modules: modules.clone(), blocks: choice.blocks };
         let inputs = covariance::Inputs { tokens: study.train.clone(), model: model.clone() };
         let covariances = Self::produce(folder, "covariance", |draft| {
             covariance::run_with_labels(&config, &labels, &inputs, exec, draft)
@@ -135,12 +149,13 @@ impl Study {
         let inputs = eigenbasis::Inputs { covariances };
         let basis =
             Self::produce(folder, "eigenbasis", |draft| eigenbasis::run(&eigenbasis::Config {}, &inputs, exec, draft));
-        let config = lambda::Config { labels: kind, seed: 0, modules };
+        let config = lambda::Config { labels: kind, seed: 0, modules, store: choice.store };
         let basis_folder = basis.folder().to_path_buf();
         let inputs = lambda::Inputs { tokens: study.train.clone(), eigenbasis: Some(basis), model };
         let lambda: Artifact<Lambda> =
             Self::produce(folder, "lambda", |draft| lambda::run_with_labels(&config, &labels, &inputs, exec, draft));
         study.curvature = Some((basis_folder, lambda.folder().to_path_buf()));
+        study.store = choice.store;
         study.reference = Some(format!("reference_{}_{}", choice.modules, choice.labels.name()));
         study
     }
@@ -156,7 +171,8 @@ impl Study {
     fn preconditioned(&self, rank: &str) -> Artifact<Preconditioned> {
         let method = if self.curvature.is_some() { Method::Ekfac } else { Method::Identity };
         let rank_knob = rank.parse().map_or(Rank::Full, Rank::Low);
-        let config = precondition::Config { method, damping: Damping::Relative(0.1), rank: rank_knob };
+        let config =
+            precondition::Config { method, damping: Damping::Relative(0.1), rank: rank_knob, store: self.store };
         let inputs = precondition::Inputs {
             gradients: self.gradients.clone(),
             eigenbasis: self.curvature.as_ref().map(|(basis, _)| Artifact::open(basis).unwrap()),
@@ -212,6 +228,43 @@ impl Study {
         let rows = details.rows::<Detail>().unwrap();
         let rows = rows.map(|row| row.map(|row| ((row.score.query as usize, row.score.example as usize), row)));
         DetailRows { rows: rows.collect::<Result<_>>().unwrap(), names, examples: self.train.examples() as f64 }
+    }
+
+    /// What float16 has changed, as the manifests say it: of lambda, and of the queries at rank 32.
+    pub(crate) fn stored(&self) -> String {
+        let lambda: Artifact<Lambda> = Artifact::open(&self.curvature.as_ref().unwrap().1).unwrap();
+        let queries = self.preconditioned("32");
+        let said = [&lambda.manifest().summary["stored"], &queries.manifest().summary["stored"]];
+        let [lambda, queries] = said.map(|stored| {
+            let error = stored["rms_relative_error"].as_f64().unwrap();
+            assert!(error > 1e-5 && error < 1e-3, "float16 has eleven binary digits: {stored}");
+            stored.to_string()
+        });
+        format!("lambda {lambda}, queries {queries}")
+    }
+
+    /// Raw self-influence of every training row, with the fit or, without one, by plain products; and whether its shares
+    /// by module add up.
+    pub(crate) fn own(&self) -> Vec<f64> {
+        let method = if self.curvature.is_some() { Method::Ekfac } else { Method::Identity };
+        let modules = self.modules.clone();
+        let config =
+            self_influence::Config { method, damping: Damping::Relative(0.1), modules, training_examples: Some(1) };
+        let inputs = self_influence::Inputs {
+            tokens: self.train.clone(),
+            model: golden().join("model"),
+            eigenbasis: self.curvature.as_ref().map(|(basis, _)| Artifact::open(basis).unwrap()),
+            lambda: self.curvature.as_ref().map(|(_, lambda)| Artifact::open(lambda).unwrap()),
+        };
+        let own: Artifact<SelfInfluence> =
+            Self::produce(self.folder.path(), "own", |draft| self_influence::run(&config, &inputs, &self.exec, draft));
+        let row = |row: Result<OwnInfluence>| {
+            let row = row.unwrap();
+            let sum: f64 = row.by_module.iter().map(|&share| f64::from(share)).sum();
+            assert!((sum - f64::from(row.influence)).abs() <= 1e-6 * sum, "shares of {}", row.example);
+            f64::from(row.influence)
+        };
+        own.rows::<OwnInfluence>().unwrap().map(row).collect()
     }
 
     pub(crate) fn mean_lambda(&self) -> Vec<f64> {

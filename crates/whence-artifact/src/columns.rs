@@ -7,14 +7,15 @@ use arrow::array::{
     ArrayRef, AsArray as _, BooleanArray, BooleanBuilder, Float32Array, ListArray, ListBuilder, PrimitiveArray,
     PrimitiveBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::{ArrowPrimitiveType, Float32Type, UInt32Type};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, UInt32Type};
 
 use crate::error::Error;
+use crate::stored::scale_of;
 
-pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = Vec<T::Native>>) -> ArrayRef {
+pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = impl AsRef<[T::Native]>>) -> ArrayRef {
     let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::new());
     for row in rows {
-        builder.values().append_slice(&row);
+        builder.values().append_slice(row.as_ref());
         builder.append(true);
     }
     Arc::new(builder.finish())
@@ -77,6 +78,24 @@ impl<'a> Columns<'a> {
 
 pub(crate) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec<T::Native> {
     list.value(row).as_primitive::<T>().values().to_vec()
+}
+
+impl Columns<'_> {
+    /// Values of a matrix, stored as float32 or as float16 with a scale.
+    pub(crate) fn matrix(&self, name: &str, row: usize) -> Result<Vec<f32>> {
+        let list = self.list(name)?;
+        let mut values = match list.value_type() {
+            DataType::Float16 => {
+                list.value(row).as_primitive::<Float16Type>().values().iter().map(|value| value.to_f32()).collect()
+            }
+            _ => floats(list, row),
+        };
+        if let Some(scales) = self.0.column_by_name(&scale_of(name)) {
+            let scale = scales.as_primitive::<Float32Type>().value(row);
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+        Ok(values)
+    }
 }
 
 pub(crate) fn floats(list: &ListArray, row: usize) -> Vec<f32> {

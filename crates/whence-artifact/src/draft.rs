@@ -1,7 +1,8 @@
 //! An artifact in the making: `<key>.draft/`. A part that exists is complete; rerunning is resuming.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::kind::{Format, Kind};
 use crate::manifest::{Manifest, Part};
 use crate::part;
 use crate::recipe::Recipe;
+use crate::stored::{self, Losses, Stored};
 
 /// The frozen split of a draft.
 const PLAN: &str = "plan.json";
@@ -37,6 +39,7 @@ pub struct Draft {
     metadata: BTreeMap<String, String>,
     summary: BTreeMap<String, Value>,
     provenance: BTreeMap<String, Value>,
+    stored: Stored,
 }
 
 impl Draft {
@@ -47,7 +50,8 @@ impl Draft {
             ("whence.version".to_string(), kind.version().to_string()),
             ("whence.key".to_string(), key.to_string()),
         ]);
-        Ok(Self { kind, key: key.into(), folder, metadata, summary: BTreeMap::new(), provenance: BTreeMap::new() })
+        let (summary, provenance) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored: Stored::F32 })
     }
 
     /// What is being made.
@@ -100,6 +104,11 @@ impl Draft {
         Ok(())
     }
 
+    /// How the matrices of all parts are stored. The manifest's summary will say what float16 has changed.
+    pub fn store(&mut self, stored: Stored) {
+        self.stored = stored;
+    }
+
     /// Whether the part is there, and hence complete.
     pub fn has(&self, part: usize) -> bool {
         self.part_path(part).exists()
@@ -130,8 +139,16 @@ impl Draft {
                 }
                 Format::Arrow => {
                     let mut writer = FileWriter::try_new(file, &schema)?;
+                    let mut losses = Losses::default();
                     for batch in batches {
-                        writer.write(&by_name(&schema, &batch?)?)?;
+                        let batch = match self.stored {
+                            Stored::F32 => batch?,
+                            Stored::F16 => stored::halve(self.kind, &batch?, &mut losses)?,
+                        };
+                        writer.write(&by_name(&schema, &batch)?)?;
+                    }
+                    if self.stored == Stored::F16 {
+                        writer.write_metadata(part::LOSSES, serde_json::to_string(&losses)?);
                     }
                     writer.finish()?;
                 }
@@ -144,32 +161,65 @@ impl Draft {
 
     /// Saves working state (a partial sum) beside the parts; gone once the draft is sealed.
     pub fn checkpoint(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        disk::write_atomically(&self.folder.join(format!("{SCRATCH}{name}")), bytes)
+        disk::write_atomically(&self.scratch(name), bytes)
+    }
+
+    /// Like [`Draft::checkpoint`], for state that should not lie in memory twice.
+    pub fn checkpoint_each(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        disk::replace(&self.scratch(name), |file| {
+            let mut writer = BufWriter::with_capacity(1 << 20, file);
+            fill(&mut writer)?;
+            Ok(writer.flush()?)
+        })
     }
 
     /// Working state of an earlier run.
     pub fn restore(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.folder.join(format!("{SCRATCH}{name}"));
+        let path = self.scratch(name);
         if !path.exists() {
             return Ok(None);
         }
         fs::read(&path).map(Some).with_context(|| format!("read {}", path.display()))
     }
 
-    /// Parts present and parts planned, where the plan is a list.
+    /// Like [`Draft::restore`], to be read piece by piece.
+    pub fn restore_each(&self, name: &str) -> Result<Option<impl Read + use<>>> {
+        let path = self.scratch(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Some(BufReader::with_capacity(1 << 20, file)))
+    }
+
+    /// Working state that has served its purpose.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let path = self.scratch(name);
+        if !path.exists() {
+            return Ok(());
+        }
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
+    fn scratch(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{SCRATCH}{name}"))
+    }
+
+    /// Parts present and parts planned, where the plan is a list; of sums, what their checkpoint `done` says (`3/12`).
     pub(crate) fn progress(folder: &Path) -> Option<(usize, usize)> {
         let plan: Value = serde_json::from_slice(&fs::read(folder.join(PLAN)).ok()?).ok()?;
         let total = plan.as_array()?.len();
         let done = disk::files(folder).ok()?.iter().filter(|name| name.starts_with("part-")).count();
-        let reduced = fs::read(folder.join(format!("{SCRATCH}done")))
-            .ok()
-            .and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
-        Some((reduced.unwrap_or(done), total))
+        let summed = fs::read_to_string(folder.join(format!("{SCRATCH}done"))).ok().and_then(|text| {
+            let (done, total) = text.trim().split_once('/')?;
+            Some((done.parse().ok()?, total.parse().ok()?))
+        });
+        Some(summed.unwrap_or((done, total)))
     }
 
     fn schema(&self) -> SchemaRef {
         let metadata: HashMap<_, _> = self.metadata.clone().into_iter().collect();
-        Arc::new(Schema::new_with_metadata(self.kind.schema().fields, metadata))
+        Arc::new(Schema::new_with_metadata(stored::schema(self.kind, self.stored).fields, metadata))
     }
 
     fn properties(&self) -> Result<WriterProperties> {
@@ -183,10 +233,14 @@ impl Draft {
     /// Checks every part, writes the manifest, takes working files away, and renames the folder to `target`.
     pub(crate) fn seal(mut self, recipe: Recipe, target: &Path) -> Result<()> {
         let mut parts = Vec::new();
+        let mut losses = Losses::default();
         for name in disk::files(&self.folder)?.into_iter().filter(|name| !working(name)) {
             let path = self.folder.join(&name);
             let rows = part::check_rows(self.kind, &path)?;
             let bytes = fs::metadata(&path)?.len();
+            if self.stored == Stored::F16 {
+                losses = losses.and(part::losses(&path)?.unwrap_or_default());
+            }
             parts.push(Part { name, rows, bytes, blake3: disk::digest(&path)? });
         }
         if parts.is_empty() {
@@ -196,6 +250,9 @@ impl Draft {
                 self.kind.format().extension(),
                 self.folder.display()
             )));
+        }
+        if self.stored == Stored::F16 {
+            self.summary.insert("stored".into(), losses.summary());
         }
         self.provenance.insert("whence".into(), env!("CARGO_PKG_VERSION").into());
         Manifest {

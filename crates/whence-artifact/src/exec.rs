@@ -25,19 +25,29 @@ impl Reporter for Silent {
     fn warn(&self, _message: &str) {}
 }
 
-/// Device, batch size and reporter of a run.
+/// Device, memory, batch size and reporter of a run.
 #[derive(Clone)]
 pub struct Exec {
     /// `auto`, `cpu`, `gpu` or `gpu:N`, resolved by the model crate.
     pub device: String,
     /// Padded tokens in one batch.
     pub batch_tokens: usize,
+    /// Bytes that may be held at once; none = what the machine has to spare.
+    pub memory: Option<u64>,
+    /// Modules that `covariance` and `lambda` sum in one pass over the tokens; none = as many as fit the memory.
+    pub modules_per_pass: Option<usize>,
     /// Where progress goes.
     pub reporter: Arc<dyn Reporter>,
 }
 
 impl Default for Exec {
     fn default() -> Self {
-        Self { device: "cpu".into(), batch_tokens: 4096, reporter: Arc::new(Silent) }
+        Self {
+            device: "cpu".into(),
+            batch_tokens: 4096,
+            memory: None,
+            modules_per_pass: None,
+            reporter: Arc::new(Silent),
+        }
     }
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     Scores,
     /// Influence of chosen pairs, by module and by token.
     Details,
+    /// Influence of every example on itself.
+    SelfInfluence,
     /// The most influential examples of each query.
     Ranking,
 }
@@ -61,7 +63,7 @@ impl Format {
 
 impl Kind {
     /// Every kind, in the order of the pipeline.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tokenizer,
         Self::Tokens,
         Self::Model,
@@ -74,6 +76,7 @@ impl Kind {
         Self::Candidates,
         Self::Scores,
         Self::Details,
+        Self::SelfInfluence,
         Self::Ranking,
     ];
 
@@ -92,6 +95,7 @@ impl Kind {
             Self::Candidates => "candidates",
             Self::Scores => "scores",
             Self::Details => "details",
+            Self::SelfInfluence => "self-influence",
             Self::Ranking => "ranking",
         }
     }
@@ -112,6 +116,15 @@ impl Kind {
     /// Whether parts may lack the column: what only whence's own stages write.
     pub fn optional(self, column: &str) -> bool {
         self == Self::Tokens && ["segments", "weights", "segment_texts", "completion_start"].contains(&column)
+    }
+
+    /// The matrices that may be stored in float16, each with a column of scales (`NAME_scale`).
+    pub fn halved(self) -> &'static [&'static str] {
+        match self {
+            Self::Lambda => &["lambda"],
+            Self::Preconditioned => &["left", "right"],
+            _ => &[],
+        }
     }
 
     /// How the kind's parts are stored.
@@ -186,6 +199,11 @@ impl Kind {
                 list("by_module", DataType::Float32),
                 list("by_token", DataType::Float32),
             ],
+            Self::SelfInfluence => vec![
+                field("example", DataType::UInt64),
+                field("influence", DataType::Float32),
+                list("by_module", DataType::Float32),
+            ],
             Self::Ranking => vec![
                 field("query", DataType::UInt32),
                 field("sign", DataType::Utf8),
@@ -257,5 +275,6 @@ kinds!(
     Candidates,
     Scores,
     Details,
+    SelfInfluence,
     Ranking
 );

@@ -18,6 +18,7 @@ mod recipe;
 mod rows;
 mod span;
 mod store;
+mod stored;
 mod tables;
 
 pub use artifact::{Artifact, open_any, verify};
@@ -27,10 +28,13 @@ pub use error::{Error, bad_input};
 pub use exec::{Exec, Reporter, Silent};
 pub use kind::{
     ArtifactKind, Candidates, Covariances, Details, Eigenbasis, Format, Gradients, Kind, Lambda, Losses, Model,
-    Preconditioned, Ranking, Scores, Tokenizer, Tokens,
+    Preconditioned, Ranking, Scores, SelfInfluence, Tokenizer, Tokens,
 };
 pub use manifest::{MANIFEST, Manifest, Part};
 pub use recipe::{Recipe, canonical_json};
-pub use rows::{Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, Ranked, Row, Score, Side};
+pub use rows::{
+    Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, OwnInfluence, Ranked, Row, Score, Side,
+};
 pub use span::Span;
 pub use store::{Entry, State, Store};
+pub use stored::Stored;

@@ -7,15 +7,25 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use arrow::array::{Array as _, AsArray as _};
+use arrow::buffer::Buffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow::ipc::reader::FileReader;
+use arrow::error::ArrowError;
+use arrow::ipc::convert::try_fb_to_schema;
+use arrow::ipc::reader::{FileDecoder, FileReader, read_footer_length};
+use arrow::ipc::{Block, root_as_footer};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use memmap2::Mmap;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::Error;
 use crate::kind::{Format, Kind};
+use crate::stored::{Losses, scale_of};
+
+/// In the footer of an Arrow part: what float16 has changed.
+pub(crate) const LOSSES: &str = "whence.stored";
 
 /// Columns and metadata of a part, as written.
 pub(crate) fn schema(kind: Kind, path: &Path) -> Result<SchemaRef> {
@@ -79,6 +89,16 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
                 expected.data_type()
             ));
         };
+        if kind.halved().contains(&expected.name().as_str()) && halves(field.data_type()) {
+            let scale = scale_of(expected.name());
+            if found.field_with_name(&scale).is_ok_and(|field| *field.data_type() == DataType::Float32) {
+                continue;
+            }
+            return refuse(format!(
+                "column `{}` is float16 and needs a column `{scale}` of type Float32",
+                expected.name()
+            ));
+        }
         if !same_type(field.data_type(), expected.data_type()) {
             return refuse(format!(
                 "column `{}` is {}, not {}",
@@ -97,6 +117,18 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What float16 has changed in a part that whence wrote.
+pub(crate) fn losses(path: &Path) -> Result<Option<Losses>> {
+    let reader = FileReader::try_new(BufReader::new(File::open(path)?), None).map_err(|e| unreadable(path, &e))?;
+    let found = reader.custom_metadata().get(LOSSES);
+    found.map(|text| serde_json::from_str(text).context("read what float16 has changed")).transpose()
+}
+
+/// Whether it is a list of float16.
+fn halves(found: &DataType) -> bool {
+    matches!(found, DataType::List(item) | DataType::LargeList(item) if *item.data_type() == DataType::Float16)
 }
 
 /// List items may have any field name (`item`, `element`) and nullability, and offsets any width: programs differ in it.
@@ -140,6 +172,37 @@ pub(crate) struct Rows {
     pub(crate) length: usize,
 }
 
+/// The record batches of an Arrow IPC file, as views of its mapped pages: what is not looked at is not read.
+fn mapped(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ArrowError> {
+    let file = File::open(path)?;
+    // SAFETY: the map is read-only, and a sealed part is never written again; whoever changes it while it is read gets
+    // wrong values, as with any reader.
+    #[allow(unsafe_code)]
+    let map = unsafe { Mmap::map(&file)? };
+    let file = Buffer::from(Bytes::from_owner(map));
+    let cut = || ArrowError::IpcError("the file is cut short".into());
+    // At the end: the footer, its length (4 bytes), and the magic word (6 bytes).
+    let end = file.len().checked_sub(10).ok_or_else(cut)?;
+    let length = read_footer_length(file[end..].try_into().map_err(|_| cut())?)?;
+    let footer = &file[end.checked_sub(length).ok_or_else(cut)?..end];
+    let footer = root_as_footer(footer).map_err(|error| ArrowError::IpcError(error.to_string()))?;
+    let schema = try_fb_to_schema(footer.schema().ok_or_else(cut)?)?;
+    let mut decoder = FileDecoder::new(Arc::new(schema), footer.version());
+    let piece = |block: &Block| {
+        let (offset, length) = (block.offset() as usize, block.bodyLength() as usize + block.metaDataLength() as usize);
+        let inside = offset.checked_add(length).is_some_and(|end| end <= file.len());
+        inside.then(|| file.slice_with_length(offset, length)).ok_or_else(cut)
+    };
+    for block in footer.dictionaries().iter().flatten() {
+        decoder.read_dictionary(block, &piece(block)?)?;
+    }
+    let mut blocks = Vec::new();
+    for block in footer.recordBatches().iter().flatten() {
+        blocks.push((*block, piece(block)?));
+    }
+    Ok(blocks.into_iter().filter_map(move |(block, piece)| decoder.read_record_batch(&block, &piece).transpose()))
+}
+
 /// The record batches of a part, in order. `columns` and `rows` limit what is read of a Parquet part.
 pub(crate) fn read(
     kind: Kind,
@@ -163,9 +226,8 @@ pub(crate) fn read(
             Ok(Box::new(reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Arrow => {
-            let file = BufReader::with_capacity(1 << 20, File::open(path)?);
-            let reader = FileReader::try_new(file, None).map_err(|e| unreadable(path, &e))?;
-            Ok(Box::new(reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
+            let batches = mapped(path).map_err(|e| unreadable(path, &e))?;
+            Ok(Box::new(batches.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Folder => Err(anyhow::anyhow!("{} has files, not parts", kind.name())).context("read"),
     }

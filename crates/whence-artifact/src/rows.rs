@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use arrow::record_batch::RecordBatch;
 
 use crate::artifact::Artifact;
+use crate::columns::Columns;
 use crate::error::Error;
 use crate::kind::ArtifactKind;
 
@@ -216,6 +217,17 @@ pub struct Candidate {
     pub source: String,
 }
 
+/// Influence of an example on itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnInfluence {
+    /// Row number.
+    pub example: u64,
+    /// Nats per added copy (see the part's metadata).
+    pub influence: f32,
+    /// Its shares, in the order of the part's `whence.modules`.
+    pub by_module: Vec<f32>,
+}
+
 /// A row of a ranking. Ranks start at 1 in each sign.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ranked {
@@ -252,13 +264,62 @@ impl<K: ArtifactKind> Artifact<K> {
         Ok(rows)
     }
 
+    /// The rows of one part, digest checked, one record batch in memory at a time.
+    pub fn rows_in<R: Row<K>>(&self, part: usize) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
+        let folder = self.folder().display().to_string();
+        let rows = move |batch: Result<RecordBatch>| R::from_batch(&batch?).with_context(|| folder.clone());
+        Ok(self.batches(part, &[])?.flat_map(move |batch| one_by_one(rows(batch))))
+    }
+
+    /// The rows of one module in one part, digest checked; the values of the others are not read.
+    pub fn rows_of<R: Row<K>>(&self, part: usize, module: &str) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
+        let (folder, module) = (self.folder().display().to_string(), module.to_string());
+        let rows = move |batch: Result<RecordBatch>| -> Result<Vec<R>> {
+            let batch = batch?;
+            let names = Columns(&batch).utf8("module").with_context(|| folder.clone())?;
+            let own = (0..batch.num_rows()).filter(|&row| names.value(row) == module);
+            let rows = own.map(|row| R::from_batch(&batch.slice(row, 1)));
+            Ok(rows.collect::<Result<Vec<_>>>().with_context(|| folder.clone())?.into_iter().flatten().collect())
+        };
+        Ok(self.batches(part, &[])?.flat_map(move |batch| one_by_one(rows(batch))))
+    }
+
+    /// The names of the modules, in the order in which rows name them first.
+    pub fn modules(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for batch in self.all_batches(&[])? {
+            let batch = batch?;
+            for name in Columns(&batch).utf8("module")?.iter().flatten() {
+                if !names.iter().any(|known| known == name) {
+                    names.push(name.into());
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The rows of one module in every part, in order.
+    pub fn module<R: Row<K>>(&self, module: &str) -> Result<Vec<R>> {
+        let mut rows = Vec::new();
+        for part in 0..self.parts() {
+            for row in self.rows_of(part, module)? {
+                rows.push(row?);
+            }
+        }
+        Ok(rows)
+    }
+
     /// The rows of every part, digests checked, one record batch in memory at a time.
     pub fn rows<R: Row<K>>(&self) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
         let folder = self.folder().display().to_string();
         let rows = move |batch: Result<RecordBatch>| R::from_batch(&batch?).with_context(|| folder.clone());
-        Ok(self.all_batches(&[])?.flat_map(move |batch| match rows(batch) {
-            Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
-        }))
+        Ok(self.all_batches(&[])?.flat_map(move |batch| one_by_one(rows(batch))))
+    }
+}
+
+fn one_by_one<R>(rows: Result<Vec<R>>) -> Vec<Result<R>> {
+    match rows {
+        Ok(rows) => rows.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
     }
 }

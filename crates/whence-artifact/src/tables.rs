@@ -10,20 +10,23 @@ use crate::columns::{
 };
 use crate::error::Error;
 use crate::kind::{
-    Candidates, Covariances, Details, Eigenbasis, Gradients, Lambda, Losses, Preconditioned, Ranking, Scores, Tokens,
+    Candidates, Covariances, Details, Eigenbasis, Gradients, Lambda, Losses, Preconditioned, Ranking, Scores,
+    SelfInfluence, Tokens,
 };
-use crate::rows::{Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, Ranked, Row, Score, Side};
+use crate::rows::{
+    Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, OwnInfluence, Ranked, Row, Score, Side,
+};
 
 impl Row<Tokens> for Example {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
         batch(vec![
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
             ("docs", string_lists(rows.iter().map(|row| &row.docs[..]))),
-            ("doc_starts", lists::<UInt32Type>(rows.iter().map(|row| row.doc_starts.clone()))),
-            ("input_ids", lists::<UInt32Type>(rows.iter().map(|row| row.input_ids.clone()))),
+            ("doc_starts", lists::<UInt32Type>(rows.iter().map(|row| &row.doc_starts))),
+            ("input_ids", lists::<UInt32Type>(rows.iter().map(|row| &row.input_ids))),
             ("target_mask", bool_lists(rows.iter().map(|row| &row.target_mask[..]))),
-            ("segments", lists::<UInt32Type>(rows.iter().map(|row| row.segments.clone()))),
-            ("weights", lists::<Float32Type>(rows.iter().map(|row| row.weights.clone()))),
+            ("segments", lists::<UInt32Type>(rows.iter().map(|row| &row.segments))),
+            ("weights", lists::<Float32Type>(rows.iter().map(|row| &row.weights))),
             ("segment_texts", string_lists(rows.iter().map(|row| &row.segment_texts[..]))),
             ("completion_start", numbers::<UInt32Type>(rows.iter().map(|row| row.completion_start))),
             ("text", strings(rows.iter().map(|row| &row.text[..]))),
@@ -62,7 +65,7 @@ impl Row<Losses> for Loss {
         batch(vec![
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
             ("loss", numbers::<Float32Type>(rows.iter().map(|row| row.loss))),
-            ("by_token", lists::<Float32Type>(rows.iter().map(|row| row.by_token.clone()))),
+            ("by_token", lists::<Float32Type>(rows.iter().map(|row| &row.by_token))),
         ])
     }
 
@@ -81,7 +84,7 @@ impl Row<Covariances> for Covariance {
             ("side", strings(rows.iter().map(|row| row.side.name()))),
             ("count", numbers::<UInt64Type>(rows.iter().map(|row| row.count))),
             ("shape", shapes(rows.iter().map(|row| [row.size, row.size]))),
-            ("matrix", lists::<Float32Type>(rows.iter().map(|row| row.matrix.clone()))),
+            ("matrix", lists::<Float32Type>(rows.iter().map(|row| &row.matrix))),
         ])
     }
 
@@ -104,9 +107,9 @@ impl Row<Eigenbasis> for Basis {
         batch(vec![
             ("module", strings(rows.iter().map(|row| &row.module[..]))),
             ("side", strings(rows.iter().map(|row| row.side.name()))),
-            ("values", lists::<Float32Type>(rows.iter().map(|row| row.values.clone()))),
+            ("values", lists::<Float32Type>(rows.iter().map(|row| &row.values))),
             ("shape", shapes(rows.iter().map(|row| [row.values.len(), row.values.len()]))),
-            ("vectors", lists::<Float32Type>(rows.iter().map(|row| row.vectors.clone()))),
+            ("vectors", lists::<Float32Type>(rows.iter().map(|row| &row.vectors))),
         ])
     }
 
@@ -129,16 +132,16 @@ impl Row<Lambda> for LambdaSum {
             ("module", strings(rows.iter().map(|row| &row.module[..]))),
             ("count", numbers::<UInt64Type>(rows.iter().map(|row| row.count))),
             ("shape", shapes(rows.iter().map(|row| row.shape))),
-            ("lambda", lists::<Float32Type>(rows.iter().map(|row| row.lambda.clone()))),
+            ("lambda", lists::<Float32Type>(rows.iter().map(|row| &row.lambda))),
         ])
     }
 
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (module, count) = (columns.utf8("module")?, columns.u64("count")?);
-        let (shapes, lambda) = (columns.list("shape")?, columns.list("lambda")?);
+        let shapes = columns.list("shape")?;
         let row = |i| -> Result<Self> {
-            let (module, shape, lambda) = (module.value(i), shape(shapes, i)?, floats(lambda, i));
+            let (module, shape, lambda) = (module.value(i), shape(shapes, i)?, columns.matrix("lambda", i)?);
             filled(&format!("lambda of {module}"), shape, &lambda)?;
             Ok(Self { module: module.into(), count: count.value(i), shape, lambda })
         };
@@ -152,26 +155,25 @@ fn factors_to_batch(rows: &[Factors], name: &str, numbered: ArrayRef) -> Result<
         ("module", strings(rows.iter().map(|row| &row.module[..]))),
         ("rank", numbers::<UInt32Type>(rows.iter().map(|row| to_u32(row.rank)))),
         ("left_shape", shapes(rows.iter().map(|row| row.left_shape))),
-        ("left", lists::<Float32Type>(rows.iter().map(|row| row.left.clone()))),
+        ("left", lists::<Float32Type>(rows.iter().map(|row| &row.left))),
         ("right_shape", shapes(rows.iter().map(|row| row.right_shape))),
-        ("right", lists::<Float32Type>(rows.iter().map(|row| row.right.clone()))),
+        ("right", lists::<Float32Type>(rows.iter().map(|row| &row.right))),
     ])
 }
 
 fn factors_from_batch(batch: &RecordBatch, number: impl Fn(usize) -> u64) -> Result<Vec<Factors>> {
     let columns = Columns(batch);
     let (module, rank) = (columns.utf8("module")?, columns.u32("rank")?);
-    let (left_shape, left) = (columns.list("left_shape")?, columns.list("left")?);
-    let (right_shape, right) = (columns.list("right_shape")?, columns.list("right")?);
+    let (left_shape, right_shape) = (columns.list("left_shape")?, columns.list("right_shape")?);
     let row = |i| -> Result<Factors> {
         let row = Factors {
             row: number(i),
             module: module.value(i).into(),
             rank: rank.value(i) as usize,
             left_shape: shape(left_shape, i)?,
-            left: floats(left, i),
+            left: columns.matrix("left", i)?,
             right_shape: shape(right_shape, i)?,
-            right: floats(right, i),
+            right: columns.matrix("right", i)?,
         };
         filled(&format!("left of row {}, {}", row.row, row.module), row.left_shape, &row.left)?;
         filled(&format!("right of row {}, {}", row.row, row.module), row.right_shape, &row.right)?;
@@ -229,8 +231,8 @@ impl Row<Scores> for Score {
 impl Row<Details> for Detail {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
         let mut columns = pairs(rows.iter().map(|row| &row.score));
-        columns.push(("by_module", lists::<Float32Type>(rows.iter().map(|row| row.by_module.clone()))));
-        columns.push(("by_token", lists::<Float32Type>(rows.iter().map(|row| row.by_token.clone()))));
+        columns.push(("by_module", lists::<Float32Type>(rows.iter().map(|row| &row.by_module))));
+        columns.push(("by_token", lists::<Float32Type>(rows.iter().map(|row| &row.by_token))));
         batch(columns)
     }
 
@@ -240,6 +242,25 @@ impl Row<Details> for Detail {
         let scores = <Score as Row<Scores>>::from_batch(batch)?;
         let row = |(i, score)| Self { score, by_module: floats(by_module, i), by_token: floats(by_token, i) };
         Ok(scores.into_iter().enumerate().map(row).collect())
+    }
+}
+
+impl Row<SelfInfluence> for OwnInfluence {
+    fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
+        batch(vec![
+            ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
+            ("influence", numbers::<Float32Type>(rows.iter().map(|row| row.influence))),
+            ("by_module", lists::<Float32Type>(rows.iter().map(|row| &row.by_module))),
+        ])
+    }
+
+    fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
+        let columns = Columns(batch);
+        let (example, influence, by_module) =
+            (columns.u64("example")?, columns.f32("influence")?, columns.list("by_module")?);
+        let row =
+            |i| Self { example: example.value(i), influence: influence.value(i), by_module: floats(by_module, i) };
+        Ok((0..batch.num_rows()).map(row).collect())
     }
 }
 

@@ -3,18 +3,54 @@
 //! reads   tokens, model
 //! writes  covariances
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens};
-use whence_model::{Coverage, Labels, Model, Selection, resolve_device};
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens, bad_input};
+use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Selection, resolve_device};
 
-pub use crate::fit::Config;
-use crate::reduce::{Pass, Reduction};
+use crate::blocks::{blocks, elements};
+use crate::passes::number_bytes;
+use crate::reduce::{Counts, Fit};
 use crate::tensors::narrow;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// What is fitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Labels of the loss whose gradients are summed.
+    pub labels: LabelsKind,
+    /// Seed of sampled labels.
+    pub seed: u64,
+    /// Attributed modules.
+    pub modules: Modules,
+    /// Blocks on the diagonal that are kept of each A and S; 1 is the whole matrix.
+    pub blocks: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { labels: LabelsKind::default(), seed: 0, modules: Modules::default(), blocks: 1 }
+    }
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`whence_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        match self.blocks {
+            0 => Err(bad_input("blocks = 0 leaves nothing; set it to 1 (whole matrices) or more")),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// What it is fitted on.
 #[derive(Debug, Clone)]
@@ -30,7 +66,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
 }
 
-/// Fits with any labels. Every real token counts, also one that is no target.
+/// Fits with any labels; a part per module. Every real token counts, also one that is no target.
 pub fn run_with_labels(
     config: &Config,
     labels: &Labels,
@@ -38,49 +74,106 @@ pub fn run_with_labels(
     exec: &Exec,
     draft: &mut Draft,
 ) -> Result<()> {
+    config.check()?;
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
     let selection = Selection::new(&config.modules, model.modules())?;
-    let modules = selection.modules();
-
-    // Slot 2m is A of module m, slot 2m + 1 its S. Modules with the same input share one A: `owner` has it.
-    let owner = |m: usize| modules.iter().position(|other| other.input == modules[m].input).unwrap_or(m);
-    let lengths: Vec<usize> = (0..modules.len())
-        .flat_map(|m| {
-            let activation = if owner(m) == m { modules[m].in_features.pow(2) } else { 0 };
-            [activation, modules[m].out_features.pow(2)]
-        })
-        .collect();
-    let mut sums = Reduction::restore(draft, &lengths)?;
-    let pass = Pass { task: "covariance", tokens: &inputs.tokens, exec, draft, device: &device };
-    sums.run(&pass, |batch, pending| {
-        model.taps(batch, labels, &selection, &mut |tap| {
-            if owner(tap.index) == tap.index {
-                pending.add_outer(2 * tap.index, tap.activations);
+    draft.metadata("blocks", config.blocks.to_string());
+    draft.summary("blocks", config.blocks)?;
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    if let Some(counts) = Counts::restore(draft)? {
+        counts.note(draft)?;
+    }
+    let fit = Fit { task: "covariance", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
+    for pass in fit.passes(draft, |modules| bytes(modules, config.blocks, number_bytes(&exec.device)))? {
+        let modules = pass.selection.modules();
+        let slots = slots(modules, config.blocks);
+        let lengths: Vec<_> = slots.iter().map(|slot| slot.block.len().pow(2)).collect();
+        let sums = pass.sum(draft, &lengths, |tap, _, pending| {
+            for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.module == tap.index) {
+                let x = match slot.side {
+                    Side::Activation => &tap.activations,
+                    Side::Gradient => &tap.output_gradients,
+                };
+                pending.add_outer(index, columns(x, &slot.block));
             }
-            pending.add_outer(2 * tap.index + 1, tap.output_gradients);
             Ok(())
         })?;
-        Ok(())
-    })?;
+        sums.counts.note(draft)?;
+        for (index, module) in modules.iter().enumerate() {
+            let own = slots.iter().zip(&sums.slots).filter(|(slot, _)| match slot.side {
+                Side::Activation => slot.module == owner(modules, index),
+                Side::Gradient => slot.module == index,
+            });
+            let rows = own.map(|(slot, sum)| {
+                let matrix = narrow(sum, &format!("the {} covariance of {}", slot.side.name(), module.name))?;
+                let (module, side, count) = (module.name.clone(), slot.side, sums.counts.tokens);
+                let row = Covariance { module, side, count, size: slot.block.len(), matrix };
+                <Covariance as Row<Covariances>>::to_batch(&[row])
+            });
+            if !draft.has(pass.places[index]) {
+                draft.write_each(pass.places[index], rows)?;
+            }
+        }
+        pass.end(draft)?;
+    }
+    Ok(())
+}
 
-    draft.metadata("tokens", sums.tokens.to_string());
-    draft.metadata("examples", sums.examples.to_string());
-    draft.summary("tokens", sums.tokens)?;
-    draft.summary("examples", sums.examples)?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
-    let rows = (0..modules.len()).flat_map(|m| [(m, Side::Activation), (m, Side::Gradient)]);
-    draft.write_each(
-        0,
-        rows.map(|(m, side)| {
-            let (slot, size) = match side {
-                Side::Activation => (2 * owner(m), modules[m].in_features),
-                Side::Gradient => (2 * m + 1, modules[m].out_features),
-            };
-            let name = &modules[m].name;
-            let matrix = narrow(&sums.sums[slot], &format!("the {} covariance of {name}", side.name()))?;
-            let row = Covariance { module: name.clone(), side, count: sums.tokens, size, matrix };
-            <Covariance as Row<Covariances>>::to_batch(&[row])
-        }),
-    )
+/// Bytes of the sums over these modules in one pass, of `number` bytes each, and what a matrix takes while it is written.
+pub fn bytes(modules: &[Module], blocks: usize, number: u64) -> u64 {
+    let largest = slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2)).max();
+    number * (summed(modules, blocks) + largest.unwrap_or(0) as u64)
+}
+
+/// Numbers that are summed over these modules in one pass.
+pub fn summed(modules: &[Module], blocks: usize) -> u64 {
+    slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2) as u64).sum()
+}
+
+/// Numbers that are stored of one module: of A and of S.
+pub fn stored(module: &Module, blocks: usize) -> u64 {
+    (elements(module.in_features, blocks) + elements(module.out_features, blocks)) as u64
+}
+
+/// Size of the largest block of a module's A and S.
+pub fn largest(module: &Module, count: usize) -> usize {
+    [module.in_features, module.out_features]
+        .iter()
+        .flat_map(|&n| blocks(n, count))
+        .map(|block| block.len())
+        .max()
+        .unwrap_or(0)
+}
+
+/// One block of one matrix.
+struct Slot {
+    module: usize,
+    side: Side,
+    block: Range<usize>,
+}
+
+/// The first of `modules` that reads the same input, and hence has the same A.
+fn owner(modules: &[Module], index: usize) -> usize {
+    modules.iter().position(|other| other.input == modules[index].input).unwrap_or(index)
+}
+
+/// What is summed, by module, activation before gradient. Modules with the same input share one A.
+fn slots(modules: &[Module], count: usize) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    for (module, sizes) in modules.iter().enumerate() {
+        if owner(modules, module) == module {
+            let side = Side::Activation;
+            slots.extend(blocks(sizes.in_features, count).into_iter().map(|block| Slot { module, side, block }));
+        }
+        let side = Side::Gradient;
+        slots.extend(blocks(sizes.out_features, count).into_iter().map(|block| Slot { module, side, block }));
+    }
+    slots
+}
+
+/// Columns of x, or x itself.
+fn columns(x: &burn::tensor::Tensor<2>, block: &Range<usize>) -> burn::tensor::Tensor<2> {
+    let x = x.clone();
+    if block.len() == x.dims()[1] { x } else { x.narrow(1, block.start, block.len()) }
 }

@@ -1,4 +1,4 @@
-//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the means over tokens, in float64.
+//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the means over tokens, in float64, block by block.
 //!
 //! reads   covariances
 //! writes  eigenbasis
@@ -23,33 +23,38 @@ pub struct Inputs {
     pub covariances: Artifact<Covariances>,
 }
 
-/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns.
+/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns; a part per part of the covariances.
 pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    for name in ["tokens", "examples"] {
+    for name in ["tokens", "examples", "blocks"] {
         if let Some(count) = inputs.covariances.manifest().count(name) {
             draft.metadata(name, count.to_string());
             draft.summary(name, count)?;
         }
     }
-    if draft.has(0) {
-        return Ok(());
-    }
+    let parts: Vec<usize> = draft.plan(|| Ok((0..inputs.covariances.parts()).collect()))?;
     exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
-    let rows = inputs.covariances.rows::<Covariance>()?;
-    draft.write_each(
-        0,
-        rows.map(|row| {
-            let row = row?;
-            let scale = 1.0 / row.count.max(1) as f64;
-            let mean: Vec<f64> = row.matrix.iter().map(|&value| f64::from(value) * scale).collect();
-            let (values, vectors) = symmetric_eigen(&mean, row.size)
-                .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
-            exec.reporter.advance(1);
-            let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
-            let basis = Basis { module: row.module, side: row.side, values: narrow(values), vectors: narrow(vectors) };
-            <Basis as Row<Eigenbasis>>::to_batch(&[basis])
-        }),
-    )?;
+    for part in parts.into_iter().filter(|&part| !draft.has(part)).collect::<Vec<_>>() {
+        // A batch for each matrix: the offsets of a batch's lists have 32 bits.
+        let rows = inputs.covariances.rows_in::<Covariance>(part)?;
+        draft.write_each(part, rows.map(|row| <Basis as Row<Eigenbasis>>::to_batch(&[decompose(row?, exec)?])))?;
+    }
     exec.reporter.end();
     Ok(())
+}
+
+/// Bytes for one matrix of size n: its sum, its mean, the solver's copies and work space, and the vectors, some in
+/// float32 and some in float64.
+pub fn bytes(n: usize) -> u64 {
+    60 * (n as u64).pow(2)
+}
+
+fn decompose(row: Covariance, exec: &Exec) -> Result<Basis> {
+    let scale = 1.0 / row.count.max(1) as f64;
+    let mean: Vec<f64> = row.matrix.iter().map(|&value| f64::from(value) * scale).collect();
+    drop(row.matrix);
+    let (values, vectors) = symmetric_eigen(&mean, row.size)
+        .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
+    exec.reporter.advance(1);
+    let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+    Ok(Basis { module: row.module, side: row.side, values: narrow(values), vectors: narrow(vectors) })
 }

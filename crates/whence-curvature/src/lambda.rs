@@ -8,16 +8,32 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Tokens};
-use whence_linalg::kernels::product;
-use whence_model::{Coverage, Labels, Model, Selection, Tap, resolve_device};
+use serde::{Deserialize, Serialize};
+use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
+use whence_linalg::kernels::squared_products_bytes;
+use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Selection, resolve_device};
 
-pub use crate::fit::Config;
-use crate::reduce::{Pass, Reduction};
-use crate::tensors::{narrow, rotations, shapes};
+use crate::covariance;
+use crate::passes::number_bytes;
+use crate::reduce::{Counts, Fit};
+use crate::tensors::{narrow, rotation};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// What is fitted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Labels of the loss whose gradients are summed.
+    pub labels: LabelsKind,
+    /// Seed of sampled labels.
+    pub seed: u64,
+    /// Attributed modules.
+    pub modules: Modules,
+    /// float32, or float16 with a scale for each module.
+    pub store: Stored,
+}
 
 /// What it is fitted on.
 #[derive(Debug, Clone)]
@@ -35,7 +51,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
 }
 
-/// Fits with any labels.
+/// Fits with any labels; a part per module.
 pub fn run_with_labels(
     config: &Config,
     labels: &Labels,
@@ -46,39 +62,55 @@ pub fn run_with_labels(
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?;
     let selection = Selection::new(&config.modules, model.modules())?;
-    let modules = selection.modules();
-    let bases = match &inputs.eigenbasis {
-        Some(eigenbasis) => Some(rotations(eigenbasis, &shapes(modules), &device)?),
-        None => None,
-    };
-    let lengths: Vec<_> = modules.iter().map(|module| module.out_features * module.in_features).collect();
-    let mut sums = Reduction::restore(draft, &lengths)?;
-    let pass = Pass { task: "lambda", tokens: &inputs.tokens, exec, draft, device: &device };
-    sums.run(&pass, |batch, pending| {
-        model.taps(batch, labels, &selection, &mut |tap: Tap<'_>| {
+    draft.store(config.store);
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    if let Some(counts) = Counts::restore(draft)? {
+        counts.note(draft)?;
+    }
+    let blocks = inputs.eigenbasis.as_ref().map(|basis| basis.manifest().count("blocks").unwrap_or(1) as usize);
+    let fit = Fit { task: "lambda", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
+    for pass in fit.passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))? {
+        let modules = pass.selection.modules();
+        let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
+        let named = modules.iter().zip(&shapes);
+        let rotations = match &inputs.eigenbasis {
+            Some(basis) => named.map(|(module, &shape)| rotation(basis, &module.name, shape, &device)).collect(),
+            None => Ok(Vec::new()),
+        };
+        let rotations: Vec<_> = rotations?;
+        let lengths: Vec<_> = shapes.iter().map(|[rows, columns]| rows * columns).collect();
+        let sums = pass.sum(draft, &lengths, |tap, batch, pending| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
             let (mut a, mut d) = (tap.activations, tap.output_gradients);
-            if let Some(bases) = &bases {
-                a = product(a, bases[tap.index].activation.clone());
-                d = product(d, bases[tap.index].gradient.clone());
+            if let Some(basis) = rotations.get(tap.index) {
+                (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
             }
             pending.add_squares(tap.index, d, a, batch.len());
             Ok(())
         })?;
-        Ok(())
-    })?;
-
-    draft.summary("examples", sums.examples)?;
-    draft.summary("tokens", sums.tokens)?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
-    draft.metadata("examples", sums.examples.to_string());
-    draft.write_each(
-        0,
-        modules.iter().zip(&sums.sums).map(|(module, sum)| {
+        drop(rotations);
+        sums.counts.note(draft)?;
+        for (index, (module, sum)) in modules.iter().zip(&sums.slots).enumerate() {
+            if draft.has(pass.places[index]) {
+                continue;
+            }
             let lambda = narrow(sum, &format!("lambda of {}", module.name))?;
-            let shape = [module.out_features, module.in_features];
-            let row = LambdaSum { module: module.name.clone(), count: sums.examples, shape, lambda };
-            <LambdaSum as Row<Lambda>>::to_batch(&[row])
-        }),
-    )
+            let (module, count, shape) = (module.name.clone(), sums.counts.examples, shapes[index]);
+            let row = LambdaSum { module, count, shape, lambda };
+            draft.write(pass.places[index], &[<LambdaSum as Row<Lambda>>::to_batch(&[row])?])?;
+        }
+        pass.end(draft)?;
+    }
+    Ok(())
+}
+
+/// Bytes of the sums over these modules in one pass, of `number` bytes each, their rotations (of so many blocks; none in
+/// the standard basis), and what one module takes while its gradients are squared and written.
+pub fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u64 {
+    let size = |module: &Module| number * (module.out_features * module.in_features) as u64;
+    let rotation = |module: &Module| blocks.map_or(0, |count| 4 * covariance::stored(module, count));
+    let held: u64 = modules.iter().map(|module| size(module) + rotation(module)).sum();
+    let squared =
+        |module: &Module| (squared_products_bytes(module.out_features, module.in_features) as u64).max(size(module));
+    held + modules.iter().map(squared).max().unwrap_or(0)
 }

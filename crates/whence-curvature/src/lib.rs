@@ -1,13 +1,16 @@
 //! Curvature: EK-FAC's covariances, eigenbasis and corrected eigenvalues, and what they do to a query's gradient.
 //!
 //! reads   tokens, model, gradients
-//! writes  covariances, eigenbasis, lambda, preconditioned
+//! writes  covariances, eigenbasis, lambda, preconditioned, self-influence
 
+mod blocks;
 pub mod covariance;
 pub mod eigenbasis;
-mod fit;
+mod inverse;
 pub mod lambda;
 mod method;
+pub mod passes;
 pub mod precondition;
 mod reduce;
+pub mod self_influence;
 mod tensors;

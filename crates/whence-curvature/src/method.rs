@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use whence_artifact::bad_input;
+use whence_artifact::{Stored, bad_input};
 
 /// Which curvature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,6 +70,17 @@ impl TryFrom<DampingForm> for Damping {
     }
 }
 
+impl Damping {
+    /// Refuses what is out of range.
+    pub(crate) fn check(self) -> Result<()> {
+        let (Self::Relative(value) | Self::Absolute(value)) = self;
+        if !(value >= 0.0 && value.is_finite()) {
+            return Err(bad_input(format!("damping = {value} is out of range; set it to 0 or more (0.1 is usual)")));
+        }
+        Ok(())
+    }
+}
+
 impl Default for Damping {
     fn default() -> Self {
         Self::Relative(0.1)
@@ -124,11 +135,13 @@ pub struct Config {
     pub damping: Damping,
     /// How much is kept.
     pub rank: Rank,
+    /// float32, or float16 with a scale for each factor.
+    pub store: Stored,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { method: Method::default(), damping: Damping::default(), rank: Rank::Low(32) }
+        Self { method: Method::default(), damping: Damping::default(), rank: Rank::Low(32), store: Stored::default() }
     }
 }
 
@@ -138,10 +151,6 @@ impl Config {
     /// # Errors
     /// [`whence_artifact::Error::Input`], by name.
     pub fn check(&self) -> Result<()> {
-        let (Damping::Relative(value) | Damping::Absolute(value)) = self.damping;
-        if !(value >= 0.0 && value.is_finite()) {
-            return Err(bad_input(format!("damping = {value} is out of range; set it to 0 or more (0.1 is usual)")));
-        }
-        Ok(())
+        self.damping.check()
     }
 }

@@ -1,27 +1,23 @@
-//! Sums over a corpus that survive a kill: one checkpoint {sums, next span}, replaced atomically every so often.
+//! Sums over a corpus, of some modules in each pass, that survive a kill: modules whose pass is over are parts of the
+//! draft, and the pass that is on has one checkpoint {modules, sums, next span}, replaced atomically every so often.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
 use whence_linalg::kernels::{add_product, add_squared_products, product};
-use whence_model::{Batch, Sequence, batches};
+use whence_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap, batches};
 
+use crate::passes::{fits, room, split};
 use crate::tensors::values;
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
-
-/// What is read, and how.
-pub(crate) struct Pass<'a> {
-    /// For the reporter.
-    pub(crate) task: &'a str,
-    pub(crate) tokens: &'a Artifact<Tokens>,
-    pub(crate) exec: &'a Exec,
-    pub(crate) draft: &'a Draft,
-    pub(crate) device: &'a Device,
-}
+/// Numbers that are read or written at once.
+const CHUNK: usize = 1 << 16;
 
 /// float32 sums of one span, by slot, on the device.
 pub(crate) struct Pending(Vec<Option<Tensor<2>>>);
@@ -44,90 +40,233 @@ impl Pending {
     }
 }
 
-/// float64 sums, by slot.
-pub(crate) struct Reduction {
-    pub(crate) sums: Vec<Vec<f64>>,
+/// What was summed over.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
     pub(crate) tokens: u64,
     pub(crate) examples: u64,
+}
+
+impl Counts {
+    /// As an earlier pass of this draft found them.
+    pub(crate) fn restore(draft: &Draft) -> Result<Option<Self>> {
+        draft.restore("counts")?.map(|bytes| serde_json::from_slice(&bytes).context("read the counts")).transpose()
+    }
+
+    /// For later passes, and in the metadata of every part. Called before a part is written.
+    pub(crate) fn note(self, draft: &mut Draft) -> Result<()> {
+        draft.checkpoint("counts", &serde_json::to_vec(&self)?)?;
+        draft.metadata("tokens", self.tokens.to_string());
+        draft.metadata("examples", self.examples.to_string());
+        draft.summary("tokens", self.tokens)?;
+        draft.summary("examples", self.examples)
+    }
+}
+
+/// What is summed over, and how.
+pub(crate) struct Fit<'a> {
+    /// For the reporter.
+    pub(crate) task: &'a str,
+    pub(crate) model: &'a Model,
+    pub(crate) labels: &'a Labels,
+    pub(crate) selection: &'a Selection,
+    pub(crate) tokens: &'a Artifact<Tokens>,
+    pub(crate) exec: &'a Exec,
+}
+
+impl<'a> Fit<'a> {
+    /// The passes that are still to be made; a module's part is numbered by its place in the selection. `bytes` is what
+    /// one pass needs for these modules. A pass that was killed goes on as it was, if it still fits.
+    pub(crate) fn passes(&'a self, draft: &Draft, bytes: impl Fn(&[Module]) -> u64) -> Result<Vec<Pass<'a>>> {
+        let spans: Vec<Span> = draft.plan(|| self.tokens.spans())?;
+        let modules = self.selection.modules();
+        let (per_pass, room) = (self.exec.modules_per_pass, room(self.exec, &self.model.config));
+        let bytes = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
+        let mut left: Vec<usize> = (0..modules.len()).filter(|&place| !draft.has(place)).collect();
+        let begun: Vec<usize> = match draft.restore_each("sums")? {
+            Some(mut saved) => {
+                let names = Header::read(&mut saved)?.modules;
+                (0..modules.len()).filter(|&place| names.contains(&modules[place].name)).collect()
+            }
+            None => Vec::new(),
+        };
+        let mut passes = Vec::new();
+        if begun.iter().any(|place| left.contains(place)) && fits(&begun, per_pass, room, bytes) {
+            left.retain(|place| !begun.contains(place));
+            passes.push(begun);
+        }
+        passes.extend(split(&left, per_pass, room, bytes));
+        for pass in &passes {
+            if let (Some(room), [alone]) = (room.filter(|&room| per_pass.is_none() && bytes(pass) > room), &pass[..]) {
+                let (name, gigabytes) = (&modules[*alone].name, |bytes: u64| bytes as f64 / 1e9);
+                self.exec.reporter.warn(&format!(
+                    "{}: {name} alone needs {:.1} GB where {:.1} GB are left; give more --memory, or set blocks of the \
+                     covariance step",
+                    self.task,
+                    gigabytes(bytes(pass)),
+                    gigabytes(room)
+                ));
+            }
+        }
+        let of = passes.len();
+        let pass = |(number, places): (usize, Vec<usize>)| Pass {
+            fit: self,
+            selection: self.selection.only(&places),
+            places,
+            spans: spans.clone(),
+            number,
+            of,
+        };
+        Ok(passes.into_iter().enumerate().map(pass).collect())
+    }
+}
+
+/// Some modules, in one pass over the tokens.
+pub(crate) struct Pass<'a> {
+    fit: &'a Fit<'a>,
+    /// The modules of this pass.
+    pub(crate) selection: Selection,
+    /// Their places in the whole selection: the numbers of their parts.
+    pub(crate) places: Vec<usize>,
+    spans: Vec<Span>,
+    number: usize,
+    of: usize,
+}
+
+/// float64 sums, by slot.
+pub(crate) struct Sums {
+    pub(crate) slots: Vec<Vec<f64>>,
+    pub(crate) counts: Counts,
     next: usize,
 }
 
-impl Reduction {
-    /// Slots of the given lengths, zero, or as an earlier run of this draft left them.
-    pub(crate) fn restore(draft: &Draft, lengths: &[usize]) -> Result<Self> {
-        let mut reduction =
-            Self { sums: lengths.iter().map(|&n| vec![0.0; n]).collect(), tokens: 0, examples: 0, next: 0 };
-        if let Some(bytes) = draft.restore("sums")? {
-            let (header, body) = bytes.split_at_checked(24).context("a checkpoint has a header")?;
-            let word = |i: usize| u64::from_le_bytes(header[8 * i..8 * i + 8].try_into().unwrap_or_default());
-            let values: &[u8] = body;
-            ensure!(
-                values.len() == 8 * lengths.iter().sum::<usize>(),
-                "the checkpoint has another size: remove the draft"
-            );
-            (reduction.next, reduction.tokens, reduction.examples) = (word(0) as usize, word(1), word(2));
-            let mut values = values.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap_or_default()));
-            for sum in &mut reduction.sums {
-                sum.iter_mut().for_each(|sum| *sum = values.next().unwrap_or_default());
-            }
-        }
-        Ok(reduction)
-    }
-
-    fn save(&self, draft: &Draft) -> Result<()> {
-        let mut bytes = Vec::new();
-        for word in [self.next as u64, self.tokens, self.examples] {
-            bytes.extend(word.to_le_bytes());
-        }
-        for sum in &self.sums {
-            bytes.extend(sum.iter().flat_map(|value| value.to_le_bytes()));
-        }
-        draft.checkpoint("sums", &bytes)?;
-        // For `whence plan`; written after the sums, so it never promises too much.
-        draft.checkpoint("done", self.next.to_string().as_bytes())
-    }
-
-    /// Runs `batch` over every span that is not yet summed; what a span left on the device is added to the sums.
-    pub(crate) fn run(
-        &mut self,
-        pass: &Pass<'_>,
-        mut batch: impl FnMut(&Batch, &mut Pending) -> Result<()>,
-    ) -> Result<()> {
-        let &Pass { task, tokens, exec, draft, device } = pass;
-        let mut pending = Pending(vec![None; self.sums.len()]);
-        let spans: Vec<Span> = draft.plan(|| tokens.spans())?;
-        exec.reporter.begin(task, "tokens", tokens.tokens(), self.tokens);
+impl Pass<'_> {
+    /// Runs the model over every span that is not yet summed; `visit` sees each tap, and what it left on the device is
+    /// added to the slots, which have these lengths.
+    pub(crate) fn sum(
+        &self,
+        draft: &Draft,
+        lengths: &[usize],
+        mut visit: impl FnMut(Tap<'_>, &Batch, &mut Pending) -> Result<()>,
+    ) -> Result<Sums> {
+        let Fit { task, model, labels, tokens, exec, .. } = *self.fit;
+        let names = self.selection.modules().iter().map(|module| module.name.clone()).collect::<Vec<_>>();
+        let mut sums = Sums::restore(draft, &names, lengths)?;
+        let mut pending = Pending(vec![None; lengths.len()]);
+        let task = if self.of == 1 { task.into() } else { format!("{task}, pass {} of {}", self.number + 1, self.of) };
+        exec.reporter.begin(&task, "tokens", tokens.tokens(), sums.counts.tokens);
         let (mut saved, mut cost) = (Instant::now(), Duration::ZERO);
-        for (index, span) in spans.iter().enumerate().skip(self.next) {
+        for (index, span) in self.spans.iter().enumerate().skip(sums.next) {
             let examples = tokens.read_span(span)?;
             let sequences: Vec<_> = examples.iter().map(sequence).collect();
             let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
             for chosen in batches(&lengths, exec.batch_tokens) {
                 let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
-                let made = Batch::new(&chosen, device);
-                batch(&made, &mut pending)?;
-                self.tokens += made.real_tokens() as u64;
-                exec.reporter.advance(made.real_tokens() as u64);
+                let batch = Batch::new(&chosen, &model.device);
+                model.taps(&batch, labels, &self.selection, &mut |tap| visit(tap, &batch, &mut pending))?;
+                sums.counts.tokens += batch.real_tokens() as u64;
+                exec.reporter.advance(batch.real_tokens() as u64);
             }
-            for (sum, pending) in self.sums.iter_mut().zip(&mut pending.0) {
+            for (sum, pending) in sums.slots.iter_mut().zip(&mut pending.0) {
                 if let Some(pending) = pending.take() {
                     sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
                 }
             }
-            self.examples += examples.len() as u64;
-            self.next = index + 1;
-            if self.next < spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
+            sums.counts.examples += examples.len() as u64;
+            sums.next = index + 1;
+            if sums.next < self.spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
                 let start = Instant::now();
-                self.save(draft)?;
+                sums.save(draft, &names)?;
+                // For `whence plan`; written after the sums, so it never promises too much.
+                let (done, all) = (self.number * self.spans.len() + sums.next, self.of * self.spans.len());
+                draft.checkpoint("done", format!("{done}/{all}").as_bytes())?;
                 (saved, cost) = (Instant::now(), start.elapsed());
             }
         }
         exec.reporter.end();
+        Ok(sums)
+    }
+}
+
+impl Pass<'_> {
+    /// The modules of this pass are parts now: its sums have served their purpose.
+    pub(crate) fn end(&self, draft: &Draft) -> Result<()> {
+        draft.forget("sums")?;
+        if self.number + 1 < self.of {
+            let (done, all) = ((self.number + 1) * self.spans.len(), self.of * self.spans.len());
+            draft.checkpoint("done", format!("{done}/{all}").as_bytes())?;
+        }
         Ok(())
     }
 }
 
-fn sequence(example: &Example) -> Sequence<'_> {
+/// What a checkpoint says of itself: next span, tokens, examples, bytes of the names (u64 each), and names as JSON.
+#[derive(Default)]
+struct Header {
+    next: usize,
+    counts: Counts,
+    modules: Vec<String>,
+}
+
+impl Header {
+    fn read(from: &mut impl Read) -> Result<Self> {
+        let mut word = || -> Result<u64> {
+            let mut bytes = [0; 8];
+            from.read_exact(&mut bytes).context("read a checkpoint")?;
+            Ok(u64::from_le_bytes(bytes))
+        };
+        let (next, tokens, examples, length) = (word()? as usize, word()?, word()?, word()?);
+        ensure!(length < 1 << 30, "a checkpoint has no such header: remove the draft");
+        let mut names = vec![0; length as usize];
+        from.read_exact(&mut names).context("read a checkpoint")?;
+        let modules = serde_json::from_slice(&names).context("read a checkpoint")?;
+        Ok(Self { next, counts: Counts { tokens, examples }, modules })
+    }
+
+    fn write(&self, into: &mut dyn Write) -> Result<()> {
+        let names = serde_json::to_vec(&self.modules)?;
+        for word in [self.next as u64, self.counts.tokens, self.counts.examples, names.len() as u64] {
+            into.write_all(&word.to_le_bytes())?;
+        }
+        Ok(into.write_all(&names)?)
+    }
+}
+
+impl Sums {
+    /// Slots of the given lengths, zero, or as an earlier run left them for the same modules.
+    fn restore(draft: &Draft, names: &[String], lengths: &[usize]) -> Result<Self> {
+        let slots = lengths.iter().map(|&n| vec![0.0; n]).collect();
+        let mut sums = Self { slots, counts: Counts::default(), next: 0 };
+        let Some(mut saved) = draft.restore_each("sums")? else { return Ok(sums) };
+        let header = Header::read(&mut saved)?;
+        if header.modules != names {
+            return Ok(sums);
+        }
+        (sums.next, sums.counts) = (header.next, header.counts);
+        let mut bytes = vec![0; 8 * CHUNK];
+        for values in sums.slots.iter_mut().flat_map(|slot| slot.chunks_mut(CHUNK)) {
+            let bytes = &mut bytes[..8 * values.len()];
+            saved.read_exact(bytes).context("the checkpoint has another size: remove the draft")?;
+            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(8)) {
+                *value = f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+            }
+        }
+        Ok(sums)
+    }
+
+    fn save(&self, draft: &Draft, names: &[String]) -> Result<()> {
+        draft.checkpoint_each("sums", |into| {
+            Header { next: self.next, counts: self.counts, modules: names.into() }.write(into)?;
+            for values in self.slots.iter().flat_map(|slot| slot.chunks(CHUNK)) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                into.write_all(&bytes)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+pub(crate) fn sequence(example: &Example) -> Sequence<'_> {
     Sequence {
         example: example.example,
         input_ids: &example.input_ids,

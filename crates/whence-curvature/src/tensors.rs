@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Basis, Eigenbasis, Error, Side};
-use whence_model::Module;
+
+use crate::blocks::Orthogonal;
 
 /// A row-major matrix on a device.
-pub(crate) fn tensor(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+pub(crate) fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// A tensor's values, row-major.
@@ -18,54 +19,40 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 /// Q_A [in, in] and Q_S [out, out] of a module.
 #[derive(Clone)]
 pub(crate) struct Rotation {
-    pub(crate) activation: Tensor<2>,
-    pub(crate) gradient: Tensor<2>,
+    pub(crate) activation: Orthogonal,
+    pub(crate) gradient: Orthogonal,
 }
 
-/// The eigenbasis of every module, in the order given; sizes are checked.
-pub(crate) fn rotations(
+/// The eigenbasis of a module [out, in]; sizes are checked.
+pub(crate) fn rotation(
     eigenbasis: &Artifact<Eigenbasis>,
-    modules: &[(String, [usize; 2])],
+    module: &str,
+    shape: [usize; 2],
     device: &Device,
-) -> Result<Vec<Rotation>> {
-    let mut sides: Vec<[Option<Tensor<2>>; 2]> = vec![[None, None]; modules.len()];
-    for row in eigenbasis.rows::<Basis>()? {
-        let row = row?;
-        let Some(index) = modules.iter().position(|(name, _)| *name == row.module) else { continue };
-        let [out_features, in_features] = modules[index].1;
-        let n = if row.side == Side::Activation { in_features } else { out_features };
-        if row.vectors.len() != n * n {
+) -> Result<Rotation> {
+    let folder = eigenbasis.folder().display();
+    let mut sides = [Vec::new(), Vec::new()];
+    for row in eigenbasis.module::<Basis>(module)? {
+        let n = row.values.len();
+        sides[usize::from(row.side == Side::Activation)].push(tensor(row.vectors, [n, n], device));
+    }
+    for (blocks, n) in sides.iter().zip(shape) {
+        let found: usize = blocks.iter().map(|block| block.dims()[0]).sum();
+        if found == 0 {
             return Err(Error::Mismatch(format!(
-                "the eigenbasis of {} has {} values where the module asks for {n} x {n}: {}",
-                row.module,
-                row.vectors.len(),
-                eigenbasis.folder().display()
+                "the eigenbasis has nothing for module {module}: fit the curvature with the same `modules`: {folder}"
             ))
             .into());
         }
-        sides[index][usize::from(row.side == Side::Gradient)] = Some(tensor(&row.vectors, [n, n], device));
+        if found != n {
+            return Err(Error::Mismatch(format!(
+                "the eigenbasis of {module} has size {found} where the module asks for {n}: {folder}"
+            ))
+            .into());
+        }
     }
-    let missing = |name: &str| {
-        Error::Mismatch(format!(
-            "the eigenbasis has nothing for module {name}: fit the curvature with the same `modules`: {}",
-            eigenbasis.folder().display()
-        ))
-    };
-    sides
-        .into_iter()
-        .zip(modules)
-        .map(|([activation, gradient], (name, _))| {
-            Ok(Rotation {
-                activation: activation.ok_or_else(|| missing(name))?,
-                gradient: gradient.ok_or_else(|| missing(name))?,
-            })
-        })
-        .collect()
-}
-
-/// Name and [out, in] of each module.
-pub(crate) fn shapes(modules: &[Module]) -> Vec<(String, [usize; 2])> {
-    modules.iter().map(|module| (module.name.clone(), [module.out_features, module.in_features])).collect()
+    let [gradient, activation] = sides.map(Orthogonal);
+    Ok(Rotation { activation, gradient })
 }
 
 /// A sum as the f32 that the schema stores.

@@ -1,4 +1,23 @@
-//! How the C library keeps memory that was freed.
+//! How much memory there is, and how the C library keeps what was freed.
+
+use sysinfo::System;
+
+/// Bytes of memory of this machine, or of the container that this process runs in, where the system says.
+pub fn total_bytes() -> Option<u64> {
+    memory(System::total_memory, |limits| limits.total_memory)
+}
+
+/// Bytes of it that could be taken now without anything being swapped out.
+pub fn available_bytes() -> Option<u64> {
+    memory(System::available_memory, |limits| limits.free_memory)
+}
+
+fn memory(machine: impl Fn(&System) -> u64, container: impl Fn(&sysinfo::CGroupLimits) -> u64) -> Option<u64> {
+    let mut system = System::new();
+    system.refresh_memory();
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| container(&limits));
+    Some(machine(&system).min(limit)).filter(|&bytes| bytes > 0)
+}
 
 /// Tells glibc to keep freed memory instead of giving it back to the kernel.
 ///

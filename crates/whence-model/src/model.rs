@@ -20,7 +20,7 @@ use crate::walk::{Event, Until};
 use crate::weights::{self, Parameters};
 
 /// Logits in memory at once: 2^25 x f32 = 128 MiB.
-const HEAD_LOGITS: usize = 1 << 25;
+pub(crate) const HEAD_LOGITS: usize = 1 << 25;
 
 /// Which labels the loss is taken against, as a knob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -126,6 +126,13 @@ impl Selection {
         &self.modules
     }
 
+    /// A part of the choice: those at these places, which ascend.
+    pub fn only(&self, chosen: &[usize]) -> Self {
+        let modules = chosen.iter().map(|&place| self.modules[place].clone()).collect();
+        let places = self.places.iter().map(|place| chosen.iter().position(|chosen| Some(*chosen) == *place));
+        Self { modules, places: places.collect() }
+    }
+
     /// Where the model's module `index` stands in the selection.
     pub(crate) fn place(&self, index: usize) -> Option<usize> {
         self.places[index]

@@ -1,19 +1,25 @@
-//! What a plan will cost, roughly: memory, disk and floating point operations from shapes and token counts.
-
-use std::io::Read as _;
-use std::path::Path;
+//! What a plan will cost: memory, disk and floating point operations of each step, from shapes and token counts alone.
 
 use serde_json::Value;
-use whence_artifact::{Kind, Manifest, State};
+use whence_artifact::{Exec, Kind, State};
+use whence_curvature::precondition::Rank;
+use whence_curvature::{covariance, eigenbasis, lambda, passes, precondition};
+use whence_model::{Config, Footprint, Module, Modules, Selection};
 
 use crate::plan::Plan;
 use crate::stage::Stage;
-use crate::step::{Source, Step};
+use crate::step::Step;
 
-/// Bytes of a corpus whose lines are counted.
-const BEGINNING: u64 = 1 << 16;
+/// A process that reads and writes artifacts and does nothing else: measured.
+const IDLE: f64 = 2.4e7;
+/// Rows of text on their way.
+const ROWS: f64 = 1e7;
+/// Tokens whose gradients lie in memory before they are written: a span.
+const SPAN_TOKENS: f64 = 65_536.0;
+/// Query matrices that a scan holds at once.
+const QUERY_BYTES: f64 = 2_147_483_648.0;
 
-/// Rough cost of one step, or of all.
+/// Cost of one step, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Bytes held at once.
@@ -24,178 +30,261 @@ pub struct Cost {
     pub flops: f64,
 }
 
-/// A model's size in the terms of the formulas.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a plan says of one step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Estimate {
+    /// The step's name.
+    pub name: String,
+    /// What is still to be done; none where it is cached.
+    pub cost: Option<Cost>,
+    /// Passes over the tokens, bytes a query.
+    pub note: String,
+    /// Where the machine is too small for it: the remedy.
+    pub warning: Option<String>,
+}
+
+/// What the steps run on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Bytes that may be held; none where nobody knows.
+    memory: Option<u64>,
+    /// As `--device` names it.
+    device: String,
+    batch_tokens: usize,
+}
+
+impl Machine {
+    /// This machine, as a run would use it.
+    pub fn of(exec: &Exec) -> Self {
+        Self { memory: passes::limit(exec), device: exec.device.clone(), batch_tokens: exec.batch_tokens }
+    }
+
+    /// So many GPUs with so much memory each, weights and sums spread over all of them: `8x80GB`.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no machine; write GPUs x memory: 8x80GB");
+        let (devices, memory) = text.split_once('x').ok_or_else(wrong)?;
+        let devices = devices.trim().parse::<u64>().ok().filter(|&devices| devices > 0).ok_or_else(wrong)?;
+        let memory = crate::units::parse_bytes(memory.trim()).map_err(|_| wrong())?;
+        let batch_tokens = Exec::default().batch_tokens;
+        Ok(Self { memory: devices.checked_mul(memory), device: "gpu".into(), batch_tokens })
+    }
+}
+
+/// Sizes of the model that a step runs and of the modules that it attributes.
 struct Shape {
-    parameters: f64,
-    /// Sum of in² + out².
-    squares: f64,
+    footprint: Footprint,
+    modules: Vec<Module>,
+    /// Multiply-adds of one token on its way forward: every linear map, and the vocabulary head.
+    forward: f64,
     /// Sum of in · out.
     products: f64,
     /// Sum of in + out.
     sums: f64,
 }
 
-impl Plan {
-    /// Cost of the steps that are not there yet: disk and operations add up, memory is the largest.
-    pub fn cost(&self) -> Cost {
-        let mut total = Cost::default();
-        for step in self.steps.iter().filter(|step| step.state != State::Cached) {
-            let cost = self.step_cost(step);
-            total.memory = total.memory.max(cost.memory);
-            total.disk += cost.disk;
-            total.flops += cost.flops;
-        }
-        total
+impl Shape {
+    fn new(config: &Config, modules: &Value, batch_tokens: usize) -> Option<Self> {
+        let choice: Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
+        let selection = Selection::new(&choice, &config.modules()).ok()?;
+        let product = |module: &Module| (module.in_features * module.out_features) as f64;
+        let head = (config.vocab_size * config.hidden_size) as f64;
+        let modules = selection.modules().to_vec();
+        Some(Self {
+            footprint: Footprint::new(config, batch_tokens),
+            forward: config.modules().iter().map(product).sum::<f64>() + head,
+            products: modules.iter().map(product).sum(),
+            sums: modules.iter().map(|module| (module.in_features + module.out_features) as f64).sum(),
+            modules,
+        })
     }
 
-    fn step_cost(&self, step: &Step) -> Cost {
-        let shape = self.shape(step);
-        let model = shape.parameters * 4.0;
+    /// Passes over the tokens and the bytes of the largest, with what running the model takes.
+    fn passes(&self, step: &Step, machine: &Machine, bytes: impl Fn(&[Module]) -> u64) -> (usize, f64) {
+        let running = self.footprint.total();
+        let room = machine.memory.map(|memory| memory.saturating_sub(running));
+        let of = |chosen: &[usize]| bytes(&chosen.iter().map(|&i| self.modules[i].clone()).collect::<Vec<_>>());
+        let all: Vec<usize> = (0..self.modules.len()).collect();
+        let passes = passes::split(&all, step.modules_per_pass, room, of);
+        let largest = passes.iter().map(|pass| of(pass)).max().unwrap_or(0);
+        (passes.len(), (running + largest) as f64)
+    }
+
+    /// Bytes of one query: factors, or whole matrices.
+    fn query(&self, rank: Option<f64>, number: f64) -> f64 {
+        let factors = |module: &Module| {
+            let (inside, out) = (module.in_features as f64, module.out_features as f64);
+            rank.filter(|&rank| rank < inside.min(out)).map_or(inside * out, |rank| rank * (inside + out))
+        };
+        number * self.modules.iter().map(factors).sum::<f64>()
+    }
+}
+
+impl Plan {
+    /// Every step's cost on that machine, in order.
+    pub fn estimates(&self, machine: &Machine) -> Vec<Estimate> {
+        self.steps.iter().map(|step| self.estimate(step, machine)).collect()
+    }
+
+    fn estimate(&self, step: &Step, machine: &Machine) -> Estimate {
+        let name = step.name.clone();
+        if step.state == State::Cached {
+            return Estimate { name, note: "cached".into(), ..Estimate::default() };
+        }
+        let (cost, note) = self.cost(step, machine);
+        let exceeds = machine.memory.filter(|&memory| cost.memory > memory as f64);
+        let warning = exceeds.map(|memory| {
+            let (needs, has) = (crate::bytes(cost.memory), crate::bytes(memory as f64));
+            format!("step `{name}` needs {needs} where {has} may be held: {}", remedy(step.stage))
+        });
+        Estimate { name, cost: Some(cost), note, warning }
+    }
+
+    fn cost(&self, step: &Step, machine: &Machine) -> (Cost, String) {
         let (tokens, rows) = self.size(self.wire(step, "tokens"));
+        let plain = |memory, disk, flops| (Cost { memory: IDLE + memory, disk, flops }, String::new());
         match step.stage {
-            Stage::Tokenizer => Cost::default(),
-            Stage::Tokenize => {
-                let (tokens, _) = self.size(Some(step));
-                Cost { memory: 1e8, disk: tokens * 5.0, flops: 0.0 }
+            Stage::Tokenizer => return plain(ROWS, 1e6, 0.0),
+            Stage::Tokenize => return plain(ROWS, self.size(Some(step)).0 * 5.0, 0.0),
+            Stage::Filter => return plain(ROWS + 16.0 * tokens, 1e6, 0.0),
+            Stage::Rank => {
+                let pairs = self.wire(step, "scores").map_or(0.0, |scores| {
+                    let queries = self.wire(scores, "queries").map_or(1.0, |queries| self.size(Some(queries)).1);
+                    queries * self.size(self.wire(scores, "tokens")).1
+                });
+                return plain(ROWS + 24.0 * pairs, 1e6, 0.0);
             }
+            Stage::External => return plain(0.0, 0.0, 0.0),
+            _ => {}
+        }
+        let modules = self.before(step, |step| step.config.get("modules").cloned()).unwrap_or_else(|| "mlp".into());
+        let config = self.before(step, |step| self.model(step));
+        // A batch has no more tokens than there are.
+        let batch = machine.batch_tokens.min((tokens as usize).max(1));
+        let shape = config.and_then(|config| Shape::new(&config, &modules, batch));
+        let Some(shape) = shape else { return plain(0.0, 0.0, 0.0) };
+        let blocks = self.before(step, |step| step.config["blocks"].as_u64()).unwrap_or(1) as usize;
+        let number = passes::number_bytes(&machine.device);
+        let running = shape.footprint.total() as f64;
+        // Nothing is kept for the way back.
+        let forward = shape.footprint.weights as f64 + shape.footprint.activations as f64 / 2.0;
+        let (weights, scan) = (shape.footprint.weights as f64, 4.0 * shape.forward * tokens);
+        let stored = |module: &Module| covariance::stored(module, blocks) as f64;
+        let all: f64 = shape.modules.iter().map(stored).sum();
+        match step.stage {
             Stage::Train => {
                 let epochs = step.config["epochs"].as_f64().unwrap_or(1.0);
-                Cost { memory: model * 6.0, disk: model, flops: 6.0 * epochs * shape.parameters * tokens }
+                // Weights, gradients, two moments, and a checkpoint of weights and moments.
+                plain(running + 6.0 * weights, weights, 6.0 * epochs * shape.forward * tokens)
             }
             // A continuation is some dozens of forward passes.
-            Stage::Generate => {
-                Cost { memory: model * 2.0, disk: tokens * 5.0, flops: 48.0 * shape.parameters * tokens }
+            Stage::Generate => plain(forward, tokens * 5.0, 48.0 * shape.forward * tokens),
+            Stage::Losses => plain(forward, tokens * 4.0, 2.0 * shape.forward * tokens),
+            Stage::Covariance => {
+                let summed = covariance::summed(&shape.modules, blocks) as f64;
+                let bytes = |modules: &[Module]| covariance::bytes(modules, blocks, number);
+                let (passes, memory) = shape.passes(step, machine, bytes);
+                let flops = passes as f64 * scan + 2.0 * tokens * summed;
+                (Cost { memory: IDLE + memory, disk: all * 4.0, flops }, passes_note(passes))
             }
-            Stage::Covariance => Cost {
-                memory: model + shape.squares * 8.0,
-                disk: shape.squares * 4.0,
-                flops: 4.0 * shape.parameters * tokens + 2.0 * tokens * shape.squares,
-            },
             Stage::Eigenbasis => {
-                Cost { memory: shape.squares * 8.0, disk: shape.squares * 4.0, flops: 9.0 * shape.squares.powf(1.5) }
+                let largest = shape.modules.iter().map(|module| covariance::largest(module, blocks)).max().unwrap_or(0);
+                // A block of n takes some 9 n³ operations, in float64.
+                let cubes = |module: &Module| stored(module) * covariance::largest(module, blocks) as f64;
+                let flops = 9.0 * shape.modules.iter().map(cubes).sum::<f64>();
+                plain(eigenbasis::bytes(largest) as f64, all * 4.0, flops)
             }
-            Stage::Lambda => Cost {
-                memory: model + (shape.squares + 2.0 * shape.products) * 4.0,
-                disk: shape.products * 4.0,
-                flops: 4.0 * shape.parameters * tokens + 2.0 * tokens * (shape.squares + shape.products),
-            },
+            Stage::Lambda => {
+                let rotated = self.wire(step, "eigenbasis").map(|_| blocks);
+                let bytes = |modules: &[Module]| lambda::bytes(modules, rotated, number);
+                let (passes, memory) = shape.passes(step, machine, bytes);
+                let work = shape.products + rotated.map_or(0.0, |_| all);
+                let flops = passes as f64 * scan + 2.0 * tokens * work;
+                (Cost { memory: IDLE + memory, disk: shape.products * width(step), flops }, passes_note(passes))
+            }
             Stage::Gradients => {
-                Cost { memory: model * 2.0, disk: tokens * shape.sums * 4.0, flops: 4.0 * shape.parameters * tokens }
+                let held = tokens.min(SPAN_TOKENS) * shape.sums * 4.0;
+                plain(running + 1.5 * held, tokens * shape.sums * 4.0, scan)
             }
             Stage::Precondition => {
-                let (_, queries) = self.size(self.wire(step, "gradients"));
-                let row = rank(step).map_or(shape.products, |rank| (shape.sums * rank).min(shape.products));
-                let each = 4.0 * (shape.squares * shape.products).sqrt();
-                Cost { memory: shape.products * 12.0, disk: queries * row * 4.0, flops: queries * each }
+                let (query_tokens, queries) = self.size(self.wire(step, "gradients"));
+                let (each, rank) = ((query_tokens / queries.max(1.0)) as usize, rank(step));
+                let work = |module: &Module| {
+                    let (inside, out) = (module.in_features as f64, module.out_features as f64);
+                    let (side, size) = (inside.min(out), inside * out);
+                    match rank {
+                        Some(_) => 2.0 * size * (each as f64 + side) + 9.0 * side.powi(3),
+                        None => 2.0 * size * (each as f64 + inside + out),
+                    }
+                };
+                let memory = shape.modules.iter().map(|module| {
+                    let rotations = covariance::stored(module, blocks);
+                    precondition::bytes(module.out_features, module.in_features, rotations, each, rank.is_some())
+                });
+                let query = shape.query(rank, width(step));
+                let flops = queries * shape.modules.iter().map(work).sum::<f64>();
+                let cost = Cost { memory: IDLE + memory.max().unwrap_or(0) as f64, disk: queries * query, flops };
+                (cost, format!("{} a query", crate::bytes(query)))
+            }
+            Stage::SelfInfluence => {
+                let memory = running + lambda::bytes(&shape.modules, Some(blocks), 4) as f64;
+                let flops = scan + 2.0 * tokens * (all + shape.products);
+                plain(memory, rows * (12.0 + 4.0 * shape.modules.len() as f64), flops)
             }
             Stage::Score => {
-                let (_, queries) = self.size(self.wire(step, "queries"));
-                let rank = self.wire(step, "queries").map_or(Some(32.0), rank);
-                let pair = rank.map_or(shape.products, |rank| rank * shape.sums);
+                let before = self.wire(step, "queries");
+                let (_, queries) = self.size(before);
+                let rank = before.map_or(Some(32.0), rank);
+                let query = shape.query(rank, 4.0);
+                let held = (queries * query).min(QUERY_BYTES.max(query));
+                let groups = (queries * query / held.max(1.0)).ceil().max(1.0);
                 // Chosen pairs are few: some hundreds a query.
                 let pairs = if self.wire(step, "candidates").is_some() { 200f64.min(rows) } else { rows };
                 let scanned = if rows > 0.0 { tokens * pairs / rows } else { 0.0 };
-                Cost {
-                    memory: model * 2.0 + queries * pair * 4.0,
-                    disk: queries * pairs * if step.kind == Kind::Details { 1000.0 } else { 12.0 },
-                    flops: 4.0 * shape.parameters * tokens + 2.0 * scanned * pair * queries,
-                }
+                let work = match rank {
+                    Some(_) => 2.0 * scanned * query / 4.0 * queries,
+                    None => 2.0 * (scanned + pairs * queries) * query / 4.0,
+                };
+                let row = if step.kind == Kind::Details { 1000.0 } else { 12.0 };
+                let note = if groups > 1.0 { format!("{groups} groups of queries") } else { String::new() };
+                let flops = groups * scan + work;
+                (Cost { memory: IDLE + running + held, disk: queries * pairs * row, flops }, note)
             }
-            Stage::Losses => Cost { memory: model * 2.0, disk: tokens * 4.0, flops: 2.0 * shape.parameters * tokens },
-            Stage::Filter | Stage::Rank => Cost { memory: 1e8, disk: 1e6, flops: 0.0 },
-            Stage::External => Cost::default(),
+            _ => plain(0.0, 0.0, 0.0),
         }
-    }
-
-    fn wire(&self, step: &Step, role: &str) -> Option<&Step> {
-        step.wires.iter().find(|wire| wire.role == role).and_then(|wire| match wire.source {
-            Source::Step(before) => Some(&self.steps[before]),
-            _ => None,
-        })
-    }
-
-    /// Tokens and rows of the tokens that `step` holds or came from, measured or guessed.
-    fn size(&self, step: Option<&Step>) -> (f64, f64) {
-        let Some(step) = step else { return (0.0, 0.0) };
-        if step.kind != Kind::Tokens {
-            return self.size(["gradients", "tokens"].into_iter().find_map(|role| self.wire(step, role)));
-        }
-        if let Some(manifest) = step.folder(&self.store).and_then(|folder| Manifest::read(&folder).ok()) {
-            return (manifest.count("tokens").unwrap_or(0) as f64, manifest.rows() as f64);
-        }
-        if let Some(before) = self.wire(step, "tokens") {
-            return self.size(Some(before));
-        }
-        let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
-        corpus.and_then(|path| guess(&path).ok()).unwrap_or_default()
-    }
-
-    /// Sizes of the modules that the step, or one before it, attributes, in the model that it runs.
-    fn shape(&self, step: &Step) -> Shape {
-        let modules = self.before(step, |step| step.config.get("modules").cloned()).unwrap_or_else(|| "mlp".into());
-        self.before(step, |step| self.model(step)).and_then(|config| shape(&config, &modules)).unwrap_or_default()
-    }
-
-    /// What is found at the step, or else at one that it needs.
-    fn before<T>(&self, step: &Step, find: impl Fn(&Step) -> Option<T> + Copy) -> Option<T> {
-        find(step).or_else(|| step.needs().find_map(|index| self.before(&self.steps[index], find)))
-    }
-
-    /// The model that the step runs or trains: read from its folder, or as it will be.
-    fn model(&self, step: &Step) -> Option<whence_model::Config> {
-        if step.stage == Stage::Train {
-            return serde_json::from_value::<whence_train::train::Config>(step.config.clone()).ok()?.model().ok();
-        }
-        let source = step.model.as_ref()?;
-        whence_model::Config::load(&self.place(source)?).ok().or_else(|| match source {
-            Source::Step(index) => self.model(&self.steps[*index]),
-            _ => None,
-        })
     }
 }
 
-/// Tokens of four bytes, and rows as long as the first ones.
-fn guess(corpus: &Path) -> std::io::Result<(f64, f64)> {
-    let bytes = std::fs::metadata(corpus)?.len() as f64;
-    let mut beginning = Vec::new();
-    std::fs::File::open(corpus)?.take(BEGINNING).read_to_end(&mut beginning)?;
-    let lines = beginning.iter().filter(|&&byte| byte == b'\n').count().max(1);
-    Ok((bytes / 4.0, (bytes * lines as f64 / beginning.len().max(1) as f64).ceil()))
+fn passes_note(passes: usize) -> String {
+    if passes > 1 { format!("{passes} passes over the tokens") } else { String::new() }
 }
 
+/// Rank of what a step preconditions; none where it is whole.
 fn rank(step: &Step) -> Option<f64> {
-    step.config["rank"].as_f64()
-}
-
-fn shape(config: &whence_model::Config, modules: &Value) -> Option<Shape> {
-    let modules: whence_model::Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
-    let selection = whence_model::Selection::new(&modules, &config.modules()).ok()?;
-    let mut shape = Shape { parameters: config.parameters() as f64, ..Shape::default() };
-    for module in selection.modules() {
-        let (inside, out) = (module.in_features as f64, module.out_features as f64);
-        shape.squares += inside * inside + out * out;
-        shape.products += inside * out;
-        shape.sums += inside + out;
+    match serde_json::from_value(step.config["rank"].clone()) {
+        Ok(Rank::Low(rank)) => Some(rank as f64),
+        _ => None,
     }
-    Some(shape)
 }
 
-/// `1.5 GB`.
-pub fn bytes(bytes: f64) -> String {
-    scaled(bytes, &["B", "kB", "MB", "GB", "TB", "PB"])
+/// Bytes of a stored number.
+fn width(step: &Step) -> f64 {
+    if step.config["store"] == "f16" { 2.0 } else { 4.0 }
 }
 
-/// `1.5 TFLOP`.
-pub fn flops(flops: f64) -> String {
-    scaled(flops, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"])
-}
-
-fn scaled(mut value: f64, units: &[&str]) -> String {
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
+fn remedy(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Covariance | Stage::Lambda => {
+            "give more --memory, choose fewer modules at a time (modules-per-pass), or set blocks of the covariance step"
+        }
+        Stage::Eigenbasis => "set blocks of the covariance step",
+        Stage::Precondition | Stage::Score => {
+            "lower rank, set blocks of the covariance step, or ask fewer queries at a time"
+        }
+        Stage::SelfInfluence => "choose fewer modules, or set blocks of the covariance step",
+        Stage::Gradients => "ask fewer or shorter queries, or choose fewer modules",
+        _ => "take a machine with more memory, or a smaller model",
     }
-    if unit == 0 { format!("{value:.0} {}", units[0]) } else { format!("{value:.1} {}", units[unit]) }
 }

@@ -147,7 +147,10 @@ impl Plan {
     /// Lambda belongs to the basis that it was fitted in: `ekfac` takes its own eigenbasis' one, `diagonal` that of none.
     fn check_basis(&self, step: &Step) -> Result<()> {
         let wire = |role: &str| {
-            let mut wires = step.wires.iter().filter(|wire| wire.used && step.stage == Stage::Precondition);
+            let mut wires = step
+                .wires
+                .iter()
+                .filter(|wire| wire.used && matches!(step.stage, Stage::Precondition | Stage::SelfInfluence));
             wires.find(|wire| wire.role == role).map(|wire| &wire.source)
         };
         let recipe = match wire("lambda") {

@@ -60,6 +60,7 @@ impl<'a> Reader<'a> {
         let place = table.place();
         let mut knobs = json(&table.knobs);
         let mut wires = self.leaves(table, stage, &mut knobs);
+        let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut self.problems);
         let default = self.file.modules.as_ref().and_then(|modules| serde_json::to_value(modules).ok());
         if stage.has_modules()
             && let Some(map) = knobs.as_object_mut()
@@ -81,6 +82,7 @@ impl<'a> Reader<'a> {
             config: config.unwrap_or_default(),
             wires,
             model,
+            modules_per_pass,
             recipe: None,
             state: State::Missing,
             why: String::new(),

@@ -88,6 +88,7 @@ impl Plan {
         let recipe = step.recipe.clone().context("a step without a key cannot run")?;
         let start = Instant::now();
         let given = self.given(step)?;
+        let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
             check_inputs(step.stage, &given)?;
             fill(step.stage, &step.config, &given, exec, draft)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use whence_artifact::{
     Artifact, ArtifactKind, Basis, Candidate, Covariance, Detail, Example, Factors, Format, Kind, LambdaSum, Loss,
-    Manifest, Ranked, Ranking, Row, Score, Store, Tokens, open_any,
+    Manifest, OwnInfluence, Ranked, Ranking, Row, Score, SelfInfluence, Store, Tokens, open_any,
 };
 use whence_artifact::{
     Candidates, Covariances, Details, Eigenbasis, Gradients, Lambda, Losses, Preconditioned, Scores,
@@ -19,6 +19,8 @@ use crate::step::Source;
 
 /// Rows shown.
 const ROWS: usize = 5;
+/// Rows of a self-influence shown.
+const STRONGEST: usize = 10;
 /// Queries shown.
 const QUERIES: usize = 20;
 /// Characters of a text shown.
@@ -166,7 +168,7 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         writeln!(text, "model     {model}")?;
     }
     let (parts, rows) = (manifest.parts.len(), manifest.rows());
-    writeln!(text, "parts     {parts}, {rows} rows, {}", crate::cost::bytes(manifest.bytes() as f64))?;
+    writeln!(text, "parts     {parts}, {rows} rows, {}", crate::units::bytes(manifest.bytes() as f64))?;
     if let Some(coverage) = coverage(&manifest) {
         writeln!(text, "coverage  {coverage}")?;
     }
@@ -177,7 +179,7 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
     }
     if manifest.kind.format() == Format::Folder {
         for part in &manifest.parts {
-            writeln!(text, "file      {} ({})", part.name, crate::cost::bytes(part.bytes as f64))?;
+            writeln!(text, "file      {} ({})", part.name, crate::units::bytes(part.bytes as f64))?;
         }
         return Ok(text);
     }
@@ -212,8 +214,45 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         })?,
         Kind::Gradients => first::<Gradients, Factors>(folder, factors)?,
         Kind::Preconditioned => first::<Preconditioned, Factors>(folder, factors)?,
+        Kind::SelfInfluence => strongest(store, folder, &manifest)?,
         Kind::Tokenizer | Kind::Model => String::new(),
     };
+    Ok(text)
+}
+
+/// The examples that influence themselves most, with their texts where the tokens are in the store.
+fn strongest(store: &Store, folder: &Path, manifest: &Manifest) -> Result<String> {
+    let artifact = Artifact::<SelfInfluence>::open(folder)?;
+    let mut rows = artifact.rows::<OwnInfluence>()?.collect::<Result<Vec<_>>>()?;
+    rows.sort_by(|one, two| two.influence.total_cmp(&one.influence).then(one.example.cmp(&two.example)));
+    rows.truncate(STRONGEST);
+    let tokens = manifest.recipe.inputs.get("tokens").map(|key| store.folder(Kind::Tokens, key));
+    let mut texts = BTreeMap::new();
+    if let Some(folder) = tokens.filter(|folder| folder.is_dir()) {
+        for row in Artifact::<Tokens>::open(&folder)?.rows::<Example>()? {
+            let row = row?;
+            if rows.iter().any(|found| found.example == row.example) {
+                texts.insert(row.example, (row.docs.join(" + "), row.text));
+            }
+        }
+    }
+    let mut text = String::new();
+    if let Some(unit) = artifact.metadata("unit")? {
+        let sign = artifact.metadata("sign")?.map_or(String::new(), |sign| format!("; {sign}"));
+        writeln!(text, "influence on itself in {unit}{sign}")?;
+    }
+    let widest = texts.values().map(|(doc, _)| doc.chars().count()).max().unwrap_or(0).min(WIDEST);
+    for (rank, row) in rows.iter().enumerate() {
+        let (doc, said) = texts.get(&row.example).map_or(("", ""), |(doc, text)| (doc, text));
+        let (influence, doc) = (significant(row.influence), clipped(doc, WIDEST));
+        writeln!(
+            text,
+            "  {:>2} {influence:>10}  example {:<6}  {doc:<widest$}  {}",
+            rank + 1,
+            row.example,
+            excerpt(said)
+        )?;
+    }
     Ok(text)
 }
 

@@ -39,8 +39,10 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         )));
     };
     let place = format!("stage `{}`", stage.name());
-    let knobs = knobs(&single.config)?;
+    let mut knobs = knobs(&single.config)?;
     let mut problems = Problems::default();
+    let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut problems);
+    let exec = &Exec { modules_per_pass, ..exec.clone() };
     let config = step::configure(stage, &place, knobs.clone(), &mut problems);
     let leaves = stage.leaves();
     let wired: Vec<(String, String)> = (single.inputs.iter())

@@ -11,11 +11,14 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Map, Value};
 use whence_aggregate::rank;
 use whence_artifact::{Artifact, ArtifactKind, Draft, Exec, Kind, open_any};
-use whence_curvature::{covariance, eigenbasis, lambda, precondition};
+use whence_curvature::{covariance, eigenbasis, lambda, precondition, self_influence};
 use whence_gradients::losses;
 use whence_score::{Pairs, filter};
 use whence_tokenize::{tokenize, vocabulary};
 use whence_train::{generate, train};
+
+/// How many modules are summed in one pass over the tokens.
+const MODULES_PER_PASS: &str = "modules-per-pass";
 
 /// What a step runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub enum Stage {
     Gradients,
     /// Inverse curvature times query gradients.
     Precondition,
+    /// Influence of examples on themselves.
+    SelfInfluence,
     /// Log-probability per token.
     Losses,
     /// Pairs worth scoring.
@@ -105,7 +110,7 @@ impl Given {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Tokenizer,
         Self::Tokenize,
         Self::Train,
@@ -115,6 +120,7 @@ impl Stage {
         Self::Lambda,
         Self::Gradients,
         Self::Precondition,
+        Self::SelfInfluence,
         Self::Losses,
         Self::Filter,
         Self::Score,
@@ -134,6 +140,7 @@ impl Stage {
             Self::Lambda => "lambda",
             Self::Gradients => "gradients",
             Self::Precondition => "precondition",
+            Self::SelfInfluence => "self-influence",
             Self::Losses => "losses",
             Self::Filter => "filter",
             Self::Score => "score",
@@ -159,6 +166,7 @@ impl Stage {
             Self::Lambda => lambda::VERSION,
             Self::Gradients => whence_gradients::VERSION,
             Self::Precondition => precondition::VERSION,
+            Self::SelfInfluence => self_influence::VERSION,
             Self::Losses => losses::VERSION,
             Self::Filter => filter::VERSION,
             Self::Score => whence_score::VERSION,
@@ -169,7 +177,16 @@ impl Stage {
 
     /// Whether it runs a checkpoint.
     pub(crate) fn runs_model(self) -> bool {
-        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::Score | Self::Generate | Self::Losses)
+        matches!(
+            self,
+            Self::Covariance
+                | Self::Lambda
+                | Self::Gradients
+                | Self::SelfInfluence
+                | Self::Score
+                | Self::Generate
+                | Self::Losses
+        )
     }
 
     /// Whether it reads a corpus: the first that can be refused.
@@ -179,7 +196,15 @@ impl Stage {
 
     /// Whether it has the knob `modules`, which `[model]` gives a default.
     pub(crate) fn has_modules(self) -> bool {
-        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients)
+        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::SelfInfluence)
+    }
+
+    /// Knobs that say how and not what: they are in no configuration and no key.
+    pub(crate) fn hows(self) -> &'static [&'static str] {
+        match self {
+            Self::Covariance | Self::Lambda => &[MODULES_PER_PASS],
+            _ => &[],
+        }
     }
 
     /// Knobs that are paths of input files: they are no configuration but leaves of the key.
@@ -204,6 +229,7 @@ impl Stage {
             Self::Lambda => Kind::Lambda,
             Self::Gradients => Kind::Gradients,
             Self::Precondition => Kind::Preconditioned,
+            Self::SelfInfluence => Kind::SelfInfluence,
             Self::Losses => Kind::Losses,
             Self::Filter => Kind::Candidates,
             Self::Score if knobs["detail"] == true => Kind::Details,
@@ -224,7 +250,7 @@ impl Stage {
             Self::Filter => vec![role("queries", &[Kind::Tokens], Required), tokens],
             Self::Eigenbasis => vec![role("covariances", &[Kind::Covariances], Required)],
             Self::Lambda => vec![tokens, role("eigenbasis", &[Kind::Eigenbasis], Optional)],
-            Self::Precondition => {
+            Self::Precondition | Self::SelfInfluence => {
                 let need = |used: Option<bool>| match used {
                     Some(true) => Required,
                     Some(false) => Unused,
@@ -234,8 +260,9 @@ impl Stage {
                     Some(method) => serde_json::from_value(method.clone()).ok(),
                     None => Some(Default::default()),
                 };
+                let gradients = role("gradients", &[Kind::Gradients], Required);
                 vec![
-                    role("gradients", &[Kind::Gradients], Required),
+                    if self == Self::Precondition { gradients } else { tokens },
                     role(
                         "eigenbasis",
                         &[Kind::Eigenbasis],
@@ -264,14 +291,8 @@ impl Stage {
             Self::Eigenbasis => filled::<eigenbasis::Config>(knobs)?,
             Self::Lambda => filled::<lambda::Config>(knobs)?,
             Self::Gradients => filled::<whence_gradients::Config>(knobs)?,
-            Self::Precondition => {
-                let config = filled::<precondition::Config>(knobs)?;
-                if config["method"] == "identity" {
-                    filled::<precondition::Config>(&without(knobs, "damping"))?
-                } else {
-                    config
-                }
-            }
+            Self::Precondition => undamped::<precondition::Config>(knobs)?,
+            Self::SelfInfluence => undamped::<self_influence::Config>(knobs)?,
             Self::Losses => filled::<losses::Config>(knobs)?,
             Self::Filter => filled::<filter::Config>(knobs)?,
             Self::Score => filled::<whence_score::Config>(knobs)?,
@@ -282,7 +303,8 @@ impl Stage {
             Self::Tokenize => Some(("max-tokens", 2)),
             Self::Generate => Some(("max-new-tokens", 1)),
             Self::Filter | Self::Rank => Some(("top", 1)),
-            Self::Score => Some(("training-examples", 1)),
+            Self::Score | Self::SelfInfluence => Some(("training-examples", 1)),
+            Self::Covariance => Some(("blocks", 1)),
             _ => None,
         };
         if let Some((_, least)) = least.filter(|&(name, least)| config[name].as_u64().is_some_and(|n| n < least)) {
@@ -306,13 +328,13 @@ impl Stage {
             Self::Tokenize => parsed::<tokenize::Config>(config)?.check(),
             Self::Train => parsed::<train::Config>(config)?.model().map(drop),
             Self::Generate => parsed::<generate::Config>(config)?.check(),
+            Self::Covariance => parsed::<covariance::Config>(config)?.check(),
             Self::Precondition => parsed::<precondition::Config>(config)?.check(),
+            Self::SelfInfluence => parsed::<self_influence::Config>(config)?.check(),
             Self::Filter => parsed::<filter::Config>(config)?.check(),
             Self::Score => parsed::<whence_score::Config>(config)?.check(),
             Self::Rank => parsed::<rank::Config>(config)?.check(),
-            Self::Covariance | Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Losses | Self::External => {
-                Ok(())
-            }
+            Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Losses | Self::External => Ok(()),
         }
     }
 
@@ -360,6 +382,12 @@ impl Stage {
                 let inputs = precondition::Inputs { gradients: given.open("gradients")?, eigenbasis, lambda };
                 precondition::run(&parsed(config)?, &inputs, exec, draft)
             }
+            Self::SelfInfluence => {
+                let (eigenbasis, lambda) = (given.maybe("eigenbasis")?, given.maybe("lambda")?);
+                let inputs =
+                    self_influence::Inputs { tokens: given.open("tokens")?, model: given.model()?, eigenbasis, lambda };
+                self_influence::run(&parsed(config)?, &inputs, exec, draft)
+            }
             Self::Losses => {
                 let inputs = losses::Inputs { tokens: given.open("tokens")?, model: given.model()? };
                 losses::run(&parsed(config)?, &inputs, exec, draft)
@@ -395,6 +423,12 @@ impl Stage {
 
 fn filled<C: DeserializeOwned + Serialize>(knobs: &Value) -> Result<Value, serde_json::Error> {
     serde_json::to_value(serde_json::from_value::<C>(knobs.clone())?)
+}
+
+/// Without curvature there is nothing to damp: the damping does nothing.
+fn undamped<C: DeserializeOwned + Serialize>(knobs: &Value) -> Result<Value, serde_json::Error> {
+    let config = filled::<C>(knobs)?;
+    if config["method"] == "identity" { filled::<C>(&without(knobs, "damping")) } else { Ok(config) }
 }
 
 fn parsed<C: DeserializeOwned>(config: &Value) -> Result<C> {

@@ -59,6 +59,8 @@ pub struct Step {
     pub wires: Vec<Wire>,
     /// The checkpoint it runs.
     pub model: Option<Source>,
+    /// Modules summed in one pass over the tokens, where the step says: never part of the key.
+    pub modules_per_pass: Option<usize>,
     /// The key's preimage; none while a leaf is not there.
     pub recipe: Option<Recipe>,
     /// What the store has.
@@ -104,8 +106,13 @@ pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match quoted.split_first() {
             Some((name, known)) if message.starts_with("unknown field") => {
-                let known: Vec<&str> =
-                    known.iter().chain(stage.leaves()).copied().chain(["stage", "inputs", "model"]).collect();
+                let known: Vec<&str> = known
+                    .iter()
+                    .chain(stage.leaves())
+                    .chain(stage.hows())
+                    .copied()
+                    .chain(["stage", "inputs", "model"])
+                    .collect();
                 problems.unknown(place, "key", name, &known);
                 if knobs.as_object_mut().is_none_or(|map| map.remove(*name).is_none()) {
                     return None;
@@ -122,6 +129,18 @@ pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &
         }
     }
     None
+}
+
+/// The knob `modules-per-pass`, taken out of the knobs of a stage that has it.
+pub(crate) fn modules_per_pass(stage: Stage, place: &str, knobs: &mut Value, problems: &mut Problems) -> Option<usize> {
+    let name = *stage.hows().first()?;
+    let value = knobs.as_object_mut()?.remove(name)?;
+    let number = value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|&number| number > 0);
+    if number.is_none() {
+        problems
+            .other(place, &format!("`{name} = {value}`: give a whole number, 1 or more; without it, as many as fit"));
+    }
+    number
 }
 
 /// Serde does not say which key a value was for: find the one without which the message is another.

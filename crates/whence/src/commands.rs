@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use whence_artifact::{Exec, State, Store, bad_input};
-use whence_pipeline::{Done, Plan, Single, bytes, flops};
+use whence_pipeline::{Cost, Done, Estimate, Machine, Plan, Single, bytes, flops};
 
 use crate::progress::Progress;
 use crate::{Cli, Command};
@@ -35,7 +35,7 @@ fn say(text: &str) -> Result<()> {
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let store = Store::new(&cli.store);
-    let exec = Exec { device: cli.device, reporter: Arc::new(Progress::new()), ..Exec::default() };
+    let exec = Exec { device: cli.device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
         Command::Run { pipeline, to, set } => {
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
@@ -44,12 +44,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             }
             make(&plan, to.as_deref(), &exec)
         }
-        Command::Plan { pipeline, why, set } => {
+        Command::Plan { pipeline, why, machine, set } => {
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
             if plan.ask(&*exec.reporter) {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
-            why.map_or_else(|| table(&plan), |step| preimage(&plan, &step))
+            let machine = machine.unwrap_or_else(|| Machine::of(&exec));
+            why.map_or_else(|| table(&plan, &machine, &exec), |step| preimage(&plan, &step))
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
         Command::Show { artifact } => {
@@ -79,6 +80,7 @@ fn wire(input: &str) -> Result<(String, PathBuf)> {
 }
 
 fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
+    plan.thin_coverage().iter().for_each(|warning| exec.reporter.warn(warning));
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     say(&format!("{:<width$}  {}", "device", whence_pipeline::device_name(&exec.device)?))?;
     let done = plan.run(to, exec, |done: &Done| {
@@ -91,7 +93,7 @@ fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
     plan.coverage(&done).map_or(Ok(()), |text| say(&format!("\n{text}")))
 }
 
-fn table(plan: &Plan) -> Result<()> {
+fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     for step in &plan.steps {
         let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
@@ -102,8 +104,32 @@ fn table(plan: &Plan) -> Result<()> {
         };
         say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
     }
-    let cost = plan.cost();
-    say(&format!("\nto do, roughly: memory {}, disk {}, {}", bytes(cost.memory), bytes(cost.disk), flops(cost.flops)))
+    let estimates = plan.estimates(machine);
+    say(&format!("\n{}", costs(&estimates)))?;
+    let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
+    warnings.chain(plan.thin_coverage()).for_each(|warning| exec.reporter.warn(&warning));
+    Ok(())
+}
+
+/// The costs of all steps that are still to be made, and of each: disk and operations add up, memory is the largest.
+fn costs(estimates: &[Estimate]) -> String {
+    let width = estimates.iter().map(|estimate| estimate.name.len()).max().unwrap_or(0).max("step".len());
+    let mut total = Cost::default();
+    let mut lines = vec![format!("{:<width$}  {:>9}  {:>9}  {:>12}", "step", "memory", "disk", "operations")];
+    for Estimate { name, cost, note, .. } in estimates {
+        let cells = match cost {
+            Some(cost) => {
+                total.memory = total.memory.max(cost.memory);
+                (total.disk, total.flops) = (total.disk + cost.disk, total.flops + cost.flops);
+                [bytes(cost.memory), bytes(cost.disk), flops(cost.flops)]
+            }
+            None => ["-", "-", "-"].map(String::from),
+        };
+        let [memory, disk, flops] = cells;
+        lines.push(format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {note}").trim_end().into());
+    }
+    let (memory, disk) = (bytes(total.memory), bytes(total.disk));
+    format!("to do, roughly: memory {memory}, disk {disk}, {}\n\n{}", flops(total.flops), lines.join("\n"))
 }
 
 fn preimage(plan: &Plan, step: &str) -> Result<()> {

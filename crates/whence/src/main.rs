@@ -22,6 +22,10 @@ struct Cli {
     /// Where models run: auto, cpu, gpu or gpu:N.
     #[arg(long, global = true, default_value = "auto")]
     device: String,
+    /// Memory that may be held at once (`6GB`); by default what is free. The curvature is fitted in as many passes as that
+    /// takes.
+    #[arg(long, global = true, value_name = "BYTES", value_parser = whence_pipeline::parse_bytes)]
+    memory: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -44,6 +48,9 @@ enum Command {
         /// Print what this step's key is made of.
         #[arg(long, value_name = "STEP")]
         why: Option<String>,
+        /// What it would cost on so many GPUs with so much memory each: 8x80GB.
+        #[arg(long, value_name = "GPUSxMEMORY", value_parser = whence_pipeline::Machine::parse)]
+        machine: Option<whence_pipeline::Machine>,
         /// Change a knob: steps.STEP.KNOB=VALUE.
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,

@@ -56,11 +56,7 @@ pub fn add_squared_products(sum: Tensor<2>, d: Tensor<2>, a: Tensor<2>, batch: u
     if !is_cpu(&d.device()) {
         let step = (4 * LARGE / (out * inside)).clamp(1, batch);
         return (0..batch).step_by(step).fold(sum, |sum, start| {
-            let length = step.min(batch - start);
-            let chosen = |x: &Tensor<2>, width| {
-                x.clone().narrow(0, start * tokens, length * tokens).reshape([length, tokens, width])
-            };
-            let products = chosen(&d, out).swap_dims(1, 2).matmul(chosen(&a, inside));
+            let products = products(&d, &a, tokens, start, step.min(batch - start));
             sum + products.square().sum_dim(0).reshape([out, inside])
         });
     }
@@ -68,10 +64,7 @@ pub fn add_squared_products(sum: Tensor<2>, d: Tensor<2>, a: Tensor<2>, batch: u
     let (d, a) = (values(&d), values(&a));
     let mut buffer = writable(sum);
     let sum = values_mut(&mut buffer);
-    let (workers, parallelism) = match out * inside >= LARGE {
-        true => (1, gemm::Parallelism::Rayon(0)),
-        false => (rayon::current_num_threads().min(batch), gemm::Parallelism::None),
-    };
+    let (workers, parallelism) = workers(out, inside, batch);
     // Each worker has examples and a sum of its own, in an order that depends on their number alone.
     let share = batch.div_ceil(workers) * tokens;
     let sums: Vec<Vec<f32>> = (d.par_chunks(share * out).zip(a.par_chunks(share * inside)))
@@ -90,6 +83,102 @@ pub fn add_squared_products(sum: Tensor<2>, d: Tensor<2>, a: Tensor<2>, batch: u
         sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
     }
     wrap(buffer)
+}
+
+/// sum over the elements of w (d_z^T a_z)^2, for each example z; without weights w is 1.
+///
+/// w `[out, in]`, d `[batch * tokens, out]`, a `[batch * tokens, in]` -> `[batch, 1]`; sums in float64 on the CPU.
+pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, batch: usize) -> Tensor<2> {
+    let ([rows, out], [other, inside]) = (d.dims(), a.dims());
+    assert!(rows == other && batch > 0 && rows.is_multiple_of(batch), "whole examples");
+    assert!(weights.as_ref().is_none_or(|weights| weights.dims() == [out, inside]), "a weight for each element");
+    let tokens = rows / batch;
+    if !is_cpu(&d.device()) {
+        let step = (4 * LARGE / (out * inside)).clamp(1, batch);
+        let sums = (0..batch).step_by(step).map(|start| {
+            let length = step.min(batch - start);
+            let products = products(&d, &a, tokens, start, length);
+            let squares = products.square().reshape([length, out * inside]);
+            let weighted = match &weights {
+                Some(weights) => squares * weights.clone().reshape([1, out * inside]),
+                None => squares,
+            };
+            weighted.sum_dim(1)
+        });
+        return Tensor::cat(sums.collect(), 0);
+    }
+    let weights = weights.map(contiguous);
+    let weights = weights.as_ref().map(values);
+    let (d, a) = (contiguous(d), contiguous(a));
+    let (d, a) = (values(&d), values(&a));
+    let (workers, parallelism) = workers(out, inside, batch);
+    let share = batch.div_ceil(workers) * tokens;
+    let mut sums = vec![0.0f32; batch];
+    (sums.par_chunks_mut(batch.div_ceil(workers)))
+        .zip(d.par_chunks(share * out).zip(a.par_chunks(share * inside)))
+        .for_each(|(sums, (d, a))| {
+            let mut product = vec![0.0f32; out * inside];
+            let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
+            for (sum, (d, a)) in sums.iter_mut().zip(examples) {
+                let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
+                let mut view = View::rows(&mut product, out, inside);
+                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
+                *sum = weighted_square(&product, weights, inside) as f32;
+            }
+        });
+    tensor(sums, [batch, 1])
+}
+
+/// d_z^T a_z of examples `start..start + length`: `[length, out, in]`.
+fn products(d: &Tensor<2>, a: &Tensor<2>, tokens: usize, start: usize, length: usize) -> Tensor<3> {
+    let chosen = |x: &Tensor<2>| {
+        let width = x.dims()[1];
+        x.clone().narrow(0, start * tokens, length * tokens).reshape([length, tokens, width])
+    };
+    chosen(d).swap_dims(1, 2).matmul(chosen(a))
+}
+
+/// Bytes that [`add_squared_products`] takes for a module `[out, in]` beside its sum.
+pub fn squared_products_bytes(out: usize, inside: usize) -> usize {
+    let (workers, _) = workers(out, inside, usize::MAX);
+    8 * out * inside * workers
+}
+
+/// How many examples are taken at once, and how many threads each product has.
+fn workers(out: usize, inside: usize, batch: usize) -> (usize, gemm::Parallelism) {
+    match out * inside >= LARGE {
+        true => (1, gemm::Parallelism::Rayon(0)),
+        false => (rayon::current_num_threads().min(batch), gemm::Parallelism::None),
+    }
+}
+
+/// Rows of `width` values are summed in float32 lanes, and their sums in float64.
+fn weighted_square(x: &[f32], weights: Option<&[f32]>, width: usize) -> f64 {
+    let mut exact = 0.0;
+    vectorised(
+        #[inline(always)]
+        || match weights {
+            Some(weights) => {
+                for (x, w) in x.chunks_exact(width).zip(weights.chunks_exact(width)) {
+                    exact += f64::from(lane_sum(
+                        width,
+                        #[inline(always)]
+                        |i| w[i] * (x[i] * x[i]),
+                    ));
+                }
+            }
+            None => {
+                for x in x.chunks_exact(width) {
+                    exact += f64::from(lane_sum(
+                        width,
+                        #[inline(always)]
+                        |i| x[i] * x[i],
+                    ));
+                }
+            }
+        },
+    );
+    exact
 }
 
 fn add_squares(sum: &mut [f32], x: &[f32]) {

@@ -18,7 +18,7 @@ mod rope;
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
 pub use cross_entropy::{cross_entropy, sample_rows};
-pub use examples::{add_squared_products, paired_sums};
+pub use examples::{add_squared_products, paired_sums, squared_products_bytes, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
 pub use padding::append_one;
 pub use product::{add_product, product};

@@ -120,6 +120,12 @@ fn sums_over_examples_agree() {
     let (fast, plain) = both(|| add_squared_products(sum.clone(), d.clone(), a.clone(), 3));
     assert!(error(fast, plain) < 1e-6);
     assert_eq!(host(sum), host(random(3, [7, 11], 1.0)), "a shared tensor is left alone");
+    let weights = random(6, [7, 11], 1.0) + 3.0;
+    for weights in [Some(weights), None] {
+        let (fast, plain) = both(|| weighted_squares(weights.clone(), d.clone(), a.clone(), 3));
+        assert_eq!(fast.dims(), [3, 1]);
+        assert!(error(fast, plain) < 1e-6);
+    }
 }
 
 #[test]

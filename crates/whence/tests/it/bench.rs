@@ -87,8 +87,11 @@ impl Bench {
     pub(crate) fn refused(&self, words: &[&str]) -> String {
         let said = self.whence(words);
         assert_eq!(said.code, Some(2), "{words:?}: {said:?}");
-        assert!(said.err.starts_with("error: "), "{words:?}: {}", said.err);
-        said.err
+        // What a run warns of comes before what it is refused for.
+        let warnings = said.err.lines().take_while(|line| line.starts_with("warning: "));
+        let error = said.err[warnings.map(|line| line.len() + 1).sum::<usize>()..].to_string();
+        assert!(error.starts_with("error: "), "{words:?}: {}", said.err);
+        error
     }
 
     /// Starts a command; its output goes to the files `NAME.out` and `NAME.err`.

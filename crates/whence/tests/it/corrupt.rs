@@ -89,7 +89,7 @@ fn every_damage_to_every_kind_of_file_is_found() {
     let (bench, steps) = finished();
     for name in ["vocabulary", "train", "model", "losses", "covariances", "basis", "lambda", "query-gradients", "ihvp"]
         .into_iter()
-        .chain(["candidates", "scores", "details", "final"])
+        .chain(["candidates", "self", "scores", "details", "final"])
     {
         for path in results(&step(&steps, name).sealed(&bench)) {
             let whole = fs::read(&path).unwrap();
@@ -107,7 +107,7 @@ fn every_damage_to_every_kind_of_file_is_found() {
 }
 
 /// Every wire of the study: step, file, and a step that reads it.
-const WIRES: [(&str, &str, &str); 24] = [
+const WIRES: [(&str, &str, &str); 27] = [
     ("vocabulary", "tokenizer.json", "train"),
     ("vocabulary", "tokenizer.json", "model"),
     ("vocabulary", "tokenizer.json", "continuations"),
@@ -115,6 +115,7 @@ const WIRES: [(&str, &str, &str); 24] = [
     ("train", "part-00000.parquet", "losses"),
     ("train", "part-00000.parquet", "covariances"),
     ("train", "part-00000.parquet", "lambda"),
+    ("train", "part-00000.parquet", "self"),
     ("train", "part-00000.parquet", "scores"),
     ("train", "part-00000.parquet", "top"),
     ("train", "part-00000.parquet", "candidates"),
@@ -127,6 +128,8 @@ const WIRES: [(&str, &str, &str); 24] = [
     ("covariances", "part-00000.arrow", "basis"),
     ("basis", "part-00000.arrow", "lambda"),
     ("lambda", "part-00000.arrow", "ihvp"),
+    ("basis", "part-00005.arrow", "self"),
+    ("lambda", "part-00005.arrow", "self"),
     ("many-gradients", "part-00000.arrow", "many-ihvp"),
     ("ihvp", "part-00000.arrow", "scores"),
     ("scores", "part-00000.parquet", "top"),

@@ -9,6 +9,7 @@ mod foreign;
 mod golden;
 mod hub;
 mod hub_server;
+mod passes;
 mod quickstart;
 mod refusals;
 mod resume;

@@ -451,6 +451,22 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
         ),
         // Wrong.
         (
+            "stage = \"covariance\"",
+            "stage = \"covariance\"\nblocks = 0",
+            &["step `covariances`", "`blocks = 0`", "set it to 1 or more"],
+        ),
+        (
+            "stage = \"covariance\"",
+            "stage = \"covariance\"\nmodules-per-pass = 0",
+            &["step `covariances`", "`modules-per-pass = 0`", "1 or more"],
+        ),
+        (
+            "stage = \"lambda\"",
+            "stage = \"lambda\"\nmodules-per-passes = 2",
+            &["step `lambda`", "unknown key `modules-per-passes`", "did you mean `modules-per-pass`?"],
+        ),
+        ("stage = \"lambda\"", "stage = \"lambda\"\nstore = \"f8\"", &["step `lambda`", "`f8`", "`f16`"]),
+        (
             "inputs = { covariances = \"covariances\" }",
             "inputs = { covariances = \"train\" }",
             &["step `basis`: inputs.covariances", "`train` is tokens, the role takes covariances"],

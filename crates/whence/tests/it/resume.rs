@@ -36,7 +36,11 @@ fn whole() -> &'static Whole {
             manifest.parts.into_iter().map(|part| part.name).collect()
         };
         let steps: Vec<(Made, Vec<String>)> = steps.iter().map(|step| (step.clone(), parts(step))).collect();
-        for name in ["train", "continuations", "losses", "many-gradients", "many-ihvp", "scores", "chosen", "details"] {
+        let sums = ["covariances", "basis", "lambda", "ihvp", "self"];
+        for name in ["train", "continuations", "losses", "many-gradients", "many-ihvp", "scores", "chosen", "details"]
+            .into_iter()
+            .chain(sums)
+        {
             let (_, parts) = steps.iter().find(|(step, _)| step.name == name).unwrap();
             assert!(parts.len() >= 2, "one part of {name} shows nothing about parts that are not made again");
         }
@@ -87,9 +91,9 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     let mut moments = vec![Moment::Begun, Moment::Planned, Moment::Writing, Moment::Checkpoint];
     moments.extend((0..parts.len()).map(Moment::Part));
     moments.extend([Moment::Sealing, Moment::Sealed]);
-    let planned =
-        !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Eigenbasis | Kind::Ranking | Kind::Candidates);
-    let checkpoints = step.kind == Kind::Model || step.name == "continuations";
+    let planned = !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Candidates);
+    let checkpoints =
+        matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda) || step.name == "continuations";
     moments.retain(|moment| match moment {
         Moment::Planned => planned,
         Moment::Checkpoint => checkpoints,
@@ -99,9 +103,9 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
 }
 
 /// Kinds whose parts are finished once they are there. The rest is files of a model or tokenizer, which are written
-/// last of all, and sums, whose one part is written from the last checkpoint again.
+/// last of all.
 fn in_parts(kind: Kind) -> bool {
-    !matches!(kind, Kind::Tokenizer | Kind::Model | Kind::Covariances | Kind::Lambda)
+    !matches!(kind, Kind::Tokenizer | Kind::Model)
 }
 
 /// What is finished: every file of sealed artifacts, and parts of drafts; by the path that it has or will have.

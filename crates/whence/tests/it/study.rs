@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use whence_artifact::{
-    Artifact, ArtifactKind, Details, Example, Kind, Loss, Losses, Manifest, Ranked, Ranking, Row, Score, Scores, Tokens,
+    Artifact, ArtifactKind, Details, Example, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked, Ranking, Row, Score,
+    Scores, SelfInfluence, Tokens,
 };
 
 use crate::bench::Bench;
@@ -58,6 +59,7 @@ max-new-tokens = 2
 stage = "covariance"
 inputs = { tokens = "train" }
 model = "model"
+modules-per-pass = 2
 [steps.basis]
 stage = "eigenbasis"
 inputs = { covariances = "covariances" }
@@ -66,6 +68,11 @@ stage = "lambda"
 inputs = { tokens = "train", eigenbasis = "basis" }
 model = "model"
 seed = 1
+modules-per-pass = 4
+[steps.self]
+stage = "self-influence"
+inputs = { tokens = "train", eigenbasis = "basis", lambda = "lambda" }
+model = "model"
 [steps.many-gradients]
 stage = "gradients"
 inputs = { tokens = "continuations" }
@@ -194,6 +201,7 @@ pub(crate) struct Results {
     train: Vec<Example>,
     continuations: Vec<Example>,
     losses: Vec<(u64, Vec<f32>)>,
+    own: Vec<(u64, f32)>,
     scores: Vec<Score>,
     chosen: Vec<Score>,
     details: Vec<Score>,
@@ -210,10 +218,12 @@ fn rows<K: ArtifactKind, R: Row<K>>(bench: &Bench, steps: &[Made], name: &str) -
 impl Results {
     pub(crate) fn read(bench: &Bench, steps: &[Made]) -> Self {
         let losses = rows::<Losses, Loss>(bench, steps, "losses");
+        let own = rows::<SelfInfluence, OwnInfluence>(bench, steps, "self");
         Self {
             train: rows::<Tokens, _>(bench, steps, "train"),
             continuations: rows::<Tokens, _>(bench, steps, "continuations"),
             losses: losses.into_iter().map(|row| (row.example, row.by_token)).collect(),
+            own: own.into_iter().map(|row| (row.example, row.influence)).collect(),
             scores: rows::<Scores, _>(bench, steps, "scores"),
             chosen: rows::<Scores, _>(bench, steps, "chosen"),
             details: rows::<Details, _>(bench, steps, "details"),
@@ -229,6 +239,11 @@ impl Results {
         for ((row, left), (other_row, right)) in self.losses.iter().zip(&other.losses) {
             assert_eq!((row, left.len()), (other_row, right.len()));
             left.iter().zip(right).for_each(|(&left, &right)| close(left, right));
+        }
+        assert!(!self.own.is_empty() && self.own.len() == other.own.len());
+        for ((row, left), (other_row, right)) in self.own.iter().zip(&other.own) {
+            assert_eq!(row, other_row);
+            close(*left, *right);
         }
         for (left, right) in
             [(&self.scores, &other.scores), (&self.chosen, &other.chosen), (&self.details, &other.details)]

@@ -23,6 +23,11 @@ fn plan_prints_every_step_name_first_and_then_the_cost() {
     let (lines, cost) = before.split_once("\n\n").unwrap();
     let names: Vec<_> = lines.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert!(cost.starts_with("to do, roughly: memory "), "{cost}");
+    let costs: Vec<_> = cost.lines().skip(3).map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(costs.iter().map(|words| words[0]).collect::<Vec<_>>(), names, "a cost for each step");
+    let of = |name: &str| costs.iter().find(|words| words[0] == name).unwrap().join(" ");
+    assert!(of("covariances").ends_with("3 passes over the tokens"), "{cost}");
+    assert!(of("lambda").ends_with("2 passes over the tokens"), "{cost}");
     assert!(results(&bench.store()).is_empty(), "a plan makes nothing");
 
     let steps = study::made(&bench.ok(&["run", "study.toml"]));
@@ -47,7 +52,7 @@ fn a_leaf_that_is_not_there_is_planned_and_not_run() {
     fs::remove_file(bench.path("corpus.jsonl")).unwrap();
     let plan = bench.ok(&["plan", "study.toml"]);
     let (lines, cost) = plan.split_once("\n\n").unwrap();
-    assert_eq!(lines.lines().count(), 21);
+    assert_eq!(lines.lines().count(), 22);
     for line in lines.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[2], "?", "everything hangs on the vocabulary: {line}");
@@ -64,8 +69,9 @@ fn path_prints_the_folder_and_nothing_else() {
     for step in &steps {
         assert_eq!(bench.ok(&["path", "study.toml", &step.name]), format!("{}\n", step.folder.display()));
     }
-    bench.ok(&["rm", steps[20].key()]);
-    let error = bench.refused(&["path", "study.toml", &steps[20].name]);
+    let last = steps.last().unwrap();
+    bench.ok(&["rm", last.key()]);
+    let error = bench.refused(&["path", "study.toml", &last.name]);
     assert!(error.contains("is not made yet") && error.contains("whence run study.toml --to chosen"), "{error}");
 }
 
@@ -243,4 +249,60 @@ fn the_reference_model_needs_no_tokenizer_for_rows_of_ids() {
          [steps.losses]\nstage = \"losses\"\ninputs = { tokens = \"rows\" }\n",
     );
     assert_eq!(study::made(&bench.ok(&["run", "study.toml"])).len(), 2);
+}
+
+#[test]
+fn self_influence_shows_the_strongest_with_their_texts() {
+    let (bench, steps) = finished();
+    let own = steps.iter().find(|step| step.name == "self").unwrap();
+    let shown = bench.ok(&["show", own.key()]);
+    assert!(shown.contains("influence on itself in nats per added copy"), "{shown}");
+    let table = shown.split_once("influence on itself").unwrap().1.lines().skip(1);
+    let words: Vec<Vec<&str>> = table.map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words.len(), 10);
+    let influences: Vec<f64> = words.iter().map(|words| words[1].parse().unwrap()).collect();
+    assert!(influences.is_sorted_by(|one, two| one >= two) && influences[9] > 0.0, "{shown}");
+    let corpus = bench.text("corpus.jsonl");
+    for words in words {
+        let row = corpus.lines().nth(words[3].parse().unwrap()).unwrap();
+        assert!(row.contains(&words[6..].join(" ")), "{words:?} is not {row}");
+    }
+}
+
+#[test]
+fn half_the_bytes_are_stored_with_their_error_said() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let command = ["run", "study.toml", "--to", "ihvp-full"];
+    let whole = study::made(&bench.ok(&command));
+    let half = ["--set", "steps.lambda.store=f16", "--set", "steps.ihvp-full.store=f16"];
+    let halved = study::made(&bench.ok(&[&command[..], &half].concat()));
+    for name in ["lambda", "ihvp-full"] {
+        let bytes = |steps: &[Made]| {
+            let step = steps.iter().find(|step| step.name == name).unwrap();
+            Manifest::read(&step.sealed(&bench)).unwrap().bytes() as f64
+        };
+        assert!(bytes(&halved) < bytes(&whole), "{name}: {} of {}", bytes(&halved), bytes(&whole));
+        let key = halved.iter().find(|step| step.name == name).unwrap().key();
+        let shown = bench.ok(&["show", key]);
+        assert!(shown.contains("summary   stored = {\"largest_relative_error\":"), "{shown}");
+    }
+}
+
+#[test]
+fn a_model_of_52_billion_parameters_is_planned_from_its_config() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let words = ["plan", "examples/52b/pipeline.toml", "--machine", "8x80GB"];
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_whence")).args(words).current_dir(root).output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{plan}");
+    let line = |name: &str| plan.lines().rev().find(|line| line.starts_with(name)).unwrap().to_string();
+    // 64 layers of A and S: 64 (6 8192² + 2 · 22016² + 5 8192² + ...) x 4 bytes do not fit beside 209 GB of weights.
+    assert!(line("covariances").ends_with("passes over the tokens"), "{plan}");
+    assert!(line("lambda").ends_with("passes over the tokens"), "{plan}");
+    // rank 32: 64 (4 · 16384 + 3 · 30208) 32 x 4 bytes; full: 64 (4 · 8192² + 3 · 8192 · 22016) x 4 bytes.
+    assert!(line("ihvp ").ends_with("1.3 GB a query"), "{plan}");
+    assert!(line("ihvp-full").ends_with("207.2 GB a query"), "{plan}");
+    assert!(plan.contains("EFLOP") || plan.contains("ZFLOP"), "{plan}");
 }
