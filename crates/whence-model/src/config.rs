@@ -79,9 +79,9 @@ pub struct Bias {
 pub struct Shape {
     /// Its name in `transformers`.
     pub name: String,
-    /// [out, in] of a map, [rows, width] of an embedding, [width] of a bias or gain.
+    /// `[out, in]` of a map, `[rows, width]` of an embedding, `[width]` of a bias or gain.
     pub sizes: Vec<usize>,
-    /// Whether the file has it as [in, out].
+    /// Whether the file has it as `[in, out]`.
     pub transposed: bool,
 }
 
