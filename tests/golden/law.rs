@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 12] = [
+const LAW: [(&str, &[&str]); 13] = [
     ("whence", &["whence-artifact", "whence-model", "whence-pipeline"]),
     (
         "whence-pipeline",
@@ -17,6 +17,7 @@ const LAW: [(&str, &[&str]); 12] = [
             "whence-gradients",
             "whence-hub",
             "whence-model",
+            "whence-report",
             "whence-score",
             "whence-tokenize",
             "whence-train",
@@ -29,6 +30,7 @@ const LAW: [(&str, &[&str]); 12] = [
     ("whence-score", &["whence-artifact", "whence-linalg", "whence-model"]),
     ("whence-train", &["whence-artifact", "whence-linalg", "whence-model"]),
     ("whence-aggregate", &["whence-artifact"]),
+    ("whence-report", &["whence-artifact"]),
     ("whence-model", &["whence-linalg"]),
     ("whence-linalg", &[]),
     ("whence-artifact", &[]),
@@ -71,6 +73,7 @@ fn crates_import_only_what_the_law_allows() {
                     "whence-tokenize",
                     "whence-aggregate",
                     "whence-pipeline",
+                    "whence-report",
                     "whence",
                 ]
                 .contains(&package.as_str()),

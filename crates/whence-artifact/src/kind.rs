@@ -37,6 +37,8 @@ pub enum Kind {
     SelfInfluence,
     /// The most influential examples of each query.
     Ranking,
+    /// A page to look at.
+    Report,
 }
 
 /// How the parts of a kind are stored.
@@ -63,7 +65,7 @@ impl Format {
 
 impl Kind {
     /// Every kind, in the order of the pipeline.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Tokenizer,
         Self::Tokens,
         Self::Model,
@@ -78,6 +80,7 @@ impl Kind {
         Self::Details,
         Self::SelfInfluence,
         Self::Ranking,
+        Self::Report,
     ];
 
     /// The kind's name, as in folder names, pipelines and part metadata.
@@ -97,6 +100,7 @@ impl Kind {
             Self::Details => "details",
             Self::SelfInfluence => "self-influence",
             Self::Ranking => "ranking",
+            Self::Report => "report",
         }
     }
 
@@ -130,7 +134,7 @@ impl Kind {
     /// How the kind's parts are stored.
     pub fn format(self) -> Format {
         match self {
-            Self::Tokenizer | Self::Model => Format::Folder,
+            Self::Tokenizer | Self::Model | Self::Report => Format::Folder,
             Self::Covariances | Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Preconditioned => {
                 Format::Arrow
             }
@@ -141,7 +145,7 @@ impl Kind {
     /// The columns of the kind's parts, without metadata; empty for folders.
     pub fn schema(self) -> Schema {
         let fields = match self {
-            Self::Tokenizer | Self::Model => vec![],
+            Self::Tokenizer | Self::Model | Self::Report => vec![],
             Self::Tokens => vec![
                 field("example", DataType::UInt64),
                 list("docs", DataType::Utf8),
@@ -276,5 +280,6 @@ kinds!(
     Scores,
     Details,
     SelfInfluence,
-    Ranking
+    Ranking,
+    Report
 );

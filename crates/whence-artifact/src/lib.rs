@@ -28,7 +28,7 @@ pub use error::{Error, bad_input};
 pub use exec::{Exec, Reporter, Silent};
 pub use kind::{
     ArtifactKind, Candidates, Covariances, Details, Eigenbasis, Format, Gradients, Kind, Lambda, Losses, Model,
-    Preconditioned, Ranking, Scores, SelfInfluence, Tokenizer, Tokens,
+    Preconditioned, Ranking, Report, Scores, SelfInfluence, Tokenizer, Tokens,
 };
 pub use manifest::{MANIFEST, Manifest, Part};
 pub use recipe::{Recipe, canonical_json};

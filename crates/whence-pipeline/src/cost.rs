@@ -149,7 +149,7 @@ impl Plan {
             Stage::Tokenizer => return plain(ROWS, 1e6, 0.0),
             Stage::Tokenize => return plain(ROWS, self.size(Some(step)).0 * 5.0, 0.0),
             Stage::Filter => return plain(ROWS + 16.0 * tokens, 1e6, 0.0),
-            Stage::Rank => {
+            Stage::Rank | Stage::Report => {
                 let pairs = self.wire(step, "scores").map_or(0.0, |scores| {
                     let queries = self.wire(scores, "queries").map_or(1.0, |queries| self.size(Some(queries)).1);
                     queries * self.size(self.wire(scores, "tokens")).1

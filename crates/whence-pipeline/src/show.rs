@@ -215,7 +215,7 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         Kind::Gradients => first::<Gradients, Factors>(folder, factors)?,
         Kind::Preconditioned => first::<Preconditioned, Factors>(folder, factors)?,
         Kind::SelfInfluence => strongest(store, folder, &manifest)?,
-        Kind::Tokenizer | Kind::Model => String::new(),
+        Kind::Tokenizer | Kind::Model | Kind::Report => String::new(),
     };
     Ok(text)
 }

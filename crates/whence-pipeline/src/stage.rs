@@ -51,6 +51,8 @@ pub enum Stage {
     Score,
     /// The most influential examples.
     Rank,
+    /// The page.
+    Report,
     /// A program of the user's.
     External,
 }
@@ -110,7 +112,7 @@ impl Given {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Tokenizer,
         Self::Tokenize,
         Self::Train,
@@ -125,6 +127,7 @@ impl Stage {
         Self::Filter,
         Self::Score,
         Self::Rank,
+        Self::Report,
         Self::External,
     ];
 
@@ -145,6 +148,7 @@ impl Stage {
             Self::Filter => "filter",
             Self::Score => "score",
             Self::Rank => "rank",
+            Self::Report => "report",
             Self::External => "external",
         }
     }
@@ -171,6 +175,7 @@ impl Stage {
             Self::Filter => filter::VERSION,
             Self::Score => whence_score::VERSION,
             Self::Rank => rank::VERSION,
+            Self::Report => whence_report::VERSION,
             Self::External => 0,
         }
     }
@@ -212,7 +217,7 @@ impl Stage {
         match self {
             Self::Tokenizer => &["corpus"],
             Self::Tokenize => &["corpus", "tokenizer"],
-            Self::Train | Self::Generate => &["tokenizer"],
+            Self::Train | Self::Generate | Self::Report => &["tokenizer"],
             _ => &[],
         }
     }
@@ -235,6 +240,7 @@ impl Stage {
             Self::Score if knobs["detail"] == true => Kind::Details,
             Self::Score => Kind::Scores,
             Self::Rank => Kind::Ranking,
+            Self::Report => Kind::Report,
             Self::External => Kind::from_name(knobs["writes"].as_str()?)?,
         })
     }
@@ -277,6 +283,14 @@ impl Stage {
                 role("candidates", &[Kind::Candidates, Kind::Ranking], Optional),
             ],
             Self::Rank => vec![role("scores", &[Kind::Scores, Kind::Details], Required), tokens],
+            Self::Report => vec![
+                role("ranking", &[Kind::Ranking], Required),
+                tokens,
+                role("details", &[Kind::Details], Optional),
+                role("queries", &[Kind::Tokens], Optional),
+                role("losses", &[Kind::Losses], Optional),
+                role("scores", &[Kind::Scores], Optional),
+            ],
         }
     }
 
@@ -297,12 +311,13 @@ impl Stage {
             Self::Filter => filled::<filter::Config>(knobs)?,
             Self::Score => filled::<whence_score::Config>(knobs)?,
             Self::Rank => filled::<rank::Config>(knobs)?,
+            Self::Report => filled::<whence_report::Config>(knobs)?,
             Self::External => without(knobs, "version"),
         };
         let least = match self {
             Self::Tokenize => Some(("max-tokens", 2)),
             Self::Generate => Some(("max-new-tokens", 1)),
-            Self::Filter | Self::Rank => Some(("top", 1)),
+            Self::Filter | Self::Rank | Self::Report => Some(("top", 1)),
             Self::Score | Self::SelfInfluence => Some(("training-examples", 1)),
             Self::Covariance => Some(("blocks", 1)),
             _ => None,
@@ -334,6 +349,7 @@ impl Stage {
             Self::Filter => parsed::<filter::Config>(config)?.check(),
             Self::Score => parsed::<whence_score::Config>(config)?.check(),
             Self::Rank => parsed::<rank::Config>(config)?.check(),
+            Self::Report => parsed::<whence_report::Config>(config)?.check(),
             Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Losses | Self::External => Ok(()),
         }
     }
@@ -415,6 +431,18 @@ impl Stage {
                 };
                 let inputs = rank::Inputs { scores, tokens: given.open("tokens")? };
                 rank::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Report => {
+                let inputs = whence_report::Inputs {
+                    ranking: given.open("ranking")?,
+                    tokens: given.open("tokens")?,
+                    details: given.maybe("details")?,
+                    queries: given.maybe("queries")?,
+                    losses: given.maybe("losses")?,
+                    scores: given.maybe("scores")?,
+                    tokenizer: given.inputs.get("tokenizer").cloned(),
+                };
+                whence_report::run(&parsed(config)?, &inputs, exec, draft)
             }
             Self::External => anyhow::bail!("an external stage is run by its command"),
         }

@@ -1,0 +1,229 @@
+//! The page: one HTML file with its style, its script and its data inside.
+
+use anyhow::Result;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::Config;
+use crate::gather::{Gathered, Summary};
+use crate::header::{Header, Made, grouped};
+use crate::statistics::{Distribution, PowerLaw};
+use crate::visible::visible;
+
+const STYLE: &str = include_str!("../assets/report.css");
+const SCRIPT: &str = include_str!("../assets/report.js");
+/// Characters of a query in the table of all.
+const EXCERPT: usize = 110;
+
+/// JSON that may stand inside a `<script>`: no `<` can end the element or begin a comment.
+pub(crate) fn embedded(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value)?.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029"))
+}
+
+/// The whole file. `inline` is the JSON of the queries that lie in it.
+pub(crate) fn page(
+    config: &Config,
+    header: &Header,
+    gathered: &Gathered,
+    summaries: &[Summary],
+    inline: &[(u32, String)],
+) -> Result<String> {
+    let title = visible(&config.title);
+    let study = embedded(&json!({
+        "grid": gathered.grid,
+        "queries": summaries,
+        "profile": average(summaries),
+        "unit": header.unit,
+    }))?;
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                a.skip href="#main" { "Skip to the results" }
+                header {
+                    h1 { (title) }
+                    p.lead {
+                        (grouped(summaries.len() as u64)) " queries. Influence in " (header.unit.as_deref().unwrap_or("the unit of the scores"))
+                        "; " (header.sign.as_deref().unwrap_or("positive = one more copy raises log p(completion)")) "."
+                    }
+                    dl.facts {
+                        @for (name, value) in &header.facts { div { dt { (name) } dd { (visible(value)) } } }
+                    }
+                }
+                nav aria-label="Queries" {
+                    a href="#all" { "All queries" }
+                    @for summary in summaries {
+                        a href=(format!("#query-{}", summary.query)) {
+                            span.number { (summary.query) } " " bdi { (summary.name) }
+                        }
+                    }
+                }
+                main id="main" tabindex="-1" {
+                    section id="study" aria-labelledby="study-title" { (study_section(header, gathered, summaries)) }
+                    article id="query" hidden {}
+                    noscript { p.note { "The queries are drawn by a script, which this browser does not run." } }
+                }
+                script type="application/json" id="data-study" { (PreEscaped(study)) }
+                @for (query, json) in inline {
+                    script type="application/json" id=(format!("data-query-{query}")) { (PreEscaped(json)) }
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    Ok(markup.into_string())
+}
+
+/// Mean of the queries' layer profiles.
+fn average(summaries: &[Summary]) -> Option<Vec<f64>> {
+    let profiles: Vec<_> = summaries.iter().filter_map(|summary| summary.profile.as_ref()).collect();
+    let layers = profiles.first()?.len();
+    Some((0..layers).map(|layer| profiles.iter().map(|profile| profile[layer]).sum::<f64>() / profiles.len() as f64).collect())
+}
+
+fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Markup {
+    html! {
+        h2 id="study-title" { "All queries" }
+        div.scroll tabindex="0" role="region" aria-label="All queries, table" {
+            table.queries {
+                thead { tr {
+                    th scope="col" { "Query" }
+                    th.number scope="col" { abbr title="log-probability of the completion, nats, and its tokens" { "log p" } }
+                    th.number scope="col" { abbr title="influence of the strongest proponent" { "Strongest +" } }
+                    th.number scope="col" { abbr title="influence of the strongest opponent" { "Strongest −" } }
+                    th.number scope="col" { abbr title="share of the positive influence that the strongest 1 % of the sequences with positive influence hold" { "Top 1 %" } }
+                    th.number scope="col" { abbr title="participation ratio: as many equal influences would be as concentrated" { "Effective" } }
+                    th.number scope="col" { abbr title="exponent of the power law of the tail, its standard error, and the p-value; below 0.1 the law is rejected" { "Power law" } }
+                } }
+                tbody { @for summary in summaries { (query_row(summary)) } }
+            }
+        }
+        @for sentence in missing(header, gathered, summaries) { p.note { (sentence) } }
+        h3 { "Where in the model, average over all queries" }
+        div id="average-profile" {}
+        h3 id="artifacts" { "Artifacts and cost" }
+        p { "Every number on this page is in one of these tables. Links open the folder beside this report's." }
+        div.scroll tabindex="0" role="region" aria-label="Artifacts, table" {
+            table.artifacts {
+                thead { tr {
+                    th scope="col" { "Kind" } th scope="col" { "Stage" } th scope="col" { "Key" }
+                    th.number scope="col" { "Rows" } th.number scope="col" { "Size" }
+                    th.number scope="col" { "Wall time" } th.number scope="col" { "Tokens / s" } th scope="col" { "Device" }
+                } }
+                tbody { @for made in &header.artifacts { (artifact_row(made)) } }
+            }
+        }
+        @if header.lost > 0 {
+            p.note { (header.lost) " artifacts before these are not in the store any more." }
+        }
+        details.lines {
+            summary { "How to open them" }
+            @for made in &header.artifacts {
+                @if let Some(lines) = made.lines() {
+                    p { (made.kind.name()) " " code { (&made.key[..made.key.len().min(12)]) } }
+                    pre tabindex="0" { @for line in lines { (visible(&line)) "\n" } }
+                }
+            }
+        }
+    }
+}
+
+fn query_row(summary: &Summary) -> Markup {
+    let distribution = summary.distribution.as_ref();
+    let concentration = distribution.and_then(|found| found.concentration.as_ref());
+    html! {
+        tr data-query=(summary.query) {
+            th scope="row" {
+                a href=(format!("#query-{}", summary.query)) { span.number { (summary.query) } " " bdi { (summary.name) } }
+                p.excerpt dir="auto" { (clipped(&summary.text)) }
+            }
+            td.number {
+                @if let Some(log_p) = summary.log_p { (format!("{log_p:.2}").replace('-', "−")) small { " / " (summary.targets) } }
+            }
+            @for strongest in summary.strongest { td.number { @if let Some(value) = strongest { (significant(value)) } } }
+            td.number { @if let Some(found) = concentration { (format!("{:.1} %", 100.0 * found.shares[1].share)) } }
+            td.number { @if let Some(found) = concentration { (format!("{:.1}", found.participation_ratio)) } }
+            td.number { @if let Some(law) = distribution.and_then(|found| found.power_law.as_ref()) { (power_law(law)) } }
+        }
+    }
+}
+
+fn power_law(law: &PowerLaw) -> Markup {
+    html! {
+        (format!("{:.2} ± {:.2}", law.alpha, law.alpha_error))
+        small { " p " @if law.p * (law.samples as f64) < 1.0 { "< " (1.0 / law.samples as f64) } @else { (format!("= {:.2}", law.p)) } @if law.p < 0.1 { " (rejected)" } }
+    }
+}
+
+fn artifact_row(made: &Made) -> Markup {
+    let key = &made.key[..made.key.len().min(12)];
+    html! {
+        tr {
+            th scope="row" { (made.kind.name()) }
+            td { (visible(&made.stage)) }
+            td { @if let Some(link) = &made.link { a href=(link) { code { (key) } } } @else { code { (key) } } }
+            td.number { @if made.rows > 0 { (grouped(made.rows)) } }
+            td.number { (bytes(made.bytes as f64)) }
+            td.number { @if let Some(seconds) = made.seconds { (time(seconds)) } }
+            td.number { @if let Some(rate) = made.tokens_per_second { (grouped(rate.round() as u64)) } }
+            td { @if let Some(device) = &made.device { (visible(device)) } }
+        }
+    }
+}
+
+/// What is not shown, and what to wire for it.
+fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Vec<String> {
+    let has = |found: fn(&Summary) -> bool| summaries.iter().any(found);
+    let distribution: Option<&Distribution> = summaries.iter().find_map(|summary| summary.distribution.as_ref());
+    let mut sentences = Vec::new();
+    let mut say = |shown: bool, what: &str| (!shown).then(|| sentences.push(what.to_string()));
+    say(!gathered.grid.modules.is_empty(), "No shares by token and module: wire `details`, a score step with detail = true, to the report.");
+    say(has(|summary| !summary.text.is_empty()), "No words of the queries: wire `queries`, the tokens of the queries, to the report.");
+    say(has(|summary| summary.log_p.is_some()), "No log-probabilities: add a step with stage = \"losses\" on the tokens of the queries and wire it as `losses`.");
+    say(distribution.is_some(), "No distributions and no shares of the total: wire `scores`, the scan of the whole corpus, to the report.");
+    say(gathered.has_tokenizer(), "Tokens are numbers: give the report the knob `tokenizer`, the path of the model's tokenizer.json.");
+    say(header.unit.is_some(), "The ranking does not say the unit of its influences.");
+    sentences
+}
+
+fn clipped(text: &str) -> String {
+    if text.chars().count() <= EXCERPT {
+        return text.into();
+    }
+    text.chars().take(EXCERPT - 1).chain(['…']).collect()
+}
+
+/// Four significant digits: `+65.01`, `−0.0004133`, and powers of ten beyond.
+fn significant(value: f32) -> String {
+    let digits = 3 - value.abs().log10().floor() as i32;
+    let text = if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") };
+    text.replace('-', "−")
+}
+
+fn bytes(mut bytes: f64) -> String {
+    let mut unit = 0;
+    while bytes >= 1000.0 && unit < 4 {
+        bytes /= 1000.0;
+        unit += 1;
+    }
+    let decimals = usize::from(unit > 0);
+    format!("{bytes:.decimals$} {}", ["B", "kB", "MB", "GB", "TB"][unit])
+}
+
+/// `0.4 s`, `12 min 5 s`, `3 h 20 min`.
+fn time(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
