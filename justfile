@@ -13,6 +13,11 @@ run file=pipeline *args:
 plan file=pipeline *args:
     cargo run --release --quiet -p whence -- plan {{file}} {{args}}
 
+# The page of a pipeline's step `report`, made if need be; prints its place.
+report file=pipeline *args:
+    cargo run --release -p whence -- run {{file}} {{args}}
+    @echo "open $(cargo run --release --quiet -p whence -- path {{file}} report)/index.html"
+
 # The curvature alone, to be reused by later studies.
 curvature file=pipeline:
     cargo run --release -p whence -- run {{file}} --to lambda
@@ -29,6 +34,15 @@ checkpoint:
 # Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.
 test:
     cargo test --release --workspace
+
+# The quickstart's report in headless Chromium: no error on its console, keys and clicks, numbers against the artifacts.
+test-report:
+    @command -v chromium chromium-browser google-chrome >/dev/null || { echo "test-report: needs Chromium (Debian, Ubuntu: apt install chromium)" >&2; exit 1; }
+    @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "test-report: needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+    @test -x .venv/bin/pip || python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    cargo run --release -p whence -- run {{pipeline}} --to report >/dev/null
+    PIPELINE={{pipeline}} .venv/bin/python -m pytest tests/report
 
 # What must be clean: format, clippy, links in the documentation.
 lint:

@@ -6,6 +6,7 @@
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
 mod cost;
+mod export;
 mod external;
 mod file;
 mod hub;
@@ -22,6 +23,7 @@ mod step;
 mod units;
 
 pub use cost::{Cost, Estimate, Machine};
+pub use export::export;
 pub use hub::model_folder;
 pub use plan::Plan;
 pub use run::Done;

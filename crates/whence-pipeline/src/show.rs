@@ -108,12 +108,22 @@ fn coverage(manifest: &Manifest) -> Option<String> {
     Some(format!("{attributed} of {total} parameters ({}) are attributed{rest}", share(attributed)))
 }
 
-/// Names and texts of the queries: ranking, scores, preconditioned, gradients, tokens, each by the key in the recipe before.
+/// Names and texts of the queries, for people.
 fn query_texts(
     store: &Store,
     ranking: &Manifest,
     known: &BTreeMap<String, PathBuf>,
 ) -> Option<BTreeMap<u32, (String, String)>> {
+    let row = |row: Example| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), asked(&row))));
+    query_rows(store, ranking, known)?.take(QUERIES).map(|example| row(example.ok()?)).collect()
+}
+
+/// The queries of a ranking: scores, preconditioned, gradients, tokens, each by the key in the recipe before.
+pub(crate) fn query_rows(
+    store: &Store,
+    ranking: &Manifest,
+    known: &BTreeMap<String, PathBuf>,
+) -> Option<impl Iterator<Item = Result<Example>> + use<>> {
     let find = |manifest: &Manifest, role: &str, kinds: &[Kind]| {
         let key = manifest.recipe.inputs.get(role)?;
         let folder = kinds.iter().map(|kind| store.folder(*kind, key)).find(|folder| folder.is_dir());
@@ -123,11 +133,7 @@ fn query_texts(
     let queries = Manifest::read(&find(&scores, "queries", &[Kind::Preconditioned])?).ok()?;
     let gradients = Manifest::read(&find(&queries, "gradients", &[Kind::Gradients])?).ok()?;
     let tokens = Artifact::<Tokens>::open(&find(&gradients, "tokens", &[Kind::Tokens])?).ok()?;
-    let rows = tokens.rows::<Example>().ok()?.take(QUERIES);
-    rows.map(|row| {
-        row.ok().and_then(|row| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), asked(&row)))))
-    })
-    .collect()
+    tokens.rows::<Example>().ok()
 }
 
 /// `prompt | completion`, and what it is measured against or together with.

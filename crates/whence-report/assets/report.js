@@ -406,7 +406,7 @@
         h("thead", {}, h("tr", {}, ["Law of the tail", "", "log-likelihood ratio", "p"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
         h("tbody", {}, line("power law", `α = ${law.alpha.toFixed(2)} ± ${law.alpha_error.toFixed(2)}`, "", probability(law.p, law.samples)),
           found.rivals.map((rival) => line(rival.name, rival.parameters.map(([name, value]) => `${name} ${plain(value)}`).join(", "), significant(rival.ratio, 3), probability(rival.p, 200))))),
-      h("p", { class: "note" }, `Density x^−α from x_min = ${plain(law.x_min)}${unit} on, ${count(law.tail)} sequences. ${law.p < 0.1 ? "Rejected" : "Not rejected"}: ${Math.round(law.p * law.samples)} of ${law.samples} synthetic sets lie as far or farther from their own fit (rejected below 0.1). A ratio above 0 speaks for the power law, below 0 for the rival, and for neither where its p is above 0.1. The log-normal and the Weibull have the power law as a limit: extreme parameters and a ratio near 0 say that their fit went there.`)]
+      h("p", { class: "note" }, `Density x^−α from x_min = ${plain(law.x_min)}${unit} on, ${count(law.tail)} sequences. ${law.p < 0.1 ? "Rejected" : "Not rejected"}: ${Math.round(law.p * law.samples)} of ${law.samples} synthetic sets lie as far or farther from their own fit (rejected below 0.1; not rejected is not confirmed). A ratio above 0 speaks for the power law, below 0 for the rival, and for neither where its p is above 0.1. The log-normal and the Weibull have the power law as a limit: extreme parameters and a ratio near 0 say that their fit went there.`)]
         : h("p", { class: "note" }, "Too few positive influences for the fit of a power law: it takes 50.")))];
   }
 

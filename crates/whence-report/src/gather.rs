@@ -1,6 +1,7 @@
 //! What is shown of each query, read from the artifacts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -36,7 +37,10 @@ pub(crate) struct View {
     /// `prompt | completion`, on one line.
     #[serde(skip)]
     text: String,
-    /// Sequences of the query: one, or for a contrast two.
+    /// What is measured: log p of the targets, each segment times its weight.
+    #[serde(skip)]
+    log_p: Option<f64>,
+    /// Segments of the query: one, or for a contrast two.
     asked: Vec<Asked>,
     rows: Vec<Shown>,
     distribution: Option<Distribution>,
@@ -44,7 +48,7 @@ pub(crate) struct View {
     profile: Option<Vec<f64>>,
 }
 
-/// A sequence of a query.
+/// A segment of a query.
 #[derive(Debug, Serialize)]
 struct Asked {
     /// What its log-probability counts: 1, or -1 for a rival.
@@ -138,7 +142,9 @@ impl Gathered {
             }
         }
         if let Some(missing) = wanted.iter().find(|example| !gathered.examples.contains_key(example)) {
-            return mismatch(format!("the ranking names example {missing}, which the tokens do not have; wire the tokens that were ranked"));
+            return mismatch(format!(
+                "the ranking names example {missing}, which the tokens do not have; wire the tokens that were ranked"
+            ));
         }
         if let Some(details) = &inputs.details {
             let modules: Vec<String> = match details.metadata("modules")? {
@@ -220,6 +226,7 @@ impl Gathered {
             query,
             name: asked.map_or_else(|| format!("query {query}"), |example| visible(&example.docs.join(" + "))),
             text: asked.map_or_else(String::new, line),
+            log_p: self.losses.get(&query).map(|loss| -f64::from(loss.loss)),
             asked: asked.map(|example| self.asked(query, example)).transpose()?.unwrap_or_default(),
             rows,
             distribution: distribution.map(thinned),
@@ -230,19 +237,19 @@ impl Gathered {
     fn asked(&self, query: u32, example: &Example) -> Result<Vec<Asked>> {
         let loss = self.losses.get(&query);
         if loss.is_some_and(|loss| loss.by_token.len() != example.input_ids.len()) {
-            return mismatch(format!("query {query} has other tokens than its losses; wire the losses of the step `queries`"));
+            return mismatch(format!(
+                "query {query} has other tokens than its losses; wire the losses of the step `queries`"
+            ));
         }
-        let sequence = |weight, ids: &[u32], mask: &[bool], by_token: Option<&[f32]>| {
+        let segment = |(tokens, weight): (Range<usize>, f32)| {
+            let (ids, mask) = (&example.input_ids[tokens.clone()], &example.target_mask[tokens.clone()]);
             let targets: Vec<usize> = (0..mask.len()).filter(|&position| mask[position]).collect();
-            let log_p = |losses: &[f32]| targets.iter().map(|&target| rounded(-f64::from(losses[target]))).collect();
-            Asked { weight, pieces: self.pieces(ids), log_p: by_token.map(log_p), targets }
+            let log_p = |loss: &Loss| {
+                targets.iter().map(|&target| rounded(-f64::from(loss.by_token[tokens.start + target]))).collect()
+            };
+            Asked { weight, pieces: self.pieces(ids), log_p: loss.map(log_p), targets }
         };
-        let by_token = loss.map(|loss| &loss.by_token[..]);
-        let mut asked = vec![sequence(1.0, &example.input_ids, &example.target_mask, by_token)];
-        if !example.contrast_ids.is_empty() {
-            asked.push(sequence(-1.0, &example.contrast_ids, &example.contrast_mask, None));
-        }
-        Ok(asked)
+        Ok(example.parts().map(segment).collect())
     }
 
     fn shown(&self, row: &Ranked) -> Result<Shown> {
@@ -295,13 +302,12 @@ impl View {
             let row = self.rows.iter().find(|row| row.positive == positive)?;
             Some(row.influence)
         };
-        let first = self.asked.first();
         Summary {
             query: self.query,
             file,
             text: self.text,
-            log_p: first.and_then(|asked| Some(asked.log_p.as_ref()?.iter().sum())),
-            targets: first.map_or(0, |asked| asked.targets.len()),
+            log_p: self.log_p,
+            targets: self.asked.iter().map(|asked| asked.targets.len()).sum(),
             strongest: [strongest(true), strongest(false)],
             shown: self.rows.len(),
             name: self.name,

@@ -181,7 +181,8 @@ fn model(inputs: &Inputs) -> Option<String> {
     let folder = inputs.tokenizer.as_deref()?.parent()?;
     let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
     // `models--owner--name` of the Hugging Face cache.
-    let cached = folder.iter().find_map(|part| part.to_str()?.strip_prefix("models--")).map(|name| name.replace("--", "/"));
+    let cached =
+        folder.iter().find_map(|part| part.to_str()?.strip_prefix("models--")).map(|name| name.replace("--", "/"));
     let name = cached.unwrap_or_else(|| folder.display().to_string());
     let number = |names: [&str; 2]| names.iter().find_map(|name| config[*name].as_u64()).map(grouped);
     let mut words = vec![config["architectures"][0].as_str().or(config["model_type"].as_str())?.to_string()];

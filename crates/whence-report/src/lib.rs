@@ -19,9 +19,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use whence_artifact::{
-    Artifact, Details, Draft, Exec, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
-};
+use whence_artifact::{Artifact, Details, Draft, Exec, Losses, Ranking, Scores, Tokens, bad_input, write_atomically};
 
 use crate::gather::Gathered;
 use crate::header::Header;

@@ -18,7 +18,10 @@ const EXCERPT: usize = 110;
 
 /// JSON that may stand inside a `<script>`: no `<` can end the element or begin a comment.
 pub(crate) fn embedded(value: &impl Serialize) -> Result<String> {
-    Ok(serde_json::to_string(value)?.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029"))
+    Ok(serde_json::to_string(value)?
+        .replace('<', "\\u003c")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029"))
 }
 
 /// The whole file. `inline` is the JSON of the queries that lie in it.
@@ -86,7 +89,11 @@ pub(crate) fn page(
 fn average(summaries: &[Summary]) -> Option<Vec<f64>> {
     let profiles: Vec<_> = summaries.iter().filter_map(|summary| summary.profile.as_ref()).collect();
     let layers = profiles.first()?.len();
-    Some((0..layers).map(|layer| profiles.iter().map(|profile| profile[layer]).sum::<f64>() / profiles.len() as f64).collect())
+    Some(
+        (0..layers)
+            .map(|layer| profiles.iter().map(|profile| profile[layer]).sum::<f64>() / profiles.len() as f64)
+            .collect(),
+    )
 }
 
 fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Markup {
@@ -96,7 +103,7 @@ fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) ->
             table.queries {
                 thead { tr {
                     th scope="col" { "Query" }
-                    th.number scope="col" { abbr title="log-probability of the completion, nats, and its tokens" { "log p" } }
+                    th.number scope="col" { abbr title="what is measured: log-probability of the completion (less the rival's), nats, and its tokens" { "log p" } }
                     th.number scope="col" { abbr title="influence of the strongest proponent" { "Strongest +" } }
                     th.number scope="col" { abbr title="influence of the strongest opponent" { "Strongest −" } }
                     th.number scope="col" { abbr title="share of the positive influence that the strongest 1 % of the sequences with positive influence hold" { "Top 1 %" } }
@@ -185,11 +192,26 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Vec<S
     let distribution: Option<&Distribution> = summaries.iter().find_map(|summary| summary.distribution.as_ref());
     let mut sentences = Vec::new();
     let mut say = |shown: bool, what: &str| (!shown).then(|| sentences.push(what.to_string()));
-    say(!gathered.grid.modules.is_empty(), "No shares by token and module: wire `details`, a score step with detail = true, to the report.");
-    say(has(|summary| !summary.text.is_empty()), "No words of the queries: wire `queries`, the tokens of the queries, to the report.");
-    say(has(|summary| summary.log_p.is_some()), "No log-probabilities: add a step with stage = \"losses\" on the tokens of the queries and wire it as `losses`.");
-    say(distribution.is_some(), "No distributions and no shares of the total: wire `scores`, the scan of the whole corpus, to the report.");
-    say(gathered.has_tokenizer(), "Tokens are numbers: give the report the knob `tokenizer`, the path of the model's tokenizer.json.");
+    say(
+        !gathered.grid.modules.is_empty(),
+        "No shares by token and module: wire `details`, a score step with detail = true, to the report.",
+    );
+    say(
+        has(|summary| !summary.text.is_empty()),
+        "No words of the queries: wire `queries`, the tokens of the queries, to the report.",
+    );
+    say(
+        has(|summary| summary.log_p.is_some()),
+        "No log-probabilities: add a step with stage = \"losses\" on the tokens of the queries and wire it as `losses`.",
+    );
+    say(
+        distribution.is_some(),
+        "No distributions and no shares of the total: wire `scores`, the scan of the whole corpus, to the report.",
+    );
+    say(
+        gathered.has_tokenizer(),
+        "Tokens are numbers: give the report the knob `tokenizer`, the path of the model's tokenizer.json.",
+    );
     say(header.unit.is_some(), "The ranking does not say the unit of its influences.");
     sentences
 }
@@ -204,7 +226,8 @@ fn clipped(text: &str) -> String {
 /// Four significant digits: `+65.01`, `−0.0004133`, and powers of ten beyond.
 fn significant(value: f32) -> String {
     let digits = 3 - value.abs().log10().floor() as i32;
-    let text = if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") };
+    let text =
+        if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") };
     text.replace('-', "−")
 }
 

@@ -57,6 +57,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let folder = store.resolve(&artifact)?;
             say(&whence_pipeline::show(&store, &folder)?)
         }
+        Command::Export { artifact, output } => {
+            whence_pipeline::export(&store, &store.resolve(&artifact)?, &output)?;
+            say(&output.display().to_string())
+        }
         Command::Ls => list(&store),
         Command::Rm { artifact } => {
             let folder = store.resolve_any(&artifact)?;

@@ -70,6 +70,14 @@ enum Command {
         /// A key, its beginning, or a folder.
         artifact: String,
     },
+    /// Write an artifact in another tool's format: a ranking as JSON lines, factors as safetensors.
+    Export {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+        /// The file to write.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// List the artifacts of the store.
     Ls,
     /// Remove an artifact.

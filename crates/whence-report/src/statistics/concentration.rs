@@ -33,8 +33,5 @@ pub fn concentration(positive: &[f64]) -> Option<Concentration> {
         let sequences = ((positive.len() as f64 * fraction).ceil() as usize).clamp(1, positive.len());
         Share { fraction, sequences, share: positive[..sequences].iter().sum::<f64>() / sum }
     };
-    Some(Concentration {
-        shares: [0.001, 0.01, 0.1].map(share).to_vec(),
-        participation_ratio: sum * sum / squares,
-    })
+    Some(Concentration { shares: [0.001, 0.01, 0.1].map(share).to_vec(), participation_ratio: sum * sum / squares })
 }

@@ -44,7 +44,13 @@ pub fn fit(values: &[f64]) -> Option<PowerLaw> {
     }
     // logs[i] = ln of the i-th largest; sums[i] = the sum of the i + 1 largest.
     let logs: Vec<f64> = values.iter().map(|value| value.ln()).collect();
-    let sums: Vec<f64> = logs.iter().scan(0.0, |sum, log| { *sum += log; Some(*sum) }).collect();
+    let sums: Vec<f64> = logs
+        .iter()
+        .scan(0.0, |sum, log| {
+            *sum += log;
+            Some(*sum)
+        })
+        .collect();
     let ends = (0..CANDIDATES).map(|i| LEAST_TAIL + (n - LEAST_TAIL) * i / (CANDIDATES - 1));
     let mut best: Option<PowerLaw> = None;
     for mut tail in ends {

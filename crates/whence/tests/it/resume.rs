@@ -91,7 +91,7 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     let mut moments = vec![Moment::Begun, Moment::Planned, Moment::Writing, Moment::Checkpoint];
     moments.extend((0..parts.len()).map(Moment::Part));
     moments.extend([Moment::Sealing, Moment::Sealed]);
-    let planned = !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Candidates);
+    let planned = !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Candidates | Kind::Report);
     let checkpoints =
         matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda) || step.name == "continuations";
     moments.retain(|moment| match moment {

@@ -119,6 +119,15 @@ top = 300
 stage = "score"
 inputs = { queries = "ihvp", tokens = "train", candidates = "candidates" }
 model = "model"
+[steps.query-losses]
+stage = "losses"
+inputs = { tokens = "queries" }
+model = "model"
+[steps.report]
+stage = "report"
+inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores" }
+tokenizer = "vocabulary"
+samples = 20
 "#;
 
 const WORDS: [&str; 20] = [
