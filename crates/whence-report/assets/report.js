@@ -90,13 +90,13 @@
     const signs = [true, false].map((positive) => list(view, positive));
     byId("query").replaceChildren(...[
       h("div", { class: "top" }, h("h2", { id: "query-title" }, h("bdi", {}, view.name)), go(-1), go(1)),
-      view.asked.map(asked),
+      view.asked.map(asked), measured(view.asked),
       h("p", { class: "jump" }, [["sequences", "Sequences"], ["layers", "Where in the model"], ["distribution", "Distribution"]].map(([id, text]) =>
         h("a", { href: `#query-${view.query}`, onclick: (event) => { event.preventDefault(); byId(id).scrollIntoView(); } }, text))),
       h("section", { id: "sequences", "aria-label": "Sequences" }, h("h3", {}, "Sequences"), controls(view), h("div", { class: "signs" }, signs)),
       h("section", { id: "layers", "aria-label": "Where in the model" }, h("h3", {}, "Where in the model"), layers(view)),
       h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
-    ].flat(Infinity));
+    ].flat(Infinity).filter(Boolean));
     byId("query").setAttribute("aria-labelledby", "query-title");
   }
 
@@ -115,6 +115,13 @@
     const sum = sequence.log_p && sequence.log_p.reduce((sum, value) => sum + value, 0);
     const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${n} token${n === 1 ? "" : "s"}, ${minus((sum / n).toFixed(2))} each; under each token its own.` : `${n} target token${n === 1 ? "" : "s"}, underlined.`;
     return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": "The query" }, parts), h("p", { class: "sum" }, rival + cost)];
+  }
+
+  // Of several segments what their sum comes to.
+  function measured(segments) {
+    if (segments.length < 2 || !segments.every((segment) => segment.log_p)) return null;
+    const sum = segments.reduce((sum, segment) => sum + segment.weight * segment.log_p.reduce((sum, value) => sum + value, 0), 0);
+    return h("p", { class: "sum measured" }, `Measured, each segment times its weight: ${minus(sum.toFixed(2))} nats.`);
   }
 
   // ── Sequences ─────────────────────────────────────────────────────────────────────────────────────────────────────

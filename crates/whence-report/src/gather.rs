@@ -202,7 +202,11 @@ impl Gathered {
         let influences = self.influences.get(&query);
         let distribution = influences.map(|found| describe(found, config.samples, config.seed, query));
         let asked = self.asked.get(&query);
-        let asked_runs = asked.map(|example| Runs::new(&example.input_ids));
+        let asked_runs = asked.map(|example| {
+            // The first segment is the completion itself; a rival is not what a sequence quotes.
+            let first = example.parts().next().map_or(0..0, |(tokens, _)| tokens);
+            Runs::new(&example.input_ids[first])
+        });
         let runs: Vec<Runs> = ranked.iter().map(|row| Runs::new(&self.examples[&row.example].input_ids)).collect();
         let mut rows = Vec::new();
         let (mut profile, mut profiled) = (vec![0.0; self.grid.layers.len()], 0);
