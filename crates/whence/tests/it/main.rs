@@ -4,6 +4,7 @@
 mod bench;
 mod checkpoint;
 mod corrupt;
+mod export;
 mod families;
 mod foreign;
 mod golden;
