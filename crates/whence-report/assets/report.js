@@ -1,5 +1,5 @@
-// Draws the query that the address names. Data lie in <script type="application/json">, or in a file beside the page that
-// calls whenceQuery. Texts enter the page as text nodes only.
+// Draws the query that the address names. Data lie in elements of JSON, or in a file beside the page that calls
+// whenceQuery. Texts enter the page as text nodes only.
 "use strict";
 (() => {
   const FOLD = 160, WINDOW = 100, FIRST = 10, RATIO = 2 / 3, QUOTES = 0.2;

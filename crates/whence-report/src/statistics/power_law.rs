@@ -11,7 +11,7 @@ use super::Random;
 
 /// x_min is one of so many values, evenly spaced in rank, and not each value in turn.
 pub const CANDIDATES: usize = 100;
-/// A tail has at least so many values.
+/// A tail has at least so many values, and a tenth of those looked at: a smaller one passes for almost any law.
 pub const LEAST_TAIL: usize = 50;
 /// Only the strongest so many are looked at: the law is one of the tail, and the bootstrap fits hundreds of sets.
 pub const STRONGEST: usize = 10_000;
@@ -42,6 +42,7 @@ pub fn fit(values: &[f64]) -> Option<PowerLaw> {
     if n < LEAST_TAIL {
         return None;
     }
+    let least = LEAST_TAIL.max(n / 10);
     // logs[i] = ln of the i-th largest; sums[i] = the sum of the i + 1 largest.
     let logs: Vec<f64> = values.iter().map(|value| value.ln()).collect();
     let sums: Vec<f64> = logs
@@ -51,7 +52,7 @@ pub fn fit(values: &[f64]) -> Option<PowerLaw> {
             Some(*sum)
         })
         .collect();
-    let ends = (0..CANDIDATES).map(|i| LEAST_TAIL + (n - LEAST_TAIL) * i / (CANDIDATES - 1));
+    let ends = (0..CANDIDATES).map(|i| least + (n - least) * i / (CANDIDATES - 1));
     let mut best: Option<PowerLaw> = None;
     for mut tail in ends {
         // Equal values are all in the tail, or none is.

@@ -12,14 +12,16 @@ fn sample(count: usize, seed: u64, quantile: impl Fn(f64) -> f64) -> Vec<f64> {
 
 #[test]
 fn the_exponent_of_a_power_law_is_recovered() {
+    let mut rejected = 0;
     for (seed, alpha) in [(1, 1.8), (2, 2.2), (3, 2.5), (4, 3.0), (5, 3.5)] {
         // P(X >= x) = (x / 0.01)^(1 - alpha)
         let values = sample(9_000, seed, |above| 0.01 * above.powf(-1.0 / (alpha - 1.0)));
         let law = fit(&values).unwrap();
         assert!((law.alpha / alpha - 1.0).abs() < 0.03, "{} is not {alpha}", law.alpha);
-        let law = bootstrap(&values, law, 100, 0, 0);
-        assert!(law.p > 0.1, "alpha = {alpha}: p = {}", law.p);
+        rejected += usize::from(bootstrap(&values, law, 100, 0, 0).p < 0.1);
     }
+    // Of sets that do follow the law one in ten has p below 0.1.
+    assert!(rejected <= 1, "{rejected} of 5 are rejected");
 }
 
 #[test]
@@ -34,7 +36,6 @@ fn a_power_law_above_a_body_is_found_where_it_begins() {
 #[test]
 fn a_power_law_is_rejected_for_exponential_values() {
     for seed in [7, 8, 9] {
-        // Of 3,000 the hundred largest can pass for a power law; of 10,000 no tail does.
         let values = sample(10_000, seed, |above| -above.ln());
         let law = fit(&values).unwrap();
         let p = bootstrap(&values, law, 100, 0, 0).p;
