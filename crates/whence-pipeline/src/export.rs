@@ -24,12 +24,13 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
     match manifest.kind {
         Kind::Ranking => return ranking(store, folder, output),
         Kind::Covariances => tensors.each::<Covariances, Covariance>(folder, |tensors, row| {
-            let name = format!("{}.{}", row.module, row.side.name());
+            let name = tensors.block(format!("{}.{}", row.module, row.side.name()));
             tensors.count(&name, row.count);
             tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix);
         })?,
         Kind::Eigenbasis => tensors.each::<Eigenbasis, Basis>(folder, |tensors, row| {
-            let (name, n) = (format!("{}.{}", row.module, row.side.name()), row.values.len());
+            let name = tensors.block(format!("{}.{}", row.module, row.side.name()));
+            let n = row.values.len();
             tensors.push(format!("{name}.values"), vec![n], row.values);
             tensors.push(format!("{name}.vectors"), vec![n, n], row.vectors);
         })?,
@@ -62,11 +63,20 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
 struct Tensors {
     values: Vec<(String, Vec<usize>, Vec<f32>)>,
     metadata: HashMap<String, String>,
+    /// Rows so far of each module and side.
+    blocks: HashMap<String, usize>,
 }
 
 impl Tensors {
     fn each<K: ArtifactKind, R: Row<K>>(&mut self, folder: &Path, take: impl Fn(&mut Self, R)) -> Result<()> {
         Artifact::<K>::open(folder)?.rows::<R>()?.try_for_each(|row| row.map(|row| take(self, row)))
+    }
+
+    /// The name of the next block of a module and side: the first has none of its own, the others are numbered from 1.
+    fn block(&mut self, name: String) -> String {
+        let seen = self.blocks.entry(name.clone()).or_default();
+        *seen += 1;
+        if *seen == 1 { name } else { format!("{name}.{}", *seen - 1) }
     }
 
     fn push(&mut self, name: String, shape: Vec<usize>, values: Vec<f32>) {
