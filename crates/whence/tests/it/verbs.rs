@@ -72,7 +72,8 @@ fn path_prints_the_folder_and_nothing_else() {
     let last = steps.last().unwrap();
     bench.ok(&["rm", last.key()]);
     let error = bench.refused(&["path", "study.toml", &last.name]);
-    assert!(error.contains("is not made yet") && error.contains("whence run study.toml --to chosen"), "{error}");
+    let remedy = format!("whence run study.toml --to {}", last.name);
+    assert!(error.contains("is not made yet") && error.contains(&remedy), "{error}");
 }
 
 #[test]
