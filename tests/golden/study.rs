@@ -118,7 +118,11 @@ impl Study {
         let exec = Exec { batch_tokens: 2048, ..Exec::default() };
         let config: tokenize::Config = serde_json::from_value(serde_json::json!({ "max-tokens": 96 })).unwrap();
         let tokens = |name: &str| {
-            let inputs = tokenize::Inputs { corpus: golden().join(format!("{name}.jsonl")), tokenizer: None };
+            let inputs = tokenize::Inputs {
+                corpus: golden().join(format!("{name}.jsonl")),
+                tokenizer: None,
+                chat_template: None,
+            };
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
         let (train, queries) = (tokens("train"), tokens("queries"));

@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
     }
 
     fn file_leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
-        let digest = self.store.leaf(&path);
+        let digest = leaf::digest(self.store, what, &path);
         if let Err(error) = &digest {
             self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
         }
@@ -179,8 +179,15 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 None if name == "corpus" => {
-                    self.problems.other(&table.place(), "the key `corpus` is missing; give the path of a corpus file");
+                    self.problems.other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
                     continue;
+                }
+                None if name == "chat-template" => {
+                    let model = self.checkpoint(table).and_then(|(_, folder)| folder);
+                    match model.and_then(|model| leaf::chat_template(&model)) {
+                        Some(path) => self.file_leaf(table, path, name),
+                        None => continue,
+                    }
                 }
                 None => match self.tokenizer(table) {
                     Some(source) => source,
@@ -194,13 +201,18 @@ impl<'a> Reader<'a> {
 
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
     fn tokenizer(&mut self, table: &StepTable) -> Option<Source> {
-        let own = table.model.as_ref().filter(|name| self.index(name).is_none());
-        let name = own.or(self.file.model.as_ref())?;
-        let Some(model) = self.locate(table, "model", name) else {
-            return Some(Source::Leaf { path: name.into(), digest: None });
-        };
+        let (name, model) = self.checkpoint(table)?;
+        let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
         let path = model.join("tokenizer.json");
         (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, path, "tokenizer"))
+    }
+
+    /// The name of the checkpoint whose tokenizer a step takes, and its folder if it is here.
+    fn checkpoint(&mut self, table: &StepTable) -> Option<(String, Option<PathBuf>)> {
+        let own = table.model.as_ref().filter(|name| self.index(name).is_none());
+        let name = own.or(self.file.model.as_ref())?.clone();
+        let folder = self.locate(table, "model", &name);
+        Some((name, folder))
     }
 
     fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {

@@ -102,7 +102,7 @@ impl Plan {
         for wire in step.wires.iter().filter(|wire| wire.used) {
             let mut path = self.place(&wire.source).context("a wire without a place")?;
             // A tokenizer step's file, where a path was expected.
-            if step.stage.leaves().contains(&wire.role.as_str()) && path.is_dir() {
+            if wire.role == "tokenizer" && step.stage.leaves().contains(&"tokenizer") && path.is_dir() {
                 path.push("tokenizer.json");
             }
             given.inputs.insert(wire.role.clone(), path);

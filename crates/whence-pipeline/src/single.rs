@@ -21,7 +21,7 @@ pub struct Single {
     pub stage: String,
     /// JSON (the configuration, or a request `{kind, version, key, config}`) or TOML.
     pub config: PathBuf,
-    /// Role to folder, or to file (or name of the hub) for `corpus` and `tokenizer`.
+    /// Role to folder, or to file (or name of the hub) for `corpus`, `tokenizer` and `chat-template`.
     pub inputs: Vec<(String, PathBuf)>,
     /// Where the artifact goes; must not exist, or be empty.
     pub output: PathBuf,
@@ -91,10 +91,10 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         let identity = if path.join(MANIFEST).exists() || !leaves.contains(&role.as_str()) {
             Manifest::read(path)?.key
         } else {
-            store.leaf(path)?
+            leaf::digest(&store, role, path)?
         };
-        let inside =
-            if leaves.contains(&role.as_str()) && path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
+        let folder = role == "tokenizer" && leaves.contains(&"tokenizer") && path.is_dir();
+        let inside = if folder { path.join("tokenizer.json") } else { path.clone() };
         inputs.insert(role.clone(), identity);
         given.inputs.insert(role.clone(), inside);
     }

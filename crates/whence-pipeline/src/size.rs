@@ -100,10 +100,12 @@ fn thin(config: &whence_model::Config, modules: &serde_json::Value) -> Option<St
 }
 
 /// Tokens of four bytes, and rows as long as the first ones.
-fn guess(corpus: &Path) -> std::io::Result<(f64, f64)> {
-    let bytes = std::fs::metadata(corpus)?.len() as f64;
+fn guess(corpus: &Path) -> anyhow::Result<(f64, f64)> {
+    let files = whence_tokenize::corpus_files(corpus)?;
+    let sizes: Vec<_> = files.iter().map(|file| std::fs::metadata(&file.path)).collect::<Result<_, _>>()?;
+    let bytes = sizes.iter().map(std::fs::Metadata::len).sum::<u64>() as f64;
     let mut beginning = Vec::new();
-    std::fs::File::open(corpus)?.take(BEGINNING).read_to_end(&mut beginning)?;
+    std::fs::File::open(&files[0].path)?.take(BEGINNING).read_to_end(&mut beginning)?;
     let lines = beginning.iter().filter(|&&byte| byte == b'\n').count().max(1);
     Ok((bytes / 4.0, (bytes * lines as f64 / beginning.len().max(1) as f64).ceil()))
 }

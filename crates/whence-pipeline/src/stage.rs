@@ -216,7 +216,7 @@ impl Stage {
     pub(crate) fn leaves(self) -> &'static [&'static str] {
         match self {
             Self::Tokenizer => &["corpus"],
-            Self::Tokenize => &["corpus", "tokenizer"],
+            Self::Tokenize => &["corpus", "tokenizer", "chat-template"],
             Self::Train | Self::Generate | Self::Report => &["tokenizer"],
             _ => &[],
         }
@@ -362,8 +362,9 @@ impl Stage {
                 vocabulary::run(&parsed(config)?, &inputs, exec, draft)
             }
             Self::Tokenize => {
-                let tokenizer = given.inputs.get("tokenizer").cloned();
-                let inputs = tokenize::Inputs { corpus: given.path("corpus")?.into(), tokenizer };
+                let [tokenizer, chat_template] =
+                    ["tokenizer", "chat-template"].map(|role| given.inputs.get(role).cloned());
+                let inputs = tokenize::Inputs { corpus: given.path("corpus")?.into(), tokenizer, chat_template };
                 tokenize::run(&parsed(config)?, &inputs, exec, draft)
             }
             Self::Train => {

@@ -44,6 +44,14 @@ impl Encoder {
         })
     }
 
+    /// The tokens of `text` alone, each with the byte of `text` where it begins.
+    pub(crate) fn encode_with_starts(&self, text: &str) -> Result<Vec<(u32, usize)>, String> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| {
+            format!("the tokenizer cannot encode this text ({error}); mend the text or remove the row")
+        })?;
+        Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().map(|offset| offset.0)).collect())
+    }
+
     /// The text of `ids`, special tokens left out.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, String> {
         self.tokenizer

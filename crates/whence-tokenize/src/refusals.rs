@@ -1,7 +1,5 @@
 //! Bad rows of a corpus, gathered so that one error names many.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
 use whence_artifact::bad_input;
 
@@ -9,23 +7,18 @@ use whence_artifact::bad_input;
 const NAMED: usize = 10;
 
 /// The first bad rows and the number of all of them.
+#[derive(Default)]
 pub(crate) struct Refusals {
-    path: PathBuf,
     named: Vec<String>,
     count: usize,
 }
 
 impl Refusals {
-    /// None so far.
-    pub(crate) fn of(path: &Path) -> Self {
-        Self { path: path.into(), named: Vec::new(), count: 0 }
-    }
-
-    /// One more: `what` says what is wrong and what to do.
-    pub(crate) fn add(&mut self, line: u64, what: &str) {
+    /// One more, at `place`: `what` says what is wrong and what to do.
+    pub(crate) fn add(&mut self, place: &str, what: &str) {
         self.count += 1;
         if self.named.len() < NAMED {
-            self.named.push(format!("{}:{line}: {what}", self.path.display()));
+            self.named.push(format!("{place}: {what}"));
         }
     }
 

@@ -1,8 +1,9 @@
 //! The stage `tokenizer`: trains a byte-level BPE on the text of a corpus.
 //!
-//! reads   a corpus file
+//! reads   a corpus
 //! writes  tokenizer
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -18,7 +19,7 @@ use whence_artifact::{Draft, Exec, bad_input, write_atomically};
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::refusals::Refusals;
-use crate::row::{Content, Row};
+use crate::row::{Content, Names, Row};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.
 pub const VERSION: u32 = 1;
@@ -40,9 +41,12 @@ const CHUNK: usize = 512;
 pub struct Config {
     /// Number of tokens, special ones and the 256 bytes included; fewer where the corpus has too few pairs.
     pub vocabulary: usize,
-    /// Key of the text in a JSON row.
+    /// Column of the text: short for `columns = { text = … }`.
     #[serde(default = "crate::tokenize::text_column")]
     pub column: String,
+    /// Columns by what they hold, as in [`crate::tokenize::Config`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -58,14 +62,14 @@ impl Config {
                 SPECIAL.len()
             )));
         }
-        Ok(())
+        Names::new(&self.column, &self.columns).map(drop)
     }
 }
 
 /// Where the text comes from.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// The corpus file.
+    /// The corpus: a file, a folder or a glob.
     pub corpus: PathBuf,
 }
 
@@ -75,8 +79,8 @@ pub struct Inputs {
 /// [`whence_artifact::Error::Input`] for a vocabulary size out of range and for bad rows, as in [`crate::tokenize::run`].
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let corpus = Corpus::open(&inputs.corpus)?;
-    let rows = survey(&corpus, config)?;
+    let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?;
+    let rows = survey(&corpus)?;
     let tokenizer = train(&corpus, config, exec, rows)?;
     let size = tokenizer.get_vocab_size(true);
     if size < config.vocabulary {
@@ -96,9 +100,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 /// The number of rows, every one checked.
-fn survey(corpus: &Corpus, config: &Config) -> Result<u64> {
-    let mut refusals = Refusals::of(corpus.path());
-    let mut rows = corpus.rows(Place::default())?;
+fn survey(corpus: &Corpus) -> Result<u64> {
+    let mut refusals = Refusals::default();
+    let mut rows = corpus.rows(Place::default());
     let mut count = 0;
     loop {
         let chunk = rows.chunk(CHUNK)?;
@@ -107,8 +111,8 @@ fn survey(corpus: &Corpus, config: &Config) -> Result<u64> {
         }
         count += chunk.len() as u64;
         for raw in &chunk {
-            if let Err(what) = texts(corpus, config, raw) {
-                refusals.add(raw.line, &what);
+            if let Err(what) = texts(corpus, raw) {
+                refusals.add(&corpus.shown(raw.place), &what);
             }
         }
     }
@@ -120,13 +124,15 @@ fn survey(corpus: &Corpus, config: &Config) -> Result<u64> {
 }
 
 /// What is tokenised on its own of a row: its text, or prompt and completions.
-fn texts(corpus: &Corpus, config: &Config, raw: &RawRow) -> Result<Vec<String>, String> {
-    match Row::parse(raw, corpus.format, &config.column)?.content {
+fn texts(corpus: &Corpus, raw: &RawRow) -> Result<Vec<String>, String> {
+    match Row::parse(&raw.raw, corpus.names())?.content {
         Content::Text(text) if text.is_empty() => Err("the text is empty; give the row text or remove it".into()),
         Content::Text(text) => Ok(vec![text]),
-        Content::Prompt { prompt, completion, contrast } => {
+        Content::Prompt { prompt, completion, contrast, .. } => {
             Ok([Some(prompt), completion, contrast].into_iter().flatten().collect())
         }
+        Content::Messages(messages) => Ok(messages.into_iter().map(|message| message.content).collect()),
+        Content::Mean(_) => Err("the row is a query: there is no text to take a vocabulary from; give text".into()),
         Content::Ids { .. } => {
             Err("the row is `input_ids`: there is no text to take a vocabulary from; give text".into())
         }
@@ -163,13 +169,12 @@ fn train(corpus: &Corpus, config: &Config, exec: &Exec, total: u64) -> Result<To
     tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
 
     exec.reporter.begin("train vocabulary", "rows", total, 0);
-    let mut rows = corpus.rows(Place::default())?;
+    let mut rows = corpus.rows(Place::default());
     let unread = Mutex::new(None);
     let mut read = || -> Result<Option<Vec<String>>> {
         let chunk = rows.chunk(CHUNK)?;
         exec.reporter.advance(chunk.len() as u64);
-        let texts =
-            chunk.iter().map(|raw| texts(corpus, config, raw).map_err(bad_input)).collect::<Result<Vec<_>>>()?;
+        let texts = chunk.iter().map(|raw| texts(corpus, raw).map_err(bad_input)).collect::<Result<Vec<_>>>()?;
         Ok((!chunk.is_empty()).then(|| texts.concat()))
     };
     // The trainer takes texts, not results: an error ends them and is looked at after.

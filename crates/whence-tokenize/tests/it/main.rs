@@ -1,8 +1,11 @@
 //! Both stages through the store, as the pipeline runs them.
 
+mod chats;
+mod packs;
 mod property;
 mod refusals;
 mod resume;
+mod sources;
 mod vocabularies;
 mod windows;
 
@@ -15,7 +18,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 use whence_artifact::{Artifact, Example, Exec, Kind, Recipe, Reporter, Store, Tokens};
-use whence_tokenize::tokenize::{self, Config, Untargeted};
+use whence_tokenize::tokenize::{self, Config};
 use whence_tokenize::vocabulary;
 
 const SENTENCES: &str = "\
@@ -69,7 +72,8 @@ impl Bench {
 
     /// The sealed tokens of `corpus`.
     fn tokenize(&self, config: &Config, corpus: &Path, tokenizer: Option<&Path>) -> Result<Artifact<Tokens>> {
-        let inputs = tokenize::Inputs { corpus: corpus.into(), tokenizer: tokenizer.map(Into::into) };
+        let inputs =
+            tokenize::Inputs { corpus: corpus.into(), tokenizer: tokenizer.map(Into::into), chat_template: None };
         let recipe = recipe("tokenize", serde_json::to_value(config)?, corpus)?;
         let (folder, _) = self.store().produce(Kind::Tokens, recipe, &*self.exec.reporter, |draft| {
             tokenize::run(config, &inputs, &self.exec, draft)
@@ -86,7 +90,7 @@ impl Bench {
 
     /// The folder of a tokenizer trained on `corpus`.
     fn train(&self, size: usize, corpus: &Path) -> Result<PathBuf> {
-        let config = vocabulary::Config { vocabulary: size, column: "text".into() };
+        let config = vocabulary::Config { vocabulary: size, column: "text".into(), columns: BTreeMap::new() };
         let inputs = vocabulary::Inputs { corpus: corpus.into() };
         let recipe = recipe("tokenizer", serde_json::to_value(&config)?, corpus)?;
         let (folder, _) = self.store().produce(Kind::Tokenizer, recipe, &*self.exec.reporter, |draft| {
@@ -134,5 +138,5 @@ fn bare_tokenizer(bench: &Bench) -> PathBuf {
 }
 
 fn config(max_tokens: usize) -> Config {
-    Config { max_tokens, column: "text".into(), untargeted: Untargeted::Refuse }
+    Config::new(max_tokens)
 }

@@ -50,6 +50,14 @@ fn each_bad_row_is_named_with_what_to_do() {
         ("{\"text\": \"And\", \"target_mask\": [true]}", &["`target_mask` goes with `input_ids`"]),
         ("{\"prompt\": \"And\", \"contrast\": \"x\"}", &["`contrast` goes with `completion`"]),
         ("{\"completion\": \"And\"}", &["no `prompt`"]),
+        ("{\"prompt\": \"And\", \"completion\": \"x\", \"samples\": 2}", &["`samples` goes with a `prompt`"]),
+        ("{\"prompt\": \"And\", \"samples\": 0}", &["`samples` is 0", "from 1 to"]),
+        ("{\"mean\": []}", &["`mean` is empty"]),
+        ("{\"mean\": [{\"prompt\": \"And\"}]}", &["`mean[0]`: is no measurement"]),
+        ("{\"mean\": [{\"prompt\": 5, \"completion\": \"x\"}]}", &["`mean[0]`: `prompt` is a number"]),
+        ("{\"messages\": []}", &["`messages` is empty"]),
+        ("{\"messages\": [{\"role\": \"user\"}]}", &["`messages[0]` has no `content`"]),
+        ("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", &["no chat template", "chat-template ="]),
         ("{\"prompt\": \"And\"}", &["no completion tokens", "untargeted"]),
         ("{\"prompt\": \"And\", \"completion\": \"\"}", &["no completion tokens", "untargeted"]),
         ("{\"prompt\": \"And\", \"completion\": \"x\", \"contrast\": \"\"}", &["`contrast` has no tokens"]),
@@ -134,7 +142,11 @@ fn bad_files_are_refused() {
     let good = bench.file("good.jsonl", "{\"text\": \"And the earth\"}\n");
     let cases = [
         (bench.folder.path().join("none.jsonl"), Some(tokenizer_file().to_path_buf()), "there is no such file"),
-        (bench.folder.path().to_path_buf(), Some(tokenizer_file().to_path_buf()), "is a folder"),
+        (
+            bench.folder.path().to_path_buf(),
+            Some(tokenizer_file().to_path_buf()),
+            "the folder has files of several formats",
+        ),
         (bench.file("empty.jsonl", " \n\n"), Some(tokenizer_file().to_path_buf()), "has no rows"),
         (bench.file("empty.txt", ""), Some(tokenizer_file().to_path_buf()), "has no rows"),
         (
@@ -142,7 +154,7 @@ fn bad_files_are_refused() {
             Some(tokenizer_file().to_path_buf()),
             "the ending `csv` is not known; give JSON lines",
         ),
-        (bench.file("corpus.jsonl.gz", "x"), Some(tokenizer_file().to_path_buf()), "unpacked"),
+        (bench.file("corpus.jsonl.zst", "x"), Some(tokenizer_file().to_path_buf()), "cannot be unpacked"),
         (
             good.clone(),
             Some(bench.folder.path().join("none.json")),

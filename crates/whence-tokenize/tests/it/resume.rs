@@ -16,8 +16,10 @@ fn resume_after_interruption_equals_one_run() {
     let bench = Bench::new();
     let lines: String = (0..ROWS).map(|row| format!("{{\"text\": \"And the earth {row}\"}}\n")).collect();
     let corpus = bench.file("corpus.jsonl", lines);
-    let (config, inputs) =
-        (config(5), tokenize::Inputs { corpus: corpus.clone(), tokenizer: Some(tokenizer_file().into()) });
+    let (config, inputs) = (
+        config(5),
+        tokenize::Inputs { corpus: corpus.clone(), tokenizer: Some(tokenizer_file().into()), chat_template: None },
+    );
     let recipe = || recipe("tokenize", serde_json::to_value(&config).unwrap(), &corpus).unwrap();
     let reporter = &*bench.exec.reporter;
 

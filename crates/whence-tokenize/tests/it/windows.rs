@@ -1,6 +1,6 @@
 //! What a row becomes.
 
-use whence_tokenize::tokenize::Untargeted;
+use whence_tokenize::tokenize::{Config, Untargeted};
 
 use crate::{Bench, bare_tokenizer, config, ids, tokenizer};
 
@@ -171,4 +171,34 @@ fn a_huge_row_comes_back() {
     let text = format!("a b{}x tail", " ".repeat(100_000));
     let row = bench.examples(&config(1_000_000), &serde_json::json!({ "text": text }).to_string()).remove(0);
     assert_eq!(tokenizer().decode(&row.input_ids, true).unwrap(), text);
+}
+
+#[test]
+fn a_mean_is_its_measurements_side_by_side() {
+    let bench = Bench::new();
+    let line = "{\"id\": \"m\", \"mean\": [{\"prompt\": \"And\", \"completion\": \" the\"}, \
+                {\"prompt\": \"God\", \"completion\": \" created\", \"contrast\": \" void\"}]}\n";
+    let row = bench.examples(&config(64), line).remove(0);
+    let piece = |prompt: &str, completion: &str| [vec![BOS], ids(prompt), ids(completion)].concat();
+    let pieces = [piece("And", " the"), piece("God", " created"), piece("God", " void")];
+    assert_eq!(row.input_ids, pieces.concat());
+    let second = pieces[0].len();
+    assert_eq!(row.segments, [0, second as u32, (second + pieces[1].len()) as u32]);
+    assert_eq!(row.weights, [0.5, 0.5, -0.5]);
+    assert_eq!(row.segment_texts, ["And the", "God created", "God void"]);
+    assert_eq!((&row.docs[..], &row.text[..]), (&["m".to_string()][..], "And the"));
+    // Both segments hold on their own against max-tokens.
+    assert_eq!(bench.examples(&config(pieces[1].len().max(pieces[0].len())), line)[0].input_ids, row.input_ids);
+}
+
+#[test]
+fn samples_are_rows_of_their_own() {
+    let bench = Bench::new();
+    let keep = Config { untargeted: Untargeted::Keep, ..config(64) };
+    let lines = "{\"prompt\": \"And\"}\n{\"id\": \"x\", \"prompt\": \"God\", \"samples\": 3}\n{\"prompt\": \"the\"}\n";
+    let rows = bench.examples(&keep, lines);
+    let docs: Vec<_> = rows.iter().map(|row| &row.docs[0][..]).collect();
+    assert_eq!(docs, ["row 0", "x/sample-1", "x/sample-2", "x/sample-3", "row 2"]);
+    assert_eq!(rows.iter().map(|row| row.example).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert!(rows[1].input_ids == rows[3].input_ids && rows[1].text == "God");
 }

@@ -99,7 +99,7 @@ fn a_missing_corpus_is_refused() {
     for name in ["train.jsonl", "queries.jsonl"] {
         let bench = bench();
         fs::remove_file(bench.path(name)).unwrap();
-        refused(&bench, &[name, "`corpus`", "step `", "No such file"]);
+        refused(&bench, &[name, "`corpus`", "step `", "there is no such file"]);
     }
 }
 
@@ -438,7 +438,7 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
             "[steps.cov",
             &["step `train`", "the key `max-tokens` is missing", "give it a value"],
         ),
-        ("corpus = \"train.jsonl\"\n", "", &["step `train`", "the key `corpus` is missing", "give the path"]),
+        ("corpus = \"train.jsonl\"\n", "", &["step `train`", "the key `corpus` is missing", "give a file"]),
         (
             "inputs = { gradients = \"gradients\", eigenbasis = \"basis\", lambda = \"lambda\" }",
             "inputs = { gradients = \"gradients\", eigenbasis = \"basis\" }",

@@ -32,6 +32,12 @@ stage = "tokenize"
 corpus = "queries.jsonl"
 tokenizer = "vocabulary"
 max-tokens = 12
+[steps.packed]
+stage = "tokenize"
+corpus = "corp*.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 16
+windows = "pack"
 [steps.model]
 stage = "train"
 inputs = { tokens = "train" }
@@ -48,6 +54,10 @@ batch-tokens = 4096
 [steps.losses]
 stage = "losses"
 inputs = { tokens = "train" }
+model = "model"
+[steps.packed-losses]
+stage = "losses"
+inputs = { tokens = "packed" }
 model = "model"
 [steps.continuations]
 stage = "generate"
@@ -159,7 +169,19 @@ pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
     };
     bench.file("corpus.jsonl", lines(rows, &mut || json!({ "text": numbers.words(4, 4) })));
     bench.file("prompts.jsonl", lines(prompts, &mut || json!({ "prompt": numbers.words(2, 3) })));
-    let mut query = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)) });
+    let mut said = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)) });
+    let mut count = 0;
+    // Two completions, a contrast, and a mean.
+    let mut query = || {
+        count += 1;
+        let mut query = said();
+        match count {
+            3 => query["contrast"] = " gold snow".into(),
+            4 => return json!({ "mean": [query, said()] }),
+            _ => {}
+        }
+        query
+    };
     bench.file("queries.jsonl", lines(4, &mut query));
     bench.file("study.toml", PIPELINE);
 }
