@@ -201,3 +201,16 @@ impl Config {
         self.shapes().iter().map(|shape| shape.sizes.iter().product::<usize>() as u64).sum()
     }
 }
+
+/// The ids with which the model ends a text: `eos_token_id` of config.json, one or a list; none if it has none.
+///
+/// generation_config.json may say otherwise. It is not read: it is no part of what identifies a model.
+///
+/// # Errors
+/// [`crate::BadInput`] for a config.json that is missing or not JSON.
+pub fn end_tokens(folder: &Path) -> Result<Vec<u32>> {
+    let keys = Keys::load(folder)?;
+    let ids = keys.any(&["eos_token_id"]);
+    let ids = ids.as_array().map_or(std::slice::from_ref(ids), Vec::as_slice);
+    Ok(ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect())
+}

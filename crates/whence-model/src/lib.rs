@@ -21,7 +21,7 @@ mod walk;
 mod weights;
 
 pub use batch::{Batch, Sequence, batches};
-pub use config::{Bias, Config, Residual, Shape};
+pub use config::{Bias, Config, Residual, Shape, end_tokens};
 pub use device::{device_name, resolve_device};
 pub use error::BadInput;
 pub use family::Architecture;

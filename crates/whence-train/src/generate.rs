@@ -3,7 +3,7 @@
 //! reads   tokens, a model, tokenizer.json
 //! writes  tokens, in the parts of the input
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
@@ -17,7 +17,7 @@ use whence_model::{Batch, Model, Sequence, batches, resolve_device};
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How a continuation is drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,8 +87,8 @@ struct Counts {
 
 /// Continues rows, and writes the parts that are not there yet.
 ///
-/// A continuation ends with the tokenizer's end-of-text token (which then is its last target), after `max_new_tokens`,
-/// or where the model's context is full.
+/// A continuation ends with a token that the model ends with (which then is its last target), after `max_new_tokens`, or
+/// where the model's context is full.
 ///
 /// # Errors
 /// [`whence_artifact::Error::Input`] for a knob out of its range, and for a row that the model cannot continue.
@@ -98,7 +98,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let tokenizer = tokenizer::load(&inputs.tokenizer)?;
     let generator = Generator {
         config,
-        end: tokenizer::special(&tokenizer, tokenizer::END),
+        ends: ends(&inputs.model, &tokenizer)?,
         tokenizer,
         model: Model::load(&inputs.model, &device)?,
         device,
@@ -152,9 +152,15 @@ impl Counts {
     }
 }
 
+/// Tokens that end a continuation: the model's, or else the tokenizer's end of text.
+fn ends(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let ends = whence_model::end_tokens(model)?;
+    Ok(if ends.is_empty() { tokenizer::special(tokenizer, tokenizer::END).into_iter().collect() } else { ends })
+}
+
 struct Generator<'a> {
     config: &'a Config,
-    end: Option<u32>,
+    ends: Vec<u32>,
     tokenizer: Tokenizer,
     model: Model,
     device: Device,
@@ -180,7 +186,7 @@ impl Generator<'_> {
                 }
                 open.retain(|&index| {
                     let ids = &prompts[index].input_ids;
-                    ids.len() < longest[index] && (self.end.is_none() || ids.last().copied() != self.end)
+                    ids.len() < longest[index] && !ids.last().is_some_and(|last| self.ends.contains(last))
                 });
             }
             for (&index, given) in members.iter().zip(given) {

@@ -240,6 +240,20 @@ fn generate_continues_prompts_and_passes_the_rest_through() {
     assert_eq!(count("longest"), Some(11));
     assert_eq!(count("largest_id"), after.iter().flat_map(|row| &row.input_ids).max().map(|&id| u64::from(id)));
 
+    // config.json says which tokens end a text.
+    let ends = bench.folder.path().join("ends");
+    std::fs::create_dir(&ends).unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(model.join(name), ends.join(name)).unwrap();
+    }
+    let length = before[1].input_ids.len();
+    let second = after[1].input_ids[length + 1];
+    let mut json: Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    json["eos_token_id"] = json!([1, second]);
+    std::fs::write(ends.join("config.json"), json.to_string()).unwrap();
+    let ended = rows(&bench.generate("ends", &config, &input, &ends).unwrap());
+    assert_eq!(ended[1].input_ids[length..], after[1].input_ids[length..length + 2]);
+
     let again = bench.generate("again", &config, &input, &model).unwrap();
     assert_eq!(again.manifest().parts, output.manifest().parts);
 
