@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
 use whence_linalg::kernels::{add_product, add_squared_products, product};
-use whence_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap, batches};
+use whence_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap};
 
 use crate::passes::{fits, room, split};
 use crate::tensors::values;
@@ -160,7 +160,7 @@ impl Pass<'_> {
             let examples = tokens.read_span(span)?;
             let sequences: Vec<_> = examples.iter().map(sequence).collect();
             let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-            for chosen in batches(&lengths, exec.batch_tokens) {
+            for chosen in model.batches(&lengths, exec.batch_tokens) {
                 let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
                 let batch = Batch::new(&chosen, &model.device);
                 model.taps(&batch, labels, &self.selection, &mut |tap| visit(tap, &batch, &mut pending))?;

@@ -14,7 +14,7 @@ use whence_artifact::{
     Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, bad_input,
 };
 use whence_linalg::kernels::weighted_squares;
-use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, batches, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, resolve_device};
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
@@ -100,7 +100,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let row = |example: u64| OwnInfluence { example, influence: 0.0, by_module: vec![0.0; modules.len()] };
         let mut rows: Vec<_> = examples.iter().map(|example| row(example.example)).collect();
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in batches(&lengths, exec.batch_tokens) {
+        for group in model.batches(&lengths, exec.batch_tokens) {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, &device);
             model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {

@@ -11,7 +11,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens, bad_input};
-use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, batches, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, resolve_device};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -53,7 +53,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         }
         let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in batches(&lengths, exec.batch_tokens) {
+        for group in model.batches(&lengths, exec.batch_tokens) {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, &device);
             model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {

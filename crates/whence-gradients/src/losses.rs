@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Exec, Loss, Losses, Row, Span, Tokens};
-use whence_model::{Batch, Model, batches, resolve_device};
+use whence_model::{Batch, Model, resolve_device};
 
 use crate::sequence;
 
@@ -42,7 +42,7 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
         let examples = inputs.tokens.read_span(span)?;
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
         let mut rows = Vec::with_capacity(examples.len());
-        for group in batches(&lengths, exec.batch_tokens) {
+        for group in model.batches(&lengths, exec.batch_tokens) {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let by_sequence = model.token_losses(&Batch::new(&sequences, &device))?;
             for (&index, by_token) in group.iter().zip(by_sequence) {

@@ -3,6 +3,22 @@
 use crate::config::Config;
 use crate::model::HEAD_LOGITS;
 
+/// Bytes of activations that a batch may keep: a wider model takes fewer tokens at a time.
+const KEPT: usize = 1 << 30;
+/// Fewer tokens than this make products slow.
+const LEAST_TOKENS: usize = 256;
+
+/// Padded tokens of a batch: what is asked for, or as many as keep a gibibyte of activations.
+pub(crate) fn batch_tokens(config: &Config, asked: usize) -> usize {
+    asked.min((KEPT / (4 * kept(config)).max(1)).max(LEAST_TOKENS))
+}
+
+/// Numbers that a token keeps for the way back: outputs of the linear maps, and the residual stream of each block.
+fn kept(config: &Config) -> usize {
+    let outputs: usize = config.modules().iter().map(|module| module.out_features).sum();
+    outputs + config.num_hidden_layers * config.hidden_size
+}
+
 /// Bytes that a forward and an activation-only backward pass hold at once, in float32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
@@ -14,13 +30,10 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of batches of `batch_tokens`.
+    /// Of the batches that [`crate::Model::batches`] makes of `batch_tokens`.
     pub fn new(config: &Config, batch_tokens: usize) -> Self {
-        let modules = config.modules();
-        let outputs: usize = modules.iter().map(|module| module.out_features).sum();
-        let layers = config.num_hidden_layers.max(1);
-        let kept = outputs + layers * config.hidden_size;
-        let on_the_way_back = 2 * kept / layers;
+        let (batch_tokens, kept) = (self::batch_tokens(config, batch_tokens), kept(config));
+        let on_the_way_back = 2 * kept / config.num_hidden_layers.max(1);
         let logits = (batch_tokens * config.vocab_size).min(HEAD_LOGITS.max(config.vocab_size));
         Self {
             weights: 4 * config.parameters(),

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use whence_linalg::kernels::{cross_entropy, product, sample_rows};
 use whence_linalg::random;
 
-use crate::batch::{Batch, Target};
+use crate::batch::{Batch, Target, batches};
 use crate::config::Config;
 use crate::decoder::{self, scatter_rows};
 use crate::family::NormKind;
+use crate::footprint;
 use crate::layer::Norm;
 use crate::module::{Module, Selection};
 use crate::walk::{Event, Until};
@@ -111,6 +112,12 @@ impl Model {
     /// The checkpoint's `model.safetensors`.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         weights::to_bytes(&self.config, &self.parameters)
+    }
+
+    /// Groups sequences of like length, as [`batches`] does, with fewer tokens a batch where the model is wide: its
+    /// activations have to fit.
+    pub fn batches(&self, lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
+        batches(lengths, footprint::batch_tokens(&self.config, batch_tokens))
     }
 
     /// Every linear map of the blocks, in forward order.

@@ -19,7 +19,7 @@ use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
     Row, Score, Scores, Span, Tokens, bad_input,
 };
-use whence_model::{Batch, Coverage, Labels, Model, Selection, Sequence, Tap, batches, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Selection, Sequence, Tap, resolve_device};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -218,7 +218,7 @@ impl Pass<'_> {
     /// The examples in batches of like length, each with their places in `examples`.
     fn batches(&self, examples: &[Example]) -> impl Iterator<Item = (Vec<usize>, Batch)> {
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        batches(&lengths, self.exec.batch_tokens).into_iter().map(|group| {
+        self.model.batches(&lengths, self.exec.batch_tokens).into_iter().map(|group| {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, self.device);
             (group, batch)

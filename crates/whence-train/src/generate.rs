@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 use whence_artifact::{Artifact, Draft, Example, Exec, Row as _, Tokens, bad_input};
 use whence_linalg::kernels::sample_rows;
 use whence_linalg::random::uniform;
-use whence_model::{Batch, Model, Sequence, batches, resolve_device};
+use whence_model::{Batch, Model, Sequence, resolve_device};
 
 use crate::tokenizer;
 
@@ -175,7 +175,7 @@ impl Generator<'_> {
             self.check(prompt)?;
         }
         let longest: Vec<_> = prompts.iter().map(|prompt| self.room(prompt.input_ids.len())).collect();
-        for members in batches(&longest, self.batch_tokens) {
+        for members in self.model.batches(&longest, self.batch_tokens) {
             let given: Vec<_> = members.iter().map(|&index| prompts[index].input_ids.len()).collect();
             let mut open = members.clone();
             while !open.is_empty() {
