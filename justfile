@@ -54,13 +54,17 @@ test:
     cargo test --release --workspace
 
 # The quickstart's report in headless Chromium: no error on its console, keys and clicks, numbers against the artifacts.
-test-report:
+test-report: _python
     @command -v chromium chromium-browser google-chrome >/dev/null || { echo "test-report: needs Chromium (Debian, Ubuntu: apt install chromium)" >&2; exit 1; }
-    @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "test-report: needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
     @test -x .venv/bin/pip || python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     cargo run --release -p whence -- run {{pipeline}} --to report >/dev/null
     PIPELINE={{pipeline}} .venv/bin/python -m pytest tests/report
+
+# Every test in a build with wgpu: kernels, models and the golden pipeline run on the first adapter of `whence devices`.
+# Needs a Vulkan driver (Debian: apt install mesa-vulkan-drivers, a GPU in software). The first build takes long.
+test-gpu:
+    cargo test --release --workspace --features wgpu
 
 # What must be clean: format, clippy, links in the documentation.
 lint:

@@ -18,6 +18,9 @@ use whence_model::{LabelsKind, Modules};
 use whence_score::Pairs;
 use whence_tokenize::tokenize;
 
+/// The same tests run on the first adapter of a build that can reach one (`just test-gpu`).
+const DEVICE: &str = if cfg!(feature = "wgpu") { "gpu:0" } else { "cpu" };
+
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Labels {
     Empirical,
@@ -115,7 +118,7 @@ impl Study {
     /// Tokens and query gradients only: the identity method.
     pub(crate) fn without_curvature(modules: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let exec = Exec { batch_tokens: 2048, ..Exec::default() };
+        let exec = Exec { device: DEVICE.into(), batch_tokens: 2048, ..Exec::default() };
         let config: tokenize::Config = serde_json::from_value(serde_json::json!({ "max-tokens": 96 })).unwrap();
         let tokens = |name: &str| {
             let inputs = tokenize::Inputs {
@@ -126,7 +129,7 @@ impl Study {
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
         let (train, queries) = (tokens("train"), tokens("queries"));
-        let config = whence_gradients::Config { modules: Modules::Named(modules.into()) };
+        let config = whence_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
         let inputs = whence_gradients::Inputs { tokens: queries.clone(), model: golden().join("model") };
         let gradients =
             Self::produce(folder.path(), "g", |draft| whence_gradients::run(&config, &inputs, &exec, draft));
@@ -145,7 +148,13 @@ impl Study {
         };
         let (folder, exec, model) = (study.folder.path(), &study.exec, golden().join("model"));
         let kind = LabelsKind::Empirical;
-        let config = covariance::Config { labels: kind, seed: 0, modules: modules.clone(), blocks: choice.blocks };
+        let config = covariance::Config {
+            labels: kind,
+            seed: 0,
+            modules: modules.clone(),
+            blocks: choice.blocks,
+            ..Default::default()
+        };
         let inputs = covariance::Inputs { tokens: study.train.clone(), model: model.clone() };
         let covariances = Self::produce(folder, "covariance", |draft| {
             covariance::run_with_labels(&config, &labels, &inputs, exec, draft)
@@ -153,7 +162,7 @@ impl Study {
         let inputs = eigenbasis::Inputs { covariances };
         let basis =
             Self::produce(folder, "eigenbasis", |draft| eigenbasis::run(&eigenbasis::Config {}, &inputs, exec, draft));
-        let config = lambda::Config { labels: kind, seed: 0, modules, store: choice.store };
+        let config = lambda::Config { labels: kind, seed: 0, modules, store: choice.store, ..Default::default() };
         let basis_folder = basis.folder().to_path_buf();
         let inputs = lambda::Inputs { tokens: study.train.clone(), eigenbasis: Some(basis), model };
         let lambda: Artifact<Lambda> =
@@ -187,7 +196,8 @@ impl Study {
 
     /// Scores of every pair, or the details of the candidates.
     fn score<K: ArtifactKind>(&self, name: &str, rank: &str, candidates: Option<Pairs>) -> Artifact<K> {
-        let config = whence_score::Config { detail: candidates.is_some(), training_examples: None };
+        let config =
+            whence_score::Config { detail: candidates.is_some(), training_examples: None, ..Default::default() };
         let inputs = whence_score::Inputs {
             queries: self.preconditioned(rank),
             tokens: self.train.clone(),
@@ -252,8 +262,13 @@ impl Study {
     pub(crate) fn own(&self) -> Vec<f64> {
         let method = if self.curvature.is_some() { Method::Ekfac } else { Method::Identity };
         let modules = self.modules.clone();
-        let config =
-            self_influence::Config { method, damping: Damping::Relative(0.1), modules, training_examples: Some(1) };
+        let config = self_influence::Config {
+            method,
+            damping: Damping::Relative(0.1),
+            modules,
+            training_examples: Some(1),
+            ..Default::default()
+        };
         let inputs = self_influence::Inputs {
             tokens: self.train.clone(),
             model: golden().join("model"),

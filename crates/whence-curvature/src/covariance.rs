@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens, bad_input};
-use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Selection, resolve_device};
+use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device};
 
 use crate::blocks::{blocks, elements};
 use crate::passes::number_bytes;
@@ -29,13 +29,21 @@ pub struct Config {
     pub seed: u64,
     /// Attributed modules.
     pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
     /// Blocks on the diagonal that are kept of each A and S; 1 is the whole matrix.
     pub blocks: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { labels: LabelsKind::default(), seed: 0, modules: Modules::default(), blocks: 1 }
+        Self {
+            labels: LabelsKind::default(),
+            seed: 0,
+            modules: Modules::default(),
+            precision: Precision::F32,
+            blocks: 1,
+        }
     }
 }
 
@@ -76,8 +84,12 @@ pub fn run_with_labels(
 ) -> Result<()> {
     config.check()?;
     let device = resolve_device(&exec.device)?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    for module in selection.modules() {
+        let side = largest(module, config.blocks);
+        fits(&device, &format!("the covariance of {}", module.name), side * side)?;
+    }
     draft.metadata("blocks", config.blocks.to_string());
     draft.summary("blocks", config.blocks)?;
     draft.summary("coverage", Coverage::new(&model.config, &selection))?;

@@ -11,7 +11,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
 use whence_linalg::kernels::squared_products_bytes;
-use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Selection, resolve_device};
+use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device};
 
 use crate::covariance;
 use crate::passes::number_bytes;
@@ -31,6 +31,8 @@ pub struct Config {
     pub seed: u64,
     /// Attributed modules.
     pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
     /// float32, or float16 with a scale for each module.
     pub store: Stored,
 }
@@ -60,8 +62,11 @@ pub fn run_with_labels(
     draft: &mut Draft,
 ) -> Result<()> {
     let device = resolve_device(&exec.device)?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    for module in selection.modules() {
+        fits(&device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
+    }
     draft.store(config.store);
     draft.summary("coverage", Coverage::new(&model.config, &selection))?;
     if let Some(counts) = Counts::restore(draft)? {

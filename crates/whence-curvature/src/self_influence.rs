@@ -14,7 +14,7 @@ use whence_artifact::{
     Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, bad_input,
 };
 use whence_linalg::kernels::weighted_squares;
-use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
@@ -34,6 +34,8 @@ pub struct Config {
     pub damping: Damping,
     /// Attributed modules.
     pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
     /// N of the influence; by default the rows of the tokens artifact.
     pub training_examples: Option<u64>,
 }
@@ -71,7 +73,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let device = resolve_device(&exec.device)?;
     let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     let modules = selection.modules();
     let names: Vec<_> = modules.iter().map(|module| &module.name).collect();

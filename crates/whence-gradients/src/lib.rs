@@ -11,7 +11,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens, bad_input};
-use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, resolve_device};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -22,6 +22,8 @@ pub const VERSION: u32 = 1;
 pub struct Config {
     /// Attributed modules.
     pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
 }
 
 /// What they are taken of.
@@ -36,7 +38,7 @@ pub struct Inputs {
 /// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let device = resolve_device(&exec.device)?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     draft.summary("coverage", Coverage::new(&model.config, &selection))?;
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;

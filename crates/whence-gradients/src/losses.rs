@@ -8,17 +8,20 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Exec, Loss, Losses, Row, Span, Tokens};
-use whence_model::{Batch, Model, resolve_device};
+use whence_model::{Batch, Model, Precision, resolve_device};
 
 use crate::sequence;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
-/// There is nothing to choose.
+/// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Config {}
+pub struct Config {
+    /// Of the model's forward pass.
+    pub precision: Precision,
+}
 
 /// What is read.
 #[derive(Debug, Clone)]
@@ -31,9 +34,9 @@ pub struct Inputs {
 
 /// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the
 /// weight of its segment: of a query, -f.
-pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let device = resolve_device(&exec.device)?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     let length = |span: &Span| span.len() as u64;
     let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| length(span)).sum();

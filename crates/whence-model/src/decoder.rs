@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use whence_linalg::kernels::{AttentionShape, RotationTable};
+use whence_linalg::kernels::{AttentionShape, RotationTable, round_like};
 
 use crate::attention::{Attention, Places};
 use crate::batch::Batch;
@@ -214,7 +214,7 @@ fn embed(config: &Config, parameters: &Parameters, batch: &Batch, padding: &Padd
         x = x + parameters[&format!("{positions}.weight")].clone().select(0, places);
     }
     match &padding.real {
-        Some(real) => x * real.clone(),
+        Some(real) => x.clone() * round_like(real.clone(), &x),
         None => x,
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use whence_linalg::kernels::{
     add_product, layer_norm, layer_norm_backward, layer_norm_gain_gradient, product, rms_norm, rms_norm_backward,
-    rms_norm_gain_gradient,
+    rms_norm_gain_gradient, widen,
 };
 
 use crate::config::Config;
@@ -83,7 +83,7 @@ impl Norm {
     pub(crate) fn new(config: &Config, parameters: &Parameters, name: String) -> Self {
         let kind = config.layout().norm;
         let weight = parameters[&format!("{name}.weight")].clone();
-        let gain = if kind == NormKind::RmsAboveOne { weight + 1.0 } else { weight };
+        let gain = if kind == NormKind::RmsAboveOne { widen(weight) + 1.0 } else { weight };
         let bias = (kind == NormKind::Layer).then(|| parameters[&format!("{name}.bias")].clone());
         Self { name, kind, gain, bias, epsilon: config.norm_epsilon as f32 }
     }

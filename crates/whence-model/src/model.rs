@@ -7,16 +7,19 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use whence_linalg::kernels::{cross_entropy, product, sample_rows};
+use whence_linalg::kernels::{cross_entropy, product, round, sample_rows, widen};
 use whence_linalg::random;
 
 use crate::batch::{Batch, Target, batches};
 use crate::config::Config;
 use crate::decoder::{self, scatter_rows};
+use crate::device::fits;
+use crate::error::bad_input;
 use crate::family::NormKind;
 use crate::footprint;
 use crate::layer::Norm;
 use crate::module::{Module, Selection};
+use crate::precision::Precision;
 use crate::walk::{Event, Until};
 use crate::weights::{self, Parameters};
 
@@ -80,15 +83,34 @@ pub struct Model {
     pub device: Device,
     /// Its weights.
     pub parameters: Parameters,
+    precision: Precision,
     modules: Vec<Module>,
 }
 
 impl Model {
     /// Loads a Hugging Face folder.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for a broken checkpoint, and for a parameter larger than the device takes in one piece.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = Config::load(folder)?;
+        for shape in config.shapes() {
+            fits(device, &format!("the parameter {}", shape.name), shape.sizes.iter().product())?;
+        }
         let parameters = weights::load(folder, &config, device)?;
-        Ok(Self { modules: config.modules(), config, device: device.clone(), parameters })
+        Ok(Self { modules: config.modules(), config, device: device.clone(), parameters, precision: Precision::F32 })
+    }
+
+    /// The model with its weights rounded: forward and backward run in that precision from here on.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] where the device does not compute in it.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
+        precision.check(&self.device)?;
+        let parameters = std::mem::take(&mut self.parameters).into_iter();
+        self.parameters = parameters.map(|(name, weight)| (name, round(weight, precision.dtype()))).collect();
+        self.precision = precision;
+        Ok(self)
     }
 
     /// A model with random weights: normal with standard deviation 0.02, gains 1, biases 0.
@@ -106,7 +128,7 @@ impl Model {
             };
             parameters.insert(shape.name, Tensor::from_data(TensorData::new(values, sizes), device));
         }
-        Self { modules: config.modules(), config, device: device.clone(), parameters }
+        Self { modules: config.modules(), config, device: device.clone(), parameters, precision: Precision::F32 }
     }
 
     /// The checkpoint's `model.safetensors`.
@@ -145,7 +167,11 @@ impl Model {
 
     /// Forward and activation-only backward of L = sum over target tokens of cross-entropy, times the segment's weight.
     ///
-    /// Calls `visit` for every selected module, last to first. Returns L of each sequence.
+    /// Calls `visit` for every selected module, last to first, with float32 tensors whatever the model's precision.
+    /// Returns L of each sequence.
+    ///
+    /// # Errors
+    /// Losses that are not finite, in reduced precision: it overflows.
     pub fn taps(
         &self,
         batch: &Batch,
@@ -162,7 +188,8 @@ impl Model {
             let Event::Module(index, activations, d) = event else { return Ok(()) };
             let Some(place) = selection.place(index) else { return Ok(()) };
             let module = &self.modules[index];
-            visit(Tap { index: place, module, activations: activations(), output_gradients: d.clone() })
+            let output_gradients = self.unscaled(d);
+            visit(Tap { index: place, module, activations: widen(activations()), output_gradients })
         })?;
         let mut losses = vec![0.0; batch.len()];
         for (target, loss) in batch.targets.iter().zip(by_target) {
@@ -250,11 +277,13 @@ impl Model {
             let logits = product(hidden.clone(), head.clone().transpose());
             let labels = self.labels(&logits, batch, targets, labels)?;
             let (loss, mut d_logits) = cross_entropy(logits, &labels);
+            self.finite(&loss)?;
             losses.extend(loss);
             if targets.iter().any(|target| target.weight != 1.0) {
                 let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
                 d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
             }
+            let d_logits = self.scaled(d_logits);
             let d_hidden = product(d_logits.clone(), head.clone());
             if parameters {
                 add(&mut gradients, name.clone(), product(d_logits.transpose(), hidden));
@@ -266,6 +295,33 @@ impl Model {
             d_output = scatter_rows(d_output, rows, d_x);
         }
         Ok((losses, d_output, gradients))
+    }
+
+    /// The loss's gradient as the backward pass takes it: scaled, then rounded.
+    fn scaled(&self, d: Tensor<2>) -> Tensor<2> {
+        match self.precision {
+            Precision::F32 => d,
+            reduced => round(d * reduced.loss_scale(), reduced.dtype()),
+        }
+    }
+
+    /// An output gradient as a caller takes it.
+    fn unscaled(&self, d: &Tensor<2>) -> Tensor<2> {
+        match self.precision {
+            Precision::F32 => d.clone(),
+            reduced => widen(d.clone()) / reduced.loss_scale(),
+        }
+    }
+
+    fn finite(&self, losses: &[f32]) -> Result<()> {
+        if self.precision == Precision::F32 || losses.iter().all(|loss| loss.is_finite()) {
+            return Ok(());
+        }
+        let name = self.precision.name();
+        Err(bad_input(format!(
+            "precision = \"{name}\": the model's loss is not a finite number, its activations overflow; use \"bf16\" or \
+             \"f32\" (`whence check` compares them)"
+        )))
     }
 
     fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {

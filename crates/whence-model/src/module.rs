@@ -151,6 +151,15 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// Parameters of the model outside its embeddings and its vocabulary head.
+    pub fn without_embeddings(&self) -> u64 {
+        let embedding = |name: &str| {
+            ["embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out"].iter().any(|word| name.contains(word))
+        };
+        let embeddings = self.unattributed.iter().filter(|(name, _)| embedding(name)).map(|(_, size)| size);
+        self.total - embeddings.sum::<u64>()
+    }
+
     /// Coverage of a model by a selection.
     pub fn new(config: &Config, selection: &Selection) -> Self {
         let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new() };

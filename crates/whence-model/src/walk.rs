@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::Tensor;
-use whence_linalg::kernels::append_one;
+use whence_linalg::kernels::{append_one, round_like};
 
 /// One thing the backward pass came by, last to first.
 pub(crate) enum Event<'a> {
@@ -77,7 +77,7 @@ impl Padding {
     pub(crate) fn clear(&self, x: Tensor<2>, bias: bool) -> Tensor<2> {
         match &self.real {
             real if bias => append_one(x, real.as_ref()),
-            Some(real) if !self.zero => x * real.clone(),
+            Some(real) if !self.zero => x.clone() * round_like(real.clone(), &x),
             _ => x,
         }
     }

@@ -13,8 +13,8 @@ use crate::problems::{Problems, hint};
 pub(crate) struct PipelineFile {
     /// The checkpoint folder.
     pub(crate) model: Option<String>,
-    /// The default of every `modules` knob.
-    pub(crate) modules: Option<Value>,
+    /// Knobs that steps inherit from `[model]`: `modules`, `precision`.
+    pub(crate) inherited: Table,
     /// Steps in file order.
     pub(crate) steps: Vec<StepTable>,
 }
@@ -58,7 +58,7 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
             _ => problems.unknown(&file, "key", key, &["about", "model", "steps"]),
         }
     }
-    let (model, modules) = model(&table, problems);
+    let (model, inherited) = model(&table, problems);
     let mut steps = Vec::new();
     match table.get("steps") {
         Some(Value::Table(tables)) => {
@@ -73,26 +73,29 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
         Some(_) => problems.other(&file, "`steps` is not a table; write [steps.NAME] and keys below it"),
         None => problems.other(&file, "there are no steps; write [steps.NAME] with a `stage`"),
     }
-    Ok(PipelineFile { model, modules, steps })
+    Ok(PipelineFile { model, inherited, steps })
 }
 
-fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Option<Value>) {
+fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Table) {
     let place = "[model]";
     let model = match table.get("model") {
-        None => return (None, None),
+        None => return (None, Table::new()),
         Some(Value::Table(model)) => model,
         Some(_) => {
             problems.other(place, "is not a table; write [model] and path = \"...\" below it");
-            return (None, None);
+            return (None, Table::new());
         }
     };
-    for key in model.keys().filter(|key| !["path", "modules"].contains(&key.as_str())) {
-        problems.unknown(place, "key", key, &["path", "modules"]);
+    let known = ["path", "modules", "precision"];
+    for key in model.keys().filter(|key| !known.contains(&key.as_str())) {
+        problems.unknown(place, "key", key, &known);
     }
     if model.get("path").is_some_and(|path| !path.is_str()) {
         problems.other(place, "`path` is a text");
     }
-    (model.get("path").and_then(Value::as_str).map(String::from), model.get("modules").cloned())
+    let mut inherited = model.clone();
+    inherited.remove("path");
+    (model.get("path").and_then(Value::as_str).map(String::from), inherited)
 }
 
 fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {

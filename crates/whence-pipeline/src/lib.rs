@@ -5,6 +5,8 @@
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
+mod check;
+mod compare;
 mod cost;
 mod export;
 mod external;
@@ -15,6 +17,7 @@ mod plan;
 mod problems;
 mod reader;
 mod run;
+mod sample;
 mod show;
 mod single;
 mod size;
@@ -22,6 +25,7 @@ mod stage;
 mod step;
 mod units;
 
+pub use check::{BATCH_COSINE, COSINE, Check, SPEARMAN, Verdict, check};
 pub use cost::{Cost, Estimate, Machine};
 pub use export::export;
 pub use hub::model_folder;
@@ -32,4 +36,6 @@ pub use single::{Single, run_stage};
 pub use stage::Stage;
 pub use step::{Source, Step};
 pub use units::{bytes, flops, parse_bytes};
-pub use whence_model::{BadInput, device_name};
+pub use whence_model::{
+    Adapter, BadInput, Precision, adapters, automatic_device, device_name, has_gpu_support, precisions,
+};

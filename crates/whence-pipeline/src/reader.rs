@@ -61,11 +61,10 @@ impl<'a> Reader<'a> {
         let mut knobs = json(&table.knobs);
         let mut wires = self.leaves(table, stage, &mut knobs);
         let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut self.problems);
-        let default = self.file.modules.as_ref().and_then(|modules| serde_json::to_value(modules).ok());
-        if stage.has_modules()
-            && let Some(map) = knobs.as_object_mut()
-        {
-            map.entry("modules").or_insert(default.unwrap_or_else(|| "mlp".into()));
+        if let (Some(map), Value::Object(inherited)) = (knobs.as_object_mut(), json(&self.file.inherited)) {
+            for (name, value) in inherited.into_iter().filter(|(name, _)| stage.inherits().contains(&name.as_str())) {
+                map.entry(name).or_insert(value);
+            }
         }
         let version = if stage == Stage::External { self.external(table, &knobs, &mut wires) } else { stage.version() };
         let config = step::configure(stage, &place, knobs.clone(), &mut self.problems);
@@ -263,7 +262,8 @@ impl<'a> Reader<'a> {
             Ok(config) => config,
             Err(error) => return self.problems.other(place, &format!("`model`: {error:#}")),
         };
-        let modules = serde_json::from_value::<whence_model::Modules>(knobs["modules"].clone());
+        let modules = knobs.get("modules").cloned().map_or_else(|| Ok(Default::default()), serde_json::from_value);
+        let modules: Result<whence_model::Modules, _> = modules;
         if let Ok(modules) = modules
             && let Err(error) = whence_model::Selection::new(&modules, &config.modules())
         {

@@ -1,10 +1,11 @@
 //! Plan to artifacts, step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 use whence_artifact::{
     Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
@@ -35,7 +36,19 @@ pub struct Done {
 
 impl Plan {
     /// Makes what is missing, up to step `to`; `each` hears of every step as it is done.
-    pub fn run(&self, to: Option<&str>, exec: &Exec, mut each: impl FnMut(&Done) -> Result<()>) -> Result<Vec<Done>> {
+    pub fn run(&self, to: Option<&str>, exec: &Exec, each: impl FnMut(&Done) -> Result<()>) -> Result<Vec<Done>> {
+        let all = self.run_unrecorded(to, exec, each)?;
+        self.write_lock(&all, exec);
+        Ok(all)
+    }
+
+    /// The same without a lock file.
+    pub(crate) fn run_unrecorded(
+        &self,
+        to: Option<&str>,
+        exec: &Exec,
+        mut each: impl FnMut(&Done) -> Result<()>,
+    ) -> Result<Vec<Done>> {
         let wanted = self.ready(to)?;
         self.store.writable()?;
         if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
@@ -54,7 +67,6 @@ impl Plan {
             each(&done)?;
             all.push(done);
         }
-        self.write_lock(&all, exec);
         Ok(all)
     }
 
@@ -143,9 +155,22 @@ pub(crate) fn check_inputs(stage: Stage, given: &Given) -> Result<()> {
 pub(crate) fn fill(stage: Stage, config: &Value, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
     match stage {
         Stage::External => external::run(config, given, draft)?,
+        stage if whence_model::is_gpu(&exec.device)? => caught(|| stage.run(config, given, exec, draft))?,
         stage => stage.run(config, given, exec, draft)?,
     }
-    provenance(draft, exec)
+    provenance(config, draft, exec)
+}
+
+/// burn panics where a GPU runs out of memory or its driver gives up: an error, to the user.
+fn caught(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into())).unwrap_or_default();
+        Err(anyhow!(
+            "the GPU gave up ({text}); if its memory ran out, attribute fewer `modules`, tokenise to fewer max-tokens, or use \
+             --device cpu"
+        ))
+    })
 }
 
 /// Checks the digests of artifacts that are read as files: checkpoints, tokenizers, and all inputs of a foreign program.
@@ -167,9 +192,9 @@ pub(crate) fn commits(commits: &BTreeMap<String, String>, draft: &mut Draft) -> 
 }
 
 /// With what the artifact was made: never part of its key.
-fn provenance(draft: &mut Draft, exec: &Exec) -> Result<()> {
+fn provenance(config: &Value, draft: &mut Draft, exec: &Exec) -> Result<()> {
     draft.provenance("device", whence_model::device_name(&exec.device)?)?;
-    draft.provenance("dtype", "f32")?;
+    draft.provenance("dtype", config["precision"].as_str().unwrap_or("f32"))?;
     draft.provenance("burn", BURN)?;
     match peak_bytes() {
         Some(bytes) => draft.provenance("peak_bytes", bytes),

@@ -87,7 +87,7 @@ impl Plan {
 }
 
 /// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
-fn coverage(manifest: &Manifest) -> Option<String> {
+pub(crate) fn coverage(manifest: &Manifest) -> Option<String> {
     let coverage: Coverage = serde_json::from_value(manifest.summary.get("coverage")?.clone()).ok()?;
     let share = |size: u64| format!("{:.1} %", 100.0 * size as f64 / coverage.total as f64);
     // Layers together: model.layers.*.self_attn.q_proj.

@@ -66,7 +66,7 @@ impl Plan {
     /// it leaves out. Once for each model and choice.
     pub fn thin_coverage(&self) -> Vec<String> {
         let mut said = Vec::new();
-        for step in self.steps.iter().filter(|step| step.stage.has_modules()) {
+        for step in self.steps.iter().filter(|step| step.stage.inherits().contains(&"modules")) {
             let line = self.model(step).and_then(|config| thin(&config, &step.config["modules"]));
             said.extend(line.filter(|line| !said.contains(line)));
         }

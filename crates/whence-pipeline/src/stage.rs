@@ -199,9 +199,13 @@ impl Stage {
         self.leaves().contains(&"corpus")
     }
 
-    /// Whether it has the knob `modules`, which `[model]` gives a default.
-    pub(crate) fn has_modules(self) -> bool {
-        matches!(self, Self::Covariance | Self::Lambda | Self::Gradients | Self::SelfInfluence)
+    /// Its knobs to which `[model]` gives a default.
+    pub(crate) fn inherits(self) -> &'static [&'static str] {
+        match self {
+            Self::Covariance | Self::Lambda | Self::Gradients | Self::SelfInfluence => &["modules", "precision"],
+            Self::Losses | Self::Score => &["precision"],
+            _ => &[],
+        }
     }
 
     /// Knobs that say how and not what: they are in no configuration and no key.

@@ -19,7 +19,7 @@ use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
     Row, Score, Scores, Span, Tokens, bad_input,
 };
-use whence_model::{Batch, Coverage, Labels, Model, Selection, Sequence, Tap, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, resolve_device};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub detail: bool,
     /// N of the influence; by default the rows of the tokens artifact.
     pub training_examples: Option<u64>,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
 }
 
 impl Config {
@@ -98,7 +100,7 @@ pub fn run_in_groups(
 ) -> Result<()> {
     config.check()?;
     let device = resolve_device(&exec.device)?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let survey = Survey::new(&inputs.queries, model.modules())?;
     let wanted = match &inputs.candidates {
         Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),

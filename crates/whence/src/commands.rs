@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use whence_artifact::{Exec, State, Store, bad_input};
-use whence_pipeline::{Cost, Done, Estimate, Machine, Plan, Single, bytes, flops};
+use whence_pipeline::{Check, Cost, Done, Estimate, Machine, Plan, Precision, Single, Verdict, bytes, flops};
 
 use crate::progress::Progress;
 use crate::{Cli, Command};
@@ -67,6 +67,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             store.remove(&folder, &*exec.reporter)?;
             say(&format!("removed {}", folder.display()))
         }
+        Command::Check { model, corpus, modules, rows, precision } => {
+            let wanted = |name: &Precision| precision == "all" || precision == name.name();
+            let mut precisions = vec![Precision::F16, Precision::Bf16];
+            precisions.retain(wanted);
+            checked(&whence_pipeline::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
+        }
+        Command::Devices => devices(),
         Command::Verify { artifact } => verify(&store, artifact.as_deref()),
         Command::Stage { name, config, input, output, model } => {
             let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
@@ -168,6 +175,40 @@ fn list(store: &Store) -> Result<()> {
         say(&format!("{:<14}  {}  {what}", entry.kind.name(), entry.key))?;
     }
     Ok(())
+}
+
+/// The tables, and an error that names what failed.
+fn checked(verdict: &Verdict) -> Result<()> {
+    say(&verdict.text)?;
+    if verdict.failures.is_empty() {
+        return say("\nall within the thresholds");
+    }
+    Err(anyhow::anyhow!("the check failed\n{}", verdict.failures.join("\n")))
+}
+
+fn devices() -> Result<()> {
+    let row = |name: &str, what: &str, limits: &str| {
+        let precisions = match whence_pipeline::precisions(name) {
+            Ok(precisions) => precisions.iter().map(|precision| precision.name()).collect::<Vec<_>>().join(", "),
+            Err(error) => format!("{error:#}"),
+        };
+        say(&format!("{name:<6}  {what:<48}  {limits:<22}  {precisions}"))
+    };
+    for (index, adapter) in whence_pipeline::adapters().iter().enumerate() {
+        let kind = if adapter.hardware { "hardware" } else { "software" };
+        let limits = adapter.largest_tensor.map_or_else(String::new, |n| format!("tensors to {}", bytes(n as f64)));
+        row(&format!("gpu:{index}"), &format!("{}, {}, {kind}", adapter.name, adapter.api), &limits)?;
+    }
+    row("cpu", whence_pipeline::device_name("cpu")?.trim_start_matches("cpu, "), "")?;
+    let automatic = whence_pipeline::automatic_device();
+    let why = match whence_pipeline::has_gpu_support() {
+        false => {
+            " (built without GPU support: cargo build --release -p whence --features wgpu, or cuda, rocm, metal, vulkan)"
+        }
+        true if automatic == "cpu" => " (there is no hardware GPU, and a software adapter is slower than the CPU)",
+        true => "",
+    };
+    say(&format!("auto    {automatic}{why}"))
 }
 
 fn verify(store: &Store, artifact: Option<&str>) -> Result<()> {

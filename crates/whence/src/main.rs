@@ -19,7 +19,7 @@ struct Cli {
     /// The folder of artifacts.
     #[arg(long, global = true, default_value = "data/store", value_name = "DIR")]
     store: PathBuf,
-    /// Where models run: auto, cpu, gpu or gpu:N.
+    /// Where models run: auto, cpu, gpu or gpu:N (see `whence devices`).
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Memory that may be held at once (`6GB`); by default what is free. The curvature is fitted in as many passes as that
@@ -90,6 +90,25 @@ enum Command {
         /// A key, its beginning, or a folder.
         artifact: Option<String>,
     },
+    /// Compare reduced precision with float32, and batches with single rows, on a model of yours.
+    Check {
+        /// A checkpoint folder, or hf:owner/name.
+        model: String,
+        /// Rows of yours; otherwise a few sentences.
+        #[arg(long, value_name = "FILE")]
+        corpus: Option<PathBuf>,
+        /// `mlp`, `all`, or globs, separated by commas.
+        #[arg(long, value_delimiter = ',', default_value = "mlp")]
+        modules: Vec<String>,
+        /// How many rows, from the beginning.
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        rows: usize,
+        /// What to compare with f32.
+        #[arg(long, default_value = "all", value_parser = ["f16", "bf16", "all"])]
+        precision: String,
+    },
+    /// List the GPUs that this build can reach, and what `--device auto` chooses.
+    Devices,
     /// Run one stage on its own.
     Stage {
         /// The stage.

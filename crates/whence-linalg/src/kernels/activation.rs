@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::cpu::{
     contiguous, erf, exp, is_cpu, rows_per_task, sigmoid, tensor, values, values_mut, vectorised, wrap, writable,
 };
+use super::precision::{reduced, round, widen};
 
 /// f, applied value by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,9 @@ macro_rules! with_function {
 ///
 /// x [rows, width] -> [rows, width]
 pub fn activate(x: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(activate(widen(x), activation), dtype);
+    }
     if !is_cpu(&x.device()) {
         return value_and_slope(x, activation).0;
     }
@@ -77,6 +81,9 @@ pub fn activate(x: Tensor<2>, activation: Activation) -> Tensor<2> {
 ///
 /// d, the gradient at f(x), and x [rows, width] -> [rows, width]
 pub fn activate_backward(d: Tensor<2>, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if let Some(dtype) = reduced(&d) {
+        return round(activate_backward(widen(d), widen(x), activation), dtype);
+    }
     if !is_cpu(&x.device()) {
         return d * value_and_slope(x, activation).1;
     }
@@ -97,6 +104,9 @@ pub fn activate_backward(d: Tensor<2>, x: Tensor<2>, activation: Activation) -> 
 ///
 /// gate, up [rows, width] -> [rows, width]
 pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if let Some(dtype) = reduced(&gate) {
+        return round(gated(widen(gate), widen(up), activation), dtype);
+    }
     if !is_cpu(&gate.device()) {
         return value_and_slope(gate, activation).0 * up;
     }
@@ -121,6 +131,10 @@ pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2
 ///
 /// d [rows, width] gradient of the product -> (d_gate, d_up), both [rows, width]
 pub fn gated_backward(d: Tensor<2>, gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> (Tensor<2>, Tensor<2>) {
+    if let Some(dtype) = reduced(&d) {
+        let (d_gate, d_up) = gated_backward(widen(d), widen(gate), widen(up), activation);
+        return (round(d_gate, dtype), round(d_up, dtype));
+    }
     if !is_cpu(&gate.device()) {
         let (value, slope) = value_and_slope(gate, activation);
         return (d.clone() * up * slope, d * value);

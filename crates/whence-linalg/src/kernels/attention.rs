@@ -9,6 +9,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, exp, is_cpu, lane_max, lane_sum, tensor, values, vectorised};
+use super::precision::{reduced, round, widen};
 use super::product::{Accumulate, MatrixRef, View, accumulate};
 
 /// Queries that the CPU path handles at once: 64 rows of scores over 1,024 keys are 256 KiB, which
@@ -58,6 +59,9 @@ impl AttentionShape {
 /// q [batch * tokens, heads * head_dim], k and v [batch * tokens, key_heads * head_dim]
 /// -> [batch * tokens, heads * head_dim], rows b * tokens + t, zero on padding
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
+    if let Some(dtype) = reduced(&q) {
+        return round(causal_attention(widen(q), widen(k), widen(v), shape), dtype);
+    }
     if !is_cpu(&q.device()) {
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
         let output = probabilities(q, k, shape).matmul(v);
@@ -103,6 +107,10 @@ pub fn causal_attention_backward(
     v: Tensor<2>,
     shape: &AttentionShape,
 ) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
+    if let Some(dtype) = reduced(&q) {
+        let (d_q, d_k, d_v) = causal_attention_backward(widen(d_output), widen(q), widen(k), widen(v), shape);
+        return (round(d_q, dtype), round(d_k, dtype), round(d_v, dtype));
+    }
     if !is_cpu(&q.device()) {
         let d_output = fold_queries(mask_padding(d_output, shape), shape);
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));

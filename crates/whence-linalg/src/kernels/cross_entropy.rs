@@ -6,12 +6,15 @@ use rayon::prelude::*;
 use super::cpu::{
     contiguous, exp, is_cpu, lane_max, lane_sum, rows_per_task, values, values_mut, vectorised, wrap, writable,
 };
+use super::precision::widen;
 
 /// loss_i = log sum_j e^(z_ij) - z_i,label and dL/dz = softmax(z) - onehot(label).
 ///
 /// logits `[rows, vocab]`, labels `[rows]` -> (loss per row in nats, d_logits `[rows, vocab]`).
-/// On the CPU the gradient replaces the logits in their own memory.
+/// On the CPU the gradient replaces the logits in their own memory. It is float32 whatever the logits are: the caller
+/// scales it before it is rounded.
 pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>) {
+    let logits = widen(logits);
     let [rows, vocab] = logits.dims();
     assert_eq!(rows, labels.len(), "one label a row");
     let device = logits.device();
@@ -70,6 +73,7 @@ fn row_cross_entropy(z: &mut [f32], label: usize) -> f32 {
 ///
 /// logits `[rows, vocab]`, uniforms `[rows]` in `[0, 1)` -> labels `[rows]`. Sums in float64 on the CPU.
 pub fn sample_rows(logits: Tensor<2>, uniforms: &[f64]) -> Vec<u32> {
+    let logits = widen(logits);
     let [rows, vocab] = logits.dims();
     assert_eq!(rows, uniforms.len(), "one uniform number a row");
     let device = logits.device();

@@ -4,11 +4,15 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, lane_sum, rows_per_task, tensor, values, values_mut, vectorised, wrap, writable};
+use super::precision::{reduced, round, widen};
 
 /// y = (x - mean(x)) / sqrt(variance(x) + epsilon) * gain + bias, row by row.
 ///
 /// x [rows, width], gain and bias [1, width] -> [rows, width]
 pub fn layer_norm(x: Tensor<2>, gain: Tensor<2>, bias: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(layer_norm(widen(x), widen(gain), widen(bias), epsilon), dtype);
+    }
     if !is_cpu(&x.device()) {
         return normalised(x, epsilon).0 * gain + bias;
     }
@@ -44,6 +48,9 @@ pub fn layer_norm_backward(
     gain: Tensor<2>,
     epsilon: f32,
 ) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(layer_norm_backward(widen(residual), widen(d), widen(x), widen(gain), epsilon), dtype);
+    }
     if !is_cpu(&x.device()) {
         let (n, r) = normalised(x, epsilon);
         let e = d * gain;

@@ -2,7 +2,8 @@
 //!
 //! Every function takes and returns burn tensors. On the CPU (`Device::flex()`) it works on the
 //! tensor's own memory with rayon over rows and vector code chosen at run time; on any other
-//! device it is plain burn operations. A test holds the two together.
+//! device it is plain burn operations. A test holds the two together. Tensors may be of float16 or
+//! bfloat16 (see `precision.rs`).
 
 mod activation;
 mod attention;
@@ -11,6 +12,7 @@ mod cross_entropy;
 mod examples;
 mod layer_norm;
 mod padding;
+mod precision;
 mod product;
 mod rms_norm;
 mod rope;
@@ -21,6 +23,7 @@ pub use cross_entropy::{cross_entropy, sample_rows};
 pub use examples::{add_squared_products, paired_sums, squared_products_bytes, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
 pub use padding::append_one;
+pub use precision::{round, round_like, widen};
 pub use product::{add_product, product};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};

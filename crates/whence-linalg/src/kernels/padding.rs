@@ -4,11 +4,15 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, rows_per_task, tensor, values};
+use super::precision::{reduced, round, widen};
 
 /// [x | 1] on real rows, zero on padding: W x + b is [W | b] [x | 1].
 ///
 /// x [rows, width]; real [rows, 1], 1 or 0, none where nothing is padding -> [rows, width + 1]
 pub fn append_one(x: Tensor<2>, real: Option<&Tensor<2>>) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(append_one(widen(x), real), dtype);
+    }
     let [rows, width] = x.dims();
     if !is_cpu(&x.device()) {
         let one = real.cloned().unwrap_or_else(|| Tensor::ones([rows, 1], &x.device()));

@@ -7,6 +7,7 @@ use burn::backend::Flex;
 use burn::tensor::Tensor;
 
 use super::cpu::{Buffer, contiguous, is_cpu, tensor, values_mut, wrap, writable};
+use super::precision::{reduced, round, widen};
 
 /// a b.
 ///
@@ -14,6 +15,9 @@ use super::cpu::{Buffer, contiguous, is_cpu, tensor, values_mut, wrap, writable}
 pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     if !is_cpu(&a.device()) {
         return a.matmul(b);
+    }
+    if let Some(dtype) = reduced(&a) {
+        return round(product(widen(a), widen(b)), dtype);
     }
     let ([m, k], [inner, n]) = (a.dims(), b.dims());
     assert_eq!(k, inner, "a b of [m, k], [k, n]");
@@ -32,8 +36,8 @@ pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
 ///
 /// c [m, n], a [m, k], b [k, n] -> [m, n]; `a` and `b` may be views such as a transpose.
 pub fn add_product(c: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    if !is_cpu(&c.device()) {
-        return c + a.matmul(b);
+    if !is_cpu(&c.device()) || reduced(&c).is_some() {
+        return c + product(a, b);
     }
     let ([m, n], [rows, k], [inner, cols]) = (c.dims(), a.dims(), b.dims());
     assert_eq!((m, k, n), (rows, inner, cols), "c + a b of [m, n], [m, k], [k, n]");

@@ -4,11 +4,15 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, lane_sum, rows_per_task, tensor, values, values_mut, vectorised, wrap, writable};
+use super::precision::{reduced, round, widen};
 
 /// y = x / sqrt(mean(x^2) + epsilon) * gain, row by row.
 ///
 /// x [rows, width], gain [1, width] -> [rows, width]
 pub fn rms_norm(x: Tensor<2>, gain: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(rms_norm(widen(x), widen(gain), epsilon), dtype);
+    }
     if !is_cpu(&x.device()) {
         return x.clone() * inverse_rms(x, epsilon) * gain;
     }
@@ -39,6 +43,9 @@ pub fn rms_norm(x: Tensor<2>, gain: Tensor<2>, epsilon: f32) -> Tensor<2> {
 /// residual, x, d [rows, width], gain [1, width] -> [rows, width]; `d` is dL/dy, and the residual
 /// stream's own gradient is added because every norm of a transformer sits on a branch of it.
 pub fn rms_norm_backward(residual: Tensor<2>, d: Tensor<2>, x: Tensor<2>, gain: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(rms_norm_backward(widen(residual), widen(d), widen(x), widen(gain), epsilon), dtype);
+    }
     if !is_cpu(&x.device()) {
         let r = inverse_rms(x.clone(), epsilon);
         let e = d * gain;

@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::cpu::{is_cpu, values_mut, wrap, writable};
+use super::precision::{reduced, round, widen};
 
 /// Rows of a task.
 const ROWS: usize = 128;
@@ -55,6 +56,9 @@ impl RotationTable {
 ///
 /// x [batch * tokens, heads * head_dim], row r turned by row r mod tokens of the table -> the same shape
 pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor<2> {
+    if let Some(dtype) = reduced(&x) {
+        return round(rotate(widen(x), table, rotation), dtype);
+    }
     let [rows, width] = x.dims();
     let (dim, half) = (table.head_dim, table.half);
     let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };

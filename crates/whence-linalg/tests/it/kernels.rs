@@ -1,17 +1,50 @@
-//! The CPU path of every kernel against its plain burn path.
+//! The CPU path of every kernel against its burn path: on the CPU, or with the feature `wgpu` on the GPU.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::cell::RefCell;
+use std::ops::Add;
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use whence_linalg::kernels::*;
 use whence_linalg::random::{normal, uniform};
 
-fn random<const D: usize>(seed: u64, shape: [usize; D], scale: f32) -> Tensor<D> {
+thread_local! {
+    /// Where the running test's tensors are made.
+    static DEVICE: RefCell<Device> = RefCell::new(Device::flex());
+}
+
+fn device() -> Device {
+    DEVICE.with_borrow(Device::clone)
+}
+
+/// Values of a test, as a tensor where it is running.
+struct Input {
+    values: Vec<f32>,
+    shape: [usize; 2],
+}
+
+impl Input {
+    fn tensor(&self) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(self.values.clone(), self.shape), &device())
+    }
+}
+
+impl Add<f32> for Input {
+    type Output = Self;
+
+    fn add(mut self, shift: f32) -> Self {
+        self.values.iter_mut().for_each(|value| *value += shift);
+        self
+    }
+}
+
+/// Normal numbers.
+fn random(seed: u64, shape: [usize; 2], scale: f32) -> Input {
     let n = shape.iter().product::<usize>() as u64;
-    let values: Vec<f32> = (0..n).map(|i| scale * normal(seed, 0, i) as f32).collect();
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    Input { values: (0..n).map(|i| scale * normal(seed, 0, i) as f32).collect(), shape }
 }
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().unwrap()
+    widen(tensor).into_data().try_into_vec().unwrap()
 }
 
 /// Largest difference over the largest value.
@@ -25,7 +58,12 @@ fn error<const D: usize>(fast: Tensor<D>, plain: Tensor<D>) -> f32 {
 
 /// Runs `body` on both paths and returns (CPU path, burn path).
 fn both<R>(body: impl Fn() -> R) -> (R, R) {
-    (body(), with_burn_operations(&body))
+    let fast = body();
+    #[cfg(feature = "wgpu")]
+    DEVICE.set(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    let plain = with_burn_operations(&body);
+    DEVICE.set(Device::flex());
+    (fast, plain)
 }
 
 // Widths that are no multiple of a vector, rows that span several tasks.
@@ -38,13 +76,13 @@ const ACTIVATIONS: [Activation; 5] =
 fn activation_paths_agree() {
     let (gate, up, d) = (random(1, SHAPE, 4.0), random(2, SHAPE, 2.0), random(3, SHAPE, 1.0));
     for activation in ACTIVATIONS {
-        let (fast, plain) = both(|| activate(gate.clone(), activation));
+        let (fast, plain) = both(|| activate(gate.tensor(), activation));
         assert!(error(fast, plain) < 1e-6, "{activation:?}");
-        let (fast, plain) = both(|| activate_backward(d.clone(), gate.clone(), activation));
+        let (fast, plain) = both(|| activate_backward(d.tensor(), gate.tensor(), activation));
         assert!(error(fast, plain) < 1e-6, "{activation:?}");
-        let (fast, plain) = both(|| gated(gate.clone(), up.clone(), activation));
+        let (fast, plain) = both(|| gated(gate.tensor(), up.tensor(), activation));
         assert!(error(fast, plain) < 1e-6, "{activation:?}");
-        let (fast, plain) = both(|| gated_backward(d.clone(), gate.clone(), up.clone(), activation));
+        let (fast, plain) = both(|| gated_backward(d.tensor(), gate.tensor(), up.tensor(), activation));
         assert!(error(fast.0, plain.0) < 1e-6 && error(fast.1, plain.1) < 1e-6, "{activation:?}");
     }
 }
@@ -54,7 +92,7 @@ fn activation_paths_agree() {
 fn activation_slopes_are_derivatives() {
     let step = 1e-2;
     // Off zero, where max(x, 0) has none.
-    let x = random(1, SHAPE, 2.0) + 0.0371;
+    let x = random(1, SHAPE, 2.0).tensor() + 0.0371;
     let x = x.clone().mask_where(x.clone().abs().lower_elem(step), x.ones_like());
     for activation in ACTIVATIONS {
         let slope = activate_backward(x.ones_like(), x.clone(), activation);
@@ -86,9 +124,9 @@ fn layer_norm_paths_agree() {
     let (x, d) = (random(1, SHAPE, 3.0) + 5.0, random(2, SHAPE, 1.0));
     let (gain, bias) = (random(3, [1, SHAPE[1]], 1.0), random(4, [1, SHAPE[1]], 1.0));
     let residual = random(5, SHAPE, 1.0);
-    let (fast, plain) = both(|| layer_norm(x.clone(), gain.clone(), bias.clone(), 1e-5));
+    let (fast, plain) = both(|| layer_norm(x.tensor(), gain.tensor(), bias.tensor(), 1e-5));
     assert!(error(fast, plain) < 2e-6);
-    let (fast, plain) = both(|| layer_norm_backward(residual.clone(), d.clone(), x.clone(), gain.clone(), 1e-5));
+    let (fast, plain) = both(|| layer_norm_backward(residual.tensor(), d.tensor(), x.tensor(), gain.tensor(), 1e-5));
     assert!(error(fast, plain) < 2e-6);
 }
 
@@ -96,16 +134,16 @@ fn layer_norm_paths_agree() {
 fn a_one_is_appended_to_real_rows_alone() {
     let x = random(1, SHAPE, 1.0);
     let real: Vec<f32> = (0..SHAPE[0]).map(|row| if row % 7 < 5 { 1.0 } else { 0.0 }).collect();
-    let mask = Tensor::<2>::from_data(TensorData::new(real.clone(), [SHAPE[0], 1]), &Device::flex());
-    let (fast, plain) = both(|| append_one(x.clone(), Some(&mask)));
+    let mask = Input { values: real.clone(), shape: [SHAPE[0], 1] };
+    let (fast, plain) = both(|| append_one(x.tensor(), Some(&mask.tensor())));
     assert_eq!(host(fast.clone()), host(plain));
-    let expected: Vec<f32> = host(x.clone())
+    let expected: Vec<f32> = host(x.tensor())
         .chunks(SHAPE[1])
         .zip(&real)
         .flat_map(|(row, &real)| row.iter().map(move |x| x * real).chain([real]))
         .collect();
     assert_eq!(host(fast), expected);
-    let (fast, plain) = both(|| append_one(x.clone(), None));
+    let (fast, plain) = both(|| append_one(x.tensor(), None));
     assert_eq!(host(fast), host(plain));
 }
 
@@ -113,16 +151,18 @@ fn a_one_is_appended_to_real_rows_alone() {
 fn sums_over_examples_agree() {
     // 3 examples of 5 tokens; 4 queries of rank 6, and a product of [7, 11].
     let (x, y) = (random(1, [15, 24], 1.0), random(2, [15, 24], 1.0));
-    let (fast, plain) = both(|| paired_sums(x.clone(), y.clone(), 3, 4));
+    let (fast, plain) = both(|| paired_sums(x.tensor(), y.tensor(), 3, 4));
     assert_eq!(fast.dims(), [3, 4]);
     assert!(error(fast, plain) < 1e-6);
     let (sum, d, a) = (random(3, [7, 11], 1.0), random(4, [15, 7], 1.0), random(5, [15, 11], 1.0));
-    let (fast, plain) = both(|| add_squared_products(sum.clone(), d.clone(), a.clone(), 3));
+    let (fast, plain) = both(|| add_squared_products(sum.tensor(), d.tensor(), a.tensor(), 3));
     assert!(error(fast, plain) < 1e-6);
-    assert_eq!(host(sum), host(random(3, [7, 11], 1.0)), "a shared tensor is left alone");
+    let shared = sum.tensor();
+    let _ = add_squared_products(shared.clone(), d.tensor(), a.tensor(), 3);
+    assert_eq!(host(shared), sum.values, "a shared tensor is left alone");
     let weights = random(6, [7, 11], 1.0) + 3.0;
     for weights in [Some(weights), None] {
-        let (fast, plain) = both(|| weighted_squares(weights.clone(), d.clone(), a.clone(), 3));
+        let (fast, plain) = both(|| weighted_squares(weights.as_ref().map(Input::tensor), d.tensor(), a.tensor(), 3));
         assert_eq!(fast.dims(), [3, 1]);
         assert!(error(fast, plain) < 1e-6);
     }
@@ -132,11 +172,11 @@ fn sums_over_examples_agree() {
 fn rms_norm_paths_agree() {
     let (x, d, gain) = (random(1, SHAPE, 3.0), random(2, SHAPE, 1.0), random(3, [1, SHAPE[1]], 1.0));
     let residual = random(4, SHAPE, 1.0);
-    let (fast, plain) = both(|| rms_norm(x.clone(), gain.clone(), 1e-5));
+    let (fast, plain) = both(|| rms_norm(x.tensor(), gain.tensor(), 1e-5));
     assert!(error(fast, plain) < 1e-6);
-    let (fast, plain) = both(|| rms_norm_backward(residual.clone(), d.clone(), x.clone(), gain.clone(), 1e-5));
+    let (fast, plain) = both(|| rms_norm_backward(residual.tensor(), d.tensor(), x.tensor(), gain.tensor(), 1e-5));
     assert!(error(fast, plain) < 1e-6);
-    let (fast, plain) = both(|| rms_norm_gain_gradient(d.clone(), x.clone(), 1e-5));
+    let (fast, plain) = both(|| rms_norm_gain_gradient(d.tensor(), x.tensor(), 1e-5));
     assert!(error(fast, plain) < 1e-6);
 }
 
@@ -144,7 +184,7 @@ fn rms_norm_paths_agree() {
 fn cross_entropy_paths_agree() {
     let logits = random(1, SHAPE, 8.0);
     let labels: Vec<u32> = (0..SHAPE[0]).map(|i| (i * 31 % SHAPE[1]) as u32).collect();
-    let (fast, plain) = both(|| cross_entropy(logits.clone(), &labels));
+    let (fast, plain) = both(|| cross_entropy(logits.tensor(), &labels));
     assert!(error(fast.1, plain.1) < 1e-6);
     assert!(fast.0.iter().zip(&plain.0).all(|(a, b)| (a - b).abs() < 1e-6 * b.abs().max(8.0)));
 }
@@ -152,9 +192,9 @@ fn cross_entropy_paths_agree() {
 #[test]
 fn cross_entropy_does_not_write_into_a_shared_tensor() {
     let logits = random(1, [3, 5], 1.0);
-    let before = host(logits.clone());
-    let _ = cross_entropy(logits.clone(), &[0, 1, 2]);
-    assert_eq!(host(logits), before);
+    let shared = logits.tensor();
+    let _ = cross_entropy(shared.clone(), &[0, 1, 2]);
+    assert_eq!(host(shared), logits.values);
 }
 
 #[test]
@@ -165,19 +205,19 @@ fn rotation_paths_agree_and_backward_undoes_forward() {
     for frequencies in [&[1.0, 0.1, 0.01][..], &[1.0, 0.1]] {
         let table = RotationTable::new(tokens, dim, frequencies);
         for rotation in [Rotation::Forward, Rotation::Backward] {
-            let (fast, plain) = both(|| rotate(x.clone(), &table, rotation));
+            let (fast, plain) = both(|| rotate(x.tensor(), &table, rotation));
             assert!(error(fast, plain) < 1e-6);
         }
-        let there = rotate(x.clone(), &table, Rotation::Forward);
-        assert!(error(rotate(there, &table, Rotation::Backward), x.clone()) < 1e-6);
+        let there = rotate(x.tensor(), &table, Rotation::Forward);
+        assert!(error(rotate(there, &table, Rotation::Backward), x.tensor()) < 1e-6);
     }
     // Rows that say where they are.
     let table = RotationTable::new(tokens, dim, &[1.0, 0.1]);
     let positions: Vec<usize> = (0..5 * tokens).map(|row| row * 7 % tokens).collect();
-    let (fast, plain) = both(|| rotate(x.clone(), &table.at(&positions), Rotation::Forward));
+    let (fast, plain) = both(|| rotate(x.tensor(), &table.at(&positions), Rotation::Forward));
     assert!(error(fast.clone(), plain) < 1e-6);
     let row = |x: Tensor<2>, row: usize| x.narrow(0, row, 1);
-    let alone = Tensor::cat(vec![row(x.clone(), 0), row(x, 3)], 0);
+    let alone = Tensor::cat(vec![row(x.tensor(), 0), row(x.tensor(), 3)], 0);
     let expected = rotate(alone, &table.at(&[0, 10]), Rotation::Forward);
     assert_eq!(host(row(fast, 3)), host(row(expected, 1)));
 }
@@ -203,9 +243,9 @@ fn attention_agrees(spans: &[std::ops::Range<usize>]) {
     let rows = 3 * 150;
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);
-    let (fast, plain) = both(|| causal_attention(q.clone(), k.clone(), v.clone(), &shape));
+    let (fast, plain) = both(|| causal_attention(q.tensor(), k.tensor(), v.tensor(), &shape));
     assert!(error(fast, plain) < 1e-6);
-    let backward = || causal_attention_backward(d.clone(), q.clone(), k.clone(), v.clone(), &shape);
+    let backward = || causal_attention_backward(d.tensor(), q.tensor(), k.tensor(), v.tensor(), &shape);
     let (fast, plain) = both(backward);
     assert!(error(fast.0, plain.0) < 2e-6 && error(fast.1, plain.1) < 2e-6 && error(fast.2, plain.2) < 2e-6);
 }
@@ -213,20 +253,20 @@ fn attention_agrees(spans: &[std::ops::Range<usize>]) {
 #[test]
 fn product_paths_agree_on_views() {
     let (a, b) = (random(2, [70, 30], 1.0), random(3, [50, 30], 1.0));
-    let (fast, plain) = both(|| product(a.clone(), b.clone().transpose()));
+    let (fast, plain) = both(|| product(a.tensor(), b.tensor().transpose()));
     assert!(error(fast, plain) < 1e-6);
-    let (fast, plain) = both(|| product(a.clone().narrow(1, 3, 9), b.clone().narrow(1, 7, 9).transpose()));
+    let (fast, plain) = both(|| product(a.tensor().narrow(1, 3, 9), b.tensor().narrow(1, 7, 9).transpose()));
     assert!(error(fast, plain) < 1e-6);
 }
 
 #[test]
 fn add_product_paths_agree_on_views() {
     let (c, a, b) = (random(1, [70, 50], 1.0), random(2, [70, 30], 1.0), random(3, [50, 30], 1.0));
-    let (fast, plain) = both(|| add_product(c.clone(), a.clone(), b.clone().transpose()));
+    let (fast, plain) = both(|| add_product(c.tensor(), a.tensor(), b.tensor().transpose()));
     assert!(error(fast, plain) < 1e-6);
     let (fast, plain) = both(|| {
-        let part = b.clone().narrow(0, 20, 25).transpose();
-        add_product(c.clone().narrow(1, 5, 25), a.clone(), part)
+        let part = b.tensor().narrow(0, 20, 25).transpose();
+        add_product(c.tensor().narrow(1, 5, 25), a.tensor(), part)
     });
     assert!(error(fast, plain) < 1e-6);
 }
@@ -234,9 +274,9 @@ fn add_product_paths_agree_on_views() {
 #[test]
 fn sampled_labels_follow_the_distribution() {
     let n = 20_000;
-    let logits = Tensor::<2>::from_floats([[0.0, 1.0, -1.0, 2.0]], &Device::flex()).expand([n, 4]);
+    let logits = || Tensor::<2>::from_floats([[0.0, 1.0, -1.0, 2.0]], &device()).expand([n, 4]);
     let uniforms: Vec<f64> = (0..n as u64).map(|i| uniform(0, i, 1)).collect();
-    let (fast, plain) = both(|| sample_rows(logits.clone(), &uniforms));
+    let (fast, plain) = both(|| sample_rows(logits(), &uniforms));
     let differing = fast.iter().zip(&plain).filter(|(a, b)| a != b).count();
     assert!(differing <= 2, "only numbers within rounding of an edge may differ: {differing}");
     let total: f64 = [0.0f64, 1.0, -1.0, 2.0].iter().map(|z| z.exp()).sum();
@@ -251,4 +291,74 @@ fn sampled_labels_take_the_first_index_beyond_u() {
     // Probabilities 1/4 each: the running sum exceeds 0.25 first at index 1.
     let logits = Tensor::<2>::zeros([4, 4], &Device::flex());
     assert_eq!(sample_rows(logits, &[0.0, 0.2499, 0.2501, 0.9999]), [0, 0, 1, 3]);
+}
+
+/// A kernel on tensors of a reduced type is the kernel on the rounded values, rounded once.
+#[test]
+fn reduced_types_are_rounded_once_around_float32_arithmetic() {
+    for dtype in [FloatDType::F16, FloatDType::BF16] {
+        let half = |input: &Input| round(input.tensor(), dtype);
+        let wide = |input: &Input| widen(half(input));
+        let same = |found: Tensor<2>, expected: Tensor<2>| {
+            assert_eq!(found.dtype(), dtype.into());
+            assert_eq!(host(found), host(round(expected, dtype)));
+        };
+        let (x, y, z) = (random(1, [6, 8], 2.0), random(2, [6, 8], 1.0), random(3, [6, 8], 1.0));
+        let (gain, w) = (random(4, [1, 8], 1.0), random(5, [5, 8], 1.0));
+        same(rms_norm(half(&x), half(&gain), 1e-5), rms_norm(wide(&x), wide(&gain), 1e-5));
+        same(
+            rms_norm_backward(half(&z), half(&y), half(&x), half(&gain), 1e-5),
+            rms_norm_backward(wide(&z), wide(&y), wide(&x), wide(&gain), 1e-5),
+        );
+        same(
+            layer_norm(half(&x), half(&gain), half(&gain), 1e-5),
+            layer_norm(wide(&x), wide(&gain), wide(&gain), 1e-5),
+        );
+        same(
+            layer_norm_backward(half(&z), half(&y), half(&x), half(&gain), 1e-5),
+            layer_norm_backward(wide(&z), wide(&y), wide(&x), wide(&gain), 1e-5),
+        );
+        for f in ACTIVATIONS {
+            same(activate(half(&x), f), activate(wide(&x), f));
+            same(activate_backward(half(&y), half(&x), f), activate_backward(wide(&y), wide(&x), f));
+            same(gated(half(&x), half(&y), f), gated(wide(&x), wide(&y), f));
+            let (found, expected) =
+                (gated_backward(half(&z), half(&x), half(&y), f), gated_backward(wide(&z), wide(&x), wide(&y), f));
+            same(found.0, expected.0);
+            same(found.1, expected.1);
+        }
+        let real = Tensor::<2>::from_floats([[1.0], [1.0], [0.0], [1.0], [1.0], [0.0]], &device());
+        same(append_one(half(&x), Some(&real)), append_one(wide(&x), Some(&real)));
+        same(append_one(half(&x), None), append_one(wide(&x), None));
+        let table = RotationTable::new(3, 4, &[1.0, 0.1]);
+        same(rotate(half(&x), &table, Rotation::Forward), rotate(wide(&x), &table, Rotation::Forward));
+        let shape =
+            AttentionShape { batch: 2, tokens: 3, spans: vec![0..3, 3..5], heads: 2, key_heads: 2, head_dim: 4 };
+        same(
+            causal_attention(half(&x), half(&y), half(&z), &shape),
+            causal_attention(wide(&x), wide(&y), wide(&z), &shape),
+        );
+        let found = causal_attention_backward(half(&z), half(&x), half(&y), half(&z), &shape);
+        let expected = causal_attention_backward(wide(&z), wide(&x), wide(&y), wide(&z), &shape);
+        same(found.0, expected.0);
+        same(found.1, expected.1);
+        same(found.2, expected.2);
+        same(product(half(&x), half(&w).transpose()), product(wide(&x), wide(&w).transpose()));
+        // A sum of a product is rounded twice: the product, then the sum.
+        let c = random(6, [6, 5], 1.0);
+        let product = round(product(wide(&x), wide(&w).transpose()), dtype);
+        same(add_product(half(&c), half(&x), half(&w).transpose()), wide(&c) + widen(product));
+        assert_eq!(cross_entropy(half(&x), &[0, 1, 2, 3, 4, 5]).0, cross_entropy(wide(&x), &[0, 1, 2, 3, 4, 5]).0);
+    }
+}
+
+#[test]
+fn products_of_reduced_types_agree_on_both_paths() {
+    let (a, b) = (random(1, [40, 64], 1.0), random(2, [24, 64], 1.0));
+    for (dtype, tolerance) in [(FloatDType::F16, 1e-3), (FloatDType::BF16, 8e-3)] {
+        if both(|| device().supports_dtype(dtype)).1 {
+            let (fast, plain) = both(|| product(round(a.tensor(), dtype), round(b.tensor(), dtype).transpose()));
+            assert!(error(fast, plain) < tolerance);
+        }
+    }
 }

@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 use whence_linalg::kernels::with_burn_operations;
-use whence_model::{Batch, Coverage, Labels, Model, Modules, Selection, Sequence, Tap, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, Tap, resolve_device};
 
-use crate::{Fixture, assert_close, segments_agree_with_sequences, values};
+use crate::{Fixture, assert_close, cosine, segments_agree_with_sequences, summed, values};
 
 const FAMILIES: [&str; 12] = [
     "gemma",
@@ -168,5 +168,32 @@ fn a_checkpoint_is_written_as_it_was_read() {
     let again = Model::load(folder.path(), &resolve_device("cpu").unwrap()).unwrap();
     for (name, tensor) in &fixture.model.parameters {
         assert_eq!(values(tensor.clone()), values(again.parameters[name].clone()), "{name}");
+    }
+}
+
+/// Reduced precision changes every tap, a little, by what the type's significand leaves out.
+#[test]
+fn taps_in_reduced_precision_stay_close() {
+    for (precision, least) in [(Precision::F16, 0.9999), (Precision::Bf16, 0.99)] {
+        for name in FAMILIES {
+            let fixture = Fixture::family(name);
+            let batch = fixture.batch();
+            if !precision.runs_on(&fixture.model.device) {
+                let error = fixture.model.with_precision(precision).unwrap_err().to_string();
+                assert!(error.contains("does not compute in"), "{error}");
+                continue;
+            }
+            let (full, losses) = summed(&fixture.model, &batch);
+            let (reduced, rounded) = summed(&fixture.model.with_precision(precision).unwrap(), &batch);
+            assert_ne!(losses, rounded, "nothing was rounded");
+            for (module, full) in &full {
+                let what = format!("{name} {module} in {}", precision.name());
+                let cosine = cosine(full, &reduced[module]);
+                assert!(cosine > least && cosine < 1.0, "{what}: {cosine}");
+                let size = |gradient: &[f32]| gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                let ratio = size(&reduced[module]) / size(full);
+                assert!((ratio - 1.0).abs() < 0.05, "{what}: the loss scale is undone, {ratio}");
+            }
+        }
     }
 }

@@ -13,6 +13,9 @@ use whence_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_d
 /// Float32 against float64.
 const TOLERANCE: f32 = 2e-5;
 
+/// The same tests run on the first adapter of a build that can reach one (`just test-gpu`).
+const DEVICE: &str = if cfg!(feature = "wgpu") { "gpu:0" } else { "cpu" };
+
 struct Fixture {
     folder: PathBuf,
     model: Model,
@@ -40,7 +43,7 @@ impl Fixture {
     }
 
     fn new(folder: PathBuf, sequences: Vec<Vec<u32>>, floats: BTreeMap<String, Vec<f32>>) -> Self {
-        let model = Model::load(&folder, &resolve_device("cpu").unwrap()).unwrap();
+        let model = Model::load(&folder, &resolve_device(DEVICE).unwrap()).unwrap();
         Self { folder, model, sequences, floats }
     }
 
@@ -189,6 +192,11 @@ fn summed(model: &Model, batch: &Batch) -> (BTreeMap<String, Vec<f32>>, Vec<f32>
     };
     let losses = model.taps(batch, &Labels::Empirical, &selection, visit).unwrap();
     (gradients, losses)
+}
+
+fn cosine(x: &[f32], y: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+    dot(x, y) / (dot(x, x) * dot(y, y)).sqrt()
 }
 
 /// Segments in one row are what they are alone, whatever stands beside them: logits, losses, weighted gradients; on both

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod bench;
+mod check;
 mod checkpoint;
 mod corrupt;
 mod export;

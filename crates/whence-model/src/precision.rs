@@ -1,0 +1,72 @@
+//! In what a model runs forward and backward.
+
+use anyhow::Result;
+use burn::tensor::{Device, FloatDType};
+use serde::{Deserialize, Serialize};
+
+use crate::error::bad_input;
+
+/// Type of parameters, activations and their gradients. Sums over tokens and examples are float32 and float64 throughout.
+///
+/// `f16` and `bf16` round every tensor of the forward and the backward pass, products accumulate in float32, and norms,
+/// attention and loss are computed in float32 inside. A GPU has such tensors; the CPU does the same arithmetic on them,
+/// slower than float32: there it shows what reduced precision does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 8 bits of exponent, 24 of significand.
+    #[default]
+    F32,
+    /// 5 and 11: overflows at 65,504.
+    F16,
+    /// 8 and 8.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
+    /// As the knob says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The type of tensors.
+    pub(crate) fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::F16 => FloatDType::F16,
+            Self::Bf16 => FloatDType::BF16,
+        }
+    }
+
+    /// What the loss is multiplied by on the way back, and taps are divided by: a power of two, so that nothing is rounded.
+    ///
+    /// Gradients of float16 have 16 bits for 2^-24 to 2^16. With 2^8, an output gradient may be as small as 2^-32 and as
+    /// large as 255.
+    pub(crate) fn loss_scale(self) -> f32 {
+        if self == Self::F16 { 256.0 } else { 1.0 }
+    }
+
+    /// Whether a device computes in it.
+    pub fn runs_on(self, device: &Device) -> bool {
+        device.supports_dtype(self.dtype())
+    }
+
+    /// Refuses a device that does not compute in it.
+    pub(crate) fn check(self, device: &Device) -> Result<()> {
+        if self.runs_on(device) {
+            return Ok(());
+        }
+        let adapter = crate::found::of(device).map_or("the CPU", |(adapter, _)| &adapter.name);
+        let name = self.name();
+        Err(bad_input(format!(
+            "precision = \"{name}\": {adapter} does not compute in {name}; use \"f32\", or --device cpu"
+        )))
+    }
+}
