@@ -332,8 +332,15 @@ fn reduced_types_are_rounded_once_around_float32_arithmetic() {
         same(append_one(half(&x), None), append_one(wide(&x), None));
         let table = RotationTable::new(3, 4, &[1.0, 0.1]);
         same(rotate(half(&x), &table, Rotation::Forward), rotate(wide(&x), &table, Rotation::Forward));
-        let shape =
-            AttentionShape { batch: 2, tokens: 3, spans: vec![0..3, 3..5], heads: 2, key_heads: 2, head_dim: 4 };
+        let shape = AttentionShape {
+            batch: 2,
+            tokens: 3,
+            spans: vec![0..3, 3..5],
+            heads: 2,
+            key_heads: 2,
+            head_dim: 4,
+            scale: 0.5,
+        };
         same(
             causal_attention(half(&x), half(&y), half(&z), &shape),
             causal_attention(wide(&x), wide(&y), wide(&z), &shape),
