@@ -25,6 +25,8 @@ pub(crate) struct Corpus {
     path: PathBuf,
     files: Vec<CorpusFile>,
     names: Names,
+    /// Rows of a file whose number is a multiple of this are taken.
+    every: u64,
 }
 
 /// Where a row begins.
@@ -61,12 +63,17 @@ pub(crate) enum Raw {
 impl Corpus {
     /// Refuses what is missing, and files whose ending says nothing about their rows.
     pub(crate) fn open(path: &Path, names: Names) -> Result<Self> {
-        let corpus = Self { path: path.into(), files: corpus_files(path)?, names };
+        let corpus = Self { path: path.into(), files: corpus_files(path)?, names, every: 1 };
         // A table without a column of interest is found before the first row is read.
         for file in corpus.files.iter().filter(|file| file.format == Format::Parquet) {
             TableRows::open(file, &corpus.names.all(), 0)?;
         }
         Ok(corpus)
+    }
+
+    /// Of each file only the rows 0, `every`, 2 `every`, …
+    pub(crate) fn every(self, every: u64) -> Self {
+        Self { every, ..self }
     }
 
     /// As the user named it.
@@ -136,8 +143,10 @@ impl Rows<'_> {
             && bytes < CHUNK_BYTES
             && let Some(row) = self.row()?
         {
-            bytes += row.raw.bytes();
-            rows.push(row);
+            if row.place.row.is_multiple_of(self.corpus.every) {
+                bytes += row.raw.bytes();
+                rows.push(row);
+            }
         }
         Ok(rows)
     }

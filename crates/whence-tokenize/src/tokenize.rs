@@ -43,6 +43,9 @@ pub struct Config {
     /// `messages`, `mean`, `input_ids`, `target_mask`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
+    /// Of each file only the rows 0, `every`, 2 `every`, …: a sample that runs through the whole corpus.
+    #[serde(default = "all", skip_serializing_if = "is_all")]
+    pub every: u64,
     /// What to do with a row that has no targets.
     #[serde(default)]
     pub untargeted: Untargeted,
@@ -64,6 +67,7 @@ impl Config {
             max_tokens,
             column: text_column(),
             columns: BTreeMap::new(),
+            every: all(),
             untargeted: Untargeted::Refuse,
             chat: false,
             windows: Windowing::Truncate,
@@ -81,6 +85,9 @@ impl Config {
                 "max-tokens = {} leaves no room for a target and a token before it; set it to 2 or more",
                 self.max_tokens
             )));
+        }
+        if self.every == 0 {
+            return Err(bad_input("every = 0 takes no row; set it to 1 (all rows) or more"));
         }
         if self.windows == Windowing::Pack && self.untargeted == Untargeted::Keep {
             return Err(bad_input("windows = \"pack\" takes no rows without targets; remove untargeted = \"keep\""));
@@ -141,6 +148,14 @@ pub(crate) fn text_column() -> String {
     "text".into()
 }
 
+fn all() -> u64 {
+    1
+}
+
+fn is_all(every: &u64) -> bool {
+    *every == all()
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -169,7 +184,7 @@ struct Span {
 /// [`whence_artifact::Error::Input`] with `FILE:LINE: what is wrong; what to do` for the first bad rows.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?;
+    let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
     let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
     let chat = inputs.chat_template.as_deref().map(Chat::open).transpose()?;
     let max = if config.windows == Windowing::Pack { usize::MAX } else { config.max_tokens };

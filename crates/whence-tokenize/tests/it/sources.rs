@@ -59,11 +59,22 @@ fn a_folder_a_glob_and_packed_files_are_read_in_order_of_their_names() {
     assert_eq!(found.len(), 2);
     assert_eq!(rows(&bench, &config(66), &folder.join("**/*.ndjson"))[0].text, LINES[2]);
 
+    // A sample begins anew in each file, and rows keep their names.
+    let several = bench.folder.path().join("several");
+    fs::create_dir(&several).unwrap();
+    for (name, lines) in [("a", 1), ("b", 4)] {
+        fs::write(several.join(format!("{name}.jsonl")), line(LINES[0]).repeat(lines)).unwrap();
+    }
+    let found = rows(&bench, &Config { every: 3, ..config(67) }, &several);
+    assert_eq!(docs(&found), ["a/0", "b/0", "b/3"]);
+    let found = rows(&bench, &Config { every: 3, ..config(68) }, &several.join("b.jsonl"));
+    assert_eq!(docs(&found), ["row 0", "row 3"]);
+
     assert!(refusal(&bench, &config(71), &folder.join("*.parquet")).contains("matches no file"));
     fs::write(folder.join("c.txt"), "x").unwrap();
     assert!(refusal(&bench, &config(72), &folder).contains("several formats"));
     fs::write(folder.join("b/bad.ndjson"), "\n{\"text\": 5}\n").unwrap();
-    let message = refusal(&bench, &config(67), &folder.join("b/*"));
+    let message = refusal(&bench, &config(69), &folder.join("b/*"));
     assert!(message.contains("b/bad.ndjson:2: `text` is a number"), "{message}");
 }
 
