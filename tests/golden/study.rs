@@ -52,8 +52,8 @@ impl Choice {
     }
 }
 
-/// Some four whole queries of the golden model, so that the 16 are scored in groups.
-const QUERY_BYTES: usize = 10 << 20;
+/// Some nine whole queries of the golden model, so that the 16 are scored in groups.
+const QUERY_BYTES: usize = 20 << 20;
 
 fn golden() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
