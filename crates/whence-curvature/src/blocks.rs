@@ -24,7 +24,7 @@ pub(crate) struct Orthogonal(pub(crate) Vec<Tensor<2>>);
 impl Orthogonal {
     /// x Q, x [rows, n].
     pub(crate) fn rows_into(&self, x: Tensor<2>) -> Tensor<2> {
-        self.by_block(x, 1, |x, block| product(x, block))
+        self.by_block(x, 1, product)
     }
 
     /// Q^T x, x [n, columns].

@@ -218,8 +218,7 @@ impl Study<'_> {
         // What is not a number comes first.
         let worse = |cosine: f64, rank: f64| if (cosine + rank).is_nan() { -2.0 } else { cosine.min(rank) };
         rows.sort_by(|x, y| worse(x.1.least, x.2).total_cmp(&worse(y.1.least, y.2)));
-        // Not-a-number fails too.
-        let fails = |cosines: &Spread, rank: f64| !(cosines.least >= COSINE) || !(rank >= SPEARMAN);
+        let fails = |cosines: &Spread, rank: f64| !meets(cosines.least, COSINE) || !meets(rank, SPEARMAN);
         let failing: Vec<_> = rows
             .iter()
             .filter(|(_, cosines, rank)| fails(cosines, *rank))
@@ -244,11 +243,16 @@ impl Study<'_> {
                 rows.len(),
                 failing.join(", ")
             ));
-        } else if !(total >= SPEARMAN) {
+        } else if !meets(total, SPEARMAN) {
             verdict.failures.push(format!("{name}: Spearman of influences {total:.4} is below {SPEARMAN}"));
         }
         Ok(())
     }
+}
+
+/// Whether a threshold is met; not-a-number meets none.
+fn meets(value: f64, least: f64) -> bool {
+    value >= least
 }
 
 /// A refusal that has nothing to do with this model: the device has no such type.
@@ -276,7 +280,7 @@ fn batch(precision: Precision, by_module: &BTreeMap<String, Vec<Agreement>>, ver
     let all = by_module.values().flatten();
     let cosine = Spread::of(all.clone().map(|agreement| agreement.cosine)).least;
     let difference = all.map(|agreement| agreement.difference).fold(0.0, f64::max);
-    let failing = |examples: &&Vec<Agreement>| examples.iter().any(|agreement| !(agreement.cosine >= least));
+    let failing = |examples: &&Vec<Agreement>| examples.iter().any(|agreement| !meets(agreement.cosine, least));
     let failing: Vec<_> =
         by_module.iter().filter(|(_, examples)| failing(examples)).map(|(module, _)| module.as_str()).collect();
     let mark = if failing.is_empty() { "" } else { "  FAILS" };

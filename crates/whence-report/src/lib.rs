@@ -3,7 +3,7 @@
 //! reads   ranking, tokens; details, queries, losses, scores and a tokenizer where they are wired
 //! writes  report
 //!
-//! [`gather`] reads what is shown of each query, [`statistics`] describes its influences, `header` says what the study was,
+//! `gather` reads what is shown of each query, `statistics` describes its influences, `header` says what the study was,
 //! and `page` puts it into one HTML file. Nothing is fetched from anywhere when it is opened.
 
 mod duplicates;
