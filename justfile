@@ -47,7 +47,7 @@ smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
 
 # Whether SmolLM2 is whole: its perplexity against `transformers`, and what it says of the capital of France.
 test-smollm2: fetch-smollm2
-    cargo test --release -p whence --features real-model --test smollm2
+    cargo test --release --workspace --features whence/real-model --test smollm2
 
 # Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.
 test:

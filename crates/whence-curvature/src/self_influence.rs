@@ -112,12 +112,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 }
                 Ok(())
             })?;
+            exec.reporter.advance(group.len() as u64);
         }
         for row in &mut rows {
             row.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
         }
         draft.write(part, &[<OwnInfluence as Row<SelfInfluence>>::to_batch(&rows)?])?;
-        exec.reporter.advance(span.len() as u64);
     }
     exec.reporter.end();
     Ok(())

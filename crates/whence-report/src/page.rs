@@ -216,11 +216,12 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Vec<S
     sentences
 }
 
+/// The end of a text: what was asked last and what is measured, rather than how a conversation begins.
 fn clipped(text: &str) -> String {
-    if text.chars().count() <= EXCERPT {
-        return text.into();
+    match text.chars().count().checked_sub(EXCERPT) {
+        None | Some(0) => text.into(),
+        Some(more) => ['…'].into_iter().chain(text.chars().skip(more + 1)).collect(),
     }
-    text.chars().take(EXCERPT - 1).chain(['…']).collect()
 }
 
 /// Four significant digits: `+65.01`, `−0.0004133`, and powers of ten beyond.

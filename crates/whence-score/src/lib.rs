@@ -147,7 +147,8 @@ pub fn run_in_groups(
             <Score as Row<Scores>>::to_batch(&rows)?
         };
         draft.write(part, &[rows])?;
-        exec.reporter.advance(unit.span.len() as u64);
+        // Those that are no candidates.
+        exec.reporter.advance((unit.span.len() - examples.len()) as u64);
         loaded = Some(queries);
     }
     exec.reporter.end();
@@ -246,6 +247,7 @@ impl Pass<'_> {
                 Ok(())
             })?;
             let total: Vec<f32> = values(total)?;
+            self.exec.reporter.advance(group.len() as u64);
             for (&index, influences) in group.iter().zip(total.chunks_exact(count)) {
                 rows.extend(influences.iter().enumerate().map(|(query, influence)| Score {
                     query: (first + query) as u32,
@@ -301,6 +303,7 @@ impl Pass<'_> {
                 }
                 Ok(())
             })?;
+            self.exec.reporter.advance(group.len() as u64);
         }
         for row in &mut rows {
             row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;

@@ -119,6 +119,23 @@ fn what_a_study_names_is_fetched_once_and_identified_by_content() {
     assert!(made(&bench.ok(&["run", "local.toml"])).iter().all(|step| step.cached));
 }
 
+/// A glob of a dataset, and a dataset without a path, are corpora of several files.
+#[test]
+fn a_dataset_of_several_files_is_one_corpus() {
+    let (server, bench) = bench();
+    server.file("datasets/owner/shards", "data/a-00000.jsonl", corpus());
+    server.file("datasets/owner/shards", "data/a-00001.jsonl", corpus());
+    server.file("datasets/owner/shards", "README.md", "not wanted");
+    let file = "hf:datasets/owner/texts/data/train.jsonl";
+    for name in ["hf:datasets/owner/shards/data/a-*.jsonl", "hf:datasets/owner/shards"] {
+        bench.file("shards.toml", STUDY.replace(file, name));
+        let steps = made(&bench.ok(&["run", "shards.toml", "--to", "train"]));
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(steps[0].sealed(&bench).join("manifest.json")).unwrap()).unwrap();
+        assert_eq!(manifest["summary"]["examples"], 80);
+    }
+}
+
 #[test]
 fn offline_the_cache_is_all_there_is() {
     let (server, mut bench) = bench();
