@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens, bad_input};
+use whence_linalg::kernels::Form;
 use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device};
 
 use crate::blocks::{blocks, elements};
-use crate::passes::number_bytes;
 use crate::reduce::{Counts, Fit};
 use crate::tensors::narrow;
 
@@ -97,17 +97,17 @@ pub fn run_with_labels(
         counts.note(draft)?;
     }
     let fit = Fit { task: "covariance", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
-    for pass in fit.passes(draft, |modules| bytes(modules, config.blocks, number_bytes(&exec.device)))? {
+    for pass in fit.passes(draft, |modules| bytes(modules, config.blocks))? {
         let modules = pass.selection.modules();
         let slots = slots(modules, config.blocks);
-        let lengths: Vec<_> = slots.iter().map(|slot| slot.block.len().pow(2)).collect();
-        let sums = pass.sum(draft, &lengths, |tap, _, pending| {
+        let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
+        let sums = pass.sum(draft, &forms, |tap, _, sums| {
             for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.module == tap.index) {
                 let x = match slot.side {
                     Side::Activation => &tap.activations,
                     Side::Gradient => &tap.output_gradients,
                 };
-                pending.add_outer(index, columns(x, &slot.block));
+                sums[index].add_gram(columns(x, &slot.block));
             }
             Ok(())
         })?;
@@ -132,13 +132,15 @@ pub fn run_with_labels(
     Ok(())
 }
 
-/// Bytes of the sums over these modules in one pass, of `number` bytes each, and what a matrix takes while it is written.
-pub fn bytes(modules: &[Module], blocks: usize, number: u64) -> u64 {
+/// Bytes of the sums over these modules in one pass, and what a matrix takes while it is written.
+///
+/// The triangle in float64 on the CPU takes as much as the square in float32 on a GPU.
+pub fn bytes(modules: &[Module], blocks: usize) -> u64 {
     let largest = slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2)).max();
-    number * (summed(modules, blocks) + largest.unwrap_or(0) as u64)
+    4 * summed(modules, blocks) + 8 * largest.unwrap_or(0) as u64
 }
 
-/// Numbers that are summed over these modules in one pass.
+/// Numbers of the matrices that are summed over these modules in one pass.
 pub fn summed(modules: &[Module], blocks: usize) -> u64 {
     slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2) as u64).sum()
 }

@@ -6,17 +6,20 @@
 //! writes  lambda
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
-use whence_linalg::kernels::squared_products_bytes;
+use whence_linalg::kernels::{Form, squared_products_bytes};
 use whence_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device};
 
+use crate::blocks::Orthogonal;
 use crate::covariance;
 use crate::passes::number_bytes;
 use crate::reduce::{Counts, Fit};
-use crate::tensors::{narrow, rotation};
+use crate::tensors::{narrow, rotations};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -77,20 +80,19 @@ pub fn run_with_labels(
     for pass in fit.passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))? {
         let modules = pass.selection.modules();
         let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
-        let named = modules.iter().zip(&shapes);
         let rotations = match &inputs.eigenbasis {
-            Some(basis) => named.map(|(module, &shape)| rotation(basis, &module.name, shape, &device)).collect(),
-            None => Ok(Vec::new()),
+            Some(basis) => rotations(basis, modules, &device)?,
+            None => Vec::new(),
         };
-        let rotations: Vec<_> = rotations?;
-        let lengths: Vec<_> = shapes.iter().map(|[rows, columns]| rows * columns).collect();
-        let sums = pass.sum(draft, &lengths, |tap, batch, pending| {
+        let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).collect();
+        let mut shared = SharedInput::default();
+        let sums = pass.sum(draft, &forms, |tap, batch, sums| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
             let (mut a, mut d) = (tap.activations, tap.output_gradients);
             if let Some(basis) = rotations.get(tap.index) {
-                (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
+                (a, d) = (shared.rotated(tap.index, &basis.activation, a), basis.gradient.rows_into(d));
             }
-            pending.add_squares(tap.index, d, a, batch.len());
+            sums[tap.index].add_squared_products(d, a, batch.len());
             Ok(())
         })?;
         drop(rotations);
@@ -107,6 +109,23 @@ pub fn run_with_labels(
         pass.end(draft)?;
     }
     Ok(())
+}
+
+/// The last rotated input: modules that read the same one come one after the other.
+#[derive(Default)]
+struct SharedInput(Option<(usize, Arc<Orthogonal>, Tensor<2>)>);
+
+impl SharedInput {
+    /// a Q_A for the module `index`. Modules of a batch come last to first, so that a number that does not fall is of
+    /// another batch.
+    fn rotated(&mut self, index: usize, basis: &Arc<Orthogonal>, a: Tensor<2>) -> Tensor<2> {
+        let rotated = match self.0.take() {
+            Some((before, of, rotated)) if index < before && Arc::ptr_eq(&of, basis) => rotated,
+            _ => basis.rows_into(a),
+        };
+        self.0 = Some((index, basis.clone(), rotated.clone()));
+        rotated
+    }
 }
 
 /// Bytes of the sums over these modules in one pass, of `number` bytes each, their rotations (of so many blocks; none in

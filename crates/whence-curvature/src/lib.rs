@@ -14,3 +14,4 @@ pub mod precondition;
 mod reduce;
 pub mod self_influence;
 mod tensors;
+mod waves;

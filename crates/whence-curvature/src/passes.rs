@@ -12,9 +12,9 @@ pub fn limit(exec: &Exec) -> Option<u64> {
     exec.memory.or_else(|| free().map(|bytes| (bytes as f64 * SHARE) as u64))
 }
 
-/// Bytes of a summed number: a span's float32 on the device, and on the CPU the float64 sum of all spans beside it.
+/// Bytes of a summed number on its device: float32 of a span on a GPU, float64 of all spans on the CPU.
 pub fn number_bytes(device: &str) -> u64 {
-    if device.starts_with("gpu") { 4 } else { 12 }
+    if device.starts_with("gpu") { 4 } else { 8 }
 }
 
 /// Bytes for sums: the limit, less what running the model takes.

@@ -3,16 +3,19 @@
 //! reads   gradients, eigenbasis, lambda
 //! writes  preconditioned
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use whence_artifact::{Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row};
 use whence_linalg::kernels::product;
-use whence_linalg::truncated_svd;
+use whence_linalg::{Threads, truncated_svd};
 use whence_model::resolve_device;
 
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
 use crate::tensors::{tensor, values};
+use crate::waves::side_by_side;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -47,28 +50,49 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         Ok((0..modules.len()).flat_map(|module| parts.clone().map(move |part| (module, part))).collect())
     })?;
     exec.reporter.begin("precondition", "gradients", inputs.gradients.manifest().rows(), 0);
-    let mut loaded: Option<(usize, Inverse)> = None;
-    for (number, (index, part)) in parts.into_iter().enumerate() {
-        if draft.has(number) {
-            continue;
-        }
+    let pending: Vec<_> = parts.into_iter().enumerate().filter(|(number, _)| !draft.has(*number)).collect();
+    let work = pending.iter().map(|&(number, (index, part))| {
         let name = modules.get(index).context("the gradients have fewer modules than the draft was begun with")?;
+        let inverse = Arc::new(Mutex::new(None));
+        let rows = inputs.gradients.rows_of::<Factors>(part, name)?;
+        Ok(rows.map(move |row| Ok(Work { number, row: row?, inverse: inverse.clone() })))
+    });
+    let work = work.flat_map(|rows: Result<_>| {
+        let (rows, error) = rows.map_or_else(|error| (None, Some(Err(error))), |rows| (Some(rows), None));
+        rows.into_iter().flatten().chain(error)
+    });
+    let most = if device == Device::flex() { rayon::current_num_threads() } else { 1 };
+    let size = |work: &Work| work.row.left_shape[0] * work.row.right_shape[0];
+    let done = side_by_side(work, most, size, |work, threads| {
+        let (name, shape) = (work.row.module.clone(), [work.row.left_shape[0], work.row.right_shape[0]]);
+        // The first query of a module reads its curvature, the others wait for it.
+        let inverse = {
+            let mut known = work.inverse.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*known {
+                Some(inverse) => Arc::clone(inverse),
+                None => known.insert(Arc::new(curvature.of(&name, shape, &device, &*exec.reporter)?)).clone(),
+            }
+        };
+        let row = precondition(work.row, &inverse, config.rank, threads, &device);
+        exec.reporter.advance(1);
         // A batch for each matrix: the offsets of a batch's lists have 32 bits.
-        let rows = inputs.gradients.rows_of::<Factors>(part, name)?.map(|row| {
-            let row = row?;
-            let inverse = match loaded.take() {
-                Some((of, inverse)) if of == index => inverse,
-                _ => curvature.of(name, [row.left_shape[0], row.right_shape[0]], &device, &*exec.reporter)?,
-            };
-            let (_, inverse) = loaded.insert((index, inverse));
-            exec.reporter.advance(1);
-            let row = precondition(row, inverse, config.rank, &device).with_context(|| format!("module {name}"))?;
-            <Factors as Row<Preconditioned>>::to_batch(&[row])
-        });
-        draft.write_each(number, rows)?;
+        let row = row.with_context(|| format!("module {name}"))?;
+        Ok((work.number, <Factors as Row<Preconditioned>>::to_batch(&[row])?))
+    });
+    let mut done = done.peekable();
+    for (number, _) in &pending {
+        let own = std::iter::from_fn(|| done.next_if(|row| row.as_ref().map_or(true, |(of, _)| of == number)));
+        draft.write_each(*number, own.map(|row| Ok(row?.1)))?;
     }
     exec.reporter.end();
     Ok(())
+}
+
+/// A query's gradient of a module, and the module's curvature once it is read.
+struct Work {
+    number: usize,
+    row: Factors,
+    inverse: Arc<Mutex<Option<Arc<Inverse>>>>,
 }
 
 /// Bytes for one module [out, in] and one query of so many tokens: curvature, factors, and the product on its way
@@ -83,7 +107,7 @@ pub fn bytes(out_features: usize, in_features: usize, rotations: u64, tokens: us
 
 /// P(left right^T), whole or truncated. The truncation is taken in the eigenbasis, where P is rotated and not dense again:
 /// rotate the factors, multiply, divide, decompose, and rotate back only what is kept.
-fn precondition(row: Factors, inverse: &Inverse, rank: Rank, device: &Device) -> Result<Factors> {
+fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, device: &Device) -> Result<Factors> {
     if row.rank == 0 {
         let what = format!("gradient {} of {} is a whole matrix: give its factors", row.row, row.module);
         return Err(Error::Mismatch(what).into());
@@ -102,7 +126,7 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, device: &Device) ->
     let side = out_features.min(in_features);
     match rank {
         Rank::Low(rank) if rank < side => {
-            let (left, right) = truncated_svd(&values(whole)?, out_features, in_features, rank)?;
+            let (left, right) = truncated_svd(&values(whole)?, out_features, in_features, rank, threads)?;
             let (mut left, mut right) =
                 (tensor(left, [out_features, rank], device), tensor(right, [in_features, rank], device));
             if let Some(basis) = &inverse.rotation {

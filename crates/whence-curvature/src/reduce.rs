@@ -5,40 +5,17 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
-use whence_linalg::kernels::{add_product, add_squared_products, product};
+use whence_linalg::kernels::{Form, Sum};
 use whence_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap};
 
 use crate::passes::{fits, room, split};
-use crate::tensors::values;
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
 /// Numbers that are read or written at once.
 const CHUNK: usize = 1 << 16;
-
-/// float32 sums of one span, by slot, on the device.
-pub(crate) struct Pending(Vec<Option<Tensor<2>>>);
-
-impl Pending {
-    /// slot += sum over the examples z of (d_z^T a_z)^2, elementwise.
-    pub(crate) fn add_squares(&mut self, slot: usize, d: Tensor<2>, a: Tensor<2>, examples: usize) {
-        let shape = [d.dims()[1], a.dims()[1]];
-        let sum = self.0[slot].take().unwrap_or_else(|| Tensor::zeros(shape, &d.device()));
-        self.0[slot] = Some(add_squared_products(sum, d, a, examples));
-    }
-
-    /// slot += x^T x, x [tokens, n]: padding rows are zero and add nothing.
-    pub(crate) fn add_outer(&mut self, slot: usize, x: Tensor<2>) {
-        let transposed = x.clone().transpose();
-        self.0[slot] = Some(match self.0[slot].take() {
-            Some(sum) => add_product(sum, transposed, x),
-            None => product(transposed, x),
-        });
-    }
-}
 
 /// What was summed over.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -133,26 +110,24 @@ pub(crate) struct Pass<'a> {
     of: usize,
 }
 
-/// float64 sums, by slot.
+/// Sums by slot.
 pub(crate) struct Sums {
-    pub(crate) slots: Vec<Vec<f64>>,
+    pub(crate) slots: Vec<Sum>,
     pub(crate) counts: Counts,
     next: usize,
 }
 
 impl Pass<'_> {
-    /// Runs the model over every span that is not yet summed; `visit` sees each tap, and what it left on the device is
-    /// added to the slots, which have these lengths.
+    /// Runs the model over every span that is not yet summed; `visit` adds each tap to the slots, which have these forms.
     pub(crate) fn sum(
         &self,
         draft: &Draft,
-        lengths: &[usize],
-        mut visit: impl FnMut(Tap<'_>, &Batch, &mut Pending) -> Result<()>,
+        forms: &[Form],
+        mut visit: impl FnMut(Tap<'_>, &Batch, &mut [Sum]) -> Result<()>,
     ) -> Result<Sums> {
         let Fit { task, model, labels, tokens, exec, .. } = *self.fit;
         let names = self.selection.modules().iter().map(|module| module.name.clone()).collect::<Vec<_>>();
-        let mut sums = Sums::restore(draft, &names, lengths)?;
-        let mut pending = Pending(vec![None; lengths.len()]);
+        let mut sums = Sums::restore(draft, &names, forms)?;
         let task = if self.of == 1 { task.into() } else { format!("{task}, pass {} of {}", self.number + 1, self.of) };
         exec.reporter.begin(&task, "tokens", tokens.tokens(), sums.counts.tokens);
         let (mut saved, mut cost) = (Instant::now(), Duration::ZERO);
@@ -163,15 +138,11 @@ impl Pass<'_> {
             for chosen in model.batches(&lengths, exec.batch_tokens) {
                 let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
                 let batch = Batch::new(&chosen, &model.device);
-                model.taps(&batch, labels, &self.selection, &mut |tap| visit(tap, &batch, &mut pending))?;
+                model.taps(&batch, labels, &self.selection, &mut |tap| visit(tap, &batch, &mut sums.slots))?;
                 sums.counts.tokens += batch.real_tokens() as u64;
                 exec.reporter.advance(batch.real_tokens() as u64);
             }
-            for (sum, pending) in sums.slots.iter_mut().zip(&mut pending.0) {
-                if let Some(pending) = pending.take() {
-                    sum.iter_mut().zip(values(pending)?).for_each(|(sum, value)| *sum += f64::from(value));
-                }
-            }
+            sums.slots.iter_mut().try_for_each(Sum::settle)?;
             sums.counts.examples += examples.len() as u64;
             sums.next = index + 1;
             if sums.next < self.spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
@@ -233,9 +204,9 @@ impl Header {
 }
 
 impl Sums {
-    /// Slots of the given lengths, zero, or as an earlier run left them for the same modules.
-    fn restore(draft: &Draft, names: &[String], lengths: &[usize]) -> Result<Self> {
-        let slots = lengths.iter().map(|&n| vec![0.0; n]).collect();
+    /// Slots of the given forms, zero, or as an earlier run left them for the same modules.
+    fn restore(draft: &Draft, names: &[String], forms: &[Form]) -> Result<Self> {
+        let slots = forms.iter().map(|&form| Sum::zeros(form)).collect();
         let mut sums = Self { slots, counts: Counts::default(), next: 0 };
         let Some(mut saved) = draft.restore_each("sums")? else { return Ok(sums) };
         let header = Header::read(&mut saved)?;
@@ -244,7 +215,7 @@ impl Sums {
         }
         (sums.next, sums.counts) = (header.next, header.counts);
         let mut bytes = vec![0; 8 * CHUNK];
-        for values in sums.slots.iter_mut().flat_map(|slot| slot.chunks_mut(CHUNK)) {
+        for values in sums.slots.iter_mut().flat_map(|slot| slot.values_mut().chunks_mut(CHUNK)) {
             let bytes = &mut bytes[..8 * values.len()];
             saved.read_exact(bytes).context("the checkpoint has another size: remove the draft")?;
             for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -257,7 +228,7 @@ impl Sums {
     fn save(&self, draft: &Draft, names: &[String]) -> Result<()> {
         draft.checkpoint_each("sums", |into| {
             Header { next: self.next, counts: self.counts, modules: names.into() }.write(into)?;
-            for values in self.slots.iter().flat_map(|slot| slot.chunks(CHUNK)) {
+            for values in self.slots.iter().flat_map(|slot| slot.values().chunks(CHUNK)) {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 into.write_all(&bytes)?;
             }

@@ -1,8 +1,12 @@
 //! Between rows of artifacts and tensors.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Basis, Eigenbasis, Error, Side};
+use whence_linalg::kernels::Sum;
+use whence_model::Module;
 
 use crate::blocks::Orthogonal;
 
@@ -19,8 +23,33 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 /// Q_A [in, in] and Q_S [out, out] of a module.
 #[derive(Clone)]
 pub(crate) struct Rotation {
-    pub(crate) activation: Orthogonal,
+    pub(crate) activation: Arc<Orthogonal>,
     pub(crate) gradient: Orthogonal,
+}
+
+/// The eigenbases of modules [out, in], in order; sizes are checked. Modules with the same input have one Q_A in memory.
+pub(crate) fn rotations(
+    eigenbasis: &Artifact<Eigenbasis>,
+    modules: &[Module],
+    device: &Device,
+) -> Result<Vec<Rotation>> {
+    let mut last: Option<(usize, Vec<Vec<f32>>, Arc<Orthogonal>)> = None;
+    let each = modules.iter().map(|module| {
+        let [gradient, activation] = sides(eigenbasis, &module.name, [module.out_features, module.in_features])?;
+        let activation = match last.take() {
+            Some((input, values, shared)) if input == module.input && values == activation => {
+                last = Some((input, values, shared.clone()));
+                shared
+            }
+            _ => {
+                let own = Arc::new(orthogonal(activation.clone(), device));
+                last = Some((module.input, activation, own.clone()));
+                own
+            }
+        };
+        Ok(Rotation { activation, gradient: orthogonal(gradient, device) })
+    });
+    each.collect()
 }
 
 /// The eigenbasis of a module [out, in]; sizes are checked.
@@ -30,14 +59,29 @@ pub(crate) fn rotation(
     shape: [usize; 2],
     device: &Device,
 ) -> Result<Rotation> {
+    let [gradient, activation] = sides(eigenbasis, module, shape)?;
+    Ok(Rotation { activation: Arc::new(orthogonal(activation, device)), gradient: orthogonal(gradient, device) })
+}
+
+fn orthogonal(blocks: Vec<Vec<f32>>, device: &Device) -> Orthogonal {
+    let block = |values: Vec<f32>| {
+        let n = values.len().isqrt();
+        tensor(values, [n, n], device)
+    };
+    Orthogonal(blocks.into_iter().map(block).collect())
+}
+
+/// Vectors of Q_S and of Q_A, block by block.
+fn sides(eigenbasis: &Artifact<Eigenbasis>, module: &str, shape: [usize; 2]) -> Result<[Vec<Vec<f32>>; 2]> {
     let folder = eigenbasis.folder().display();
     let mut sides = [Vec::new(), Vec::new()];
+    let mut sizes = [0, 0];
     for row in eigenbasis.module::<Basis>(module)? {
-        let n = row.values.len();
-        sides[usize::from(row.side == Side::Activation)].push(tensor(row.vectors, [n, n], device));
+        let side = usize::from(row.side == Side::Activation);
+        sizes[side] += row.values.len();
+        sides[side].push(row.vectors);
     }
-    for (blocks, n) in sides.iter().zip(shape) {
-        let found: usize = blocks.iter().map(|block| block.dims()[0]).sum();
+    for (found, n) in sizes.into_iter().zip(shape) {
         if found == 0 {
             return Err(Error::Mismatch(format!(
                 "the eigenbasis has nothing for module {module}: fit the curvature with the same `modules`: {folder}"
@@ -51,13 +95,12 @@ pub(crate) fn rotation(
             .into());
         }
     }
-    let [gradient, activation] = sides.map(Orthogonal);
-    Ok(Rotation { activation, gradient })
+    Ok(sides)
 }
 
-/// A sum as the f32 that the schema stores.
-pub(crate) fn narrow(sum: &[f64], what: &str) -> Result<Vec<f32>> {
-    let values: Vec<f32> = sum.iter().map(|&value| value as f32).collect();
+/// A sum as the whole float32 matrix that the schema stores.
+pub(crate) fn narrow(sum: &Sum, what: &str) -> Result<Vec<f32>> {
+    let values = sum.matrix();
     let finite = values.iter().all(|value| value.is_finite());
     finite
         .then_some(values)

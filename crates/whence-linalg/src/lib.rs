@@ -10,5 +10,5 @@ pub mod memory;
 pub mod random;
 pub mod svd;
 
-pub use eigen::symmetric_eigen;
+pub use eigen::{Threads, symmetric_eigen};
 pub use svd::truncated_svd;

@@ -1,9 +1,10 @@
-//! Exact best low-rank approximation.
+//! Best low-rank approximation.
 
 use anyhow::{Result, ensure};
-use faer::{Accum, Mat, Par, linalg::matmul::matmul};
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::{Accum, Mat, MatRef};
 
-use crate::eigen::symmetric_eigen;
+use crate::eigen::{Threads, largest, times};
 
 /// The best rank-`rank` approximation of a matrix P, as two factors: P ~ left right^T.
 ///
@@ -14,35 +15,51 @@ use crate::eigen::symmetric_eigen;
 /// left = P V, right = V; otherwise P P^T = U diag U^T, left = U, right = P^T U. Projecting on an
 /// orthonormal basis needs no division by singular values, so a rank-deficient P is no special
 /// case, and at full rank V V^T = I makes the product exact.
-pub fn truncated_svd(matrix: &[f32], rows: usize, cols: usize, rank: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+///
+/// # Errors
+/// Values that are not finite; an eigensolver that does not converge.
+pub fn truncated_svd(
+    matrix: &[f32],
+    rows: usize,
+    cols: usize,
+    rank: usize,
+    threads: Threads,
+) -> Result<(Vec<f32>, Vec<f32>)> {
     ensure!(
         matrix.len() == rows * cols,
         "a singular value decomposition of [{rows}, {cols}] got {} values",
         matrix.len()
     );
-    let p = Mat::from_fn(rows, cols, |i, j| f64::from(matrix[i * cols + j]));
-    let side = rows.min(cols);
-    let r = rank.min(side);
-    let par = Par::rayon(0);
-
+    ensure!(matrix.iter().all(|value| value.is_finite()), "a matrix to be truncated holds a value that is not finite");
+    // The higher of P and P^T, column by column.
+    let (tall, side) = match cols <= rows {
+        true => (Mat::from_fn(rows, cols, |i, j| f64::from(matrix[i * cols + j])), cols),
+        false => (Mat::from_fn(cols, rows, |i, j| f64::from(matrix[j * cols + i])), rows),
+    };
+    let (r, par) = (rank.min(side), threads.par());
     let mut gram = Mat::<f64>::zeros(side, side);
-    if cols <= rows {
-        matmul(&mut gram, Accum::Replace, p.transpose(), &p, 1.0, par);
-    } else {
-        matmul(&mut gram, Accum::Replace, &p, p.transpose(), 1.0, par);
+    matmul(
+        &mut gram,
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        tall.transpose(),
+        BlockStructure::Rectangular,
+        &tall,
+        BlockStructure::Rectangular,
+        1.0,
+        par,
+    );
+    for j in 0..side {
+        for i in 0..j {
+            gram[(i, j)] = gram[(j, i)];
+        }
     }
-    let (_, vectors) = symmetric_eigen(&row_major(&gram), side)?;
-    let basis = Mat::from_fn(side, r, |i, k| vectors[i * side + side - 1 - k]);
-
-    let mut projected = Mat::<f64>::zeros(rows.max(cols), r);
-    let product = if cols <= rows { p.as_ref() } else { p.transpose() };
-    matmul(&mut projected, Accum::Replace, product, &basis, 1.0, par);
-
-    let (left, right) = if cols <= rows { (projected, basis) } else { (basis, projected) };
-    let narrow = |m: &Mat<f64>| row_major(m).into_iter().map(|x| x as f32).collect();
-    Ok((narrow(&left), narrow(&right)))
+    let basis = largest(gram.as_ref(), r, par)?;
+    let projected = times(tall.as_ref(), basis.as_ref(), par);
+    let (projected, basis) = (row_major(projected.as_ref()), row_major(basis.as_ref()));
+    Ok(if cols <= rows { (projected, basis) } else { (basis, projected) })
 }
 
-fn row_major(m: &Mat<f64>) -> Vec<f64> {
-    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
+fn row_major(m: MatRef<'_, f64>) -> Vec<f32> {
+    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)] as f32)).collect()
 }

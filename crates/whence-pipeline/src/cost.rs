@@ -184,7 +184,7 @@ impl Plan {
             Stage::Losses => plain(forward, tokens * 4.0, 2.0 * shape.forward * tokens),
             Stage::Covariance => {
                 let summed = covariance::summed(&shape.modules, blocks) as f64;
-                let bytes = |modules: &[Module]| covariance::bytes(modules, blocks, number);
+                let bytes = |modules: &[Module]| covariance::bytes(modules, blocks);
                 let (passes, memory) = shape.passes(step, machine, bytes);
                 let flops = passes as f64 * scan + 2.0 * tokens * summed;
                 (Cost { memory: IDLE + memory, disk: all * 4.0, flops }, passes_note(passes))

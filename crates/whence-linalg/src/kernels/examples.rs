@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::cpu::{contiguous, is_cpu, lane_sum, tensor, values, values_mut, vectorised, wrap, writable};
+use super::cpu::{contiguous, is_cpu, lane_sum, tensor, values, vectorised};
 use super::product::{Accumulate, MatrixRef, View, accumulate};
 
 /// Values of a product from which examples are taken one by one, each with all threads: 16 MiB of f32 a thread.
@@ -46,45 +46,6 @@ pub fn paired_sums(x: Tensor<2>, y: Tensor<2>, batch: usize, count: usize) -> Te
     tensor(sums, [batch, count])
 }
 
-/// sum + sum over the examples z of (d_z^T a_z)^2, elementwise.
-///
-/// sum `[out, in]`, d `[batch * tokens, out]`, a `[batch * tokens, in]` -> `[out, in]`
-pub fn add_squared_products(sum: Tensor<2>, d: Tensor<2>, a: Tensor<2>, batch: usize) -> Tensor<2> {
-    let ([rows, out], [other, inside]) = (d.dims(), a.dims());
-    assert!(rows == other && sum.dims() == [out, inside] && batch > 0 && rows.is_multiple_of(batch), "whole examples");
-    let tokens = rows / batch;
-    if !is_cpu(&d.device()) {
-        let step = (4 * LARGE / (out * inside)).clamp(1, batch);
-        return (0..batch).step_by(step).fold(sum, |sum, start| {
-            let products = products(&d, &a, tokens, start, step.min(batch - start));
-            sum + products.square().sum_dim(0).reshape([out, inside])
-        });
-    }
-    let (d, a) = (contiguous(d), contiguous(a));
-    let (d, a) = (values(&d), values(&a));
-    let mut buffer = writable(sum);
-    let sum = values_mut(&mut buffer);
-    let (workers, parallelism) = workers(out, inside, batch);
-    // Each worker has examples and a sum of its own, in an order that depends on their number alone.
-    let share = batch.div_ceil(workers) * tokens;
-    let sums: Vec<Vec<f32>> = (d.par_chunks(share * out).zip(a.par_chunks(share * inside)))
-        .map(|(d, a)| {
-            let (mut own, mut product) = (vec![0.0f32; out * inside], vec![0.0f32; out * inside]);
-            for (d, a) in d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside)) {
-                let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
-                let mut view = View::rows(&mut product, out, inside);
-                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
-                add_squares(&mut own, &product);
-            }
-            own
-        })
-        .collect();
-    for own in sums {
-        sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
-    }
-    wrap(buffer)
-}
-
 /// sum over the elements of w (d_z^T a_z)^2, for each example z; without weights w is 1.
 ///
 /// w `[out, in]`, d `[batch * tokens, out]`, a `[batch * tokens, in]` -> `[batch, 1]`; sums in float64 on the CPU.
@@ -94,10 +55,8 @@ pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, 
     assert!(weights.as_ref().is_none_or(|weights| weights.dims() == [out, inside]), "a weight for each element");
     let tokens = rows / batch;
     if !is_cpu(&d.device()) {
-        let step = (4 * LARGE / (out * inside)).clamp(1, batch);
-        let sums = (0..batch).step_by(step).map(|start| {
-            let length = step.min(batch - start);
-            let products = products(&d, &a, tokens, start, length);
+        let sums = products_of(&d, &a, batch).map(|products| {
+            let length = products.dims()[0];
             let squares = products.square().reshape([length, out * inside]);
             let weighted = match &weights {
                 Some(weights) => squares * weights.clone().reshape([1, out * inside]),
@@ -129,19 +88,17 @@ pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, 
     tensor(sums, [batch, 1])
 }
 
-/// d_z^T a_z of examples `start..start + length`: `[length, out, in]`.
-fn products(d: &Tensor<2>, a: &Tensor<2>, tokens: usize, start: usize, length: usize) -> Tensor<3> {
-    let chosen = |x: &Tensor<2>| {
-        let width = x.dims()[1];
-        x.clone().narrow(0, start * tokens, length * tokens).reshape([length, tokens, width])
-    };
-    chosen(d).swap_dims(1, 2).matmul(chosen(a))
-}
-
-/// Bytes that [`add_squared_products`] takes for a module `[out, in]` beside its sum.
-pub fn squared_products_bytes(out: usize, inside: usize) -> usize {
-    let (workers, _) = workers(out, inside, usize::MAX);
-    8 * out * inside * workers
+/// d_z^T a_z of the examples z in order, `[some, out, in]` at a time, by burn's operations.
+pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, batch: usize) -> impl Iterator<Item = Tensor<3>> {
+    let ([rows, out], [_, inside]) = (d.dims(), a.dims());
+    let (tokens, step) = (rows / batch, (4 * LARGE / (out * inside)).clamp(1, batch));
+    (0..batch).step_by(step).map(move |start| {
+        let length = step.min(batch - start);
+        let chosen = |x: &Tensor<2>, width| {
+            x.clone().narrow(0, start * tokens, length * tokens).reshape([length, tokens, width])
+        };
+        chosen(d, out).swap_dims(1, 2).matmul(chosen(a, inside))
+    })
 }
 
 /// How many examples are taken at once, and how many threads each product has.
@@ -179,11 +136,4 @@ fn weighted_square(x: &[f32], weights: Option<&[f32]>, width: usize) -> f64 {
         },
     );
     exact
-}
-
-fn add_squares(sum: &mut [f32], x: &[f32]) {
-    vectorised(
-        #[inline(always)]
-        || sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x),
-    );
 }

@@ -16,17 +16,19 @@ mod precision;
 mod product;
 mod rms_norm;
 mod rope;
+mod sums;
 
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
 pub use cross_entropy::{cross_entropy, sample_rows};
-pub use examples::{add_squared_products, paired_sums, squared_products_bytes, weighted_squares};
+pub use examples::{paired_sums, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
 pub use padding::append_one;
 pub use precision::{round, round_like, widen};
 pub use product::{add_product, product};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};
+pub use sums::{Form, Sum, squared_products_bytes};
 
 #[doc(hidden)]
 pub use cpu::with_burn_operations;

@@ -147,25 +147,30 @@ fn multiply(
     parallelism: gemm::Parallelism,
 ) {
     assert!(a.cols == b.rows && a.fits() && b.fits(), "operands of a product");
+    // `gemm` gives its threads columns: of a narrow product, those of the transpose.
+    let ((left, right), (row_stride, col_stride)) = match b.cols < a.rows {
+        true => ((b.transposed(), a.transposed()), (1, stride)),
+        false => ((*a, *b), (stride, 1)),
+    };
     // SAFETY: `fits` keeps every element that `gemm` reads inside the two slices; the destination is
     // the caller's own memory (a mutable borrow or a fresh vector), so it overlaps neither, and it is
     // read only when `mode` adds to what is there.
     #[allow(unsafe_code)]
     unsafe {
         gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
+            left.rows,
+            right.cols,
+            left.cols,
             destination,
-            1,
-            stride as isize,
+            col_stride as isize,
+            row_stride as isize,
             mode == Accumulate::Add,
-            a.values.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.values.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
+            left.values.as_ptr(),
+            left.col_stride as isize,
+            left.row_stride as isize,
+            right.values.as_ptr(),
+            right.col_stride as isize,
+            right.row_stride as isize,
             1.0f32,
             1.0f32,
             false,

@@ -1,0 +1,210 @@
+//! Sums in float64 of what is computed in float32: covariances and corrected eigenvalues.
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::cpu::{contiguous, is_cpu, values, vectorised};
+use super::examples::products_of;
+use super::product::{Accumulate, MatrixRef, View, accumulate, add_product, product};
+
+/// Rows of a triangle that one task takes: fewer make products slow, more leave less of the square out.
+const BAND: usize = 96;
+/// Numbers of a product that one task holds.
+const TILE: usize = 1 << 20;
+
+/// Which numbers a sum has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A symmetric matrix `[n, n]` by its lower triangle: (i, j), j <= i, at i (i + 1) / 2 + j.
+    Symmetric(usize),
+    /// A matrix `[rows, columns]`, row by row.
+    Full([usize; 2]),
+}
+
+impl Form {
+    /// How many numbers that is.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Symmetric(n) => n * (n + 1) / 2,
+            Self::Full([rows, columns]) => rows * columns,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A sum of matrices. On the CPU each product is added in float64 as it leaves the cache; a GPU sums in float32 until
+/// [`Sum::settle`].
+#[derive(Debug, Clone)]
+pub struct Sum {
+    form: Form,
+    values: Vec<f64>,
+    pending: Option<Tensor<2>>,
+}
+
+impl Sum {
+    /// Nothing yet.
+    pub fn zeros(form: Form) -> Self {
+        Self { form, values: vec![0.0; form.len()], pending: None }
+    }
+
+    /// += x^T x, x `[tokens, n]`, for a symmetric sum: rows of zeros add nothing.
+    ///
+    /// On the CPU half of the product is formed, which is tokens n (n + 1) operations.
+    ///
+    /// # Panics
+    /// Where the sum has another form.
+    pub fn add_gram(&mut self, x: Tensor<2>) {
+        let [tokens, n] = x.dims();
+        assert_eq!(self.form, Form::Symmetric(n), "x^T x of [tokens, n]");
+        if !is_cpu(&x.device()) {
+            let transposed = x.clone().transpose();
+            self.pending = Some(match self.pending.take() {
+                Some(sum) => add_product(sum, transposed, x),
+                None => product(transposed, x),
+            });
+            return;
+        }
+        let x = contiguous(x);
+        let x = values(&x);
+        let mut bands = split(&mut self.values, n);
+        // The longest first, so that no thread is left with it at the end.
+        bands.reverse();
+        bands.into_par_iter().with_max_len(1).for_each(|(first, sum)| {
+            let end = band_end(first, n);
+            let mut tile = vec![0.0f32; (end - first) * end];
+            let mut view = View::rows(&mut tile, end - first, end);
+            let (rows, columns) =
+                (MatrixRef::rows(&x[first..], tokens, end - first, n), MatrixRef::rows(x, tokens, end, n));
+            accumulate(&mut view, &rows.transposed(), &columns, Accumulate::Replace, gemm::Parallelism::None);
+            let mut sum = sum;
+            for (row, tile) in (first..end).zip(tile.chunks_exact(end)) {
+                let (own, rest) = sum.split_at_mut(row + 1);
+                widen_into(own, tile);
+                sum = rest;
+            }
+        });
+    }
+
+    /// += sum over the examples z of (d_z^T a_z)^2, elementwise, for a full sum `[out, in]`.
+    ///
+    /// d `[batch * tokens, out]`, a `[batch * tokens, in]`
+    ///
+    /// # Panics
+    /// Where the sum has another form.
+    pub fn add_squared_products(&mut self, d: Tensor<2>, a: Tensor<2>, batch: usize) {
+        let ([rows, out], [other, inside]) = (d.dims(), a.dims());
+        assert_eq!(self.form, Form::Full([out, inside]), "d^T a of [tokens, out] and [tokens, in]");
+        assert!(rows == other && batch > 0 && rows.is_multiple_of(batch), "whole examples");
+        let tokens = rows / batch;
+        if !is_cpu(&d.device()) {
+            let sum = self.pending.take().unwrap_or_else(|| Tensor::zeros([out, inside], &d.device()));
+            self.pending = Some(
+                products_of(&d, &a, batch)
+                    .fold(sum, |sum, products| sum + products.square().sum_dim(0).reshape([out, inside])),
+            );
+            return;
+        }
+        let (d, a) = (contiguous(d), contiguous(a));
+        let (d, a) = (values(&d), values(&a));
+        let band = band_of(out, inside);
+        self.values.par_chunks_mut(band * inside).enumerate().for_each(|(index, sum)| {
+            let (first, height) = (index * band, sum.len() / inside);
+            let (mut squares, mut tile) = (vec![0.0f32; sum.len()], vec![0.0f32; sum.len()]);
+            for (d, a) in d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside)) {
+                let d = MatrixRef::rows(&d[first..], tokens, height, out);
+                let a = MatrixRef::rows(a, tokens, inside, inside);
+                let mut view = View::rows(&mut tile, height, inside);
+                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
+                add_squares(&mut squares, &tile);
+            }
+            widen_into(sum, &squares);
+        });
+    }
+
+    /// Adds what a GPU still holds.
+    ///
+    /// # Errors
+    /// Where the device does not hand it out.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let columns = pending.dims()[1];
+        let pending: Vec<f32> = pending.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        match self.form {
+            Form::Full(_) => widen_into(&mut self.values, &pending),
+            Form::Symmetric(_) => {
+                let mut sum = &mut self.values[..];
+                for (row, pending) in pending.chunks_exact(columns).enumerate() {
+                    let (own, rest) = sum.split_at_mut(row + 1);
+                    widen_into(own, pending);
+                    sum = rest;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers of its form.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The same, to be set.
+    pub fn values_mut(&mut self) -> &mut [f64] {
+        &mut self.values
+    }
+
+    /// The whole matrix in float32, row by row.
+    pub fn matrix(&self) -> Vec<f32> {
+        match self.form {
+            Form::Full(_) => self.values.iter().map(|&value| value as f32).collect(),
+            Form::Symmetric(n) => {
+                let at = |i: usize, j: usize| self.values[i * (i + 1) / 2 + j];
+                (0..n).flat_map(|i| (0..n).map(move |j| at(i.max(j), i.min(j)) as f32)).collect()
+            }
+        }
+    }
+}
+
+/// Bytes that [`Sum::add_squared_products`] takes for a module `[out, in]` beside its sum.
+pub fn squared_products_bytes(out: usize, inside: usize) -> usize {
+    8 * inside * (band_of(out, inside) * rayon::current_num_threads()).min(out)
+}
+
+/// Rows of a product `[out, in]` for one task: a share for each thread, if that is not too much.
+fn band_of(out: usize, inside: usize) -> usize {
+    out.div_ceil(rayon::current_num_threads()).min(TILE.div_ceil(inside.max(1))).max(1)
+}
+
+fn band_end(first: usize, n: usize) -> usize {
+    (first + BAND).min(n)
+}
+
+/// A packed triangle in bands of rows, with the first row of each.
+fn split(mut values: &mut [f64], n: usize) -> Vec<(usize, &mut [f64])> {
+    let mut bands = Vec::new();
+    for first in (0..n).step_by(BAND) {
+        let length = Form::Symmetric(band_end(first, n)).len() - Form::Symmetric(first).len();
+        let (band, rest) = values.split_at_mut(length);
+        bands.push((first, band));
+        values = rest;
+    }
+    bands
+}
+
+fn widen_into(sum: &mut [f64], x: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f64::from(x)),
+    );
+}
+
+fn add_squares(sum: &mut [f32], x: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x),
+    );
+}
