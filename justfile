@@ -72,9 +72,9 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
-# Tokens a second of the floor of every scan: forward and activation-only backward.
+# What the machine can do and what the stages make of it; words choose phases: `just bench smollm2 scan`.
 bench *args:
-    cargo bench --workspace --bench taps -- {{args}}
+    cargo run --release --bin whence-bench -- {{args}}
 
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
