@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use whence_linalg::kernels::product;
 use whence_linalg::random::normal;
-use whence_linalg::symmetric_eigen;
+use whence_linalg::{Threads, symmetric_eigen};
 use whence_model::resolve_device;
 
 /// m, k, n of the product: 2,048 tokens through a map of SmolLM2's MLP.
@@ -57,9 +57,10 @@ impl Ceilings {
 pub(crate) fn eigen(sizes: &[usize]) -> Result<BTreeMap<usize, f64>> {
     let mut seconds = BTreeMap::new();
     for &n in sizes {
-        let matrix: Vec<f64> = (0..n * n).map(|i| normal(0, (i / n).min(i % n) as u64, (i / n).max(i % n) as u64)).collect();
+        let matrix: Vec<f64> =
+            (0..n * n).map(|i| normal(0, (i / n).min(i % n) as u64, (i / n).max(i % n) as u64)).collect();
         let mut failed = None;
-        seconds.insert(n, best(3, || failed = symmetric_eigen(black_box(&matrix), n).err()));
+        seconds.insert(n, best(3, || failed = symmetric_eigen(black_box(&matrix), n, Threads::All).err()));
         if let Some(error) = failed {
             return Err(error);
         }

@@ -137,9 +137,14 @@ impl Model {
     }
 
     /// Groups sequences of like length, as [`batches`] does, with fewer tokens a batch where the model is wide: its
-    /// activations have to fit.
+    /// activations have to fit a gibibyte.
     pub fn batches(&self, lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
-        batches(lengths, footprint::batch_tokens(&self.config, batch_tokens))
+        self.batches_within(lengths, batch_tokens, 1)
+    }
+
+    /// The same, with activations of so many gibibytes.
+    pub fn batches_within(&self, lengths: &[usize], batch_tokens: usize, gibibytes: usize) -> Vec<Vec<usize>> {
+        batches(lengths, footprint::batch_tokens(&self.config, batch_tokens, gibibytes))
     }
 
     /// Every linear map of the blocks, in forward order.

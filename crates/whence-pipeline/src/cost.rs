@@ -17,7 +17,7 @@ const ROWS: f64 = 1e7;
 /// Tokens whose gradients lie in memory before they are written: a span.
 const SPAN_TOKENS: f64 = 65_536.0;
 /// Query matrices that a scan holds at once.
-const QUERY_BYTES: f64 = 2_147_483_648.0;
+const QUERY_BYTES: f64 = whence_score::QUERY_BYTES as f64;
 
 /// Cost of one step, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -26,8 +26,12 @@ use crate::queries::{Queries, Survey, by_token, scan};
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
-/// Bytes of queries on the device at once. What does not fit is scored in a further pass over the model.
-const QUERY_BYTES: usize = 2 << 30;
+/// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what does not
+/// fit into half of the memory.
+pub const QUERY_BYTES: usize = 6 << 30;
+
+/// Queries from which on a scan goes by way of gradients: see `whence_linalg::kernels::scan`.
+const MANY_QUERIES: usize = 24;
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,34 +126,37 @@ pub fn run_in_groups(
     exec.reporter.begin("score", "examples", units.iter().map(|unit| unit.span.len() as u64).sum(), done.sum());
     let mut loaded: Option<Queries> = None;
     for (part, unit) in units.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let queries = match loaded.take() {
-            Some(queries) if queries.numbers == unit.queries => queries,
-            // The earlier ones are gone before the next are there.
-            _ => survey.load(&inputs.queries, unit.queries.clone(), &device)?,
-        };
-        let pass =
-            Pass { model: &model, selection: &survey.selection, queries: &queries, scale, exec, device: &device };
         let mut examples = inputs.tokens.read_span(&unit.span)?;
         if let Some(wanted) = &wanted {
             examples.retain(|example| wants(wanted, example.example, &unit.queries));
         }
-        let rows = if config.detail || wanted.is_some() {
-            let mut rows = pass.details(&examples, wanted.as_ref())?;
-            rows.sort_by_key(|row| (row.score.query, row.score.example));
-            if config.detail {
-                <Detail as Row<Details>>::to_batch(&rows)?
-            } else {
-                <Score as Row<Scores>>::to_batch(&rows.iter().map(|row| row.score).collect::<Vec<_>>())?
+        let (mut details, mut scores) = (Vec::new(), Vec::new());
+        // One group as a rule: what a part holds has room in memory.
+        for numbers in survey.groups(unit.queries.clone(), memory(exec) / 2) {
+            let queries = match loaded.take() {
+                Some(queries) if queries.numbers == numbers => queries,
+                // The earlier ones are gone before the next are there.
+                _ => survey.load(&inputs.queries, numbers, &device)?,
+            };
+            let pass =
+                Pass { model: &model, selection: &survey.selection, queries: &queries, scale, exec, device: &device };
+            match config.detail || wanted.is_some() {
+                true => details.extend(pass.details(&examples, wanted.as_ref())?),
+                false => scores.extend(pass.scores(&examples)?),
             }
+            loaded = Some(queries);
+        }
+        scores.extend(details.iter().map(|row: &Detail| row.score));
+        let rows = if config.detail {
+            details.sort_by_key(|row| (row.score.query, row.score.example));
+            <Detail as Row<Details>>::to_batch(&details)?
         } else {
-            let mut rows = pass.scores(&examples)?;
-            rows.sort_by_key(|row| (row.query, row.example));
-            <Score as Row<Scores>>::to_batch(&rows)?
+            scores.sort_by_key(|row| (row.query, row.example));
+            <Score as Row<Scores>>::to_batch(&scores)?
         };
         draft.write(part, &[rows])?;
         // Those that are no candidates.
         exec.reporter.advance((unit.span.len() - examples.len()) as u64);
-        loaded = Some(queries);
     }
     exec.reporter.end();
     Ok(())
@@ -206,6 +213,11 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
     Ok(wanted)
 }
 
+/// Bytes that may be taken: what is given, or what is free.
+fn memory(exec: &Exec) -> usize {
+    exec.memory.or_else(whence_linalg::memory::available_bytes).map_or(usize::MAX, |bytes| bytes as usize)
+}
+
 /// What every batch of a run needs.
 struct Pass<'a> {
     model: &'a Model,
@@ -218,10 +230,17 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Of activations, for a scan of many queries: their matrices are multiplied out once a batch, so that the batch had
+    /// better be large. A quarter of the memory there is, and no more than 3.
+    fn gibibytes(&self) -> usize {
+        (memory(self.exec) / (4 << 30)).clamp(1, 3)
+    }
+
     /// The examples in batches of like length, each with their places in `examples`.
     fn batches(&self, examples: &[Example]) -> impl Iterator<Item = (Vec<usize>, Batch)> {
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        self.model.batches(&lengths, self.exec.batch_tokens).into_iter().map(|group| {
+        let gibibytes = if self.queries.numbers.len() >= MANY_QUERIES { self.gibibytes() } else { 1 };
+        self.model.batches_within(&lengths, self.exec.batch_tokens, gibibytes).into_iter().map(|group| {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, self.device);
             (group, batch)

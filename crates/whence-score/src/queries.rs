@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use whence_artifact::{Artifact, Error, Factors, Preconditioned};
-use whence_linalg::kernels::{paired_sums, product};
+use whence_linalg::kernels::{self, product};
 use whence_model::{Module, Modules, Selection};
 
 /// Every query's matrix for one module.
@@ -21,7 +21,7 @@ pub(crate) enum ModuleQueries {
 pub(crate) struct LowRank {
     /// [out, Q r].
     left: Tensor<2>,
-    /// [in, Q r].
+    /// [Q r, in].
     right: Tensor<2>,
     /// r.
     rank: usize,
@@ -86,11 +86,11 @@ impl Survey {
         Ok(Self { count, selection, method, ranks })
     }
 
-    /// Consecutive queries, as many at a time as have their matrices in `bytes`, at least one.
-    pub(crate) fn groups(&self, bytes: usize) -> Vec<Range<usize>> {
+    /// Consecutive queries of these, as many at a time as have their matrices in `bytes`, at least one.
+    pub(crate) fn groups(&self, queries: Range<usize>, bytes: usize) -> Vec<Range<usize>> {
         let each: usize = self.selection.modules().iter().zip(&self.ranks).map(|(m, &rank)| 4 * floats(m, rank)).sum();
         let size = (bytes / each.max(1)).max(1);
-        (0..self.count).step_by(size).map(|start| start..(start + size).min(self.count)).collect()
+        queries.clone().step_by(size).map(|start| start..(start + size).min(queries.end)).collect()
     }
 
     /// Loads some of the queries, one row in memory at a time beside what is kept.
@@ -156,9 +156,14 @@ impl Place {
             self.left[q * row.left.len()..][..row.left.len()].copy_from_slice(&row.left);
             return Ok(());
         };
-        for (into, from) in [(&mut self.left, &row.left), (&mut self.right, &row.right)] {
-            for (into, from) in into.chunks_exact_mut(self.width).zip(from.chunks_exact(row.rank)) {
-                into[q * rank..q * rank + row.rank].copy_from_slice(from);
+        for (into, from) in self.left.chunks_exact_mut(self.width).zip(row.left.chunks_exact(row.rank)) {
+            into[q * rank..q * rank + row.rank].copy_from_slice(from);
+        }
+        for (direction, into) in
+            self.right[q * rank * in_features..].chunks_exact_mut(in_features).take(row.rank).enumerate()
+        {
+            for (into, from) in into.iter_mut().zip(row.right.chunks_exact(row.rank)) {
+                *into = from[direction];
             }
         }
         Ok(())
@@ -171,7 +176,7 @@ impl Place {
             None => ModuleQueries::Full(Box::new(tensor(self.left, [count, out_features * in_features]))),
             Some(rank) => ModuleQueries::Low(Box::new(LowRank {
                 left: tensor(self.left, [out_features, self.width]),
-                right: tensor(self.right, [in_features, self.width]),
+                right: tensor(self.right, [self.width, in_features]),
                 rank,
             })),
         }
@@ -190,9 +195,7 @@ pub(crate) fn scan(
     tokens: usize,
 ) -> Tensor<2> {
     match queries {
-        ModuleQueries::Low(low) => {
-            paired_sums(product(d, low.left.clone()), product(a, low.right.clone()), batch, count)
-        }
+        ModuleQueries::Low(low) => kernels::scan(&low.left, &low.right, d, a, batch, count),
         ModuleQueries::Full(matrices) => {
             let ([_, in_features], [_, out_features]) = (a.dims(), d.dims());
             let d = d.reshape([batch, tokens, out_features]).swap_dims(1, 2);
@@ -207,8 +210,8 @@ pub(crate) fn by_token(queries: &ModuleQueries, query: usize, a: Tensor<2>, d: T
     let ([rows, in_features], [_, out_features]) = (a.dims(), d.dims());
     let products = match queries {
         ModuleQueries::Low(low) => {
-            let columns = |x: &Tensor<2>| x.clone().narrow(1, query * low.rank, low.rank);
-            product(d, columns(&low.left)) * product(a, columns(&low.right))
+            let own = |x: &Tensor<2>, dim: usize| x.clone().narrow(dim, query * low.rank, low.rank);
+            product(d, own(&low.left, 1)) * product(a, own(&low.right, 0).transpose())
         }
         ModuleQueries::Full(matrices) => {
             let matrix = (**matrices).clone().narrow(0, query, 1).reshape([out_features, in_features]);

@@ -190,6 +190,27 @@ fn sums_over_examples_agree() {
 }
 
 #[test]
+fn both_ways_of_a_scan_agree() {
+    // Several bands of rows, several tasks of queries, examples and queries that do not fill a step.
+    for (out, inside, rank, count, batch, tokens) in [(205, 133, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3)] {
+        let (left, right) = (random(1, [out, count * rank], 1.0), random(2, [count * rank, inside], 1.0));
+        let (d, a) = (random(3, [batch * tokens, out], 1.0), random(4, [batch * tokens, inside], 1.0));
+        let shape = ScanShape { out, inside, rank, count, batch, tokens };
+        let by_gradient = || scan_by_gradient(&left.tensor(), &right.tensor(), d.tensor(), a.tensor(), shape);
+        let (fast, plain) = both(by_gradient);
+        assert_eq!(fast.dims(), [batch, count]);
+        assert!(error(fast.clone(), plain) < 2e-6);
+        let by_token = paired_sums(
+            product(d.tensor(), left.tensor()),
+            product(a.tensor(), right.tensor().transpose()),
+            batch,
+            count,
+        );
+        assert!(error(fast, by_token) < 2e-6);
+    }
+}
+
+#[test]
 fn rms_norm_paths_agree() {
     let (x, d, gain) = (random(1, SHAPE, 3.0), random(2, SHAPE, 1.0), random(3, [1, SHAPE[1]], 1.0));
     let residual = random(4, SHAPE, 1.0);
