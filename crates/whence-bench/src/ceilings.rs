@@ -57,7 +57,8 @@ impl Ceilings {
 pub(crate) fn eigen(sizes: &[usize]) -> Result<BTreeMap<usize, f64>> {
     let mut seconds = BTreeMap::new();
     for &n in sizes {
-        let matrix: Vec<f64> = (0..n * n).map(|i| normal(0, (i / n).min(i % n) as u64, (i / n).max(i % n) as u64)).collect();
+        let matrix: Vec<f64> =
+            (0..n * n).map(|i| normal(0, (i / n).min(i % n) as u64, (i / n).max(i % n) as u64)).collect();
         let mut failed = None;
         seconds.insert(n, best(3, || failed = symmetric_eigen(black_box(&matrix), n).err()));
         if let Some(error) = failed {

@@ -30,7 +30,8 @@ impl Machine {
             let said = output.filter(|output| output.status.success())?;
             Some(String::from_utf8_lossy(&said.stdout).trim().to_string())
         };
-        let changed = says("git", &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|said| !said.is_empty());
+        let changed =
+            says("git", &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|said| !said.is_empty());
         let commit = says("git", &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(|| "unknown".into());
         Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),

@@ -85,12 +85,8 @@ pub(crate) fn preconditioned(config: &Config, queries: usize, draft: &mut Draft)
 
 /// Each query with its own first sequences.
 pub(crate) fn candidates(queries: usize, draft: &Draft) -> Result<()> {
-    let row = |n: usize| Candidate {
-        query: (n / CANDIDATES) as u32,
-        example: n as u64,
-        score: 0.0,
-        source: "bench".into(),
-    };
+    let row =
+        |n: usize| Candidate { query: (n / CANDIDATES) as u32, example: n as u64, score: 0.0, source: "bench".into() };
     let rows: Vec<_> = (0..queries * CANDIDATES).map(row).collect();
     draft.write(0, &[<Candidate as Row<Candidates>>::to_batch(&rows)?])
 }

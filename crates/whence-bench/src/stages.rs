@@ -65,9 +65,7 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
         },
         Work::Queries => match place.subject {
             Subject::Quickstart => random::repeated(&place.open(Work::Corpus)?, Subject::QUERIES, draft),
-            Subject::Smollm2 => {
-                random::tokens(&place.config()?, 1, Subject::QUERIES, Subject::QUERY_LENGTH, draft)
-            }
+            Subject::Smollm2 => random::tokens(&place.config()?, 1, Subject::QUERIES, Subject::QUERY_LENGTH, draft),
         },
         Work::Random(queries) => random::preconditioned(&place.config()?, queries, draft),
         Work::Candidates => random::candidates(Subject::QUERIES, draft),

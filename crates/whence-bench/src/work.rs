@@ -185,7 +185,9 @@ impl Work {
             Self::Eigenbasis => return vec![Self::Covariance],
             Self::Lambda | Self::LambdaPasses => vec![tokens, Self::Eigenbasis],
             Self::Gradients => vec![Self::Queries],
-            Self::Precondition | Self::PreconditionFull => return vec![Self::Gradients, Self::Eigenbasis, Self::Lambda],
+            Self::Precondition | Self::PreconditionFull => {
+                return vec![Self::Gradients, Self::Eigenbasis, Self::Lambda];
+            }
             Self::Scan(_) | Self::ScanFull | Self::Flat(_) => vec![tokens, self.scanned()],
             Self::Details => vec![tokens, Self::PreconditionFull, Self::Candidates],
             Self::Tokens(_) | Self::Queries if subject == Subject::Quickstart => return vec![Self::Corpus],
