@@ -5,9 +5,9 @@ import json
 import platform
 import resource
 import sys
+from importlib.metadata import version
 
 import torch
-import transformers
 
 import kron
 import plain
@@ -29,9 +29,8 @@ def main():
     kibibyte = 1 if sys.platform == "darwin" else 1024
     said["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibyte
     said["versions"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "kronfluence")},
     }
     print(json.dumps(said))
 

@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             // Right after ours, so that both find the machine in like state.
             let peer = match &peers {
                 Some(peers) if Peers::have(work) => {
+                    ensure_made(&place, Work::Tokens(subject.sequences()))?;
                     ensure_made(&place, Work::Queries)?;
                     Some(peers.measure(&place, work)?)
                 }

@@ -175,3 +175,17 @@ pub(crate) fn time(seconds: f64) -> String {
         s => format!("{s:.2} s"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_outside_the_markers_stays() {
+        let page = std::env::temp_dir().join(format!("whence-bench-{}.md", std::process::id()));
+        fs::write(&page, format!("before\n{BEGIN}old\n{END}after\n")).unwrap();
+        put(&page, "new\n").unwrap();
+        assert_eq!(fs::read_to_string(&page).unwrap(), format!("before\n{BEGIN}\nnew\n\n{END}after\n"));
+        fs::remove_file(&page).unwrap();
+    }
+}
