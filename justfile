@@ -72,9 +72,19 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
-# What the machine can do and what the stages make of it; words choose phases: `just bench smollm2 scan`.
+# What the machine can do, what the stages make of it, and torch and kronfluence where `just peers` has been; the tables go
+# into docs/performance.md. Words choose phases: `just bench smollm2 scan`.
 bench *args:
     cargo run --release --bin whence-bench -- {{args}}
+
+# The kernels one by one, on SmolLM2's shapes.
+bench-kernels *args:
+    cargo bench --workspace --bench kernels -- {{args}}
+
+# The other tools that `just bench` compares with, in a virtual environment of their own; some gigabytes.
+peers: _python
+    @test -x .venv-peers/bin/pip || python3 -m venv --clear .venv-peers
+    .venv-peers/bin/pip install --quiet --requirement tests/peers/requirements.txt
 
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:

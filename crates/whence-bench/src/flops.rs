@@ -63,6 +63,11 @@ impl Shapes {
         4.0 * self.forward + 2.0 * self.products + 2.0 * queries as f64 * self.products / length
     }
 
+    /// Bytes of so many queries of rank r.
+    pub(crate) fn factors(&self, queries: usize) -> f64 {
+        4.0 * (queries * RANK) as f64 * self.sums
+    }
+
     /// Bytes of so many whole queries.
     pub(crate) fn whole(&self, queries: usize) -> f64 {
         4.0 * queries as f64 * self.products

@@ -7,13 +7,16 @@
 mod ceilings;
 mod clock;
 mod flops;
+mod goals;
 mod machine;
 mod measure;
+mod peers;
 mod place;
 mod random;
 mod results;
 mod stages;
 mod suite;
+mod table;
 mod work;
 
 use std::process::ExitCode;

@@ -195,3 +195,43 @@ fn bytes(folder: &Path) -> Result<u64> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A loop that gives `unit`s at these moments, in milliseconds.
+    fn run(unit: &str, total: u64, advances: &[(u64, u64)]) -> Loop {
+        let begin = Instant::now();
+        let advances = advances.iter().map(|&(moment, units)| (begin + Duration::from_millis(moment), units)).collect();
+        Loop { unit: unit.into(), total, begin, advances, end: begin }
+    }
+
+    fn rates(loops: &[&Loop]) -> Vec<i64> {
+        let measured = Measured { sequences: 8, tokens: 2048, ..Measured::default() };
+        batches(&measured, loops).into_iter().map(|rate| rate.round() as i64).collect()
+    }
+
+    #[test]
+    fn a_first_batch_does_not_count() {
+        assert_eq!(rates(&[&run("tokens", 2048, &[(9000, 1024), (10_000, 1024)])]), [1024]);
+        assert_eq!(rates(&[&run("examples", 8, &[(9000, 4), (10_000, 4)])]), [1024]);
+    }
+
+    #[test]
+    fn several_passes_divide_the_rate() {
+        let groups = run("examples", 16, &[(9000, 4), (10_000, 4), (19_000, 4), (20_000, 4)]);
+        assert_eq!(rates(&[&groups]), [512, 512]);
+        let pass = run("tokens", 2048, &[(1000, 2048)]);
+        assert_eq!(rates(&[&pass, &pass]), [1024, 1024]);
+    }
+
+    #[test]
+    fn a_median_stands_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

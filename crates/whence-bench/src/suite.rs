@@ -9,18 +9,26 @@ use crate::Arguments;
 use crate::ceilings::Ceilings;
 use crate::machine::Machine;
 use crate::measure::Measured;
+use crate::peers::Peers;
 use crate::place::{self, Place};
-use crate::results::{Phase, Results};
+use crate::results::Results;
+use crate::table;
 use crate::work::{Subject, Work};
 
-/// Measures what was asked for, prints it as it comes, and writes it down.
+/// Measures what was asked for, prints it as it comes, and writes it down: as JSON, and if it is everything, in the page.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |subject: Subject, work: Work| {
         let name = format!("{}/{}", subject.name(), work.name());
         arguments.words.iter().all(|word| name.contains(&word[..]))
     };
-    let mut results = Results { machine: Some(Machine::this()), ..Results::default() };
     let all = arguments.words.is_empty();
+    let peers = Peers::find().filter(|_| !arguments.no_peers);
+    let why = if arguments.no_peers { "asked to" } else { "`just peers` makes their virtual environment" };
+    let mut results = Results { machine: Some(Machine::this()), ..Results::default() };
+    if peers.is_none() {
+        println!("torch and kronfluence are left out: {why}");
+        results.without_peers = Some(why.into());
+    }
     (results.one_thread, results.all_threads) = (child("ceilings", true)?, child("ceilings", false)?);
     if all {
         results.eigen_seconds = child("eigen", false)?;
@@ -33,14 +41,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 ensure_made(&place, need)?;
             }
             let measured: Measured = child(&format!("{}/{}", subject.name(), work.name()), work == Work::TapsAlone)?;
-            results.phases.push(Phase { subject: subject.name().into(), phase: work.name(), measured });
+            // Right after ours, so that both find the machine in like state.
+            let peer = match &peers {
+                Some(peers) if Peers::have(work) => {
+                    ensure_made(&place, Work::Tokens(subject.sequences()))?;
+                    ensure_made(&place, Work::Queries)?;
+                    Some(peers.measure(&place, work)?)
+                }
+                _ => None,
+            };
+            results.add(&place, work, measured, peer)?;
             println!("{}", results.last_line());
         }
     }
     // Once more: what other processes took at the start they may have left by now.
     results.one_thread = results.one_thread.max(child("ceilings", true)?);
     results.all_threads = results.all_threads.max(child::<Ceilings>("ceilings", false)?);
-    results.save(&place::folder(), all)
+    results.derive();
+    println!("{}", results.save(&place::folder(), &arguments.words)?.display());
+    let table = table::markdown(&results)?;
+    if !all {
+        println!("\n{table}");
+        return Ok(());
+    }
+    table::put(&place::root().join("docs/performance.md"), &table)
 }
 
 /// Makes an artifact that is missing, and before it what it needs.

@@ -223,3 +223,20 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that a process started for a phase finds it, and what it needs.
+    #[test]
+    fn every_name_is_found_again() {
+        for subject in Subject::ALL {
+            for work in subject.phases() {
+                for work in work.needs(subject).into_iter().chain([work]) {
+                    assert_eq!(Work::parse(&work.name(), subject), Some(work));
+                }
+            }
+        }
+    }
+}
