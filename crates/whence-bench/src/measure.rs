@@ -100,7 +100,7 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
     let passes = matches!(work, Work::CovariancePasses | Work::LambdaPasses);
     let modules = Selection::new(&Modules::default(), &place.config()?.modules())?.modules().len();
     let exec = Exec {
-        batch_tokens: place.subject.batch_tokens(),
+        batch_tokens: place.subject.batch_tokens(work),
         memory: Some(MEMORY),
         modules_per_pass: passes.then(|| modules.div_ceil(3)),
         reporter: clock.clone(),
@@ -119,7 +119,7 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
     let rows: Vec<Example> = tokens.rows()?.collect::<Result<_>>()?;
     let lengths: Vec<_> = rows.iter().map(|row| row.input_ids.len()).collect();
     clock.begin(&work.name(), "tokens", tokens.tokens(), 0);
-    for group in model.batches(&lengths, place.subject.batch_tokens()) {
+    for group in model.batches(&lengths, place.subject.batch_tokens(work)) {
         let sequence = |&row: &usize| Sequence::new(row as u64, &rows[row].input_ids, &rows[row].target_mask);
         let batch = Batch::new(&group.iter().map(sequence).collect::<Vec<_>>(), &device);
         if work == Work::Forward {

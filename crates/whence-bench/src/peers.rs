@@ -83,7 +83,7 @@ impl Peers {
     fn phase(&self, place: &Place, work: Work, work_folder: &Path) -> Result<Peer> {
         let batch = match place.subject {
             Subject::Quickstart => 32,
-            Subject::Smollm2 => place.subject.batch_tokens() / Subject::LENGTH,
+            Subject::Smollm2 => place.subject.batch_tokens(Work::Taps) / Subject::LENGTH,
         };
         let mut command = Command::new(&self.python);
         command.arg(root().join("tests/peers/phase.py")).arg(work.name());

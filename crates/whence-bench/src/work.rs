@@ -22,11 +22,11 @@ impl Subject {
         }
     }
 
-    /// Padded tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given.
-    pub(crate) fn batch_tokens(self) -> usize {
-        match self {
-            Self::Quickstart => 4096,
-            Self::Smollm2 => 4 * Self::LENGTH,
+    /// Padded tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given, but for what they do not do.
+    pub(crate) fn batch_tokens(self, work: Work) -> usize {
+        match (self, work) {
+            (Self::Quickstart, _) | (_, Work::Scan(64 | 256)) => 4096,
+            (Self::Smollm2, _) => 4 * Self::LENGTH,
         }
     }
 
@@ -154,7 +154,7 @@ impl Work {
         match (self, subject) {
             (Self::Flat(sequences), _) => sequences,
             (Self::CovariancePasses | Self::LambdaPasses, Subject::Smollm2) => 4,
-            (Self::Scan(256), Subject::Smollm2) => 8,
+            (Self::Scan(64 | 256), Subject::Smollm2) => 32,
             (Self::TapsAlone, Subject::Smollm2) => 12,
             _ => subject.sequences(),
         }

@@ -166,7 +166,7 @@ pub fn run_in_groups(
 fn units(survey: &Survey, inputs: &Inputs, wanted: Option<&Wanted>, query_bytes: usize) -> Result<Vec<Unit>> {
     let spans = inputs.tokens.spans()?;
     let mut units = Vec::new();
-    for queries in survey.groups(query_bytes) {
+    for queries in survey.groups(0..survey.count, query_bytes) {
         let any = |span: &&Span| {
             let last = span.first_example + span.len() as u64;
             wanted.is_none_or(|wanted| {
