@@ -132,17 +132,17 @@ fn refined(matrix: MatRef<'_, f64>, values: &[f64], vectors: &Mat<f64>, par: Par
 /// Vectors beside those that are asked for: the more, the faster the rest falls away.
 const SPARE: usize = 16;
 /// Multiplications with the matrix between two orthonormalisations at most.
-const DEGREE: f64 = 8.0;
+const DEGREE: f64 = 14.0;
 /// Growth of the largest over the smallest direction between two orthonormalisations.
 const GROWTH: f64 = 1e12;
 /// Error of the projection onto the vectors, over its norm.
-const TOLERANCE: f64 = 1e-8;
+const TOLERANCE: f64 = 1e-7;
 const ROUNDS: usize = 12;
 
 /// The vectors of the `count` largest eigenvalues of a symmetric C that is nowhere negative, largest first: `[n, count]`.
 ///
 /// Subspace iteration with Chebyshev's polynomials (Zhou, Saad, Tiago and Chelikowsky 2006) and Rayleigh-Ritz, until the
-/// projection of C's square root is exact to 1e-8. Where that takes long, or nearly all of C is asked for, the whole of C
+/// projection of C's square root is exact to 1e-7. Where that takes long, or nearly all of C is asked for, the whole of C
 /// is decomposed.
 pub(crate) fn largest(matrix: MatRef<'_, f64>, count: usize, par: Par) -> Result<Mat<f64>> {
     let n = matrix.nrows();
@@ -157,7 +157,7 @@ pub(crate) fn largest(matrix: MatRef<'_, f64>, count: usize, par: Par) -> Result
 
 fn iterated(matrix: MatRef<'_, f64>, count: usize, par: Par) -> Result<Option<Mat<f64>>> {
     let (n, width) = (matrix.nrows(), count + SPARE);
-    let start = Mat::from_fn(n, width, |i, j| crate::random::normal(0, j as u64, i as u64));
+    let start = Mat::from_fn(n, width, |i, j| crate::random::uniform(0, j as u64, i as u64) - 0.5);
     let mut y = times(matrix, start.as_ref(), par);
     for _ in 0..ROUNDS {
         let v = orthonormal(y, par);
