@@ -39,11 +39,10 @@ impl Shapes {
     /// forward      2 F           forward and backward   4 F
     /// covariance   4 F + C       half of a symmetric product
     /// lambda       4 F + 2 C + 2 P
-    /// scan         4 F + 2 Q r S    or, full, 4 F + 2 P + 2 Q P / length
+    /// scan         4 F + 2 Q r S    or 4 F + 2 P + 2 Q P (1 + r / batch) / length    or, full, 4 F + 2 P + 2 Q P / length
     /// ```
-    pub(crate) fn of(&self, work: Work, length: f64) -> Option<f64> {
+    pub(crate) fn of(&self, subject: Subject, work: Work, length: f64) -> Option<f64> {
         let floor = 4.0 * self.forward;
-        let low = |queries: usize| floor + 2.0 * (queries * RANK) as f64 * self.sums;
         Some(match work {
             Work::Forward => floor / 2.0,
             Work::Taps | Work::TapsAlone | Work::Gradients => floor,
@@ -51,16 +50,32 @@ impl Shapes {
             Work::CovariancePasses => 3.0 * floor + self.squares,
             Work::Lambda => floor + 2.0 * (self.squares + self.products),
             Work::LambdaPasses => 3.0 * floor + 2.0 * (self.squares + self.products),
-            Work::Scan(queries) => low(queries),
-            Work::Flat(_) => low(Subject::QUERIES),
+            Work::Scan(queries) => {
+                let by_gradients = self.multiplied_out(queries, length, subject.batch_tokens(work));
+                self.by_factors(queries).min(by_gradients)
+            }
+            Work::Flat(_) => self.by_factors(Subject::QUERIES),
             Work::ScanFull => self.by_gradients(Subject::QUERIES, length),
             _ => return None,
         })
     }
 
+    /// Of a scan that multiplies each token with the queries' factors.
+    pub(crate) fn by_factors(&self, queries: usize) -> f64 {
+        4.0 * self.forward + 2.0 * (queries * RANK) as f64 * self.sums
+    }
+
     /// Of a scan that forms each sequence's gradient and multiplies it with whole queries.
     pub(crate) fn by_gradients(&self, queries: usize, length: f64) -> f64 {
         4.0 * self.forward + 2.0 * self.products + 2.0 * queries as f64 * self.products / length
+    }
+
+    /// Of a scan that forms each sequence's gradient, and each query's matrix from its factors once a batch.
+    pub(crate) fn multiplied_out(&self, queries: usize, length: f64, batch_tokens: usize) -> f64 {
+        let batch = batch_tokens as f64 / length;
+        4.0 * self.forward
+            + 2.0 * self.products
+            + 2.0 * queries as f64 * self.products * (1.0 + RANK as f64 / batch) / length
     }
 
     /// Bytes of so many queries of rank r.

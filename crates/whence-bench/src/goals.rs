@@ -33,8 +33,8 @@ pub(crate) fn write(text: &mut String, results: &Results) -> Result<()> {
     least("forward + backward, of the product's rate", 0.7, share(Work::Taps), percent);
     let floor = of(scan).and_then(|phase| phase.share_of_forward_backward);
     least("scan of 8 queries, of forward + backward", 0.8, floor, percent);
-    least("scan of 64 queries, of the bound by factors", 0.9, share(Work::Scan(64)), percent);
-    least("scan of 256 queries, of the bound by factors", 0.9, share(Work::Scan(256)), percent);
+    least("scan of 64 queries, of the product's rate", 0.9, share(Work::Scan(64)), percent);
+    least("scan of 256 queries, of the product's rate", 0.9, share(Work::Scan(256)), percent);
     let theirs = |work| of(work)?.peer.as_ref()?.tokens_per_second;
     let best = theirs(scan).zip(theirs(Work::ScanFull)).map(|(low, full)| low.max(full));
     let times = |theirs: Option<f64>| scanned.zip(theirs).map(|(ours, theirs)| ours / theirs);

@@ -134,7 +134,7 @@ fn against(text: &mut String, results: &Results, subject: Subject, phases: &[&Ph
     Ok(())
 }
 
-/// The two ways to scan, by FLOPs and by what the queries take.
+/// The ways to scan, by FLOPs and by what the queries take.
 fn paths(text: &mut String, subject: Subject, phases: &[&Phase]) -> Result<()> {
     let shapes = Shapes::new(&Place::new(subject).config()?)?;
     let scans = |count: usize| phases.iter().find(move |phase| phase.phase == Work::Scan(count).name());
@@ -142,13 +142,19 @@ fn paths(text: &mut String, subject: Subject, phases: &[&Phase]) -> Result<()> {
     if counts.is_empty() {
         return Ok(());
     }
-    *text += "\n| queries | by factors: GFLOP a token, MB | by gradients: GFLOP a token, MB |\n|---|---|---|\n";
+    *text += "\n| queries | by factors: GFLOP a token, MB | by gradients, multiplied out each batch: GFLOP a token, MB | \
+              by whole queries: GFLOP a token, MB |\n|---|---|---|---|\n";
     for (count, phase) in counts {
         let length = phase.measured.tokens as f64 / phase.measured.sequences.max(1) as f64;
-        let gradients = shapes.by_gradients(count, length) / 1e9;
-        let (factors, whole) = (shapes.factors(count) / 1e6, shapes.whole(count) / 1e6);
-        let low = phase.gflop_per_token.unwrap_or_default();
-        writeln!(text, "| {count} | {low:.3}, {factors:.0} | {gradients:.3}, {whole:.0} |")?;
+        let batch = subject.batch_tokens(Work::Scan(count));
+        let ways =
+            [shapes.by_factors(count), shapes.multiplied_out(count, length, batch), shapes.by_gradients(count, length)];
+        let [factors, multiplied, gradients] = ways.map(|flops| flops / 1e9);
+        let (held, whole) = (shapes.factors(count) / 1e6, shapes.whole(count) / 1e6);
+        writeln!(
+            text,
+            "| {count} | {factors:.3}, {held:.0} | {multiplied:.3}, {held:.0} | {gradients:.3}, {whole:.0} |"
+        )?;
     }
     Ok(())
 }

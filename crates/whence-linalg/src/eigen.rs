@@ -81,52 +81,86 @@ pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, 
     );
     drop(memory);
     let Ok(()) = solved else { bail!("the eigensolver did not converge on a matrix of size {n}") };
-    let mut values: Vec<f64> = (0..n).map(|i| values[i]).collect();
+    let values = (0..n).map(|i| values[i]).collect();
+    let mut found = Found::new(matrix, values, vectors, par);
     for _ in 0..STEPS {
-        let Some((better, exact)) = refined(matrix, &values, &vectors, par) else { break };
-        (values, vectors) = (better, exact);
+        if found.residual <= RESIDUAL * found.norm() {
+            break;
+        }
+        let next = found.refined(matrix, par);
+        if !(next.residual < found.residual) {
+            break;
+        }
+        found = next;
     }
-    Ok((values, vectors))
+    Ok((found.values, found.vectors))
 }
 
-/// One step towards eigenvectors of which each is nearly one; none where all of them are.
-///
-/// With H = Q^T C Q, diagonal but for small h_ij: Q <- Q Z, where Z is the rotation next to I + X and
-/// x_ij = h_ij / (h_jj - h_ii), or the tangent of Jacobi's rotation where the two are close (the idea is Ogita and
-/// Aishima's, 2018).
-fn refined(matrix: MatRef<'_, f64>, values: &[f64], vectors: &Mat<f64>, par: Par) -> Option<(Vec<f64>, Mat<f64>)> {
-    let n = values.len();
-    let image = times(matrix, vectors.as_ref(), par);
-    let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
-    let residual = |j: usize| (0..n).map(|i| (image[(i, j)] - values[j] * vectors[(i, j)]).powi(2)).sum::<f64>().sqrt();
-    if (0..n).all(|j| residual(j) <= RESIDUAL * norm) {
-        return None;
+/// Nearly an eigendecomposition of C.
+struct Found {
+    values: Vec<f64>,
+    vectors: Mat<f64>,
+    /// C Q.
+    image: Mat<f64>,
+    /// The largest norm of a column of C Q - Q diag(values).
+    residual: f64,
+}
+
+impl Found {
+    fn new(matrix: MatRef<'_, f64>, values: Vec<f64>, vectors: Mat<f64>, par: Par) -> Self {
+        let image = times(matrix, vectors.as_ref(), par);
+        let n = values.len();
+        let residual = |j: usize| {
+            let squares = (0..n).map(|i| (image[(i, j)] - values[j] * vectors[(i, j)]).powi(2));
+            let norm = squares.sum::<f64>().sqrt();
+            if norm.is_finite() { norm } else { f64::INFINITY }
+        };
+        let residual = (0..n).map(residual).fold(0.0, f64::max);
+        Self { values, vectors, image, residual }
     }
-    let h = times(vectors.transpose(), image.as_ref(), par);
-    let mut z = Mat::from_fn(n, n, |i, j| {
-        let (coupling, gap) = (0.5 * (h[(i, j)] + h[(j, i)]), h[(j, j)] - h[(i, i)]);
-        match i == j {
-            true => 1.0,
-            false if coupling.abs() <= COUPLING * norm => 0.0,
-            false => {
-                let sign = if gap == 0.0 { j as f64 - i as f64 } else { gap };
-                (2.0 * coupling / (gap + gap.hypot(2.0 * coupling).copysign(sign))).clamp(-TANGENT, TANGENT)
+
+    fn norm(&self) -> f64 {
+        self.values.iter().map(|value| value * value).sum::<f64>().sqrt()
+    }
+
+    /// One step nearer.
+    ///
+    /// With H = Q^T C Q, diagonal but for small h_ij: Q <- Q Z, where Z is the rotation next to I + X and
+    /// x_ij = h_ij / (h_jj - h_ii), or the tangent of Jacobi's rotation where the two are close (the idea is Ogita and
+    /// Aishima's, 2018).
+    fn refined(&self, matrix: MatRef<'_, f64>, par: Par) -> Self {
+        let (n, norm) = (self.values.len(), self.norm());
+        let h = times(self.vectors.transpose(), self.image.as_ref(), par);
+        let mut z = Mat::from_fn(n, n, |i, j| {
+            let (coupling, gap) = (0.5 * (h[(i, j)] + h[(j, i)]), h[(j, j)] - h[(i, i)]);
+            match i == j {
+                true => 1.0,
+                false if coupling.abs() <= COUPLING * norm => 0.0,
+                false => {
+                    let sign = if gap == 0.0 { j as f64 - i as f64 } else { gap };
+                    (2.0 * coupling / (gap + gap.hypot(2.0 * coupling).copysign(sign))).clamp(-TANGENT, TANGENT)
+                }
             }
+        });
+        // Newton and Schulz: Z <- Z (3 I - Z^T Z) / 2 makes it orthogonal.
+        for _ in 0..3 {
+            let gram = times(z.transpose(), z.as_ref(), par);
+            let correction = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
+            z = times(z.as_ref(), correction.as_ref(), par);
         }
-    });
-    // Newton and Schulz: Z <- Z (3 I - Z^T Z) / 2 makes it orthogonal.
-    for _ in 0..3 {
-        let gram = times(z.transpose(), z.as_ref(), par);
-        let correction = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
-        z = times(z.as_ref(), correction.as_ref(), par);
+        let vectors = times(self.vectors.as_ref(), z.as_ref(), par);
+        let image = times(matrix, vectors.as_ref(), par);
+        let value = |j: usize| {
+            let (own, square): (f64, f64) = (0..n).fold((0.0, 0.0), |(own, square), i| {
+                (own + vectors[(i, j)] * image[(i, j)], square + vectors[(i, j)].powi(2))
+            });
+            own / square
+        };
+        let mut order: Vec<(f64, usize)> = (0..n).map(|j| (value(j), j)).collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let sorted = Mat::from_fn(n, n, |i, j| vectors[(i, order[j].1)]);
+        Self::new(matrix, order.into_iter().map(|(value, _)| value).collect(), sorted, par)
     }
-    let vectors = times(vectors.as_ref(), z.as_ref(), par);
-    let image = times(matrix, vectors.as_ref(), par);
-    let value = |j: usize| (0..n).map(|i| vectors[(i, j)] * image[(i, j)]).sum::<f64>();
-    let mut order: Vec<(f64, usize)> = (0..n).map(|j| (value(j), j)).collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let sorted = Mat::from_fn(n, n, |i, j| vectors[(i, order[j].1)]);
-    Some((order.into_iter().map(|(value, _)| value).collect(), sorted))
 }
 
 /// Vectors beside those that are asked for: the more, the faster the rest falls away.
