@@ -14,12 +14,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
     Row, Score, Scores, Span, Tokens, bad_input,
 };
-use whence_model::{Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, resolve_device};
+use whence_model::{Batch, Coverage, Footprint, Labels, Model, Precision, Selection, Sequence, Tap, resolve_device};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -255,27 +256,42 @@ impl Pass<'_> {
 
     /// Every query against every example.
     fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
+        let batches: Vec<_> = self.batches(examples).collect();
+        let rows: Result<Vec<_>> = match self.side_by_side() {
+            true => batches.par_iter().map(|(group, batch)| self.batch_scores(examples, group, batch)).collect(),
+            false => batches.iter().map(|(group, batch)| self.batch_scores(examples, group, batch)).collect(),
+        };
+        Ok(rows?.into_iter().flatten().collect())
+    }
+
+    /// Whether a batch a thread fits into a gibibyte: of a small model, no single operation keeps all threads busy.
+    fn side_by_side(&self) -> bool {
+        let batch = Footprint::new(&self.model.config, self.exec.batch_tokens).activations;
+        *self.device == Device::flex() && batch * rayon::current_num_threads() as u64 <= 1 << 30
+    }
+
+    /// Every query against the examples of a batch, which stand at the places `group`.
+    fn batch_scores(&self, examples: &[Example], group: &[usize], batch: &Batch) -> Result<Vec<Score>> {
         let (first, count) = (self.queries.numbers.start, self.queries.numbers.len());
-        let mut rows = Vec::with_capacity(examples.len() * count);
-        for (group, batch) in self.batches(examples) {
-            let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
-            self.taps(&batch, |tap| {
-                let module = &self.queries.modules[tap.index];
-                let products = scan(module, count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
-                total = total.clone() + products;
-                Ok(())
-            })?;
-            let total: Vec<f32> = values(total)?;
-            self.exec.reporter.advance(group.len() as u64);
-            for (&index, influences) in group.iter().zip(total.chunks_exact(count)) {
-                rows.extend(influences.iter().enumerate().map(|(query, influence)| Score {
-                    query: (first + query) as u32,
-                    example: examples[index].example,
-                    influence: self.scale * influence,
-                }));
-            }
-        }
-        Ok(rows)
+        let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
+        self.taps(batch, |tap| {
+            let module = &self.queries.modules[tap.index];
+            let products = scan(module, count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
+            total = total.clone() + products;
+            Ok(())
+        })?;
+        let total: Vec<f32> = values(total)?;
+        self.exec.reporter.advance(group.len() as u64);
+        let row = |(&index, influences): (&usize, &[f32])| {
+            let example = examples[index].example;
+            let score = move |(query, influence): (usize, &f32)| Score {
+                query: (first + query) as u32,
+                example,
+                influence: self.scale * influence,
+            };
+            influences.iter().enumerate().map(score).collect::<Vec<_>>()
+        };
+        Ok(group.iter().zip(total.chunks_exact(count)).flat_map(row).collect())
     }
 
     /// The wanted pairs, by module and by token.
