@@ -4,13 +4,13 @@ use crate::config::Config;
 use crate::model::HEAD_LOGITS;
 
 /// Bytes of activations that a batch may keep: a wider model takes fewer tokens at a time.
-const KEPT: usize = 1 << 30;
+pub(crate) const KEPT: usize = 1 << 30;
 /// Fewer tokens than this make products slow.
 const LEAST_TOKENS: usize = 256;
 
-/// Padded tokens of a batch: what is asked for, or as many as keep so many gibibytes of activations.
-pub(crate) fn batch_tokens(config: &Config, asked: usize, gibibytes: usize) -> usize {
-    asked.min((gibibytes * KEPT / (4 * kept(config)).max(1)).max(LEAST_TOKENS))
+/// Padded tokens of a batch: what is asked for, or as many as keep so many bytes of activations.
+pub(crate) fn batch_tokens(config: &Config, asked: usize, bytes: usize) -> usize {
+    asked.min((bytes / (4 * kept(config)).max(1)).max(LEAST_TOKENS))
 }
 
 /// Numbers that a token keeps for the way back: outputs of the linear maps, and the residual stream of each block.
@@ -32,7 +32,7 @@ pub struct Footprint {
 impl Footprint {
     /// Of the batches that [`crate::Model::batches`] makes of `batch_tokens`.
     pub fn new(config: &Config, batch_tokens: usize) -> Self {
-        let (batch_tokens, kept) = (self::batch_tokens(config, batch_tokens, 1), kept(config));
+        let (batch_tokens, kept) = (self::batch_tokens(config, batch_tokens, KEPT), kept(config));
         let on_the_way_back = 2 * kept / config.num_hidden_layers.max(1);
         let logits = (batch_tokens * config.vocab_size).min(HEAD_LOGITS.max(config.vocab_size));
         Self {

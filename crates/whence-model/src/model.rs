@@ -139,12 +139,12 @@ impl Model {
     /// Groups sequences of like length, as [`batches`] does, with fewer tokens a batch where the model is wide: its
     /// activations have to fit a gibibyte.
     pub fn batches(&self, lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
-        self.batches_within(lengths, batch_tokens, 1)
+        batches(lengths, self.batch_tokens(batch_tokens, footprint::KEPT))
     }
 
-    /// The same, with activations of so many gibibytes.
-    pub fn batches_within(&self, lengths: &[usize], batch_tokens: usize, gibibytes: usize) -> Vec<Vec<usize>> {
-        batches(lengths, footprint::batch_tokens(&self.config, batch_tokens, gibibytes))
+    /// Padded tokens of a batch whose activations have to fit so many bytes.
+    pub fn batch_tokens(&self, asked: usize, bytes: usize) -> usize {
+        footprint::batch_tokens(&self.config, asked, bytes)
     }
 
     /// Every linear map of the blocks, in forward order.

@@ -20,7 +20,7 @@ use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
     Row, Score, Scores, Span, Tokens, bad_input,
 };
-use whence_model::{Batch, Coverage, Footprint, Labels, Model, Precision, Selection, Sequence, Tap, resolve_device};
+use whence_model::{Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, batches, resolve_device};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -33,6 +33,9 @@ pub const QUERY_BYTES: usize = 6 << 30;
 
 /// Queries from which on a scan goes by way of gradients: see `whence_linalg::kernels::scan`.
 const MANY_QUERIES: usize = 24;
+
+/// Padded tokens from which on one thread multiplies a batch as well as two multiply twice as many.
+const LONG_BATCH: usize = 512;
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,17 +234,28 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Of activations, for a scan of many queries: their matrices are multiplied out once a batch, so that the batch had
-    /// better be large. A quarter of the memory there is, and no more than 3.
-    fn gibibytes(&self) -> usize {
-        (memory(self.exec) / (4 << 30)).clamp(1, 3)
+    /// How many batches of a scan run side by side, and their padded tokens.
+    ///
+    /// On the CPU a batch a thread, as long as that leaves them long: no thread then waits for another. The matrices of
+    /// many queries are multiplied out once a batch, so that theirs is one and large: of a quarter of the memory there is,
+    /// and no more than 3 GiB of activations.
+    fn shape(&self) -> (usize, usize) {
+        const GIBIBYTE: usize = 1 << 30;
+        let (model, asked) = (self.model, self.exec.batch_tokens);
+        if self.queries.numbers.len() >= MANY_QUERIES {
+            return (1, model.batch_tokens(asked, (memory(self.exec) / 4).clamp(GIBIBYTE, 3 * GIBIBYTE)));
+        }
+        let threads = if *self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
+        match model.batch_tokens(asked / threads, GIBIBYTE / threads) {
+            tokens if tokens >= LONG_BATCH => (threads, tokens),
+            _ => (1, model.batch_tokens(asked, GIBIBYTE)),
+        }
     }
 
-    /// The examples in batches of like length, each with their places in `examples`.
-    fn batches(&self, examples: &[Example]) -> impl Iterator<Item = (Vec<usize>, Batch)> {
+    /// The examples in batches of like length and so many tokens, each with their places in `examples`.
+    fn batches(&self, examples: &[Example], tokens: usize) -> impl Iterator<Item = (Vec<usize>, Batch)> {
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        let gibibytes = if self.queries.numbers.len() >= MANY_QUERIES { self.gibibytes() } else { 1 };
-        self.model.batches_within(&lengths, self.exec.batch_tokens, gibibytes).into_iter().map(|group| {
+        batches(&lengths, tokens).into_iter().map(|group| {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, self.device);
             (group, batch)
@@ -256,18 +270,14 @@ impl Pass<'_> {
 
     /// Every query against every example.
     fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
-        let batches: Vec<_> = self.batches(examples).collect();
-        let rows: Result<Vec<_>> = match self.side_by_side() {
-            true => batches.par_iter().map(|(group, batch)| self.batch_scores(examples, group, batch)).collect(),
-            false => batches.iter().map(|(group, batch)| self.batch_scores(examples, group, batch)).collect(),
+        let (together, tokens) = self.shape();
+        let batches: Vec<_> = self.batches(examples, tokens).collect();
+        let one = |(group, batch): &(Vec<usize>, Batch)| self.batch_scores(examples, group, batch);
+        let rows: Result<Vec<_>> = match together {
+            1 => batches.iter().map(one).collect(),
+            _ => batches.par_iter().map(one).collect(),
         };
         Ok(rows?.into_iter().flatten().collect())
-    }
-
-    /// Whether a batch a thread fits into a gibibyte: of a small model, no single operation keeps all threads busy.
-    fn side_by_side(&self) -> bool {
-        let batch = Footprint::new(&self.model.config, self.exec.batch_tokens).activations;
-        *self.device == Device::flex() && batch * rayon::current_num_threads() as u64 <= 1 << 30
     }
 
     /// Every query against the examples of a batch, which stand at the places `group`.
@@ -312,7 +322,7 @@ impl Pass<'_> {
                 }
             }
         }
-        for (group, batch) in self.batches(examples) {
+        for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, 1 << 30)) {
             self.taps(&batch, |tap| {
                 for query in queries.numbers.clone() {
                     let chosen: Vec<_> =
