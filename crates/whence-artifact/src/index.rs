@@ -97,7 +97,8 @@ impl Artifact<Index> {
             let offsets = Columns(&batch).any("signs")?.as_binary::<i32>().value_offsets();
             if let Some(pair) = offsets.windows(2).find(|pair| (pair[1] - pair[0]) as usize != width) {
                 let (found, folder) = (pair[1] - pair[0], self.folder().display());
-                let what = format!("a row of the index has {found} bytes where its coordinates ask for {width}: {folder}");
+                let what =
+                    format!("a row of the index has {found} bytes where its coordinates ask for {width}: {folder}");
                 return Err(Error::Mismatch(what).into());
             }
             Ok(SignsOf { batch, width })

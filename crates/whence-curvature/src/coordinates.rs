@@ -88,7 +88,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let share = (lambda / mean) as f32;
             if share > least {
                 kept.push(Place { share, module: modules.len(), element, lambda });
-                if kept.len() >= 2 * config.dimensions {
+                if kept.len() >= config.dimensions.saturating_mul(2) {
                     least = cut(&mut kept, config.dimensions);
                 }
             }

@@ -11,9 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use whence_artifact::{
-    Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Row, Signs, Span, Tokens,
-};
+use whence_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Row, Signs, Span, Tokens};
 use whence_linalg::kernels::picked_products;
 use whence_linalg::signs::row_bytes;
 use whence_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};

@@ -77,7 +77,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     same(inputs.index.manifest(), "eigenbasis", inputs.eigenbasis.key())?;
     let table = Table::read(&inputs.coordinates)?;
     let names: Vec<_> = table.shares.iter().map(|share| &share.module).collect();
-    draft.metadata("unit", "nats per added copy");
+    draft.metadata("unit", "nats per added copy, within the index");
     draft.metadata("sign", "positive = one more copy raises log p(completion)");
     draft.metadata("method", "ekfac");
     draft.metadata("modules", serde_json::to_string(&names)?);
@@ -90,9 +90,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let sums = SignSums::new(&weights, table.count);
 
     let units: Vec<Range<usize>> = draft.plan(|| Ok(units(&inputs.index, queries.len() as u64)))?;
-    let rows = |unit: &Range<usize>| -> u64 {
-        inputs.index.manifest().parts[unit.clone()].iter().map(|part| part.rows).sum()
-    };
+    let rows =
+        |unit: &Range<usize>| -> u64 { inputs.index.manifest().parts[unit.clone()].iter().map(|part| part.rows).sum() };
     let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| rows(unit)).sum();
     exec.reporter.begin("score-index", "examples", inputs.index.manifest().rows(), done);
     for (number, unit) in units.iter().enumerate().filter(|(number, _)| !draft.has(*number)) {
@@ -133,13 +132,7 @@ fn units(index: &Artifact<Index>, queries: u64) -> Vec<Range<usize>> {
 }
 
 /// w = x_q sigma / (Lambda + damping) / N at every coordinate, query by query, and their numbers.
-fn weights(
-    config: &Config,
-    inputs: &Inputs,
-    table: &Table,
-    scale: f64,
-    exec: &Exec,
-) -> Result<(Vec<u32>, Vec<f32>)> {
+fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &Exec) -> Result<(Vec<u32>, Vec<f32>)> {
     let device = resolve_device(&exec.device)?;
     let curvature = Curvature::new(Method::Ekfac, config.damping, Some(&inputs.eigenbasis), Some(&inputs.lambda))?;
     let (mut queries, mut places, mut weights) = (Vec::new(), HashMap::new(), Vec::new());
@@ -173,9 +166,8 @@ impl Share {
     fn factors(&self, inverse: &Inverse, shape: [usize; 2], scale: f64) -> Result<Vec<f32>> {
         let reciprocal = values(inverse.reciprocal.clone().context("a reciprocal of Lambda + damping")?)?;
         let each = self.places(shape)?.into_iter().zip(&self.deviations);
-        let each = each.map(|(place, &deviation)| {
-            (f64::from(reciprocal[place as usize]) * f64::from(deviation) * scale) as f32
-        });
+        let each = each
+            .map(|(place, &deviation)| (f64::from(reciprocal[place as usize]) * f64::from(deviation) * scale) as f32);
         Ok(each.collect())
     }
 

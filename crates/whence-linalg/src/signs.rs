@@ -14,8 +14,12 @@ pub const BLOCK: usize = 512;
 /// Rows that share a load of the weights.
 const ROWS: usize = 4;
 
-/// 512 bits.
-type Line = [u64; 8];
+/// 512 bits, a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u64; 8]);
+
+const EMPTY: Line = Line([0; 8]);
 
 /// One block of one set of weights.
 #[derive(Clone)]
@@ -47,7 +51,8 @@ impl SignSums {
     /// Rounds sets of `count` weights, one after the other. Bits of a row beyond `count` have weight 0.
     pub fn new(weights: &[f32], count: usize) -> Self {
         assert!(count > 0 && weights.len().is_multiple_of(count), "whole sets of weights");
-        let blocks: Vec<Block> = weights.chunks_exact(count).flat_map(|set| set.chunks(BLOCK).map(Block::new)).collect();
+        let blocks: Vec<Block> =
+            weights.chunks_exact(count).flat_map(|set| set.chunks(BLOCK).map(Block::new)).collect();
         let per_row = count.div_ceil(BLOCK);
         let totals = blocks.chunks_exact(per_row).map(|set| set.iter().map(Block::total).sum()).collect();
         Self { blocks: per_row, weights: blocks, totals }
@@ -118,7 +123,7 @@ impl SignSums {
                 let mut magnitudes = [0u64; 8];
                 for plane in block.planes.iter().rev() {
                     for (lane, magnitude) in magnitudes.iter_mut().enumerate() {
-                        let counted = (bits[lane] ^ block.signs[lane]) & plane[lane];
+                        let counted = (bits.0[lane] ^ block.signs.0[lane]) & plane.0[lane];
                         *magnitude = 2 * *magnitude + u64::from(counted.count_ones());
                     }
                 }
@@ -139,13 +144,13 @@ impl Block {
     fn new(weights: &[f32]) -> Self {
         let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
         let step = largest / ((1 << PLANES) - 1) as f32;
-        let mut block = Self { signs: [0; 8], planes: [[0; 8]; PLANES], step };
+        let mut block = Self { signs: EMPTY, planes: [EMPTY; PLANES], step };
         for (i, &weight) in weights.iter().enumerate() {
             let magnitude = if step > 0.0 { (weight.abs() / step).round() as u64 } else { 0 };
             let (lane, bit) = (i / 64, i % 64);
-            block.signs[lane] |= u64::from(weight < 0.0) << bit;
+            block.signs.0[lane] |= u64::from(weight < 0.0) << bit;
             for (p, plane) in block.planes.iter_mut().enumerate() {
-                plane[lane] |= (magnitude >> p & 1) << bit;
+                plane.0[lane] |= (magnitude >> p & 1) << bit;
             }
         }
         block
@@ -153,7 +158,7 @@ impl Block {
 
     /// Sum of |w|.
     fn total(&self) -> f64 {
-        let ones = |plane: &Line| plane.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        let ones = |plane: &Line| plane.0.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
         let sum: u64 = self.planes.iter().enumerate().map(|(p, plane)| ones(plane) << p).sum();
         f64::from(self.step) * sum as f64
     }
@@ -165,5 +170,5 @@ fn line(bytes: &[u8]) -> Line {
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *word = u64::from_le_bytes(*bytes);
     }
-    words
+    Line(words)
 }

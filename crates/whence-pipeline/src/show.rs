@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use whence_artifact::{
-    Artifact, ArtifactKind, Basis, Candidate, Coordinate, Covariance, Detail, Example, Factors, Format, Kind, LambdaSum, Loss,
-    Manifest, OwnInfluence, Ranked, Ranking, Row, Score, SelfInfluence, Signs, Store, Tokens, open_any,
+    Artifact, ArtifactKind, Basis, Candidate, Coordinate, Covariance, Detail, Example, Factors, Format, Kind,
+    LambdaSum, Loss, Manifest, OwnInfluence, Ranked, Ranking, Row, Score, SelfInfluence, Signs, Store, Tokens,
+    open_any,
 };
 use whence_artifact::{
     Candidates, Coordinates, Covariances, Details, Eigenbasis, Gradients, Index, Lambda, Losses, Preconditioned, Scores,
