@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout)] // `just golden` shows the figures.
 
+mod index;
 mod law;
 mod study;
 

@@ -9,11 +9,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 use whence_artifact::{
-    Artifact, ArtifactKind, Candidate, Candidates, Detail, Details, Draft, Exec, Gradients, Lambda, LambdaSum,
-    OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Silent, Store, Stored, Tokens,
+    Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Draft, Eigenbasis, Example,
+    Exec, Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
+    Silent, Store, Stored, Tokens,
 };
 use whence_curvature::precondition::{Damping, Method, Rank};
-use whence_curvature::{covariance, eigenbasis, lambda, precondition, self_influence};
+use whence_curvature::{coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence};
 use whence_model::{LabelsKind, Modules};
 use whence_score::Pairs;
 use whence_tokenize::tokenize;
@@ -292,6 +293,84 @@ impl Study {
             row.lambda.iter().map(|&value| f64::from(value)).sum::<f64>() / row.lambda.len() as f64 / row.count as f64
         };
         lambda.rows::<LambdaSum>().unwrap().map(|row| mean(row.unwrap())).collect()
+    }
+}
+
+/// An index and what it scores, [queries, examples] row-major, raw.
+pub(crate) struct Indexed {
+    pub(crate) table: Vec<Coordinate>,
+    pub(crate) rows: Vec<Signs>,
+    pub(crate) scores: Vec<f64>,
+}
+
+impl Study {
+    fn basis(&self) -> Artifact<Eigenbasis> {
+        Artifact::open(&self.curvature.as_ref().unwrap().0).unwrap()
+    }
+
+    fn lambda(&self) -> Artifact<Lambda> {
+        Artifact::open(&self.curvature.as_ref().unwrap().1).unwrap()
+    }
+
+    pub(crate) fn fit(&self) -> (Vec<Basis>, Vec<LambdaSum>) {
+        let basis = self.basis().rows::<Basis>().unwrap().collect::<Result<_>>().unwrap();
+        (basis, self.lambda().rows::<LambdaSum>().unwrap().collect::<Result<_>>().unwrap())
+    }
+
+    pub(crate) fn train(&self) -> &Artifact<Tokens> {
+        &self.train
+    }
+
+    /// The first training sequences.
+    pub(crate) fn slice(&self, examples: usize) -> Artifact<Tokens> {
+        let rows: Vec<Example> = self.train.rows::<Example>().unwrap().take(examples).collect::<Result<_>>().unwrap();
+        Self::produce(self.folder.path(), "slice", |draft| {
+            draft.write(0, &[<Example as Row<Tokens>>::to_batch(&rows)?])
+        })
+    }
+
+    pub(crate) fn query_gradients(&self) -> &Artifact<Gradients> {
+        &self.gradients
+    }
+
+    pub(crate) fn gradients(&self, tokens: &Artifact<Tokens>) -> Artifact<Gradients> {
+        let config = whence_gradients::Config { modules: self.modules.clone(), ..Default::default() };
+        let inputs = whence_gradients::Inputs { tokens: tokens.clone(), model: golden().join("model") };
+        Self::produce(self.folder.path(), "of-slice", |draft| {
+            whence_gradients::run(&config, &inputs, &self.exec, draft)
+        })
+    }
+
+    /// An index of these tokens, of so many of which every query is scored.
+    pub(crate) fn indexed(&self, dimensions: usize, tokens: &Artifact<Tokens>, examples: usize) -> Indexed {
+        let (folder, model) = (self.folder.path(), golden().join("model"));
+        let (eigenbasis, lambda) = (self.basis(), self.lambda());
+        let inputs = coordinates::Inputs { lambda: lambda.clone() };
+        let chosen: Artifact<whence_artifact::Coordinates> = Self::produce(folder, "coordinates", |draft| {
+            coordinates::run(&coordinates::Config { dimensions }, &inputs, &self.exec, draft)
+        });
+        let inputs = index::Inputs {
+            tokens: tokens.clone(),
+            model,
+            eigenbasis: eigenbasis.clone(),
+            coordinates: chosen.clone(),
+        };
+        let made: Artifact<whence_artifact::Index> =
+            Self::produce(folder, "index", |draft| index::run(&index::Config::default(), &inputs, &self.exec, draft));
+        let rows = made.rows::<Signs>().unwrap().collect::<Result<_>>().unwrap();
+        let table = chosen.rows::<Coordinate>().unwrap().collect::<Result<_>>().unwrap();
+        let queries = self.gradients.clone();
+        let inputs = score_index::Inputs { queries, index: made, coordinates: chosen, eigenbasis, lambda };
+        let config = score_index::Config { training_examples: Some(1), ..Default::default() };
+        let scores: Artifact<Scores> =
+            Self::produce(folder, "index-scores", |draft| score_index::run(&config, &inputs, &self.exec, draft));
+        let mut matrix = vec![f64::NAN; self.queries * examples];
+        for row in scores.rows::<Score>().unwrap() {
+            let row = row.unwrap();
+            matrix[row.query as usize * examples + row.example as usize] = f64::from(row.influence);
+        }
+        assert!(matrix.iter().all(|value| value.is_finite()), "a pair has no score");
+        Indexed { table, rows, scores: matrix }
     }
 }
 

@@ -92,6 +92,19 @@ inputs = {{ queries = "ihvp-external", tokens = "train" }}
 stage = "score"
 inputs = {{ queries = "ihvp-full", tokens = "queries" }}
 
+[steps.coordinates]
+stage = "coordinates"
+inputs = {{ lambda = "lambda" }}
+dimensions = 1000
+
+[steps.index]
+stage = "index"
+inputs = {{ tokens = "queries", eigenbasis = "basis", coordinates = "coordinates" }}
+
+[steps.index-scores]
+stage = "score-index"
+inputs = {{ queries = "gradients", index = "index", coordinates = "coordinates", eigenbasis = "basis", lambda = "lambda" }}
+
 [steps.ranking]
 stage = "rank"
 inputs = {{ scores = "scores", tokens = "train" }}

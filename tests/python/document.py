@@ -7,7 +7,8 @@ import pyarrow as pa
 
 TEXT = (Path(__file__).resolve().parents[2] / "FORMAT.md").read_text()
 
-TYPES = {"u32": pa.uint32(), "u64": pa.uint64(), "f32": pa.float32(), "utf8": pa.string(), "bool": pa.bool_()}
+TYPES = {"u32": pa.uint32(), "u64": pa.uint64(), "f32": pa.float32(), "utf8": pa.string(), "bool": pa.bool_(),
+         "binary": pa.binary()}  # fmt: skip
 
 
 def blocks(language):
@@ -28,7 +29,7 @@ def section(kind):
 def columns(kind):
     """Column name -> Arrow type, in order."""
     rows = re.findall(r"^\| (\w+) \| ([\w<>]+) \| ", section(kind), re.MULTILINE)
-    return {name: arrow_type(name_of_type) for name, name_of_type in rows if name != "column"}
+    return {name: arrow_type(name_of_type) for name, name_of_type in rows if name_of_type != "type"}
 
 
 def arrow_type(name):

@@ -11,9 +11,9 @@ import pytest
 import document
 
 TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "scores": "scores", "details": "details",
-          "ranking": "ranking"}  # fmt: skip
+          "ranking": "ranking", "coordinates": "coordinates", "index-scores": "scores"}  # fmt: skip
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
-            "ihvp": "preconditioned", "ihvp-full": "preconditioned"}  # fmt: skip
+            "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index"}  # fmt: skip
 
 VERSIONS = {"tokens": 2}  # The others are of version 1.
 
@@ -152,6 +152,33 @@ def test_scores_are_inner_products_over_n(study):
     expected = np.array(queries) @ np.array(examples).T / len(examples)
     found = np.array([[influence[q, z] for z in range(len(examples))] for q in range(len(queries))])
     np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
+
+
+def test_an_index_has_the_signs_of_the_gradients(study):
+    """x = Q_S^T G Q_A at the coordinates is about c sigma s; influence = (1/N) c sum of y sigma s / (Lambda + damping)."""
+    basis = {(row["module"], row["side"]): matrix(row, "vectors") for row in table(study, "basis").to_pylist()}
+    fitted = {row["module"]: matrix(row, "lambda") / row["count"] for row in table(study, "lambda").to_pylist()}
+    rotated = {}
+    for row in table(study, "gradients").to_pylist():
+        gradient = matrix(row, "left", "left_shape") @ matrix(row, "right", "right_shape").T
+        sides = [basis[row["module"], side] for side in ["gradient", "activation"]]
+        rotated[row["example"], row["module"]] = sides[0].T @ gradient @ sides[1]
+    coordinates = table(study, "coordinates").to_pylist()
+    at = [(row["module"], row["row"], row["column"]) for row in coordinates]
+    deviation = np.array([row["deviation"] for row in coordinates])
+    damped = np.array([fitted[module][i, j] + 0.1 * fitted[module].mean() for module, i, j in at])
+    np.testing.assert_allclose(deviation**2, [fitted[module][i, j] for module, i, j in at], rtol=1e-5)
+    index = table(study, "index")
+    values = np.array([[rotated[z, module][i, j] for module, i, j in at] for z in index["example"].to_pylist()])
+    bits = [np.unpackbits(np.frombuffer(row.as_py(), np.uint8), bitorder="little") for row in index["signs"]]
+    signs, scales = 1.0 - 2.0 * np.array(bits)[:, : len(at)], index["scale"].to_numpy()
+    clear = abs(values) > 1e-5 * abs(values).max()
+    assert (signs[clear] == np.sign(values[clear])).all() and clear.mean() > 0.9
+    np.testing.assert_allclose(scales, abs(values / deviation).mean(axis=1), rtol=1e-4)
+    expected = (values * deviation / damped) @ (signs * scales[:, None]).T / len(values)
+    found = {(row["query"], row["example"]): row["influence"] for row in table(study, "index-scores").to_pylist()}
+    found = np.array([[found[q, z] for z in range(len(values))] for q in range(len(values))])
+    np.testing.assert_allclose(found, expected, atol=2e-3 * abs(expected).max())
 
 
 def test_modules_and_tokens_sum_to_influence(study):

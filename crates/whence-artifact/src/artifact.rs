@@ -135,8 +135,8 @@ static VERIFIED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::defaul
 fn verify_part(folder: &Path, manifest: &Manifest, part: usize) -> Result<()> {
     let entry = &manifest.parts[part];
     let path = folder.join(&entry.name);
-    let mut verified = VERIFIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if verified.contains(&path) {
+    let verified = || VERIFIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if verified().contains(&path) {
         return Ok(());
     }
     if disk::digest(&path)? != entry.blake3 {
@@ -149,7 +149,7 @@ fn verify_part(folder: &Path, manifest: &Manifest, part: usize) -> Result<()> {
     if manifest.kind.format() != Format::Folder {
         part::check(manifest.kind, &path)?;
     }
-    verified.insert(path);
+    verified().insert(path);
     Ok(())
 }
 

@@ -27,6 +27,10 @@ pub enum Kind {
     Gradients,
     /// Preconditioned query gradients, as factors.
     Preconditioned,
+    /// The coordinates of the eigenbasis that an index keeps.
+    Coordinates,
+    /// Signs of every example's gradient at those coordinates.
+    Index,
     /// Pairs worth scoring.
     Candidates,
     /// Influence of every example on every query.
@@ -65,7 +69,7 @@ impl Format {
 
 impl Kind {
     /// Every kind, in the order of the pipeline.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Tokenizer,
         Self::Tokens,
         Self::Model,
@@ -75,6 +79,8 @@ impl Kind {
         Self::Lambda,
         Self::Gradients,
         Self::Preconditioned,
+        Self::Coordinates,
+        Self::Index,
         Self::Candidates,
         Self::Scores,
         Self::Details,
@@ -95,6 +101,8 @@ impl Kind {
             Self::Lambda => "lambda",
             Self::Gradients => "gradients",
             Self::Preconditioned => "preconditioned",
+            Self::Coordinates => "coordinates",
+            Self::Index => "index",
             Self::Candidates => "candidates",
             Self::Scores => "scores",
             Self::Details => "details",
@@ -135,9 +143,12 @@ impl Kind {
     pub fn format(self) -> Format {
         match self {
             Self::Tokenizer | Self::Model | Self::Report => Format::Folder,
-            Self::Covariances | Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Preconditioned => {
-                Format::Arrow
-            }
+            Self::Covariances
+            | Self::Eigenbasis
+            | Self::Lambda
+            | Self::Gradients
+            | Self::Preconditioned
+            | Self::Index => Format::Arrow,
             _ => Format::Parquet,
         }
     }
@@ -185,6 +196,17 @@ impl Kind {
             ],
             Self::Gradients => factors("example", DataType::UInt64),
             Self::Preconditioned => factors("query", DataType::UInt32),
+            Self::Coordinates => vec![
+                field("module", DataType::Utf8),
+                field("row", DataType::UInt32),
+                field("column", DataType::UInt32),
+                field("deviation", DataType::Float32),
+            ],
+            Self::Index => vec![
+                field("example", DataType::UInt64),
+                field("scale", DataType::Float32),
+                field("signs", DataType::Binary),
+            ],
             Self::Candidates => vec![
                 field("query", DataType::UInt32),
                 field("example", DataType::UInt64),
@@ -276,6 +298,8 @@ kinds!(
     Lambda,
     Gradients,
     Preconditioned,
+    Coordinates,
+    Index,
     Candidates,
     Scores,
     Details,

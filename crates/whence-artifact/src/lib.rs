@@ -11,6 +11,7 @@ mod disk;
 mod draft;
 mod error;
 mod exec;
+mod index;
 mod kind;
 mod manifest;
 mod part;
@@ -26,9 +27,10 @@ pub use disk::{digest, files, rename, replace, write_atomically};
 pub use draft::Draft;
 pub use error::{Error, bad_input};
 pub use exec::{Exec, Reporter, Silent};
+pub use index::{Coordinate, Signs, SignsOf};
 pub use kind::{
-    ArtifactKind, Candidates, Covariances, Details, Eigenbasis, Format, Gradients, Kind, Lambda, Losses, Model,
-    Preconditioned, Ranking, Report, Scores, SelfInfluence, Tokenizer, Tokens,
+    ArtifactKind, Candidates, Coordinates, Covariances, Details, Eigenbasis, Format, Gradients, Index, Kind, Lambda,
+    Losses, Model, Preconditioned, Ranking, Report, Scores, SelfInfluence, Tokenizer, Tokens,
 };
 pub use manifest::{MANIFEST, Manifest, Part};
 pub use recipe::{Recipe, canonical_json};

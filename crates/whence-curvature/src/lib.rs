@@ -1,17 +1,21 @@
 //! Curvature: EK-FAC's covariances, eigenbasis and corrected eigenvalues, and what they do to a query's gradient.
 //!
 //! reads   tokens, model, gradients
-//! writes  covariances, eigenbasis, lambda, preconditioned, self-influence
+//! writes  covariances, eigenbasis, lambda, preconditioned, self-influence, coordinates, index, scores
 
 mod blocks;
+pub mod coordinates;
 pub mod covariance;
 pub mod eigenbasis;
+pub mod index;
 mod inverse;
 pub mod lambda;
 mod method;
 pub mod passes;
 pub mod precondition;
 mod reduce;
+pub mod score_index;
 pub mod self_influence;
+mod table;
 mod tensors;
 mod waves;

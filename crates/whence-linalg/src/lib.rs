@@ -8,6 +8,7 @@ pub mod eigen;
 pub mod kernels;
 pub mod memory;
 pub mod random;
+pub mod signs;
 pub mod svd;
 
 pub use eigen::{Threads, symmetric_eigen};

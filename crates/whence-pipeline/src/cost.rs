@@ -152,7 +152,7 @@ impl Plan {
             Stage::Rank | Stage::Report => {
                 let pairs = self.wire(step, "scores").map_or(0.0, |scores| {
                     let queries = self.wire(scores, "queries").map_or(1.0, |queries| self.size(Some(queries)).1);
-                    queries * self.size(self.wire(scores, "tokens")).1
+                    queries * self.size(self.wire(scores, "tokens").or_else(|| self.wire(scores, "index"))).1
                 });
                 return plain(ROWS + 24.0 * pairs, 1e6, 0.0);
             }
@@ -233,6 +233,27 @@ impl Plan {
                 let flops = scan + 2.0 * tokens * (all + shape.products);
                 plain(memory, rows * (12.0 + 4.0 * shape.modules.len() as f64), flops)
             }
+            // Every coordinate lies in memory twice, until the least are let go.
+            Stage::Coordinates => {
+                let kept = dimensions(step, shape.products);
+                plain(4.0 * shape.products + 64.0 * kept, 20.0 * kept, 2.0 * shape.products)
+            }
+            Stage::Index => {
+                let kept = self.wire(step, "coordinates").map_or(0.0, |chosen| dimensions(chosen, shape.products));
+                let memory = running + 4.0 * all + 4.0 * shape.products;
+                let flops = scan + 2.0 * tokens * (all + shape.products);
+                let (cost, _) = plain(memory, rows * (kept / 8.0 + 16.0), flops);
+                (cost, format!("{} a sequence", crate::bytes(kept / 8.0)))
+            }
+            Stage::ScoreIndex => {
+                let kept = self.wire(step, "coordinates").map_or(0.0, |chosen| dimensions(chosen, shape.products));
+                let (_, queries) = self.size(self.wire(step, "queries"));
+                let (_, rows) = self.size(self.wire(step, "index"));
+                let pairs = queries * rows;
+                // Weights, in float32 and in bits, and the scores of a part.
+                let memory = 5.0 * queries * kept + 100.0 * pairs.min(4e6) + 12.0 * shape.products;
+                plain(memory, 12.0 * pairs, 2.0 * pairs * kept)
+            }
             Stage::Score => {
                 let before = self.wire(step, "queries");
                 let (_, queries) = self.size(before);
@@ -269,6 +290,11 @@ fn rank(step: &Step) -> Option<f64> {
     }
 }
 
+/// Coordinates that a step chooses of so many.
+fn dimensions(step: &Step, of: f64) -> f64 {
+    step.config["dimensions"].as_f64().map_or(of, |dimensions| dimensions.min(of))
+}
+
 /// Bytes of a stored number.
 fn width(step: &Step) -> f64 {
     if step.config["store"] == "f16" { 2.0 } else { 4.0 }
@@ -283,7 +309,8 @@ fn remedy(stage: Stage) -> &'static str {
         Stage::Precondition | Stage::Score => {
             "lower rank, set blocks of the covariance step, or ask fewer queries at a time"
         }
-        Stage::SelfInfluence => "choose fewer modules, or set blocks of the covariance step",
+        Stage::Index | Stage::SelfInfluence => "choose fewer modules, or set blocks of the covariance step",
+        Stage::ScoreIndex => "ask fewer queries at a time, or set fewer dimensions of the coordinates step",
         Stage::Gradients => "ask fewer or shorter queries, or choose fewer modules",
         _ => "take a machine with more memory, or a smaller model",
     }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use whence_artifact::{
-    Artifact, ArtifactKind, Basis, Candidate, Covariance, Detail, Example, Factors, Format, Kind, LambdaSum, Loss,
-    Manifest, OwnInfluence, Ranked, Ranking, Row, Score, SelfInfluence, Store, Tokens, open_any,
+    Artifact, ArtifactKind, Basis, Candidate, Coordinate, Covariance, Detail, Example, Factors, Format, Kind,
+    LambdaSum, Loss, Manifest, OwnInfluence, Ranked, Ranking, Row, Score, SelfInfluence, Signs, Store, Tokens,
+    open_any,
 };
 use whence_artifact::{
-    Candidates, Covariances, Details, Eigenbasis, Gradients, Lambda, Losses, Preconditioned, Scores,
+    Candidates, Coordinates, Covariances, Details, Eigenbasis, Gradients, Index, Lambda, Losses, Preconditioned, Scores,
 };
 use whence_model::Coverage;
 
@@ -130,8 +131,10 @@ pub(crate) fn query_rows(
         folder.or_else(|| known.get(key).cloned())
     };
     let scores = Manifest::read(&find(ranking, "scores", &[Kind::Scores, Kind::Details])?).ok()?;
-    let queries = Manifest::read(&find(&scores, "queries", &[Kind::Preconditioned])?).ok()?;
-    let gradients = Manifest::read(&find(&queries, "gradients", &[Kind::Gradients])?).ok()?;
+    let mut gradients = Manifest::read(&find(&scores, "queries", &[Kind::Preconditioned, Kind::Gradients])?).ok()?;
+    if gradients.kind == Kind::Preconditioned {
+        gradients = Manifest::read(&find(&gradients, "gradients", &[Kind::Gradients])?).ok()?;
+    }
     let tokens = Artifact::<Tokens>::open(&find(&gradients, "tokens", &[Kind::Tokens])?).ok()?;
     tokens.rows::<Example>().ok()
 }
@@ -220,6 +223,12 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         })?,
         Kind::Gradients => first::<Gradients, Factors>(folder, factors)?,
         Kind::Preconditioned => first::<Preconditioned, Factors>(folder, factors)?,
+        Kind::Coordinates => first::<Coordinates, Coordinate>(folder, |row| {
+            format!("{} [{}, {}] deviation {:.3e}", row.module, row.row, row.column, row.deviation)
+        })?,
+        Kind::Index => first::<Index, Signs>(folder, |row| {
+            format!("example {} scale {:.4} {} bytes of signs", row.example, row.scale, row.signs.len())
+        })?,
         Kind::SelfInfluence => strongest(store, folder, &manifest)?,
         Kind::Tokenizer | Kind::Model | Kind::Report => String::new(),
     };

@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Map, Value};
 use whence_aggregate::rank;
 use whence_artifact::{Artifact, ArtifactKind, Draft, Exec, Kind, open_any};
-use whence_curvature::{covariance, eigenbasis, lambda, precondition, self_influence};
+use whence_curvature::{coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence};
 use whence_gradients::losses;
 use whence_score::{Pairs, filter};
 use whence_tokenize::{tokenize, vocabulary};
@@ -43,6 +43,12 @@ pub enum Stage {
     Precondition,
     /// Influence of examples on themselves.
     SelfInfluence,
+    /// Which coordinates an index keeps.
+    Coordinates,
+    /// Signs of every example's gradient.
+    Index,
+    /// Influence of indexed examples on queries.
+    ScoreIndex,
     /// Log-probability per token.
     Losses,
     /// Pairs worth scoring.
@@ -112,7 +118,7 @@ impl Given {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Tokenizer,
         Self::Tokenize,
         Self::Train,
@@ -123,6 +129,9 @@ impl Stage {
         Self::Gradients,
         Self::Precondition,
         Self::SelfInfluence,
+        Self::Coordinates,
+        Self::Index,
+        Self::ScoreIndex,
         Self::Losses,
         Self::Filter,
         Self::Score,
@@ -144,6 +153,9 @@ impl Stage {
             Self::Gradients => "gradients",
             Self::Precondition => "precondition",
             Self::SelfInfluence => "self-influence",
+            Self::Coordinates => "coordinates",
+            Self::Index => "index",
+            Self::ScoreIndex => "score-index",
             Self::Losses => "losses",
             Self::Filter => "filter",
             Self::Score => "score",
@@ -171,6 +183,9 @@ impl Stage {
             Self::Gradients => whence_gradients::VERSION,
             Self::Precondition => precondition::VERSION,
             Self::SelfInfluence => self_influence::VERSION,
+            Self::Coordinates => coordinates::VERSION,
+            Self::Index => index::VERSION,
+            Self::ScoreIndex => score_index::VERSION,
             Self::Losses => losses::VERSION,
             Self::Filter => filter::VERSION,
             Self::Score => whence_score::VERSION,
@@ -188,6 +203,7 @@ impl Stage {
                 | Self::Lambda
                 | Self::Gradients
                 | Self::SelfInfluence
+                | Self::Index
                 | Self::Score
                 | Self::Generate
                 | Self::Losses
@@ -203,7 +219,7 @@ impl Stage {
     pub(crate) fn inherits(self) -> &'static [&'static str] {
         match self {
             Self::Covariance | Self::Lambda | Self::Gradients | Self::SelfInfluence => &["modules", "precision"],
-            Self::Losses | Self::Score => &["precision"],
+            Self::Index | Self::Losses | Self::Score => &["precision"],
             _ => &[],
         }
     }
@@ -239,6 +255,9 @@ impl Stage {
             Self::Gradients => Kind::Gradients,
             Self::Precondition => Kind::Preconditioned,
             Self::SelfInfluence => Kind::SelfInfluence,
+            Self::Coordinates => Kind::Coordinates,
+            Self::Index => Kind::Index,
+            Self::ScoreIndex => Kind::Scores,
             Self::Losses => Kind::Losses,
             Self::Filter => Kind::Candidates,
             Self::Score if knobs["detail"] == true => Kind::Details,
@@ -281,6 +300,19 @@ impl Stage {
                     role("lambda", &[Kind::Lambda], need(method.as_ref().map(|method| method.uses_lambda()))),
                 ]
             }
+            Self::Coordinates => vec![role("lambda", &[Kind::Lambda], Required)],
+            Self::Index => vec![
+                tokens,
+                role("eigenbasis", &[Kind::Eigenbasis], Required),
+                role("coordinates", &[Kind::Coordinates], Required),
+            ],
+            Self::ScoreIndex => vec![
+                role("queries", &[Kind::Gradients], Required),
+                role("index", &[Kind::Index], Required),
+                role("coordinates", &[Kind::Coordinates], Required),
+                role("eigenbasis", &[Kind::Eigenbasis], Required),
+                role("lambda", &[Kind::Lambda], Required),
+            ],
             Self::Score => vec![
                 role("queries", &[Kind::Preconditioned], Required),
                 tokens,
@@ -311,6 +343,9 @@ impl Stage {
             Self::Gradients => filled::<whence_gradients::Config>(knobs)?,
             Self::Precondition => undamped::<precondition::Config>(knobs)?,
             Self::SelfInfluence => undamped::<self_influence::Config>(knobs)?,
+            Self::Coordinates => filled::<coordinates::Config>(knobs)?,
+            Self::Index => filled::<index::Config>(knobs)?,
+            Self::ScoreIndex => filled::<score_index::Config>(knobs)?,
             Self::Losses => filled::<losses::Config>(knobs)?,
             Self::Filter => filled::<filter::Config>(knobs)?,
             Self::Score => filled::<whence_score::Config>(knobs)?,
@@ -322,7 +357,8 @@ impl Stage {
             Self::Tokenize => Some(("max-tokens", 2)),
             Self::Generate => Some(("max-new-tokens", 1)),
             Self::Filter | Self::Rank | Self::Report => Some(("top", 1)),
-            Self::Score | Self::SelfInfluence => Some(("training-examples", 1)),
+            Self::Score | Self::ScoreIndex | Self::SelfInfluence => Some(("training-examples", 1)),
+            Self::Coordinates => Some(("dimensions", 1)),
             Self::Covariance => Some(("blocks", 1)),
             _ => None,
         };
@@ -350,11 +386,13 @@ impl Stage {
             Self::Covariance => parsed::<covariance::Config>(config)?.check(),
             Self::Precondition => parsed::<precondition::Config>(config)?.check(),
             Self::SelfInfluence => parsed::<self_influence::Config>(config)?.check(),
+            Self::Coordinates => parsed::<coordinates::Config>(config)?.check(),
+            Self::ScoreIndex => parsed::<score_index::Config>(config)?.check(),
             Self::Filter => parsed::<filter::Config>(config)?.check(),
             Self::Score => parsed::<whence_score::Config>(config)?.check(),
             Self::Rank => parsed::<rank::Config>(config)?.check(),
             Self::Report => parsed::<whence_report::Config>(config)?.check(),
-            Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Losses | Self::External => Ok(()),
+            Self::Eigenbasis | Self::Lambda | Self::Gradients | Self::Index | Self::Losses | Self::External => Ok(()),
         }
     }
 
@@ -408,6 +446,26 @@ impl Stage {
                 let inputs =
                     self_influence::Inputs { tokens: given.open("tokens")?, model: given.model()?, eigenbasis, lambda };
                 self_influence::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Coordinates => {
+                let inputs = coordinates::Inputs { lambda: given.open("lambda")? };
+                coordinates::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::Index => {
+                let (eigenbasis, coordinates) = (given.open("eigenbasis")?, given.open("coordinates")?);
+                let inputs =
+                    index::Inputs { tokens: given.open("tokens")?, model: given.model()?, eigenbasis, coordinates };
+                index::run(&parsed(config)?, &inputs, exec, draft)
+            }
+            Self::ScoreIndex => {
+                let inputs = score_index::Inputs {
+                    queries: given.open("queries")?,
+                    index: given.open("index")?,
+                    coordinates: given.open("coordinates")?,
+                    eigenbasis: given.open("eigenbasis")?,
+                    lambda: given.open("lambda")?,
+                };
+                score_index::run(&parsed(config)?, &inputs, exec, draft)
             }
             Self::Losses => {
                 let inputs = losses::Inputs { tokens: given.open("tokens")?, model: given.model()? };

@@ -102,7 +102,7 @@ pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, batch: usize) -> impl It
 }
 
 /// How many examples are taken at once, and how many threads each product has.
-fn workers(out: usize, inside: usize, batch: usize) -> (usize, gemm::Parallelism) {
+pub(super) fn workers(out: usize, inside: usize, batch: usize) -> (usize, gemm::Parallelism) {
     match out * inside >= LARGE {
         true => (1, gemm::Parallelism::Rayon(0)),
         false => (rayon::current_num_threads().min(batch), gemm::Parallelism::None),

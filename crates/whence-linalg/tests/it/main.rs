@@ -3,3 +3,4 @@
 mod kernels;
 mod matrices;
 mod random;
+mod signs;

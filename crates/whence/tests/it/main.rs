@@ -11,6 +11,7 @@ mod foreign;
 mod golden;
 mod hub;
 mod hub_server;
+mod index;
 mod passes;
 mod quickstart;
 mod refusals;

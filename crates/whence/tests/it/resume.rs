@@ -36,7 +36,7 @@ fn whole() -> &'static Whole {
             manifest.parts.into_iter().map(|part| part.name).collect()
         };
         let steps: Vec<(Made, Vec<String>)> = steps.iter().map(|step| (step.clone(), parts(step))).collect();
-        let sums = ["covariances", "basis", "lambda", "ihvp", "self"];
+        let sums = ["covariances", "basis", "lambda", "ihvp", "self", "index"];
         for name in ["train", "continuations", "losses", "many-gradients", "many-ihvp", "scores", "chosen", "details"]
             .into_iter()
             .chain(sums)
@@ -91,7 +91,10 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     let mut moments = vec![Moment::Begun, Moment::Planned, Moment::Writing, Moment::Checkpoint];
     moments.extend((0..parts.len()).map(Moment::Part));
     moments.extend([Moment::Sealing, Moment::Sealed]);
-    let planned = !matches!(step.kind, Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Candidates | Kind::Report);
+    let planned = !matches!(
+        step.kind,
+        Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Coordinates | Kind::Candidates | Kind::Report
+    );
     let checkpoints =
         matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda) || step.name == "continuations";
     moments.retain(|moment| match moment {

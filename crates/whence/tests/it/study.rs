@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use whence_artifact::{
-    Artifact, ArtifactKind, Details, Example, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked, Ranking, Row, Score,
-    Scores, SelfInfluence, Tokens,
+    Artifact, ArtifactKind, Details, Example, Index, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked, Ranking, Row,
+    Score, Scores, SelfInfluence, Signs, Tokens,
 };
 
 use crate::bench::Bench;
@@ -83,6 +83,14 @@ modules-per-pass = 4
 stage = "self-influence"
 inputs = { tokens = "train", eigenbasis = "basis", lambda = "lambda" }
 model = "model"
+[steps.coordinates]
+stage = "coordinates"
+inputs = { lambda = "lambda" }
+dimensions = 700
+[steps.index]
+stage = "index"
+inputs = { tokens = "train", eigenbasis = "basis", coordinates = "coordinates" }
+model = "model"
 [steps.many-gradients]
 stage = "gradients"
 inputs = { tokens = "continuations" }
@@ -104,6 +112,13 @@ rank = 8
 stage = "precondition"
 inputs = { gradients = "query-gradients", eigenbasis = "basis", lambda = "lambda" }
 rank = "full"
+[steps.index-scores]
+stage = "score-index"
+inputs = { queries = "query-gradients", index = "index", coordinates = "coordinates", eigenbasis = "basis", lambda = "lambda" }
+[steps.index-top]
+stage = "rank"
+inputs = { scores = "index-scores", tokens = "train" }
+top = 20
 [steps.scores]
 stage = "score"
 inputs = { queries = "ihvp", tokens = "train" }
@@ -233,7 +248,9 @@ pub(crate) struct Results {
     continuations: Vec<Example>,
     losses: Vec<(u64, Vec<f32>)>,
     own: Vec<(u64, f32)>,
+    index: Vec<(u64, f32)>,
     scores: Vec<Score>,
+    indexed: Vec<Score>,
     chosen: Vec<Score>,
     details: Vec<Score>,
     top: Vec<Ranked>,
@@ -249,13 +266,16 @@ fn rows<K: ArtifactKind, R: Row<K>>(bench: &Bench, steps: &[Made], name: &str) -
 impl Results {
     pub(crate) fn read(bench: &Bench, steps: &[Made]) -> Self {
         let losses = rows::<Losses, Loss>(bench, steps, "losses");
+        let index = rows::<Index, Signs>(bench, steps, "index");
         let own = rows::<SelfInfluence, OwnInfluence>(bench, steps, "self");
         Self {
             train: rows::<Tokens, _>(bench, steps, "train"),
             continuations: rows::<Tokens, _>(bench, steps, "continuations"),
             losses: losses.into_iter().map(|row| (row.example, row.by_token)).collect(),
             own: own.into_iter().map(|row| (row.example, row.influence)).collect(),
+            index: index.into_iter().map(|row| (row.example, row.scale)).collect(),
             scores: rows::<Scores, _>(bench, steps, "scores"),
+            indexed: rows::<Scores, _>(bench, steps, "index-scores"),
             chosen: rows::<Scores, _>(bench, steps, "chosen"),
             details: rows::<Details, _>(bench, steps, "details"),
             top: rows::<Ranking, _>(bench, steps, "top"),
@@ -271,14 +291,19 @@ impl Results {
             assert_eq!((row, left.len()), (other_row, right.len()));
             left.iter().zip(right).for_each(|(&left, &right)| close(left, right));
         }
-        assert!(!self.own.is_empty() && self.own.len() == other.own.len());
-        for ((row, left), (other_row, right)) in self.own.iter().zip(&other.own) {
-            assert_eq!(row, other_row);
-            close(*left, *right);
+        for (left, right) in [(&self.own, &other.own), (&self.index, &other.index)] {
+            assert!(!left.is_empty() && left.len() == right.len());
+            for ((row, left), (other_row, right)) in left.iter().zip(right) {
+                assert_eq!(row, other_row);
+                close(*left, *right);
+            }
         }
-        for (left, right) in
-            [(&self.scores, &other.scores), (&self.chosen, &other.chosen), (&self.details, &other.details)]
-        {
+        for (left, right) in [
+            (&self.scores, &other.scores),
+            (&self.indexed, &other.indexed),
+            (&self.chosen, &other.chosen),
+            (&self.details, &other.details),
+        ] {
             assert_eq!(left.len(), right.len());
             for (left, right) in left.iter().zip(right) {
                 assert_eq!((left.query, left.example), (right.query, right.example));
