@@ -58,17 +58,6 @@ fn product_of_the_head(bencher: Bencher<'_, '_>) {
     bencher.counter(operations(ROWS / 2, WIDTH, VOCABULARY)).bench_local(|| product(a.clone(), b.clone().transpose()));
 }
 
-/// sum + xᵀ x, the sum of a covariance; operations are those of the whole square.
-#[divan::bench(args = [WIDTH, INNER])]
-fn covariance(bencher: Bencher<'_, '_>, n: usize) {
-    let x = random(0, ROWS, n);
-    let mut sum = Some(random(1, n, n));
-    bencher.counter(operations(n, ROWS, n)).bench_local(|| {
-        let before = sum.take().expect("the sum is put back");
-        sum = Some(add_product(before, x.clone().transpose(), x.clone()));
-    });
-}
-
 #[divan::bench(sample_count = 10)]
 fn cross_entropy_of_the_vocabulary(bencher: Bencher<'_, '_>) {
     let logits = random(0, ROWS / 2, VOCABULARY);
@@ -141,13 +130,27 @@ fn paired_sums_of_queries(bencher: Bencher<'_, '_>, queries: usize) {
     bencher.bench_local(|| paired_sums(black_box(x.clone()), y.clone(), BATCH, queries));
 }
 
+/// The same from factors, by whichever way is shorter.
+#[divan::bench(args = [8, 64, 256])]
+fn scan_of_queries(bencher: Bencher<'_, '_>, queries: usize) {
+    let (left, right) = (random(0, INNER, queries * RANK), random(1, queries * RANK, WIDTH));
+    let (d, a) = (random(2, ROWS, INNER), random(3, ROWS, WIDTH));
+    bencher.bench_local(|| scan(&left, &right, black_box(d.clone()), a.clone(), BATCH, queries));
+}
+
 /// What lambda does with the rotated tokens of each module.
 #[divan::bench]
 fn squared_products(bencher: Bencher<'_, '_>) {
     let (d, a) = (random(0, ROWS, INNER), random(1, ROWS, WIDTH));
-    let mut sum = Some(random(2, INNER, WIDTH));
-    bencher.counter(operations(INNER, ROWS, WIDTH)).bench_local(|| {
-        let before = sum.take().expect("the sum is put back");
-        sum = Some(add_squared_products(before, d.clone(), a.clone(), BATCH));
-    });
+    let mut sum = Sum::zeros(Form::Full([INNER, WIDTH]));
+    let bencher = bencher.counter(operations(INNER, ROWS, WIDTH));
+    bencher.bench_local(|| sum.add_squared_products(d.clone(), a.clone(), BATCH));
+}
+
+/// What covariance does with the tokens of each module; half of these operations are the floor.
+#[divan::bench(args = [WIDTH, INNER])]
+fn gram_matrix(bencher: Bencher<'_, '_>, n: usize) {
+    let x = random(0, ROWS, n);
+    let mut sum = Sum::zeros(Form::Symmetric(n));
+    bencher.counter(operations(n, ROWS, n)).bench_local(|| sum.add_gram(x.clone()));
 }

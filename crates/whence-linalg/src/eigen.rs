@@ -88,7 +88,7 @@ pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, 
             break;
         }
         let next = found.refined(matrix, par);
-        if !(next.residual < found.residual) {
+        if next.residual >= found.residual {
             break;
         }
         found = next;
