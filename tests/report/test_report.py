@@ -22,7 +22,8 @@ assert program(), "no Chromium here: apt install chromium"
 
 
 def folder(step):
-    command = [os.environ.get("WHENCE", REPOSITORY / "target/release/whence"), "path", PIPELINE, step]
+    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+    command = [os.environ.get("WHENCE", target / "release/whence"), "path", PIPELINE, step]
     return REPOSITORY / subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
 
 

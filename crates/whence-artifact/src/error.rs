@@ -91,3 +91,11 @@ impl std::error::Error for Error {}
 pub fn bad_input(message: impl Into<String>) -> anyhow::Error {
     Error::Input(message.into()).into()
 }
+
+/// The knob `training-examples`, N of an influence: refuses 0.
+pub fn check_training_examples(given: Option<u64>) -> anyhow::Result<()> {
+    match given {
+        Some(0) => Err(bad_input("training-examples = 0 divides by zero; set it to the rows of the training corpus")),
+        _ => Ok(()),
+    }
+}

@@ -25,7 +25,7 @@ mod tables;
 pub use artifact::{Artifact, open_any, verify};
 pub use disk::{digest, files, rename, replace, write_atomically};
 pub use draft::Draft;
-pub use error::{Error, bad_input};
+pub use error::{Error, bad_input, check_training_examples};
 pub use exec::{Exec, Reporter, Silent};
 pub use index::{Coordinate, Signs, SignsOf};
 pub use kind::{

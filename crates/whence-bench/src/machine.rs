@@ -1,4 +1,4 @@
-//! What the machine is, and what a process has taken of it.
+//! What the machine is.
 
 use std::fs;
 use std::process::Command;
@@ -43,12 +43,6 @@ impl Machine {
             commit: commit + if changed { "+" } else { "" },
         }
     }
-}
-
-/// Most bytes that this process has held, where the system says.
-pub(crate) fn peak_memory() -> Option<u64> {
-    let value = field("/proc/self/status", "VmHWM")?;
-    Some(1024 * value.split_whitespace().next()?.parse::<u64>().ok()?)
 }
 
 /// The value of a line `name: value`.

@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Example, Exec, Reporter as _, Silent, Tokens};
+use whence_linalg::memory::peak_bytes;
 use whence_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_device};
 
 use crate::clock::{Clock, Loop};
-use crate::machine::peak_memory;
 use crate::place::Place;
 use crate::random::CANDIDATES;
 use crate::stages::fill;
@@ -82,7 +82,7 @@ pub(crate) fn measure(place: &Place, work: Work) -> Result<Measured> {
         (measured.sequences, measured.tokens) = (tokens.examples(), tokens.tokens());
     }
     rate(&mut measured, place.subject, work, &loops);
-    measured.peak_bytes = peak_memory().unwrap_or(0);
+    measured.peak_bytes = peak_bytes().unwrap_or(0);
     Ok(measured)
 }
 

@@ -4,10 +4,11 @@
 //! writes  eigenbasis
 
 use anyhow::{Context as _, Result};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Exec, Row};
 use whence_linalg::{Threads, symmetric_eigen};
+
+use crate::waves::side_by_side;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -34,22 +35,19 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
     }
     let parts: Vec<usize> = draft.plan(|| Ok((0..inputs.covariances.parts()).collect()))?;
     exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
-    let (mut waiting, mut held) = (Vec::new(), 0);
-    for part in parts.into_iter().filter(|&part| !draft.has(part)).collect::<Vec<_>>() {
-        let rows = inputs.covariances.rows_in::<Covariance>(part)?.collect::<Result<Vec<_>>>()?;
-        let own: u64 = rows.iter().map(|row| bytes(row.size)).sum();
-        if held + own > TOGETHER {
-            decompose_all(&mut waiting, exec, draft)?;
-            held = 0;
-        }
-        waiting.push((part, rows));
-        held += own;
-        if waiting.len() >= rayon::current_num_threads() {
-            decompose_all(&mut waiting, exec, draft)?;
-            held = 0;
-        }
+    let pending = parts.into_iter().filter(|&part| !draft.has(part)).collect::<Vec<_>>();
+    let work = pending
+        .into_iter()
+        .map(|part| Ok((part, inputs.covariances.rows_in::<Covariance>(part)?.collect::<Result<Vec<_>>>()?)));
+    let size = |(_, rows): &(usize, Vec<Covariance>)| rows.iter().map(|row| bytes(row.size)).sum();
+    let decomposed = side_by_side(work, rayon::current_num_threads(), size, |(part, rows), threads| {
+        Ok((part, rows.into_iter().map(|row| decompose(row, threads, exec)).collect::<Result<Vec<_>>>()?))
+    });
+    for done in decomposed {
+        let (part, bases) = done?;
+        // A batch for each matrix: the offsets of a batch's lists have 32 bits.
+        draft.write_each(part, bases.into_iter().map(|basis| <Basis as Row<Eigenbasis>>::to_batch(&[basis])))?;
     }
-    decompose_all(&mut waiting, exec, draft)?;
     exec.reporter.end();
     Ok(())
 }
@@ -58,23 +56,6 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
 /// float32 and some in float64.
 pub fn bytes(n: usize) -> u64 {
     60 * (n as u64).pow(2)
-}
-
-/// Bytes for matrices that are decomposed side by side, where one of them does not need more.
-pub const TOGETHER: u64 = 1 << 30;
-
-/// Decomposes what waits, a thread a matrix if there are several parts, and writes it.
-fn decompose_all(waiting: &mut Vec<(usize, Vec<Covariance>)>, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let threads = if waiting.len() > 1 { Threads::One } else { Threads::All };
-    let done: Vec<(usize, Vec<Result<Basis>>)> = std::mem::take(waiting)
-        .into_par_iter()
-        .map(|(part, rows)| (part, rows.into_par_iter().map(|row| decompose(row, threads, exec)).collect()))
-        .collect();
-    for (part, bases) in done {
-        // A batch for each matrix: the offsets of a batch's lists have 32 bits.
-        draft.write_each(part, bases.into_iter().map(|basis| <Basis as Row<Eigenbasis>>::to_batch(&[basis?])))?;
-    }
-    Ok(())
 }
 
 fn decompose(row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {

@@ -3,13 +3,9 @@
 use whence_artifact::Exec;
 use whence_model::{Config, Footprint};
 
-/// Of the memory that is free, the share that is taken: other programs live, too.
-const SHARE: f64 = 0.9;
-
 /// Bytes that may be held: what is given, or most of what is free. None where nobody knows: of a GPU.
 pub fn limit(exec: &Exec) -> Option<u64> {
-    let free = || whence_linalg::memory::available_bytes().filter(|_| !exec.device.starts_with("gpu"));
-    exec.memory.or_else(|| free().map(|bytes| (bytes as f64 * SHARE) as u64))
+    whence_linalg::memory::limit(&exec.device, exec.memory)
 }
 
 /// Bytes of a summed number on its device: float32 of a span on a GPU, float64 of all spans on the CPU.

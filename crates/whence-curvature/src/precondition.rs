@@ -62,7 +62,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         rows.into_iter().flatten().chain(error)
     });
     let most = if device == Device::flex() { rayon::current_num_threads() } else { 1 };
-    let size = |work: &Work| work.row.left_shape[0] * work.row.right_shape[0];
+    let low_rank = matches!(config.rank, Rank::Low(_));
+    let size = |Work { row, .. }: &Work| {
+        let [out, inside] = [row.left_shape[0], row.right_shape[0]];
+        let rotations = if config.method.uses_eigenbasis() { out * out + inside * inside } else { 0 };
+        bytes(out, inside, rotations as u64, row.rank, low_rank)
+    };
     let done = side_by_side(work, most, size, |work, threads| {
         let (name, shape) = (work.row.module.clone(), [work.row.left_shape[0], work.row.right_shape[0]]);
         // The first query of a module reads its curvature, the others wait for it.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Coordinates, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Index, Lambda, Row, Score, Scores,
-    bad_input,
+    check_training_examples,
 };
 use whence_linalg::kernels::picked_products;
 use whence_linalg::signs::{SignSums, row_bytes};
@@ -46,12 +46,8 @@ impl Config {
     /// # Errors
     /// [`whence_artifact::Error::Input`], by name.
     pub fn check(&self) -> Result<()> {
-        match self.training_examples {
-            Some(0) => {
-                Err(bad_input("training-examples = 0 divides by zero; set it to the rows of the training corpus"))
-            }
-            _ => self.damping.check(),
-        }
+        check_training_examples(self.training_examples)?;
+        self.damping.check()
     }
 }
 
@@ -147,7 +143,8 @@ fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &E
         };
         let shape = [first.left_shape[0], first.right_shape[0]];
         let inverse = curvature.of(&share.module, shape, &device, &*exec.reporter)?;
-        let factors = share.factors(&inverse, shape, scale)?;
+        let chosen = share.places(shape)?;
+        let factors = share.factors(&inverse, &chosen, scale)?;
         for row in rows {
             let place = *places.entry(row.row).or_insert_with(|| {
                 queries.push(row.row as u32);
@@ -155,44 +152,45 @@ fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &E
                 queries.len() - 1
             });
             let into = &mut weights[place * table.count..][share.first..share.first + factors.len()];
-            share.weigh(row, &inverse, shape, &factors, into)?;
+            weigh(row, &inverse, shape, &chosen, &factors, into)?;
         }
     }
     Ok((queries, weights))
 }
 
 impl Share {
-    /// sigma / (Lambda + damping) / N.
-    fn factors(&self, inverse: &Inverse, shape: [usize; 2], scale: f64) -> Result<Vec<f32>> {
+    /// sigma / (Lambda + damping) / N, at its places.
+    fn factors(&self, inverse: &Inverse, places: &[u32], scale: f64) -> Result<Vec<f32>> {
         let reciprocal = values(inverse.reciprocal.clone().context("a reciprocal of Lambda + damping")?)?;
-        let each = self.places(shape)?.into_iter().zip(&self.deviations);
-        let each = each
-            .map(|(place, &deviation)| (f64::from(reciprocal[place as usize]) * f64::from(deviation) * scale) as f32);
+        let each = places
+            .iter()
+            .zip(&self.deviations)
+            .map(|(&place, &deviation)| (f64::from(reciprocal[place as usize]) * f64::from(deviation) * scale) as f32);
         Ok(each.collect())
     }
+}
 
-    /// x_q = (Q_S^T left) (Q_A^T right)^T at the coordinates, times the factors.
-    fn weigh(
-        &self,
-        row: Factors,
-        inverse: &Inverse,
-        shape: [usize; 2],
-        factors: &[f32],
-        into: &mut [f32],
-    ) -> Result<()> {
-        let rotation = inverse.rotation.as_ref().context("a rotation into the eigenbasis")?;
-        if row.rank == 0 || [row.left_shape[0], row.right_shape[0]] != shape {
-            let what = format!("gradient {} of {} is not given as factors of {shape:?}", row.row, row.module);
-            return Err(Error::Mismatch(what).into());
-        }
-        let device = rotation.activation.0[0].device();
-        let left = rotation.gradient.columns_into(tensor(row.left, row.left_shape, &device));
-        let right = rotation.activation.columns_into(tensor(row.right, row.right_shape, &device));
-        picked_products(&self.places(shape)?, left.transpose(), right.transpose(), &mut [into], |into, values| {
-            for ((into, value), factor) in into.iter_mut().zip(values).zip(factors) {
-                *into = value * factor;
-            }
-        });
-        Ok(())
+/// x_q = (Q_S^T left) (Q_A^T right)^T at these places, times the factors.
+fn weigh(
+    row: Factors,
+    inverse: &Inverse,
+    shape: [usize; 2],
+    places: &[u32],
+    factors: &[f32],
+    into: &mut [f32],
+) -> Result<()> {
+    let rotation = inverse.rotation.as_ref().context("a rotation into the eigenbasis")?;
+    if row.rank == 0 || [row.left_shape[0], row.right_shape[0]] != shape {
+        let what = format!("gradient {} of {} is not given as factors of {shape:?}", row.row, row.module);
+        return Err(Error::Mismatch(what).into());
     }
+    let device = rotation.activation.0[0].device();
+    let left = rotation.gradient.columns_into(tensor(row.left, row.left_shape, &device));
+    let right = rotation.activation.columns_into(tensor(row.right, row.right_shape, &device));
+    picked_products(places, left.transpose(), right.transpose(), &mut [into], |into, values| {
+        for ((into, value), factor) in into.iter_mut().zip(values).zip(factors) {
+            *into = value * factor;
+        }
+    });
+    Ok(())
 }

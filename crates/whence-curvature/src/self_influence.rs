@@ -11,7 +11,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
-    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, bad_input,
+    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use whence_linalg::kernels::weighted_squares;
 use whence_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
@@ -46,12 +46,8 @@ impl Config {
     /// # Errors
     /// [`whence_artifact::Error::Input`], by name.
     pub fn check(&self) -> Result<()> {
-        match self.training_examples {
-            Some(0) => {
-                Err(bad_input("training-examples = 0 divides by zero; set it to the rows of the training corpus"))
-            }
-            _ => self.damping.check(),
-        }
+        check_training_examples(self.training_examples)?;
+        self.damping.check()
     }
 }
 

@@ -6,14 +6,14 @@ use anyhow::Result;
 use rayon::prelude::*;
 use whence_linalg::Threads;
 
-/// Numbers of the matrices that are worked on at once; a larger one is alone, and has all threads.
-const TOGETHER: usize = 1 << 25;
+/// Bytes that are taken at once; what needs more is alone, and has all threads.
+const TOGETHER: u64 = 1 << 30;
 
-/// Maps items, at most `most` at once; `size` is how many numbers an item's matrix has.
+/// Maps items, at most `most` at once; `bytes` is what one of them takes.
 pub(crate) fn side_by_side<T: Send, R: Send>(
     items: impl Iterator<Item = Result<T>>,
     most: usize,
-    size: impl Fn(&T) -> usize,
+    bytes: impl Fn(&T) -> u64,
     map: impl Fn(T, Threads) -> Result<R> + Sync,
 ) -> impl Iterator<Item = Result<R>> {
     let (mut items, mut done) = (items.peekable(), VecDeque::new());
@@ -22,9 +22,9 @@ pub(crate) fn side_by_side<T: Send, R: Send>(
             let (mut wave, mut held) = (Vec::new(), 0);
             while wave.len() < most
                 && let Some(item) = items
-                    .next_if(|item| wave.is_empty() || item.as_ref().is_ok_and(|item| held + size(item) <= TOGETHER))
+                    .next_if(|item| wave.is_empty() || item.as_ref().is_ok_and(|item| held + bytes(item) <= TOGETHER))
             {
-                held += item.as_ref().map_or(0, &size);
+                held += item.as_ref().map_or(0, &bytes);
                 wave.push(item);
             }
             let threads = if wave.len() > 1 { Threads::One } else { Threads::All };

@@ -82,7 +82,8 @@ pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, 
     drop(memory);
     let Ok(()) = solved else { bail!("the eigensolver did not converge on a matrix of size {n}") };
     let values = (0..n).map(|i| values[i]).collect();
-    let mut found = Found::new(matrix, values, vectors, par);
+    let image = times(matrix, vectors.as_ref(), par);
+    let mut found = Found::new(values, vectors, image);
     for _ in 0..STEPS {
         if found.residual <= RESIDUAL * found.norm() {
             break;
@@ -107,8 +108,7 @@ struct Found {
 }
 
 impl Found {
-    fn new(matrix: MatRef<'_, f64>, values: Vec<f64>, vectors: Mat<f64>, par: Par) -> Self {
-        let image = times(matrix, vectors.as_ref(), par);
+    fn new(values: Vec<f64>, vectors: Mat<f64>, image: Mat<f64>) -> Self {
         let n = values.len();
         let residual = |j: usize| {
             let squares = (0..n).map(|i| (image[(i, j)] - values[j] * vectors[(i, j)]).powi(2));
@@ -158,8 +158,8 @@ impl Found {
         };
         let mut order: Vec<(f64, usize)> = (0..n).map(|j| (value(j), j)).collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let sorted = Mat::from_fn(n, n, |i, j| vectors[(i, order[j].1)]);
-        Self::new(matrix, order.into_iter().map(|(value, _)| value).collect(), sorted, par)
+        let sorted = |columns: &Mat<f64>| Mat::from_fn(n, n, |i, j| columns[(i, order[j].1)]);
+        Self::new(order.iter().map(|(value, _)| *value).collect(), sorted(&vectors), sorted(&image))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::model::HEAD_LOGITS;
 
 /// Bytes of activations that a batch may keep: a wider model takes fewer tokens at a time.
-pub(crate) const KEPT: usize = 1 << 30;
+pub const ACTIVATION_BYTES: usize = 1 << 30;
 /// Fewer tokens than this make products slow.
 const LEAST_TOKENS: usize = 256;
 
@@ -32,7 +32,7 @@ pub struct Footprint {
 impl Footprint {
     /// Of the batches that [`crate::Model::batches`] makes of `batch_tokens`.
     pub fn new(config: &Config, batch_tokens: usize) -> Self {
-        let (batch_tokens, kept) = (self::batch_tokens(config, batch_tokens, KEPT), kept(config));
+        let (batch_tokens, kept) = (self::batch_tokens(config, batch_tokens, ACTIVATION_BYTES), kept(config));
         let on_the_way_back = 2 * kept / config.num_hidden_layers.max(1);
         let logits = (batch_tokens * config.vocab_size).min(HEAD_LOGITS.max(config.vocab_size));
         Self {

@@ -29,9 +29,10 @@ pub use device::{
 };
 pub use error::BadInput;
 pub use family::Architecture;
-pub use footprint::Footprint;
+pub use footprint::{ACTIVATION_BYTES, Footprint};
 pub use model::{Labels, LabelsKind, Model, Tap};
 pub use module::{Coverage, Module, Modules, Selection};
 pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use weights::{Parameters, check, no_safetensors};
+pub use whence_linalg::memory::peak_bytes;

@@ -139,7 +139,7 @@ impl Model {
     /// Groups sequences of like length, as [`batches`] does, with fewer tokens a batch where the model is wide: its
     /// activations have to fit a gibibyte.
     pub fn batches(&self, lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
-        batches(lengths, self.batch_tokens(batch_tokens, footprint::KEPT))
+        batches(lengths, self.batch_tokens(batch_tokens, footprint::ACTIVATION_BYTES))
     }
 
     /// Padded tokens of a batch whose activations have to fit so many bytes.

@@ -196,17 +196,10 @@ fn provenance(config: &Value, draft: &mut Draft, exec: &Exec) -> Result<()> {
     draft.provenance("device", whence_model::device_name(&exec.device)?)?;
     draft.provenance("dtype", config["precision"].as_str().unwrap_or("f32"))?;
     draft.provenance("burn", BURN)?;
-    match peak_bytes() {
+    match whence_model::peak_bytes() {
         Some(bytes) => draft.provenance("peak_bytes", bytes),
         None => Ok(()),
     }
-}
-
-/// The most memory that this process has held so far, where the system says.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
 }
 
 /// Refuses tokens that the model has no embedding or no position for.

@@ -18,9 +18,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
-    Row, Score, Scores, Span, Tokens, bad_input,
+    Row, Score, Scores, Span, Tokens, check_training_examples,
 };
-use whence_model::{Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, batches, resolve_device};
+use whence_model::{
+    ACTIVATION_BYTES, Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, batches, resolve_device,
+};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -30,6 +32,9 @@ pub const VERSION: u32 = 1;
 /// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what does not
 /// fit into half of the memory.
 pub const QUERY_BYTES: usize = 6 << 30;
+
+/// Bytes of queries on a GPU whose memory nobody knows.
+const GPU_QUERY_BYTES: usize = 2 << 30;
 
 /// Queries from which on a scan goes by way of gradients: see `whence_linalg::kernels::scan`.
 const MANY_QUERIES: usize = 24;
@@ -55,12 +60,7 @@ impl Config {
     /// # Errors
     /// [`whence_artifact::Error::Input`], by name.
     pub fn check(&self) -> Result<()> {
-        match self.training_examples {
-            Some(0) => {
-                Err(bad_input("training-examples = 0 divides by zero; set it to the rows of the training corpus"))
-            }
-            _ => Ok(()),
-        }
+        check_training_examples(self.training_examples)
     }
 }
 
@@ -136,7 +136,7 @@ pub fn run_in_groups(
         }
         let (mut details, mut scores) = (Vec::new(), Vec::new());
         // One group as a rule: what a part holds has room in memory.
-        for numbers in survey.groups(unit.queries.clone(), memory(exec) / 2) {
+        for numbers in survey.groups(unit.queries.clone(), share(exec, 2, GPU_QUERY_BYTES)) {
             let queries = match loaded.take() {
                 Some(queries) if queries.numbers == numbers => queries,
                 // The earlier ones are gone before the next are there.
@@ -217,9 +217,9 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// Bytes that may be taken: what is given, or what is free.
-fn memory(exec: &Exec) -> usize {
-    exec.memory.or_else(whence_linalg::memory::available_bytes).map_or(usize::MAX, |bytes| bytes as usize)
+/// This share of the bytes that may be held; `unknown` of a GPU, whose memory nobody knows.
+fn share(exec: &Exec, parts: u64, unknown: usize) -> usize {
+    whence_linalg::memory::limit(&exec.device, exec.memory).map_or(unknown, |bytes| (bytes / parts) as usize)
 }
 
 /// What every batch of a run needs.
@@ -240,15 +240,17 @@ impl Pass<'_> {
     /// many queries are multiplied out once a batch, so that theirs is one and large: of a quarter of the memory there is,
     /// and no more than 3 GiB of activations.
     fn shape(&self) -> (usize, usize) {
-        const GIBIBYTE: usize = 1 << 30;
         let (model, asked) = (self.model, self.exec.batch_tokens);
         if self.queries.numbers.len() >= MANY_QUERIES {
-            return (1, model.batch_tokens(asked, (memory(self.exec) / 4).clamp(GIBIBYTE, 3 * GIBIBYTE)));
+            return (
+                1,
+                model.batch_tokens(asked, share(self.exec, 4, 0).clamp(ACTIVATION_BYTES, 3 * ACTIVATION_BYTES)),
+            );
         }
         let threads = if *self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
-        match model.batch_tokens(asked / threads, GIBIBYTE / threads) {
+        match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
             tokens if tokens >= LONG_BATCH => (threads, tokens),
-            _ => (1, model.batch_tokens(asked, GIBIBYTE)),
+            _ => (1, model.batch_tokens(asked, ACTIVATION_BYTES)),
         }
     }
 
@@ -322,7 +324,8 @@ impl Pass<'_> {
                 }
             }
         }
-        for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, 1 << 30)) {
+        for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, ACTIVATION_BYTES))
+        {
             self.taps(&batch, |tap| {
                 for query in queries.numbers.clone() {
                     let chosen: Vec<_> =

@@ -53,7 +53,6 @@ pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, 
     let ([rows, out], [other, inside]) = (d.dims(), a.dims());
     assert!(rows == other && batch > 0 && rows.is_multiple_of(batch), "whole examples");
     assert!(weights.as_ref().is_none_or(|weights| weights.dims() == [out, inside]), "a weight for each element");
-    let tokens = rows / batch;
     if !is_cpu(&d.device()) {
         let sums = products_of(&d, &a, batch).map(|products| {
             let length = products.dims()[0];
@@ -68,24 +67,35 @@ pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, 
     }
     let weights = weights.map(contiguous);
     let weights = weights.as_ref().map(values);
+    let mut sums = vec![0.0f32; batch];
+    each_product(d, a, &mut sums, |sum, product| *sum = weighted_square(product, weights, inside) as f32);
+    tensor(sums, [batch, 1])
+}
+
+/// Hands d_z^T a_z `[out * in]` of each example z to `visit`, with its state, on the CPU.
+pub(super) fn each_product<S: Send>(
+    d: Tensor<2>,
+    a: Tensor<2>,
+    states: &mut [S],
+    visit: impl Fn(&mut S, &[f32]) + Sync,
+) {
+    let ([rows, out], [_, inside], batch) = (d.dims(), a.dims(), states.len());
     let (d, a) = (contiguous(d), contiguous(a));
     let (d, a) = (values(&d), values(&a));
     let (workers, parallelism) = workers(out, inside, batch);
-    let share = batch.div_ceil(workers) * tokens;
-    let mut sums = vec![0.0f32; batch];
-    (sums.par_chunks_mut(batch.div_ceil(workers)))
-        .zip(d.par_chunks(share * out).zip(a.par_chunks(share * inside)))
-        .for_each(|(sums, (d, a))| {
+    let (tokens, share) = (rows / batch, batch.div_ceil(workers));
+    (states.par_chunks_mut(share))
+        .zip(d.par_chunks(share * tokens * out).zip(a.par_chunks(share * tokens * inside)))
+        .for_each(|(states, (d, a))| {
             let mut product = vec![0.0f32; out * inside];
             let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
-            for (sum, (d, a)) in sums.iter_mut().zip(examples) {
+            for (state, (d, a)) in states.iter_mut().zip(examples) {
                 let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
                 let mut view = View::rows(&mut product, out, inside);
                 accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
-                *sum = weighted_square(&product, weights, inside) as f32;
+                visit(state, &product);
             }
         });
-    tensor(sums, [batch, 1])
 }
 
 /// d_z^T a_z of the examples z in order, `[some, out, in]` at a time, by burn's operations.
@@ -102,7 +112,7 @@ pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, batch: usize) -> impl It
 }
 
 /// How many examples are taken at once, and how many threads each product has.
-pub(super) fn workers(out: usize, inside: usize, batch: usize) -> (usize, gemm::Parallelism) {
+fn workers(out: usize, inside: usize, batch: usize) -> (usize, gemm::Parallelism) {
     match out * inside >= LARGE {
         true => (1, gemm::Parallelism::Rayon(0)),
         false => (rayon::current_num_threads().min(batch), gemm::Parallelism::None),

@@ -1,11 +1,9 @@
 //! Chosen elements of the gradient of each example of a batch.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use rayon::prelude::*;
 
-use super::cpu::{contiguous, is_cpu, values};
-use super::examples::{products_of, workers};
-use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::cpu::is_cpu;
+use super::examples::{each_product, products_of};
 
 /// The elements of d_z^T a_z at `places`, row-major in `[out, in]`, for each example z: handed to `visit` with its state.
 ///
@@ -34,22 +32,8 @@ pub fn picked_products<S: Send>(
         }
         return;
     }
-    let (d, a) = (contiguous(d), contiguous(a));
-    let (d, a) = (values(&d), values(&a));
-    let (workers, parallelism) = workers(out, inside, batch);
-    let (tokens, share) = (rows / batch, batch.div_ceil(workers));
-    (states.par_chunks_mut(share))
-        .zip(d.par_chunks(share * tokens * out).zip(a.par_chunks(share * tokens * inside)))
-        .for_each(|(states, (d, a))| {
-            let mut product = vec![0.0f32; out * inside];
-            let mut picked = vec![0.0f32; places.len()];
-            let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
-            for (state, (d, a)) in states.iter_mut().zip(examples) {
-                let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
-                let mut view = View::rows(&mut product, out, inside);
-                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
-                picked.iter_mut().zip(places).for_each(|(value, &place)| *value = product[place as usize]);
-                visit(state, &picked);
-            }
-        });
+    each_product(d, a, states, |state, product| {
+        let picked: Vec<f32> = places.iter().map(|&place| product[place as usize]).collect();
+        visit(state, &picked);
+    });
 }

@@ -80,12 +80,7 @@ impl Sum {
             let (rows, columns) =
                 (MatrixRef::rows(&x[first..], tokens, end - first, n), MatrixRef::rows(x, tokens, end, n));
             accumulate(&mut view, &rows.transposed(), &columns, Accumulate::Replace, gemm::Parallelism::None);
-            let mut sum = sum;
-            for (row, tile) in (first..end).zip(tile.chunks_exact(end)) {
-                let (own, rest) = sum.split_at_mut(row + 1);
-                widen_into(own, tile);
-                sum = rest;
-            }
+            add_triangle(sum, first, &tile, end);
         });
     }
 
@@ -131,18 +126,10 @@ impl Sum {
     /// Where the device does not hand it out.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
-        let columns = pending.dims()[1];
         let pending: Vec<f32> = pending.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
         match self.form {
             Form::Full(_) => widen_into(&mut self.values, &pending),
-            Form::Symmetric(_) => {
-                let mut sum = &mut self.values[..];
-                for (row, pending) in pending.chunks_exact(columns).enumerate() {
-                    let (own, rest) = sum.split_at_mut(row + 1);
-                    widen_into(own, pending);
-                    sum = rest;
-                }
-            }
+            Form::Symmetric(n) => add_triangle(&mut self.values, 0, &pending, n),
         }
         Ok(())
     }
@@ -193,6 +180,15 @@ fn split(mut values: &mut [f64], n: usize) -> Vec<(usize, &mut [f64])> {
         values = rest;
     }
     bands
+}
+
+/// Adds rows first, first + 1, … of a matrix, `width` values each, to those of a packed triangle.
+fn add_triangle(mut sum: &mut [f64], first: usize, rows: &[f32], width: usize) {
+    for (row, values) in (first..).zip(rows.chunks_exact(width)) {
+        let (own, rest) = sum.split_at_mut(row + 1);
+        widen_into(own, values);
+        sum = rest;
+    }
 }
 
 fn widen_into(sum: &mut [f64], x: &[f32]) {
