@@ -72,18 +72,27 @@ const SHAPE: [usize; 2] = [301, 149];
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Relu];
 
+/// How many times as far from the CPU's kernels as burn's operations on the CPU those of a GPU may be: its tanh is rounded
+/// less well, and it sums in another order. Mesa's software Vulkan: 1.1e-6 (GeluTanh) and 5.7e-6 (a scan by gradients).
+const SLACK: f32 = if cfg!(feature = "wgpu") { 4.0 } else { 1.0 };
+
 #[test]
 fn activation_paths_agree() {
     let (gate, up, d) = (random(1, SHAPE, 4.0), random(2, SHAPE, 2.0), random(3, SHAPE, 1.0));
+    let agree = |fast, plain, what: &str, activation: Activation| {
+        let off = error(fast, plain);
+        assert!(off < SLACK * 1e-6, "{what} of {activation:?}: off by {off:e} of the largest");
+    };
     for activation in ACTIVATIONS {
         let (fast, plain) = both(|| activate(gate.tensor(), activation));
-        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        agree(fast, plain, "value", activation);
         let (fast, plain) = both(|| activate_backward(d.tensor(), gate.tensor(), activation));
-        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        agree(fast, plain, "slope", activation);
         let (fast, plain) = both(|| gated(gate.tensor(), up.tensor(), activation));
-        assert!(error(fast, plain) < 1e-6, "{activation:?}");
+        agree(fast, plain, "gated value", activation);
         let (fast, plain) = both(|| gated_backward(d.tensor(), gate.tensor(), up.tensor(), activation));
-        assert!(error(fast.0, plain.0) < 1e-6 && error(fast.1, plain.1) < 1e-6, "{activation:?}");
+        agree(fast.0, plain.0, "gradient of the gate", activation);
+        agree(fast.1, plain.1, "gradient of the other", activation);
     }
 }
 
@@ -199,7 +208,8 @@ fn both_ways_of_a_scan_agree() {
         let by_gradient = || scan_by_gradient(&left.tensor(), &right.tensor(), d.tensor(), a.tensor(), shape);
         let (fast, plain) = both(by_gradient);
         assert_eq!(fast.dims(), [batch, count]);
-        assert!(error(fast.clone(), plain) < 2e-6);
+        let off = error(fast.clone(), plain);
+        assert!(off < SLACK * 2e-6, "{off:e} of the largest");
         let by_token = paired_sums(
             product(d.tensor(), left.tensor()),
             product(a.tensor(), right.tensor().transpose()),
