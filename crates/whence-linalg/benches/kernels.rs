@@ -11,6 +11,7 @@ use divan::counter::ItemsCount;
 use whence_linalg::kernels::*;
 use whence_linalg::memory::keep_freed_memory;
 use whence_linalg::random::{normal, uniform};
+use whence_linalg::{Threads, truncated_svd};
 
 const BATCH: usize = 4;
 const TOKENS: usize = 256;
@@ -153,4 +154,19 @@ fn gram_matrix(bencher: Bencher<'_, '_>, n: usize) {
     let x = random(0, ROWS, n);
     let mut sum = Sum::zeros(Form::Symmetric(n));
     bencher.counter(operations(n, ROWS, n)).bench_local(|| sum.add_gram(x.clone()));
+}
+
+/// What `precondition` does with each module of a query: a gradient of 64 tokens over curvature that falls like 1/k.
+#[divan::bench(sample_count = 20)]
+fn truncated_gradient(bencher: Bencher<'_, '_>) {
+    let curvature = |k: usize| 1.0 / (1.0 + k as f32);
+    let tokens = |seed: u64, n: usize| {
+        let values = (0..n * 64).map(|i| curvature(i / 64).sqrt() * normal(seed, 0, i as u64) as f32).collect();
+        Tensor::<2>::from_data(TensorData::new(values, [n, 64]), &Device::flex())
+    };
+    let mut p: Vec<f32> = product(tokens(0, INNER), tokens(1, WIDTH).transpose()).into_data().try_into_vec().unwrap();
+    for (i, row) in p.chunks_exact_mut(WIDTH).enumerate() {
+        row.iter_mut().enumerate().for_each(|(j, x)| *x /= curvature(i) * curvature(j) + 1e-5);
+    }
+    bencher.bench_local(|| truncated_svd(black_box(&p), INNER, WIDTH, RANK, Threads::One).unwrap());
 }

@@ -1,4 +1,4 @@
-//! Eigendecomposition of symmetric matrices in float64: all of it, or its largest part.
+//! Eigendecomposition of symmetric matrices in float64.
 //!
 //! `faer` 0.24 divides and conquers, and of some matrices leaves vectors that are a few 1e-4 off: C Q - Q diag(values)
 //! is then ten orders above rounding. So its answer is checked, and refined where it has to be.
@@ -161,100 +161,6 @@ impl Found {
         let sorted = |columns: &Mat<f64>| Mat::from_fn(n, n, |i, j| columns[(i, order[j].1)]);
         Self::new(order.iter().map(|(value, _)| *value).collect(), sorted(&vectors), sorted(&image))
     }
-}
-
-/// Vectors beside those that are asked for: the more, the faster the rest falls away.
-const SPARE: usize = 16;
-/// Multiplications with the matrix between two orthonormalisations at most.
-const DEGREE: f64 = 14.0;
-/// Growth of the largest over the smallest direction between two orthonormalisations.
-const GROWTH: f64 = 1e12;
-/// Error of the projection onto the vectors, over its norm.
-const TOLERANCE: f64 = 1e-7;
-const ROUNDS: usize = 12;
-
-/// The vectors of the `count` largest eigenvalues of a symmetric C that is nowhere negative, largest first: `[n, count]`.
-///
-/// Subspace iteration with Chebyshev's polynomials (Zhou, Saad, Tiago and Chelikowsky 2006) and Rayleigh-Ritz, until the
-/// projection of C's square root is exact to 1e-7. Where that takes long, or nearly all of C is asked for, the whole of C
-/// is decomposed.
-pub(crate) fn largest(matrix: MatRef<'_, f64>, count: usize, par: Par) -> Result<Mat<f64>> {
-    let n = matrix.nrows();
-    if 4 * (count + SPARE) <= n
-        && let Some(vectors) = iterated(matrix, count, par)?
-    {
-        return Ok(vectors);
-    }
-    let (_, vectors) = decompose(matrix, par)?;
-    Ok(Mat::from_fn(n, count, |i, k| vectors[(i, n - 1 - k)]))
-}
-
-fn iterated(matrix: MatRef<'_, f64>, count: usize, par: Par) -> Result<Option<Mat<f64>>> {
-    let (n, width) = (matrix.nrows(), count + SPARE);
-    let start = Mat::from_fn(n, width, |i, j| crate::random::uniform(0, j as u64, i as u64) - 0.5);
-    let mut y = times(matrix, start.as_ref(), par);
-    for _ in 0..ROUNDS {
-        let v = orthonormal(y, par);
-        let w = times(matrix, v.as_ref(), par);
-        let (values, u) = decompose(times(v.transpose(), w.as_ref(), par).as_ref(), Par::Seq)?;
-        let u = Mat::from_fn(width, width, |i, j| u[(i, width - 1 - j)]);
-        let theta: Vec<f64> = values.into_iter().rev().collect();
-        let (v, w) = (times(v.as_ref(), u.as_ref(), par), times(w.as_ref(), u.as_ref(), par));
-        let top = theta[0];
-        if top <= 0.0 {
-            return Ok(Some(v.subcols(0, count).to_owned()));
-        }
-        let last = theta[width - 1].max(0.0);
-        // A vector's angle to what is left out is its residual over the gap; it moves sigma = sqrt(theta) by that much.
-        let error = |k: usize| {
-            let residual = (0..n).map(|i| (w[(i, k)] - theta[k] * v[(i, k)]).powi(2)).sum::<f64>().sqrt();
-            theta[k].sqrt() * residual / (theta[k] - last).max(f64::MIN_POSITIVE)
-        };
-        // What is smaller is rounding.
-        let weighty = (0..count).filter(|&k| theta[k] > 1e-15 * top);
-        if weighty.map(error).fold(0.0, f64::max) <= TOLERANCE * top.sqrt() {
-            return Ok(Some(v.subcols(0, count).to_owned()));
-        }
-        // T_d on [0, a] for d steps: t_(k+1) = 2 ((C - c) / c) t_k - t_(k-1), with c = a / 2.
-        let center = 0.5 * last.max(1e-10 * top);
-        let degree = (GROWTH.ln() / (2.0 * top / center).ln()).clamp(1.0, DEGREE) as usize;
-        let mut before = v;
-        y = combined(1.0 / center, &w, -1.0, &before, 0.0, &before);
-        for _ in 1..degree {
-            let image = times(matrix, y.as_ref(), par);
-            let next = combined(2.0 / center, &image, -2.0, &y, -1.0, &before);
-            before = std::mem::replace(&mut y, next);
-        }
-    }
-    Ok(None)
-}
-
-/// An orthonormal basis of the columns of y: Cholesky of their Gram matrix, twice, or Householder where they are too
-/// nearly dependent for that.
-fn orthonormal(mut y: Mat<f64>, par: Par) -> Mat<f64> {
-    for j in 0..y.ncols() {
-        let norm = y.col(j).norm_l2();
-        if norm > 0.0 {
-            y.col_mut(j).iter_mut().for_each(|value| *value /= norm);
-        }
-    }
-    let mut q = y.clone();
-    for _ in 0..2 {
-        let gram = times(q.transpose(), q.as_ref(), par);
-        let Ok(factor) = gram.llt(faer::Side::Lower) else { return y.qr().compute_thin_Q() };
-        let lower = factor.L();
-        if (0..y.ncols()).any(|j| lower[(j, j)] < 1e-5) {
-            return y.qr().compute_thin_Q();
-        }
-        let mut transposed = q.transpose().to_owned();
-        lower.solve_lower_triangular_in_place(&mut transposed);
-        q = transposed.transpose().to_owned();
-    }
-    q
-}
-
-fn combined(a: f64, x: &Mat<f64>, b: f64, y: &Mat<f64>, c: f64, z: &Mat<f64>) -> Mat<f64> {
-    Mat::from_fn(x.nrows(), x.ncols(), |i, j| a * x[(i, j)] + b * y[(i, j)] + c * z[(i, j)])
 }
 
 pub(crate) fn times(a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) -> Mat<f64> {

@@ -1,20 +1,31 @@
 //! Best low-rank approximation.
 
 use anyhow::{Result, ensure};
-use faer::linalg::matmul::triangular::{BlockStructure, matmul};
-use faer::{Accum, Mat, MatRef};
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatRef, Par, Scale};
 
-use crate::eigen::{Threads, largest, times};
+use crate::eigen::{Threads, decompose, times};
+use crate::random::uniform;
+
+/// Vectors that the Krylov space grows by at once: the fewer, the smaller it ends; more are multiplied at a better rate.
+const BLOCK: usize = 8;
+/// A singular pair's residual over the largest singular value: P's own float32 is coarser by ten.
+const TOLERANCE: f64 = 1e-8;
+/// Length of a vector over what it was before the space was taken out of it, from which on it is rounding.
+const ROUNDING: f32 = 1e-5;
 
 /// The best rank-`rank` approximation of a matrix P, as two factors: P ~ left right^T.
 ///
 /// matrix [rows, cols] row-major -> (left [rows, r], right [cols, r]) row-major, where
 /// `r = min(rank, rows, cols)`, strongest direction first.
 ///
-/// With V the top eigenvectors of the smaller Gram matrix: if cols <= rows, P^T P = V diag V^T,
-/// left = P V, right = V; otherwise P P^T = U diag U^T, left = U, right = P^T U. Projecting on an
-/// orthonormal basis needs no division by singular values, so a rank-deficient P is no special
-/// case, and at full rank V V^T = I makes the product exact.
+/// With V the right singular vectors of the higher of P and P^T: if cols <= rows, left = P V, right = V; otherwise
+/// left = V, right = P^T V. Projecting on an orthonormal basis needs no division by singular values, so a rank-deficient P
+/// is no special case, and at full rank V V^T = I makes the product exact.
+///
+/// A few directions are found in a Krylov space, in float32 and to its precision; nearly all of them, or few that are hard
+/// to tell from the rest, by decomposing the smaller Gram matrix in float64.
 ///
 /// # Errors
 /// Values that are not finite; an eigensolver that does not converge.
@@ -31,35 +42,141 @@ pub fn truncated_svd(
         matrix.len()
     );
     ensure!(matrix.iter().all(|value| value.is_finite()), "a matrix to be truncated holds a value that is not finite");
-    // The higher of P and P^T, column by column.
-    let (tall, side) = match cols <= rows {
-        true => (Mat::from_fn(rows, cols, |i, j| f64::from(matrix[i * cols + j])), cols),
-        false => (Mat::from_fn(cols, rows, |i, j| f64::from(matrix[j * cols + i])), rows),
+    let p = MatRef::from_row_major_slice(matrix, rows, cols);
+    let tall = if cols <= rows { p } else { p.transpose() };
+    let (rank, par) = (rank.min(tall.ncols()), threads.par());
+    let (image, basis) = match in_krylov_space(tall, rank, par)? {
+        Some(found) => found,
+        None => by_gram_matrix(tall, rank, par)?,
     };
-    let (r, par) = (rank.min(side), threads.par());
-    let mut gram = Mat::<f64>::zeros(side, side);
-    matmul(
-        &mut gram,
-        BlockStructure::TriangularLower,
-        Accum::Replace,
-        tall.transpose(),
-        BlockStructure::Rectangular,
-        &tall,
-        BlockStructure::Rectangular,
-        1.0,
-        par,
-    );
-    for j in 0..side {
+    let (image, basis) = (row_major(image.as_ref()), row_major(basis.as_ref()));
+    Ok(if cols <= rows { (image, basis) } else { (basis, image) })
+}
+
+/// (P V, V) of the first `rank` right singular vectors V, from P^T P = V diag V^T; P is no wider than high.
+fn by_gram_matrix(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<(Mat<f32>, Mat<f32>)> {
+    let n = p.ncols();
+    let p = Mat::from_fn(p.nrows(), n, |i, j| f64::from(p[(i, j)]));
+    let (_, vectors) = decompose(gram(p.as_ref(), par).as_ref(), par)?;
+    let v = Mat::from_fn(n, rank, |i, k| vectors[(i, n - 1 - k)]);
+    let narrow = |x: Mat<f64>| Mat::from_fn(x.nrows(), rank, |i, k| x[(i, k)] as f32);
+    Ok((narrow(times(p.as_ref(), v.as_ref(), par)), narrow(v)))
+}
+
+/// The same from the space of V_0, (P^T P) V_0, (P^T P)^2 V_0, … (block Lanczos, Golub and Kahan's two-sided form with
+/// full orthogonalisation): V_j orthonormal, W_j = P V_j, V_(j+1) from P^T W_j. The space's own singular vectors are those
+/// of W = P V; the residual of one with coefficients y is what P^T W_j y_j has outside the space, W_j the last.
+///
+/// None where the space would have to be half of everything.
+fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(Mat<f32>, Mat<f32>)>> {
+    let (m, n) = (p.nrows(), p.ncols());
+    // Blocks until it is worth a look.
+    let mut wait = (4 * rank).div_ceil(BLOCK);
+    if wait * BLOCK > n / 2 {
+        return Ok(None);
+    }
+    let (mut v, mut w) = (Mat::<f32>::zeros(n, n / 2), Mat::<f32>::zeros(m, n / 2));
+    let start = Mat::from_fn(m, BLOCK, |i, j| uniform(0, j as u64, i as u64) as f32 - 0.5);
+    let mut next = product(p.transpose(), start.as_ref(), par);
+    let mut size = 0;
+    while size + BLOCK <= n / 2 {
+        let block = orthonormal(next, v.subcols(0, size), par);
+        let image = product(p, block.as_ref(), par);
+        next = product(p.transpose(), image.as_ref(), par);
+        v.subcols_mut(size, BLOCK).copy_from(block);
+        w.subcols_mut(size, BLOCK).copy_from(image);
+        size += BLOCK;
+        wait -= 1;
+        if wait == 0 {
+            let (v, w) = (v.subcols(0, size), w.subcols(0, size));
+            let (y, residual) = singular_vectors(w, outside(&next, v, par), rank, par)?;
+            if residual <= TOLERANCE {
+                return Ok(Some((product(w, y.as_ref(), par), product(v, y.as_ref(), par))));
+            }
+            // A block is worth a digit, or more.
+            wait = (residual / TOLERANCE).log10().ceil() as usize;
+        }
+    }
+    Ok(None)
+}
+
+/// The first `rank` right singular vectors of W, and the largest of their residuals, each over its singular value and the
+/// first; `rest` is what P^T W_j has outside the space.
+fn singular_vectors(w: MatRef<'_, f32>, rest: Mat<f32>, rank: usize, par: Par) -> Result<(Mat<f32>, f64)> {
+    let size = w.ncols();
+    let w = Mat::from_fn(w.nrows(), size, |i, j| f64::from(w[(i, j)]));
+    let (squares, vectors) = decompose(gram(w.as_ref(), par).as_ref(), par)?;
+    let y = Mat::from_fn(size, rank, |i, k| vectors[(i, size - 1 - k)] as f32);
+    let rest = product(rest.as_ref(), y.subrows(size - BLOCK, BLOCK), par);
+    let sigma = |k: usize| squares[size - 1 - k].max(f64::MIN_POSITIVE).sqrt();
+    // What is smaller than rounding is as good as found.
+    let scale = |k: usize| sigma(0) * sigma(k).max(1e-7 * sigma(0));
+    let residual = (0..rank).map(|k| f64::from(rest.col(k).norm_l2()) / scale(k)).fold(0.0, f64::max);
+    Ok((y, residual))
+}
+
+/// z without its part in the space of v.
+fn outside(z: &Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
+    let inside = product(v.transpose(), z.as_ref(), par);
+    let mut rest = z.clone();
+    matmul(&mut rest, Accum::Add, v, inside.as_ref(), -1.0, par);
+    rest
+}
+
+/// An orthonormal basis of what the columns of z have outside the space of v, filled up with other directions where they
+/// have too little.
+fn orthonormal(z: Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
+    let mut rest = outside(&z, v, par);
+    for j in 0..z.ncols() {
+        if rest.col(j).norm_l2() <= ROUNDING * z.col(j).norm_l2() {
+            let stream = (v.ncols() + j) as u64;
+            rest.col_mut(j).iter_mut().enumerate().for_each(|(i, x)| *x = uniform(1, stream, i as u64) as f32 - 0.5);
+        }
+    }
+    // Twice is enough.
+    let mut once = gram_schmidt(rest);
+    once = outside(&once, v, par);
+    gram_schmidt(once)
+}
+
+/// An orthonormal basis of the columns, in their order.
+fn gram_schmidt(mut q: Mat<f32>) -> Mat<f32> {
+    for j in 0..q.ncols() {
+        let (before, own) = q.as_mut().split_at_col_mut(j);
+        let mut own = own.col_mut(0);
+        for _ in 0..2 {
+            for i in 0..j {
+                let other = before.as_ref().col(i);
+                let inside = other.transpose() * own.as_ref();
+                own -= Scale(inside) * other;
+            }
+        }
+        let norm = own.norm_l2();
+        own /= Scale(norm);
+    }
+    q
+}
+
+fn product(a: MatRef<'_, f32>, b: MatRef<'_, f32>, par: Par) -> Mat<f32> {
+    let mut product = Mat::zeros(a.nrows(), b.ncols());
+    matmul(&mut product, Accum::Replace, a, b, 1.0, par);
+    product
+}
+
+/// x^T x.
+fn gram(x: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    let n = x.ncols();
+    let mut gram = Mat::zeros(n, n);
+    let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    triangular::matmul(&mut gram, lower, Accum::Replace, x.transpose(), whole, x, whole, 1.0, par);
+    for j in 0..n {
         for i in 0..j {
             gram[(i, j)] = gram[(j, i)];
         }
     }
-    let basis = largest(gram.as_ref(), r, par)?;
-    let projected = times(tall.as_ref(), basis.as_ref(), par);
-    let (projected, basis) = (row_major(projected.as_ref()), row_major(basis.as_ref()));
-    Ok(if cols <= rows { (projected, basis) } else { (basis, projected) })
+    gram
 }
 
-fn row_major(m: MatRef<'_, f64>) -> Vec<f32> {
-    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)] as f32)).collect()
+fn row_major(m: MatRef<'_, f32>) -> Vec<f32> {
+    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
 }

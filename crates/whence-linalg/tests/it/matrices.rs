@@ -133,3 +133,23 @@ fn a_few_directions_are_found_without_the_rest() {
         assert!(distance(&multiply(&few.0, &few.1, rows, cols), &expected) < 1e-6 * norm);
     }
 }
+
+#[test]
+fn what_a_large_matrix_lacks_in_rank_is_no_obstacle() {
+    // Whole numbers, so that a product leaves exact zeros and no rounding to go on from; and equal singular values.
+    let (rows, cols) = (500, 220);
+    let whole = |seed: u64, n: usize| -> Vec<f32> { random(seed, n).into_iter().map(|x| (3.0 * x).round()).collect() };
+    let identity = |at: usize| if at / cols == at % cols { 1.0 } else { 0.0 };
+    for rank in [0, 1, 3, 20] {
+        let p = multiply(&whole(1, rows * rank), &whole(2, cols * rank), rows, cols);
+        for (p, rows, cols) in [(p.clone(), rows, cols), (transpose(&p, rows, cols), cols, rows)] {
+            let (left, right) = truncated_svd(&p, rows, cols, 24, Threads::One).unwrap();
+            let norm = distance(&p, &vec![0.0; rows * cols]);
+            assert!(distance(&multiply(&left, &right, rows, cols), &p) <= 1e-6 * norm, "rank {rank}");
+        }
+    }
+    let p: Vec<f32> = (0..rows * cols).map(identity).collect();
+    let (left, right) = truncated_svd(&p, rows, cols, 24, Threads::One).unwrap();
+    let error = distance(&multiply(&left, &right, rows, cols), &p);
+    assert!((error - 196f64.sqrt()).abs() < 1e-5, "24 of 220 equal directions leave {error}");
+}
