@@ -152,11 +152,15 @@ fn rate(measured: &mut Measured, subject: Subject, work: Work, loops: &[Vec<Loop
     if matches!(work, Work::Precondition | Work::PreconditionFull | Work::Eigenbasis | Work::Details) {
         return;
     }
-    // Batches of a scan of few queries run side by side, and have no time of their own.
-    let whole = subject == Subject::Quickstart || matches!(work, Work::Scan(1 | 8) | Work::ScanFull);
-    measured.pieces = match whole {
-        true => seconds[warm..].iter().map(|seconds| measured.tokens as f64 / seconds).collect(),
-        false => batches(measured, &loops.iter().flatten().collect::<Vec<_>>()),
+    let all: Vec<&Loop> = loops.iter().flatten().collect();
+    measured.pieces = match (subject, work) {
+        (Subject::Quickstart, _) => seconds[warm..].iter().map(|seconds| measured.tokens as f64 / seconds).collect(),
+        // Batches of a scan of few queries run side by side, and have no time of their own.
+        (_, Work::Scan(1 | 8) | Work::ScanFull) => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            all.iter().filter_map(|run| side_by_side(measured, run, threads)).collect()
+        }
+        _ => batches(measured, &all),
     };
     measured.tokens_per_second = median(&measured.pieces);
 }
@@ -179,6 +183,15 @@ fn batches(measured: &Measured, loops: &[&Loop]) -> Vec<f64> {
         }
     }
     if warm.is_empty() { cold } else { warm }
+}
+
+/// Tokens a second of all batches but the first on each thread, which load the queries and touch fresh memory.
+fn side_by_side(measured: &Measured, run: &Loop, threads: usize) -> Option<f64> {
+    let (first, rest) = run.advances.split_at_checked(threads)?;
+    let examples: u64 = rest.iter().map(|(_, examples)| examples).sum();
+    let (begin, _) = first.last()?;
+    let seconds = (rest.last()?.0 - *begin).as_secs_f64();
+    Some(examples as f64 * measured.tokens as f64 / measured.sequences as f64 / seconds)
 }
 
 /// The middle of the values, or the mean of the two in the middle.
@@ -228,6 +241,15 @@ mod tests {
         assert_eq!(rates(&[&groups]), [512, 512]);
         let pass = run("tokens", 2048, &[(1000, 2048)]);
         assert_eq!(rates(&[&pass, &pass]), [1024, 1024]);
+    }
+
+    #[test]
+    fn the_first_batch_of_each_thread_does_not_count() {
+        let run = run("examples", 8, &[(8900, 1), (9000, 1), (9900, 2), (10_000, 2), (10_900, 1), (11_000, 1)]);
+        let measured = Measured { sequences: 8, tokens: 2048, ..Measured::default() };
+        assert_eq!(side_by_side(&measured, &run, 2).map(f64::round), Some(6.0 * 256.0 / 2.0));
+        assert_eq!(side_by_side(&measured, &run, 6), None);
+        assert_eq!(side_by_side(&measured, &run, 7), None);
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Work {
         match (self, subject) {
             (Self::Flat(sequences), _) => sequences,
             (Self::CovariancePasses | Self::LambdaPasses, Subject::Smollm2) => 4,
-            (Self::Scan(64 | 256), Subject::Smollm2) => 32,
+            (Self::Scan(_) | Self::ScanFull, Subject::Smollm2) => 32,
             (Self::TapsAlone, Subject::Smollm2) => 12,
             _ => subject.sequences(),
         }
