@@ -8,8 +8,11 @@ use super::cpu::{contiguous, is_cpu, tensor, values, vectorised};
 use super::examples::{paired_sums, products_of};
 use super::product::{Accumulate, MatrixRef, View, accumulate, product};
 
-/// Rows of a matrix that are worked on at once.
-const BAND: usize = 96;
+/// Rows and columns of a tile: of a matrix' gradients, one product.
+const TILE: usize = 192;
+/// Rows of a tile whose gradients lie in the second cache, beside the right factors of a task, while the task's queries
+/// pass by.
+const STRIP: usize = 16;
 /// Numbers of gradients that are held at once: 32 MiB of f32.
 const HELD: usize = 1 << 23;
 /// Queries, and examples, of one step of the innermost loop: sixteen sums in registers.
@@ -76,21 +79,20 @@ pub fn scan_by_gradient(
     let (left, right, d, a) = (contiguous(left.clone()), contiguous(right.clone()), contiguous(d), contiguous(a));
     let (left, right, d, a) = (values(&left), values(&right), values(&d), values(&a));
     let mut sums = vec![0.0f64; batch * count];
-    // Bands whose gradients fit; at least one.
-    let bands: Vec<usize> = (0..out).step_by(BAND).collect();
-    let together = (HELD / (batch * BAND * inside)).max(1);
-    for bands in bands.chunks(together) {
-        let height = |first: usize| BAND.min(out - first);
-        let gradients: Vec<Vec<f32>> = bands
+    let bands = |n: usize| (0..n).step_by(TILE).map(move |first| first..n.min(first + TILE));
+    let tiles: Vec<_> = bands(out).flat_map(|rows| bands(inside).map(move |columns| (rows.clone(), columns))).collect();
+    // As many as have room for their gradients; at least one.
+    for tiles in tiles.chunks((HELD / (batch * TILE * TILE)).max(1)) {
+        let gradients: Vec<Vec<f32>> = tiles
             .par_iter()
-            .map(|&first| {
-                let size = height(first) * inside;
+            .map(|(rows, columns)| {
+                let size = rows.len() * columns.len();
                 let mut gradients = vec![0.0f32; batch * size];
                 let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
                 for (gradient, (d, a)) in gradients.chunks_exact_mut(size).zip(examples) {
-                    let d = MatrixRef::rows(&d[first..], tokens, height(first), out);
-                    let a = MatrixRef::rows(a, tokens, inside, inside);
-                    let mut view = View::rows(gradient, height(first), inside);
+                    let d = MatrixRef::rows(&d[rows.start..], tokens, rows.len(), out);
+                    let a = MatrixRef::rows(&a[columns.start..], tokens, columns.len(), inside);
+                    let mut view = View::rows(gradient, rows.len(), columns.len());
                     accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
                 }
                 gradients
@@ -98,22 +100,33 @@ pub fn scan_by_gradient(
             .collect();
         let queries: Vec<usize> = (0..count).step_by(TASK).collect();
         let tasks: Vec<(usize, usize)> =
-            (0..bands.len()).flat_map(|band| queries.iter().map(move |&query| (band, query))).collect();
+            (0..tiles.len()).flat_map(|tile| queries.iter().map(move |&query| (tile, query))).collect();
         let partial: Vec<Vec<f32>> = tasks
             .par_iter()
-            .map(|&(band, query)| {
-                let (first, many) = (bands[band], TASK.min(count - query));
-                let size = height(first) * inside;
-                let mut whole = vec![0.0f32; STEP * size];
+            .map(|&(tile, query)| {
+                let ((rows, columns), many) = (&tiles[tile], TASK.min(count - query));
+                let (width, size) = (columns.len(), rows.len() * columns.len());
+                let (mut lefts, mut whole) = (vec![0.0f32; many * STRIP * rank], vec![0.0f32; STEP * STRIP * width]);
                 let mut sums = vec![0.0f32; batch * many];
-                for start in (0..many).step_by(STEP) {
-                    let step = STEP.min(many - start);
-                    for (q, whole) in (query + start..).zip(whole.chunks_exact_mut(size)).take(step) {
-                        let left = &left[first * count * rank + q * rank..];
-                        let right = &right[q * rank * inside..(q + 1) * rank * inside];
-                        multiply_out(left, count * rank, right, rank, whole, inside);
+                for strip in (0..rows.len()).step_by(STRIP) {
+                    let strip = strip..rows.len().min(strip + STRIP);
+                    let length = strip.len() * width;
+                    let gradient = |z: usize| &gradients[tile][z * size + strip.start * width..][..length];
+                    // A query's rows lie far apart in `left`: here, one after the other.
+                    for (row, i) in strip.clone().enumerate() {
+                        let own = &left[((rows.start + i) * count + query) * rank..][..many * rank];
+                        for (q, own) in own.chunks_exact(rank).enumerate() {
+                            lefts[(q * STRIP + row) * rank..][..rank].copy_from_slice(own);
+                        }
                     }
-                    dots(&gradients[band], &whole[..step * size], size, |z, q, dot| sums[z * many + start + q] = dot);
+                    for start in (0..many).step_by(STEP) {
+                        let step = STEP.min(many - start);
+                        for (q, whole) in (start..).zip(whole.chunks_exact_mut(length)).take(step) {
+                            let right = &right[(query + q) * rank * inside + columns.start..];
+                            multiply_out(&lefts[q * STRIP * rank..], (right, inside), rank, whole, width);
+                        }
+                        dots(batch, gradient, &whole[..step * length], |z, q, dot| sums[z * many + start + q] += dot);
+                    }
                 }
                 sums
             })
@@ -128,23 +141,22 @@ pub fn scan_by_gradient(
     tensor(sums.into_iter().map(|sum| sum as f32).collect(), [batch, count])
 }
 
-/// whole = left right, for a few directions: left has `rank` values in each row, rows lie `stride` apart, right
-/// `[rank, in]`, whole `[rows, in]`. A product this thin is not worth packing.
-fn multiply_out(left: &[f32], stride: usize, right: &[f32], rank: usize, whole: &mut [f32], inside: usize) {
-    for (block, whole) in whole.chunks_mut(STEP * inside).enumerate() {
-        let left = &left[block * STEP * stride..];
-        pulp::Arch::new().dispatch(Rows { left, stride, right, rank, whole, inside });
+/// whole = left right, for a few directions: left `[rows, rank]`, right `[rank, width]` with rows `stride` apart, whole
+/// `[rows, width]`. A product this thin is not worth packing.
+fn multiply_out(left: &[f32], (right, stride): (&[f32], usize), rank: usize, whole: &mut [f32], width: usize) {
+    for (whole, left) in whole.chunks_mut(STEP * width).zip(left.chunks(STEP * rank)) {
+        pulp::Arch::new().dispatch(Rows { left, right, stride, rank, whole, width });
     }
 }
 
 /// Up to four rows of a thin product.
 struct Rows<'a> {
     left: &'a [f32],
-    stride: usize,
     right: &'a [f32],
+    stride: usize,
     rank: usize,
     whole: &'a mut [f32],
-    inside: usize,
+    width: usize,
 }
 
 impl WithSimd for Rows<'_> {
@@ -152,63 +164,56 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { left, stride, right, rank, whole, inside } = self;
+        let Self { left, right, stride, rank, whole, width } = self;
         let lanes = S::F32_LANES;
-        let rows = whole.len() / inside;
-        let body = if rows == STEP { inside / (STEP * lanes) * (STEP * lanes) } else { 0 };
+        let rows = whole.len() / width;
+        let body = if rows == STEP { width / (STEP * lanes) * (STEP * lanes) } else { 0 };
         for column in (0..body).step_by(STEP * lanes) {
             let mut sums = [[simd.splat_f32s(0.0); STEP]; STEP];
             for k in 0..rank {
-                let (right, _) = S::as_simd_f32s(&right[k * inside + column..][..STEP * lanes]);
+                let (right, _) = S::as_simd_f32s(&right[k * stride + column..][..STEP * lanes]);
                 for i in 0..STEP {
-                    let left = simd.splat_f32s(left[i * stride + k]);
+                    let left = simd.splat_f32s(left[i * rank + k]);
                     for j in 0..STEP {
                         sums[i][j] = simd.mul_add_f32s(left, right[j], sums[i][j]);
                     }
                 }
             }
             for i in 0..STEP {
-                let (into, _) = S::as_mut_simd_f32s(&mut whole[i * inside + column..][..STEP * lanes]);
+                let (into, _) = S::as_mut_simd_f32s(&mut whole[i * width + column..][..STEP * lanes]);
                 into.copy_from_slice(&sums[i]);
             }
         }
         for i in 0..rows {
-            for j in body..inside {
-                whole[i * inside + j] = (0..rank).map(|k| left[i * stride + k] * right[k * inside + j]).sum();
+            for j in body..width {
+                whole[i * width + j] = (0..rank).map(|k| left[i * rank + k] * right[k * stride + j]).sum();
             }
         }
     }
 }
 
-/// x_z . y_q of every row z of x and q of y, which are `size` long.
-fn dots(x: &[f32], y: &[f32], size: usize, mut put: impl FnMut(usize, usize, f32)) {
-    for (block, x) in x.chunks(STEP * size).enumerate() {
-        let sums = if x.len() == STEP * size && y.len() == STEP * size {
-            step(x, y, size)
-        } else {
-            let mut sums = [[0.0; STEP]; STEP];
-            for (sums, x) in sums.iter_mut().zip(x.chunks_exact(size)) {
-                for (sum, y) in sums.iter_mut().zip(y.chunks_exact(size)) {
-                    *sum = dot(x, y);
+/// x_z . y_q of every example z and query q; y holds the queries one after the other.
+fn dots<'a>(batch: usize, x: impl Fn(usize) -> &'a [f32], y: &[f32], mut put: impl FnMut(usize, usize, f32)) {
+    let size = x(0).len();
+    let y: Vec<&[f32]> = y.chunks_exact(size).collect();
+    for first in (0..batch).step_by(STEP) {
+        let x: Vec<&[f32]> = (first..batch.min(first + STEP)).map(&x).collect();
+        match (<[&[f32]; STEP]>::try_from(&x[..]), <[&[f32]; STEP]>::try_from(&y[..])) {
+            (Ok(x), Ok(y)) => {
+                for (z, sums) in pulp::Arch::new().dispatch(Step { x, y }).into_iter().enumerate() {
+                    sums.into_iter().enumerate().for_each(|(q, sum)| put(first + z, q, sum));
                 }
             }
-            sums
-        };
-        for (z, sums) in sums.iter().enumerate().take(x.len() / size) {
-            for (q, &sum) in sums.iter().enumerate().take(y.len() / size) {
-                put(block * STEP + z, q, sum);
+            _ => {
+                for (z, x) in x.iter().enumerate() {
+                    y.iter().enumerate().for_each(|(q, y)| put(first + z, q, dot(x, y)));
+                }
             }
         }
     }
 }
 
 /// Four rows with four rows: sixteen sums, which stay in registers.
-fn step(x: &[f32], y: &[f32], size: usize) -> [[f32; STEP]; STEP] {
-    let row = |i: usize| i * size..(i + 1) * size;
-    let (x, y) = (std::array::from_fn(|i| &x[row(i)]), std::array::from_fn(|i| &y[row(i)]));
-    pulp::Arch::new().dispatch(Step { x, y })
-}
-
 struct Step<'a> {
     x: [&'a [f32]; STEP],
     y: [&'a [f32]; STEP],
@@ -230,9 +235,16 @@ impl WithSimd for Step<'_> {
                 }
             }
         }
+        // Taken apart by known places alone: an index at run time would keep the sums in memory through the loop.
+        let [z0, z1, z2, z3] = sums;
+        let mut sums = [z0, z1, z2, z3].map(|[q0, q1, q2, q3]| [q0, q1, q2, q3].map(|sum| simd.reduce_sum_f32s(sum)));
         let (x, y) = ([x0.1, x1.1, x2.1, x3.1], [y0.1, y1.1, y2.1, y3.1]);
-        let tail = |z: usize, q: usize| x[z].iter().zip(y[q]).map(|(x, y)| x * y).sum::<f32>();
-        std::array::from_fn(|z| std::array::from_fn(|q| simd.reduce_sum_f32s(sums[z][q]) + tail(z, q)))
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (sum, y) in sums.iter_mut().zip(y) {
+                *sum += x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
+            }
+        }
+        sums
     }
 }
 
