@@ -163,31 +163,44 @@ impl WithSimd for Rows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { left, right, stride, rank, whole, width } = self;
-        let lanes = S::F32_LANES;
-        let rows = whole.len() / width;
-        let body = if rows == STEP { width / (STEP * lanes) * (STEP * lanes) } else { 0 };
-        for column in (0..body).step_by(STEP * lanes) {
-            let mut sums = [[simd.splat_f32s(0.0); STEP]; STEP];
-            for k in 0..rank {
-                let (right, _) = S::as_simd_f32s(&right[k * stride + column..][..STEP * lanes]);
-                for i in 0..STEP {
-                    let left = simd.splat_f32s(left[i * rank + k]);
-                    for j in 0..STEP {
-                        sums[i][j] = simd.mul_add_f32s(left, right[j], sums[i][j]);
-                    }
-                }
-            }
-            for i in 0..STEP {
-                let (into, _) = S::as_mut_simd_f32s(&mut whole[i * width + column..][..STEP * lanes]);
-                into.copy_from_slice(&sums[i]);
-            }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (rows, lanes) = (self.whole.len() / self.width, S::F32_LANES);
+        let mut column = 0;
+        while rows == STEP && column + STEP * lanes <= self.width {
+            self.columns::<S, STEP>(simd, column);
+            column += STEP * lanes;
         }
+        while rows == STEP && column + lanes <= self.width {
+            self.columns::<S, 1>(simd, column);
+            column += lanes;
+        }
+        let Self { left, right, stride, rank, whole, width } = self;
         for i in 0..rows {
-            for j in body..width {
+            for j in column..width {
                 whole[i * width + j] = (0..rank).map(|k| left[i * rank + k] * right[k * stride + j]).sum();
             }
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// Four rows of N vectors: their sums stay in registers.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(&mut self, simd: S, column: usize) {
+        let length = N * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); N]; STEP];
+        for k in 0..self.rank {
+            let (right, _) = S::as_simd_f32s(&self.right[k * self.stride + column..][..length]);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let left = simd.splat_f32s(self.left[i * self.rank + k]);
+                for (sum, &right) in sums.iter_mut().zip(right) {
+                    *sum = simd.mul_add_f32s(left, right, *sum);
+                }
+            }
+        }
+        for (whole, sums) in self.whole.chunks_exact_mut(self.width).zip(&sums) {
+            let (into, _) = S::as_mut_simd_f32s(&mut whole[column..][..length]);
+            into.copy_from_slice(sums);
         }
     }
 }
@@ -237,7 +250,7 @@ impl WithSimd for Step<'_> {
         }
         // Taken apart by known places alone: an index at run time would keep the sums in memory through the loop.
         let [z0, z1, z2, z3] = sums;
-        let mut sums = [z0, z1, z2, z3].map(|[q0, q1, q2, q3]| [q0, q1, q2, q3].map(|sum| simd.reduce_sum_f32s(sum)));
+        let mut sums = [reduce(simd, z0), reduce(simd, z1), reduce(simd, z2), reduce(simd, z3)];
         let (x, y) = ([x0.1, x1.1, x2.1, x3.1], [y0.1, y1.1, y2.1, y3.1]);
         for (sums, x) in sums.iter_mut().zip(x) {
             for (sum, y) in sums.iter_mut().zip(y) {
@@ -246,6 +259,12 @@ impl WithSimd for Step<'_> {
         }
         sums
     }
+}
+
+/// Written out, for closures are not compiled for the vector unit.
+#[inline(always)]
+fn reduce<S: Simd>(simd: S, [q0, q1, q2, q3]: [S::f32s; STEP]) -> [f32; STEP] {
+    [simd.reduce_sum_f32s(q0), simd.reduce_sum_f32s(q1), simd.reduce_sum_f32s(q2), simd.reduce_sum_f32s(q3)]
 }
 
 fn dot(x: &[f32], y: &[f32]) -> f32 {
