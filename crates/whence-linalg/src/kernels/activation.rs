@@ -3,9 +3,7 @@
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
-use super::cpu::{
-    contiguous, erf, exp, is_cpu, rows_per_task, sigmoid, tensor, values, values_mut, vectorised, wrap, writable,
-};
+use super::cpu::{contiguous, erf, exp, is_cpu, rows_per_task, tensor, values, values_mut, vectorised, wrap, writable};
 use super::precision::{reduced, round, widen};
 
 /// f, applied value by value.
@@ -169,8 +167,10 @@ fn task(x: &Tensor<2>) -> usize {
 /// x sigmoid(v), for v and dv/dx.
 #[inline(always)]
 fn times_sigmoid(x: f32, v: f32, dv: f32) -> (f32, f32) {
-    let s = sigmoid(v);
-    (x * s, s * (1.0 + x * dv * (1.0 - s)))
+    let e = exp(-v);
+    let s = 1.0 / (1.0 + e);
+    // 1 - s is e s, whose digits do not cancel where s is nearly 1.
+    (x * s, s * (1.0 + x * dv * (e * s)))
 }
 
 #[inline(always)]
@@ -204,8 +204,8 @@ fn relu(x: f32) -> (f32, f32) {
 /// (f(x), f'(x)) as burn operations.
 fn value_and_slope(x: Tensor<2>, kind: Activation) -> (Tensor<2>, Tensor<2>) {
     let times_sigmoid = |x: Tensor<2>, v: Tensor<2>, dv: Tensor<2>| {
-        let s = activation::sigmoid(v);
-        let slope = s.clone() * (x.clone() * dv * (s.clone().neg() + 1.0) + 1.0);
+        let (s, rest) = (activation::sigmoid(v.clone()), activation::sigmoid(v.neg()));
+        let slope = s.clone() * (x.clone() * dv * rest + 1.0);
         (x * s, slope)
     };
     match kind {

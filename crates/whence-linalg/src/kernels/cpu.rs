@@ -102,12 +102,6 @@ pub(super) fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * power
 }
 
-/// 1 / (1 + e^-x).
-#[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
 /// erf(x) to 2e-7, by the rational approximation of XLA on [-4, 4], beyond which it is 1 to float32.
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {

@@ -51,9 +51,17 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 fn error<const D: usize>(fast: Tensor<D>, plain: Tensor<D>) -> f32 {
     assert_eq!(fast.dims(), plain.dims());
     let (fast, plain) = (host(fast), host(plain));
-    assert!(fast.iter().all(|x| x.is_finite()));
+    assert!(fast.iter().chain(&plain).all(|x| x.is_finite()));
     let scale = plain.iter().fold(1e-30f32, |m, x| m.max(x.abs()));
     fast.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale
+}
+
+/// The same of float32 values against float64 ones.
+fn error_of<const D: usize>(found: Tensor<D>, exact: &[f64]) -> f64 {
+    let found = host(found);
+    assert!(found.len() == exact.len() && found.iter().all(|x| x.is_finite()));
+    let scale = exact.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
+    found.iter().zip(exact).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max) / scale
 }
 
 /// Runs `body` on both paths and returns (CPU path, burn path).
@@ -89,6 +97,63 @@ fn activation_paths_agree() {
         let (fast, plain) = both(|| gated_backward(d.tensor(), gate.tensor(), up.tensor(), activation));
         agree(fast.0, plain.0, "gradient of the gate", activation);
         agree(fast.1, plain.1, "gradient of the other", activation);
+    }
+}
+
+/// 2 / sqrt(pi) e^(-x^2) sum over n of 2^n x^(2n+1) / (2n+1)!!, whose terms all have one sign.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let terms = (0..200).scan(x, |term, n| {
+        let now = *term;
+        *term *= 2.0 * x * x / f64::from(2 * n + 3);
+        Some(now)
+    });
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * terms.sum::<f64>()
+}
+
+/// f(x) and f'(x) as the documentation of [`Activation`] has them.
+fn exact(activation: Activation, x: f64) -> (f64, f64) {
+    use std::f64::consts::PI;
+    let times_sigmoid = |v: f64, dv: f64| {
+        let (s, rest) = (1.0 / (1.0 + (-v).exp()), 1.0 / (1.0 + v.exp()));
+        (x * s, s * (1.0 + x * dv * rest))
+    };
+    match activation {
+        Activation::Silu => times_sigmoid(x, 1.0),
+        Activation::QuickGelu => times_sigmoid(1.702 * x, 1.702),
+        Activation::GeluTanh => {
+            let root = 2.0 * (2.0 / PI).sqrt();
+            times_sigmoid(root * (x + 0.044_715 * x.powi(3)), root * (1.0 + 3.0 * 0.044_715 * x * x))
+        }
+        Activation::Gelu => {
+            let below = 0.5 * (1.0 + erf(x / 2f64.sqrt()));
+            (x * below, below + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt())
+        }
+        Activation::Relu => (x.max(0.0), f64::from(u8::from(x > 0.0))),
+    }
+}
+
+#[test]
+fn activations_are_those_of_float64() {
+    let (x, d) = (random(1, SHAPE, 4.0), random(3, SHAPE, 1.0));
+    for activation in ACTIVATIONS {
+        let values: Vec<_> = x.values.iter().map(|&x| exact(activation, f64::from(x))).collect();
+        let slopes: Vec<f64> = values.iter().zip(&d.values).map(|((_, slope), &d)| f64::from(d) * slope).collect();
+        let values: Vec<f64> = values.into_iter().map(|(value, _)| value).collect();
+        let (fast, plain) = both(|| activate(x.tensor(), activation));
+        let (fast_slope, plain_slope) = both(|| activate_backward(d.tensor(), x.tensor(), activation));
+        for (what, found, exact) in [
+            ("value", fast, &values),
+            ("value as burn's operations", plain, &values),
+            ("slope", fast_slope, &slopes),
+            ("slope as burn's operations", plain_slope, &slopes),
+        ] {
+            let off = error_of(found, exact);
+            println!("{what} of {activation:?}: off by {off:e}");
+            assert!(off < 1e-6, "{what} of {activation:?}: off by {off:e} of the largest");
+        }
     }
 }
 
@@ -194,25 +259,49 @@ fn sums_over_examples_agree() {
     }
 }
 
+/// What a sum of n float32 numbers loses where they are added one after the other, as a GPU may do it.
+fn rounding(n: usize) -> f64 {
+    f64::from(f32::EPSILON) / 2.0 * (n as f64).sqrt()
+}
+
 #[test]
-fn both_ways_of_a_scan_agree() {
-    // Several bands of rows, several tasks of queries, examples and queries that do not fill a step.
-    for (out, inside, rank, count, batch, tokens) in [(205, 133, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3)] {
+fn scans_are_those_of_float64() {
+    // Several tiles, strips and tasks of queries; examples and queries that do not fill a step.
+    for (out, inside, rank, count, batch, tokens) in [(205, 333, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3)] {
         let (left, right) = (random(1, [out, count * rank], 1.0), random(2, [count * rank, inside], 1.0));
         let (d, a) = (random(3, [batch * tokens, out], 1.0), random(4, [batch * tokens, inside], 1.0));
+        let dot = |n: usize, x: &dyn Fn(usize) -> f32, y: &dyn Fn(usize) -> f32| -> f64 {
+            (0..n).map(|i| f64::from(x(i)) * f64::from(y(i))).sum()
+        };
+        // sum over tokens t and directions k of (d_t . left_k) (a_t . right_k)
+        let pair = |z: usize, q: usize| -> f64 {
+            let terms = (z * tokens..(z + 1) * tokens).flat_map(|t| (q * rank..(q + 1) * rank).map(move |k| (t, k)));
+            let term = |(t, k): (usize, usize)| {
+                dot(out, &|i| d.values[t * out + i], &|i| left.values[i * count * rank + k])
+                    * dot(inside, &|j| a.values[t * inside + j], &|j| right.values[k * inside + j])
+            };
+            terms.map(term).sum()
+        };
+        let exact: Vec<f64> =
+            (0..batch).flat_map(|z| (0..count).map(move |q| (z, q))).map(|(z, q)| pair(z, q)).collect();
         let shape = ScanShape { out, inside, rank, count, batch, tokens };
         let by_gradient = || scan_by_gradient(&left.tensor(), &right.tensor(), d.tensor(), a.tensor(), shape);
-        let (fast, plain) = both(by_gradient);
+        let by_token = || {
+            let (x, y) = (product(d.tensor(), left.tensor()), product(a.tensor(), right.tensor().transpose()));
+            paired_sums(x, y, batch, count)
+        };
+        let ((fast, plain), (fast_by_token, plain_by_token)) = (both(by_gradient), both(by_token));
         assert_eq!(fast.dims(), [batch, count]);
-        let off = error(fast.clone(), plain);
-        assert!(off < 2e-6, "{off:e} of the largest");
-        let by_token = paired_sums(
-            product(d.tensor(), left.tensor()),
-            product(a.tensor(), right.tensor().transpose()),
-            batch,
-            count,
-        );
-        assert!(error(fast, by_token) < 2e-6);
+        for (what, found, bound) in [
+            ("by gradient", fast, 2e-6),
+            ("by gradient as burn's operations", plain, rounding(out * inside).max(2e-6)),
+            ("by token", fast_by_token, 2e-6),
+            ("by token as burn's operations", plain_by_token, 2e-6),
+        ] {
+            let off = error_of(found, &exact);
+            println!("{what}: off by {off:e}, bound {bound:e}");
+            assert!(off < bound, "{what}: off by {off:e} of the largest");
+        }
     }
 }
 
