@@ -126,8 +126,12 @@ pub fn run_in_groups(
     draft.summary("coverage", Coverage::new(&model.config, &survey.selection))?;
 
     let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
-    let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| unit.span.len() as u64);
-    exec.reporter.begin("score", "examples", units.iter().map(|unit| unit.span.len() as u64).sum(), done.sum());
+    // One group as a rule: what a part holds has room in memory.
+    let held = share(exec, 2, GPU_QUERY_BYTES);
+    let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
+    let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
+    let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| work(unit));
+    exec.reporter.begin("score", "examples", units.iter().map(work).sum(), done.sum());
     let mut loaded: Option<Queries> = None;
     for (part, unit) in units.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let mut examples = inputs.tokens.read_span(&unit.span)?;
@@ -135,8 +139,7 @@ pub fn run_in_groups(
             examples.retain(|example| wants(wanted, example.example, &unit.queries));
         }
         let (mut details, mut scores) = (Vec::new(), Vec::new());
-        // One group as a rule: what a part holds has room in memory.
-        for numbers in survey.groups(unit.queries.clone(), share(exec, 2, GPU_QUERY_BYTES)) {
+        for numbers in groups(unit) {
             let queries = match loaded.take() {
                 Some(queries) if queries.numbers == numbers => queries,
                 // The earlier ones are gone before the next are there.
@@ -160,7 +163,7 @@ pub fn run_in_groups(
         };
         draft.write(part, &[rows])?;
         // Those that are no candidates.
-        exec.reporter.advance((unit.span.len() - examples.len()) as u64);
+        exec.reporter.advance(((unit.span.len() - examples.len()) * groups(unit).len()) as u64);
     }
     exec.reporter.end();
     Ok(())
