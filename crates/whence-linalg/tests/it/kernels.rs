@@ -151,7 +151,6 @@ fn activations_are_those_of_float64() {
             ("slope as burn's operations", plain_slope, &slopes),
         ] {
             let off = error_of(found, exact);
-            println!("{what} of {activation:?}: off by {off:e}");
             assert!(off < 1e-6, "{what} of {activation:?}: off by {off:e} of the largest");
         }
     }
@@ -299,8 +298,7 @@ fn scans_are_those_of_float64() {
             ("by token as burn's operations", plain_by_token, 2e-6),
         ] {
             let off = error_of(found, &exact);
-            println!("{what}: off by {off:e}, bound {bound:e}");
-            assert!(off < bound, "{what}: off by {off:e} of the largest");
+            assert!(off < bound, "{what}: off by {off:e} of the largest, bound {bound:e}");
         }
     }
 }
