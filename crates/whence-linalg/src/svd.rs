@@ -68,12 +68,13 @@ fn by_gram_matrix(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<(Mat<f32>
 /// full orthogonalisation): V_j orthonormal, W_j = P V_j, V_(j+1) from P^T W_j. The space's own singular vectors are those
 /// of W = P V; the residual of one with coefficients y is what P^T W_j y_j has outside the space, W_j the last.
 ///
-/// None where the space would have to be half of everything.
+/// None where the space would have to be half of everything, or squares of P leave float32's range.
 fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(Mat<f32>, Mat<f32>)>> {
     let (m, n) = (p.nrows(), p.ncols());
     // Blocks until it is worth a look.
     let mut wait = (4 * rank).div_ceil(BLOCK);
-    if wait * BLOCK > n / 2 {
+    let largest = p.norm_max();
+    if wait * BLOCK > n / 2 || !(1e-15..1e15).contains(&largest) {
         return Ok(None);
     }
     let (mut v, mut w) = (Mat::<f32>::zeros(n, n / 2), Mat::<f32>::zeros(m, n / 2));
@@ -125,35 +126,35 @@ fn outside(z: &Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
 }
 
 /// An orthonormal basis of what the columns of z have outside the space of v, filled up with other directions where they
-/// have too little.
+/// have too little. Each is orthogonalised twice, which is enough.
 fn orthonormal(z: Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
-    let mut rest = outside(&z, v, par);
-    for j in 0..z.ncols() {
-        if rest.col(j).norm_l2() <= ROUNDING * z.col(j).norm_l2() {
-            let stream = (v.ncols() + j) as u64;
-            rest.col_mut(j).iter_mut().enumerate().for_each(|(i, x)| *x = uniform(1, stream, i as u64) as f32 - 0.5);
-        }
-    }
-    // Twice is enough.
-    let mut once = gram_schmidt(rest);
-    once = outside(&once, v, par);
-    gram_schmidt(once)
+    let least: Vec<f32> = (0..z.ncols()).map(|j| ROUNDING * z.col(j).norm_l2()).collect();
+    let once = gram_schmidt(outside(&z, v, par), &least, v.ncols());
+    gram_schmidt(outside(&once, v, par), &[ROUNDING; BLOCK], v.ncols())
 }
 
-/// An orthonormal basis of the columns, in their order.
-fn gram_schmidt(mut q: Mat<f32>) -> Mat<f32> {
-    for j in 0..q.ncols() {
+/// An orthonormal basis of the columns, in their order; one that is no longer than `least` without those before it is
+/// made up.
+fn gram_schmidt(mut q: Mat<f32>, least: &[f32], seed: usize) -> Mat<f32> {
+    for (j, least) in least.iter().enumerate() {
         let (before, own) = q.as_mut().split_at_col_mut(j);
         let mut own = own.col_mut(0);
-        for _ in 0..2 {
-            for i in 0..j {
-                let other = before.as_ref().col(i);
-                let inside = other.transpose() * own.as_ref();
-                own -= Scale(inside) * other;
+        for attempt in 0..2 {
+            for _ in 0..2 {
+                for i in 0..j {
+                    let other = before.as_ref().col(i);
+                    let inside = other.transpose() * own.as_ref();
+                    own -= Scale(inside) * other;
+                }
             }
+            let norm = own.norm_l2();
+            if norm > *least || attempt == 1 {
+                own /= Scale(norm);
+                break;
+            }
+            let made_up = |i: usize| uniform(1, (seed + j) as u64, i as u64) as f32 - 0.5;
+            own.as_mut().iter_mut().enumerate().for_each(|(i, x)| *x = made_up(i));
         }
-        let norm = own.norm_l2();
-        own /= Scale(norm);
     }
     q
 }
