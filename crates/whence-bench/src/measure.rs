@@ -157,7 +157,7 @@ fn rate(measured: &mut Measured, subject: Subject, work: Work, loops: &[Vec<Loop
         (Subject::Quickstart, _) => seconds[warm..].iter().map(|seconds| measured.tokens as f64 / seconds).collect(),
         // Batches of a scan of few queries run side by side, and have no time of their own.
         (_, Work::Scan(1 | 8) | Work::ScanFull) => {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = rayon::current_num_threads();
             all.iter().filter_map(|run| side_by_side(measured, run, threads)).collect()
         }
         _ => batches(measured, &all),

@@ -8,6 +8,7 @@ use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::matmul;
+use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatRef, Par};
 
 /// Residual of an eigenvector, over the norm of the matrix, from which on it is refined.
@@ -163,8 +164,8 @@ impl Found {
     }
 }
 
-pub(crate) fn times(a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+pub(crate) fn times<T: ComplexField>(a: MatRef<'_, T>, b: MatRef<'_, T>, par: Par) -> Mat<T> {
     let mut product = Mat::zeros(a.nrows(), b.ncols());
-    matmul(&mut product, Accum::Replace, a, b, 1.0, par);
+    matmul(&mut product, Accum::Replace, a, b, T::one_impl(), par);
     product
 }

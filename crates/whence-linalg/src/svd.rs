@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef, Par, Scale};
+use faer::{Accum, ColMut, Mat, MatRef, Par, Scale};
 
 use crate::eigen::{Threads, decompose, times};
 use crate::random::uniform;
@@ -79,12 +79,12 @@ fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(
     }
     let (mut v, mut w) = (Mat::<f32>::zeros(n, n / 2), Mat::<f32>::zeros(m, n / 2));
     let start = Mat::from_fn(m, BLOCK, |i, j| uniform(0, j as u64, i as u64) as f32 - 0.5);
-    let mut next = product(p.transpose(), start.as_ref(), par);
+    let mut next = times(p.transpose(), start.as_ref(), par);
     let mut size = 0;
     while size + BLOCK <= n / 2 {
         let block = orthonormal(next, v.subcols(0, size), par);
-        let image = product(p, block.as_ref(), par);
-        next = product(p.transpose(), image.as_ref(), par);
+        let image = times(p, block.as_ref(), par);
+        next = times(p.transpose(), image.as_ref(), par);
         v.subcols_mut(size, BLOCK).copy_from(block);
         w.subcols_mut(size, BLOCK).copy_from(image);
         size += BLOCK;
@@ -93,7 +93,7 @@ fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(
             let (v, w) = (v.subcols(0, size), w.subcols(0, size));
             let (y, residual) = singular_vectors(w, outside(&next, v, par), rank, par)?;
             if residual <= TOLERANCE {
-                return Ok(Some((product(w, y.as_ref(), par), product(v, y.as_ref(), par))));
+                return Ok(Some((times(w, y.as_ref(), par), times(v, y.as_ref(), par))));
             }
             // A block is worth a digit, or more.
             wait = (residual / TOLERANCE).log10().ceil() as usize;
@@ -109,7 +109,7 @@ fn singular_vectors(w: MatRef<'_, f32>, rest: Mat<f32>, rank: usize, par: Par) -
     let w = Mat::from_fn(w.nrows(), size, |i, j| f64::from(w[(i, j)]));
     let (squares, vectors) = decompose(gram(w.as_ref(), par).as_ref(), par)?;
     let y = Mat::from_fn(size, rank, |i, k| vectors[(i, size - 1 - k)] as f32);
-    let rest = product(rest.as_ref(), y.subrows(size - BLOCK, BLOCK), par);
+    let rest = times(rest.as_ref(), y.subrows(size - BLOCK, BLOCK), par);
     let sigma = |k: usize| squares[size - 1 - k].max(f64::MIN_POSITIVE).sqrt();
     // What is smaller than rounding is as good as found.
     let scale = |k: usize| sigma(0) * sigma(k).max(1e-7 * sigma(0));
@@ -119,7 +119,7 @@ fn singular_vectors(w: MatRef<'_, f32>, rest: Mat<f32>, rank: usize, par: Par) -
 
 /// z without its part in the space of v.
 fn outside(z: &Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
-    let inside = product(v.transpose(), z.as_ref(), par);
+    let inside = times(v.transpose(), z.as_ref(), par);
     let mut rest = z.clone();
     matmul(&mut rest, Accum::Add, v, inside.as_ref(), -1.0, par);
     rest
@@ -138,31 +138,27 @@ fn orthonormal(z: Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
 fn gram_schmidt(mut q: Mat<f32>, least: &[f32], seed: usize) -> Mat<f32> {
     for (j, least) in least.iter().enumerate() {
         let (before, own) = q.as_mut().split_at_col_mut(j);
-        let mut own = own.col_mut(0);
-        for attempt in 0..2 {
-            for _ in 0..2 {
-                for i in 0..j {
-                    let other = before.as_ref().col(i);
-                    let inside = other.transpose() * own.as_ref();
-                    own -= Scale(inside) * other;
-                }
-            }
-            let norm = own.norm_l2();
-            if norm > *least || attempt == 1 {
-                own /= Scale(norm);
-                break;
-            }
+        let (before, mut own) = (before.as_ref(), own.col_mut(0));
+        take_out(before, own.as_mut());
+        if own.norm_l2() <= *least {
             let made_up = |i: usize| uniform(1, (seed + j) as u64, i as u64) as f32 - 0.5;
             own.as_mut().iter_mut().enumerate().for_each(|(i, x)| *x = made_up(i));
+            take_out(before, own.as_mut());
         }
+        let norm = own.norm_l2();
+        own /= Scale(norm);
     }
     q
 }
 
-fn product(a: MatRef<'_, f32>, b: MatRef<'_, f32>, par: Par) -> Mat<f32> {
-    let mut product = Mat::zeros(a.nrows(), b.ncols());
-    matmul(&mut product, Accum::Replace, a, b, 1.0, par);
-    product
+/// x without what it has of orthonormal columns, twice for what rounding leaves.
+fn take_out(columns: MatRef<'_, f32>, mut x: ColMut<'_, f32>) {
+    for _ in 0..2 {
+        for column in columns.col_iter() {
+            let inside = column.transpose() * x.as_ref();
+            x -= Scale(inside) * column;
+        }
+    }
 }
 
 /// x^T x.

@@ -139,7 +139,9 @@ pub fn run_in_groups(
             examples.retain(|example| wants(wanted, example.example, &unit.queries));
         }
         let (mut details, mut scores) = (Vec::new(), Vec::new());
-        for numbers in groups(unit) {
+        let groups = groups(unit);
+        let others = ((unit.span.len() - examples.len()) * groups.len()) as u64;
+        for numbers in groups {
             let queries = match loaded.take() {
                 Some(queries) if queries.numbers == numbers => queries,
                 // The earlier ones are gone before the next are there.
@@ -163,7 +165,7 @@ pub fn run_in_groups(
         };
         draft.write(part, &[rows])?;
         // Those that are no candidates.
-        exec.reporter.advance(((unit.span.len() - examples.len()) * groups(unit).len()) as u64);
+        exec.reporter.advance(others);
     }
     exec.reporter.end();
     Ok(())
