@@ -74,7 +74,11 @@ def precondition(gradient, q_s, q_a, inverse, rank):
 
 def load_curvature(eigenbasis, fitted, damping):
     """Module -> Q_S, Q_A and 1 / (Lambda + damping); zero where Lambda is zero: such a module contributes nothing."""
-    basis = {(row["module"].as_py(), row["side"].as_py()): matrix(row, "vectors") for row in rows(eigenbasis)}
+    basis = {
+        (module, row["side"].as_py()): matrix(row, "vectors")
+        for row in rows(eigenbasis)
+        for module in [row["module"].as_py(), *row["shared_with"].as_py()]  # gate and up read the same input
+    }
     curvature = {}
     for row in rows(fitted):
         module = row["module"].as_py()

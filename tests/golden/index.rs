@@ -14,7 +14,7 @@ const EXAMPLES: usize = 12;
 fn coordinates(
     table: &[Coordinate],
     gradient: &HashMap<String, Factors>,
-    basis: &HashMap<(String, Side), Basis>,
+    basis: &HashMap<(String, Side), &Basis>,
 ) -> Vec<f64> {
     // (Q^T x)[i, t], one module and side at a time.
     let rotate = |module: &str, side: Side, x: &[f32], r: usize| -> Vec<f64> {
@@ -50,7 +50,9 @@ fn coordinates(
 fn an_index_of_every_coordinate_holds_the_exact_scan() {
     let study = Study::new(&Choice::whole("mlp", Labels::Empirical));
     let (basis, lambda): (Vec<Basis>, Vec<LambdaSum>) = study.fit();
-    let basis: HashMap<_, _> = basis.into_iter().map(|row| ((row.module.clone(), row.side), row)).collect();
+    let shared =
+        basis.iter().flat_map(|row| row.shared_with.iter().map(move |module| ((module.clone(), row.side), row)));
+    let basis: HashMap<_, _> = basis.iter().map(|row| ((row.module.clone(), row.side), row)).chain(shared).collect();
     let slice = study.slice(EXAMPLES);
     let indexed = study.indexed(usize::MAX, &slice, EXAMPLES);
     let all: usize = lambda.iter().map(|row| row.lambda.len()).sum();

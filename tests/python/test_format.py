@@ -15,7 +15,7 @@ TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "sc
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
             "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index"}  # fmt: skip
 
-VERSIONS = {"tokens": 2}  # The others are of version 1.
+VERSIONS = {"tokens": 2, "covariances": 2, "eigenbasis": 2}  # The others are of version 1.
 
 
 def schema(part):
@@ -116,7 +116,10 @@ def test_losses_sum_over_tokens(study):
 def test_eigenbasis_is_that_of_the_covariances(study):
     covariances = table(study, "covariances").to_pylist()
     for row, basis in zip(covariances, table(study, "basis").to_pylist(), strict=True):
-        assert (row["module"], row["side"]) == (basis["module"], basis["side"])
+        for name in ["module", "side", "shared_with"]:
+            assert row[name] == basis[name]
+        gate = row["side"] == "activation" and row["module"].endswith("gate_proj")
+        assert row["shared_with"] == ([row["module"].replace("gate", "up")] if gate else [])
         mean, vectors = matrix(row, "matrix") / row["count"], matrix(basis, "vectors")
         assert basis["values"] == sorted(basis["values"])
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(vectors)), atol=1e-5)
@@ -156,7 +159,11 @@ def test_scores_are_inner_products_over_n(study):
 
 def test_an_index_has_the_signs_of_the_gradients(study):
     """x = Q_S^T G Q_A at the coordinates is about c sigma s; influence = (1/N) c sum of y sigma s / (Lambda + damping)."""
-    basis = {(row["module"], row["side"]): matrix(row, "vectors") for row in table(study, "basis").to_pylist()}
+    basis = {
+        (module, row["side"]): matrix(row, "vectors")
+        for row in table(study, "basis").to_pylist()
+        for module in [row["module"], *row["shared_with"]]
+    }
     fitted = {row["module"]: matrix(row, "lambda") / row["count"] for row in table(study, "lambda").to_pylist()}
     rotated = {}
     for row in table(study, "gradients").to_pylist():

@@ -81,6 +81,11 @@ pub(crate) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec
 }
 
 impl Columns<'_> {
+    /// Texts of a column that may be missing.
+    pub(crate) fn texts(&self, name: &str, row: usize) -> Vec<String> {
+        self.list(name).map(|list| texts(list, row)).unwrap_or_default()
+    }
+
     /// Values of a matrix, stored as float32 or as float16 with a scale.
     pub(crate) fn matrix(&self, name: &str, row: usize) -> Result<Vec<f32>> {
         let list = self.list(name)?;

@@ -120,14 +120,18 @@ impl Kind {
     /// Version of the kind's format. Raise it with any change to [`Kind::schema`] or to what a column means.
     pub fn version(self) -> u32 {
         match self {
-            Self::Tokens => 2,
+            Self::Tokens | Self::Covariances | Self::Eigenbasis => 2,
             _ => 1,
         }
     }
 
     /// Whether parts may lack the column: what only whence's own stages write.
     pub fn optional(self, column: &str) -> bool {
-        self == Self::Tokens && ["segments", "weights", "segment_texts", "completion_start"].contains(&column)
+        match self {
+            Self::Tokens => ["segments", "weights", "segment_texts", "completion_start"].contains(&column),
+            Self::Covariances | Self::Eigenbasis => column == "shared_with",
+            _ => false,
+        }
     }
 
     /// The matrices that may be stored in float16, each with a column of scales (`NAME_scale`).
@@ -174,20 +178,22 @@ impl Kind {
                 field("loss", DataType::Float32),
                 list("by_token", DataType::Float32),
             ],
-            Self::Covariances => matrix(vec![
+            Self::Covariances => vec![
                 field("module", DataType::Utf8),
                 field("side", DataType::Utf8),
+                list("shared_with", DataType::Utf8),
                 field("count", DataType::UInt64),
-            ]),
-            Self::Eigenbasis => {
-                let mut fields = vec![
-                    field("module", DataType::Utf8),
-                    field("side", DataType::Utf8),
-                    list("values", DataType::Float32),
-                ];
-                fields.extend([list("shape", DataType::UInt32), list("vectors", DataType::Float32)]);
-                fields
-            }
+                list("shape", DataType::UInt32),
+                list("matrix", DataType::Float32),
+            ],
+            Self::Eigenbasis => vec![
+                field("module", DataType::Utf8),
+                field("side", DataType::Utf8),
+                list("shared_with", DataType::Utf8),
+                list("values", DataType::Float32),
+                list("shape", DataType::UInt32),
+                list("vectors", DataType::Float32),
+            ],
             Self::Lambda => vec![
                 field("module", DataType::Utf8),
                 field("count", DataType::UInt64),
@@ -251,12 +257,6 @@ fn field(name: &str, data_type: DataType) -> Field {
 /// The item field is nullable, as every Arrow writer makes it by default; values are never null.
 fn list(name: &str, item: DataType) -> Field {
     Field::new(name, DataType::List(Arc::new(Field::new_list_field(item, true))), false)
-}
-
-/// `shape` beside row-major values.
-fn matrix(mut before: Vec<Field>) -> Vec<Field> {
-    before.extend([list("shape", DataType::UInt32), list("matrix", DataType::Float32)]);
-    before
 }
 
 fn factors(row: &str, row_type: DataType) -> Vec<Field> {

@@ -129,6 +129,8 @@ pub struct Covariance {
     pub module: String,
     /// Which side.
     pub side: Side,
+    /// Later modules that read the same input, and hence have this matrix.
+    pub shared_with: Vec<String>,
     /// Tokens summed over.
     pub count: u64,
     /// n.
@@ -144,6 +146,8 @@ pub struct Basis {
     pub module: String,
     /// Which side.
     pub side: Side,
+    /// Later modules whose matrix this is too.
+    pub shared_with: Vec<String>,
     /// Eigenvalues, of the mean over tokens.
     pub values: Vec<f32>,
     /// Row-major eigenvectors.
@@ -271,13 +275,14 @@ impl<K: ArtifactKind> Artifact<K> {
         Ok(self.batches(part, &[])?.flat_map(move |batch| one_by_one(rows(batch))))
     }
 
-    /// The rows of one module in one part, digest checked; the values of the others are not read.
+    /// The rows of one module in one part, shared ones too, digest checked; the values of the others are not read.
     pub fn rows_of<R: Row<K>>(&self, part: usize, module: &str) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
         let (folder, module) = (self.folder().display().to_string(), module.to_string());
         let rows = move |batch: Result<RecordBatch>| -> Result<Vec<R>> {
             let batch = batch?;
             let names = Columns(&batch).utf8("module").with_context(|| folder.clone())?;
-            let own = (0..batch.num_rows()).filter(|&row| names.value(row) == module);
+            let shared = |row| Columns(&batch).texts("shared_with", row).contains(&module);
+            let own = (0..batch.num_rows()).filter(|&row| names.value(row) == module || shared(row));
             let rows = own.map(|row| R::from_batch(&batch.slice(row, 1)));
             Ok(rows.collect::<Result<Vec<_>>>().with_context(|| folder.clone())?.into_iter().flatten().collect())
         };

@@ -39,7 +39,6 @@ impl Row<Tokens> for Example {
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
         // Columns that a stranger may leave out.
         let (segments, weights) = (columns.list("segments").ok(), columns.list("weights").ok());
-        let segment_texts = columns.list("segment_texts").ok();
         let completion_start = columns.u32("completion_start").ok();
         let row = |i: usize| {
             let row = Self {
@@ -50,7 +49,7 @@ impl Row<Tokens> for Example {
                 target_mask: bools(mask, i),
                 segments: segments.map(|starts| values::<UInt32Type>(starts, i)).unwrap_or_default(),
                 weights: weights.map(|weights| floats(weights, i)).unwrap_or_default(),
-                segment_texts: segment_texts.map(|all| texts(all, i)).unwrap_or_default(),
+                segment_texts: columns.texts("segment_texts", i),
                 completion_start: completion_start.map_or(0, |start| start.value(i)),
                 text: text.value(i).into(),
             };
@@ -82,6 +81,7 @@ impl Row<Covariances> for Covariance {
         batch(vec![
             ("module", strings(rows.iter().map(|row| &row.module[..]))),
             ("side", strings(rows.iter().map(|row| row.side.name()))),
+            ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
             ("count", numbers::<UInt64Type>(rows.iter().map(|row| row.count))),
             ("shape", shapes(rows.iter().map(|row| [row.size, row.size]))),
             ("matrix", lists::<Float32Type>(rows.iter().map(|row| &row.matrix))),
@@ -95,8 +95,8 @@ impl Row<Covariances> for Covariance {
         let row = |i| -> Result<Self> {
             let (module, matrix, size) = (module.value(i), floats(matrix, i), shape(shapes, i)?[0]);
             filled(&format!("matrix of {module}"), [size, size], &matrix)?;
-            let (side, count) = (Side::from_name(side.value(i))?, count.value(i));
-            Ok(Self { module: module.into(), side, count, size, matrix })
+            let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
+            Ok(Self { module: module.into(), side, shared_with, count: count.value(i), size, matrix })
         };
         (0..batch.num_rows()).map(row).collect()
     }
@@ -107,6 +107,7 @@ impl Row<Eigenbasis> for Basis {
         batch(vec![
             ("module", strings(rows.iter().map(|row| &row.module[..]))),
             ("side", strings(rows.iter().map(|row| row.side.name()))),
+            ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
             ("values", lists::<Float32Type>(rows.iter().map(|row| &row.values))),
             ("shape", shapes(rows.iter().map(|row| [row.values.len(), row.values.len()]))),
             ("vectors", lists::<Float32Type>(rows.iter().map(|row| &row.vectors))),
@@ -120,7 +121,8 @@ impl Row<Eigenbasis> for Basis {
         let row = |i| -> Result<Self> {
             let (module, values, vectors) = (module.value(i), floats(eigenvalues, i), floats(vectors, i));
             filled(&format!("vectors of {module}"), [values.len(); 2], &vectors)?;
-            Ok(Self { module: module.into(), side: Side::from_name(side.value(i))?, values, vectors })
+            let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
+            Ok(Self { module: module.into(), side, shared_with, values, vectors })
         };
         (0..batch.num_rows()).map(row).collect()
     }

@@ -17,7 +17,7 @@ use crate::reduce::{Counts, Fit};
 use crate::tensors::narrow;
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,14 +113,15 @@ pub fn run_with_labels(
         })?;
         sums.counts.note(draft)?;
         for (index, module) in modules.iter().enumerate() {
-            let own = slots.iter().zip(&sums.slots).filter(|(slot, _)| match slot.side {
-                Side::Activation => slot.module == owner(modules, index),
-                Side::Gradient => slot.module == index,
-            });
+            let own = slots.iter().zip(&sums.slots).filter(|(slot, _)| slot.module == index);
             let rows = own.map(|(slot, sum)| {
                 let matrix = narrow(sum, &format!("the {} covariance of {}", slot.side.name(), module.name))?;
+                let shared_with = match slot.side {
+                    Side::Activation => others(selection.modules(), module),
+                    Side::Gradient => Vec::new(),
+                };
                 let (module, side, count) = (module.name.clone(), slot.side, sums.counts.tokens);
-                let row = Covariance { module, side, count, size: slot.block.len(), matrix };
+                let row = Covariance { module, side, shared_with, count, size: slot.block.len(), matrix };
                 <Covariance as Row<Covariances>>::to_batch(&[row])
             });
             if !draft.has(pass.places[index]) {
@@ -136,17 +137,22 @@ pub fn run_with_labels(
 ///
 /// The triangle in float64 on the CPU takes as much as the square in float32 on a GPU.
 pub fn bytes(modules: &[Module], blocks: usize) -> u64 {
-    let largest = slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2)).max();
-    4 * summed(modules, blocks) + 8 * largest.unwrap_or(0) as u64
+    let largest = sizes(modules, blocks).max().unwrap_or(0);
+    4 * summed(modules, blocks) + 8 * largest.pow(2) as u64
 }
 
-/// Numbers of the matrices that are summed over these modules in one pass.
+/// Numbers of the matrices that are summed over these modules in one pass, and stored.
 pub fn summed(modules: &[Module], blocks: usize) -> u64 {
-    slots(modules, blocks).iter().map(|slot| slot.block.len().pow(2) as u64).sum()
+    sizes(modules, blocks).map(|n| n.pow(2) as u64).sum()
 }
 
-/// Numbers that are stored of one module: of A and of S.
-pub fn stored(module: &Module, blocks: usize) -> u64 {
+/// Sizes of those matrices.
+pub fn sizes(modules: &[Module], blocks: usize) -> impl Iterator<Item = usize> {
+    slots(modules, blocks).into_iter().map(|slot| slot.block.len())
+}
+
+/// Numbers in A and S of one module, or in its Q_A and Q_S.
+pub fn both_sides(module: &Module, blocks: usize) -> u64 {
     (elements(module.in_features, blocks) + elements(module.out_features, blocks)) as u64
 }
 
@@ -167,16 +173,18 @@ struct Slot {
     block: Range<usize>,
 }
 
-/// The first of `modules` that reads the same input, and hence has the same A.
-fn owner(modules: &[Module], index: usize) -> usize {
-    modules.iter().position(|other| other.input == modules[index].input).unwrap_or(index)
+/// The later modules that read the same input, and hence have the same A.
+fn others(modules: &[Module], first: &Module) -> Vec<String> {
+    let others = modules.iter().filter(|module| module.input == first.name && !module.first_of_input());
+    others.map(|module| module.name.clone()).collect()
 }
 
-/// What is summed, by module, activation before gradient. Modules with the same input share one A.
+/// What is summed, by module, activation before gradient. Modules with the same input share the A of the first, also where
+/// that is of another pass.
 fn slots(modules: &[Module], count: usize) -> Vec<Slot> {
     let mut slots = Vec::new();
     for (module, sizes) in modules.iter().enumerate() {
-        if owner(modules, module) == module {
+        if sizes.first_of_input() {
             let side = Side::Activation;
             slots.extend(blocks(sizes.in_features, count).into_iter().map(|block| Slot { module, side, block }));
         }

@@ -11,7 +11,7 @@ use whence_linalg::{Threads, symmetric_eigen};
 use crate::waves::side_by_side;
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// There is nothing to choose.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -58,13 +58,13 @@ pub fn bytes(n: usize) -> u64 {
     60 * (n as u64).pow(2)
 }
 
-fn decompose(row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
+fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
     let scale = 1.0 / row.count.max(1) as f64;
-    let mean: Vec<f64> = row.matrix.iter().map(|&value| f64::from(value) * scale).collect();
-    drop(row.matrix);
+    let mean: Vec<f64> = std::mem::take(&mut row.matrix).iter().map(|&value| f64::from(value) * scale).collect();
     let (values, vectors) = symmetric_eigen(&mean, row.size, threads)
         .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
     exec.reporter.advance(1);
     let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
-    Ok(Basis { module: row.module, side: row.side, values: narrow(values), vectors: narrow(vectors) })
+    let Covariance { module, side, shared_with, .. } = row;
+    Ok(Basis { module, side, shared_with, values: narrow(values), vectors: narrow(vectors) })
 }

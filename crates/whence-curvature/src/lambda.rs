@@ -132,7 +132,7 @@ impl SharedInput {
 /// the standard basis), and what one module takes while its gradients are squared and written.
 pub fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u64 {
     let size = |module: &Module| number * (module.out_features * module.in_features) as u64;
-    let rotation = |module: &Module| blocks.map_or(0, |count| 4 * covariance::stored(module, count));
+    let rotation = |module: &Module| blocks.map_or(0, |count| 4 * covariance::both_sides(module, count));
     let held: u64 = modules.iter().map(|module| size(module) + rotation(module)).sum();
     let squared =
         |module: &Module| (squared_products_bytes(module.out_features, module.in_features) as u64).max(size(module));

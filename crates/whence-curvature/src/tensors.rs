@@ -33,7 +33,7 @@ pub(crate) fn rotations(
     modules: &[Module],
     device: &Device,
 ) -> Result<Vec<Rotation>> {
-    let mut last: Option<(usize, Vec<Vec<f32>>, Arc<Orthogonal>)> = None;
+    let mut last: Option<(String, Vec<Vec<f32>>, Arc<Orthogonal>)> = None;
     let each = modules.iter().map(|module| {
         let [gradient, activation] = sides(eigenbasis, &module.name, [module.out_features, module.in_features])?;
         let activation = match last.take() {
@@ -43,7 +43,7 @@ pub(crate) fn rotations(
             }
             _ => {
                 let own = Arc::new(orthogonal(activation.clone(), device));
-                last = Some((module.input, activation, own.clone()));
+                last = Some((module.input.clone(), activation, own.clone()));
                 own
             }
         };

@@ -136,10 +136,9 @@ impl Config {
         for layer in 0..self.num_hidden_layers {
             // Maps into attention, or into the MLP, read one input.
             let mut group = |names: &[&str], inside: usize, widths: &[usize], bias: bool| {
-                let input = modules.len();
+                let full = |name: &str| format!("{}.{layer}.{name}", layout.blocks);
                 for (name, &out_features) in names.iter().zip(widths) {
-                    let name = format!("{}.{layer}.{name}", layout.blocks);
-                    let in_features = inside + usize::from(bias);
+                    let (name, input, in_features) = (full(name), full(names[0]), inside + usize::from(bias));
                     modules.push(Module { name, in_features, out_features, bias, input, layer });
                 }
             };

@@ -1,6 +1,6 @@
 //! Which linear maps are attributed, and how much of the model that is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use globset::GlobBuilder;
@@ -20,8 +20,9 @@ pub struct Module {
     pub out_features: usize,
     /// Whether it has a bias.
     pub bias: bool,
-    /// The first module that reads the same input tensor (q for q, k and v; gate for gate and up).
-    pub input: usize,
+    /// Name of the first of the chosen modules that read the same input tensor (of all modules: q for q, k and v; gate for
+    /// gate and up).
+    pub input: String,
     /// Block number.
     pub layer: usize,
 }
@@ -35,6 +36,11 @@ impl Module {
     /// Name of its bias.
     pub fn bias(&self) -> String {
         format!("{}.bias", self.name)
+    }
+
+    /// Whether no chosen module before it reads the same input: its activation covariance is that of all who do.
+    pub fn first_of_input(&self) -> bool {
+        self.input == self.name
     }
 }
 
@@ -109,11 +115,13 @@ impl Selection {
                 }
             }
         }
-        let mut selected = Vec::new();
+        let mut selected: Vec<Module> = Vec::new();
+        let mut first: HashMap<&str, &str> = HashMap::new();
         let mut places = vec![None; modules.len()];
         for (index, module) in modules.iter().enumerate().filter(|(index, _)| chosen[*index]) {
             places[index] = Some(selected.len());
-            selected.push(module.clone());
+            let input = (*first.entry(&module.input).or_insert(&module.name)).to_string();
+            selected.push(Module { input, ..module.clone() });
         }
         if selected.is_empty() {
             return Err(bad_input("modules: nothing is chosen; give \"mlp\", \"all\" or at least one glob"));

@@ -171,8 +171,7 @@ impl Plan {
         // Nothing is kept for the way back.
         let forward = shape.footprint.weights as f64 + shape.footprint.activations as f64 / 2.0;
         let (weights, scan) = (shape.footprint.weights as f64, 4.0 * shape.forward * tokens);
-        let stored = |module: &Module| covariance::stored(module, blocks) as f64;
-        let all: f64 = shape.modules.iter().map(stored).sum();
+        let all = covariance::summed(&shape.modules, blocks) as f64;
         match step.stage {
             Stage::Train => {
                 let epochs = step.config["epochs"].as_f64().unwrap_or(1.0);
@@ -183,18 +182,16 @@ impl Plan {
             Stage::Generate => plain(forward, tokens * 5.0, 48.0 * shape.forward * tokens),
             Stage::Losses => plain(forward, tokens * 4.0, 2.0 * shape.forward * tokens),
             Stage::Covariance => {
-                let summed = covariance::summed(&shape.modules, blocks) as f64;
                 let bytes = |modules: &[Module]| covariance::bytes(modules, blocks);
                 let (passes, memory) = shape.passes(step, machine, bytes);
-                let flops = passes as f64 * scan + 2.0 * tokens * summed;
+                let flops = passes as f64 * scan + 2.0 * tokens * all;
                 (Cost { memory: IDLE + memory, disk: all * 4.0, flops }, passes_note(passes))
             }
             Stage::Eigenbasis => {
-                let largest = shape.modules.iter().map(|module| covariance::largest(module, blocks)).max().unwrap_or(0);
+                let sizes = || covariance::sizes(&shape.modules, blocks);
                 // A block of n takes some 9 n³ operations, in float64.
-                let cubes = |module: &Module| stored(module) * covariance::largest(module, blocks) as f64;
-                let flops = 9.0 * shape.modules.iter().map(cubes).sum::<f64>();
-                plain(eigenbasis::bytes(largest) as f64, all * 4.0, flops)
+                let flops = 9.0 * sizes().map(|n| (n as f64).powi(3)).sum::<f64>();
+                plain(eigenbasis::bytes(sizes().max().unwrap_or(0)) as f64, all * 4.0, flops)
             }
             Stage::Lambda => {
                 let rotated = self.wire(step, "eigenbasis").map(|_| blocks);
@@ -220,7 +217,7 @@ impl Plan {
                     }
                 };
                 let memory = shape.modules.iter().map(|module| {
-                    let rotations = covariance::stored(module, blocks);
+                    let rotations = covariance::both_sides(module, blocks);
                     precondition::bytes(module.out_features, module.in_features, rotations, each, rank.is_some())
                 });
                 let query = shape.query(rank, width(step));

@@ -24,15 +24,19 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
     match manifest.kind {
         Kind::Ranking => return ranking(store, folder, output),
         Kind::Covariances => tensors.each::<Covariances, Covariance>(folder, |tensors, row| {
-            let name = tensors.block(format!("{}.{}", row.module, row.side.name()));
-            tensors.count(&name, row.count);
-            tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix);
+            for module in [&row.module].into_iter().chain(&row.shared_with) {
+                let name = tensors.block(format!("{module}.{}", row.side.name()));
+                tensors.count(&name, row.count);
+                tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix.clone());
+            }
         })?,
         Kind::Eigenbasis => tensors.each::<Eigenbasis, Basis>(folder, |tensors, row| {
-            let name = tensors.block(format!("{}.{}", row.module, row.side.name()));
-            let n = row.values.len();
-            tensors.push(format!("{name}.values"), vec![n], row.values);
-            tensors.push(format!("{name}.vectors"), vec![n, n], row.vectors);
+            for module in [&row.module].into_iter().chain(&row.shared_with) {
+                let name = tensors.block(format!("{module}.{}", row.side.name()));
+                let n = row.values.len();
+                tensors.push(format!("{name}.values"), vec![n], row.values.clone());
+                tensors.push(format!("{name}.vectors"), vec![n, n], row.vectors.clone());
+            }
         })?,
         Kind::Lambda => tensors.each::<Lambda, LambdaSum>(folder, |tensors, row| {
             tensors.count(&row.module, row.count);

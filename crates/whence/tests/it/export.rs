@@ -6,7 +6,8 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use whence_artifact::{
-    Artifact, ArtifactKind, Factors, Lambda, LambdaSum, Preconditioned, Ranked, Ranking, Report, Row,
+    Artifact, ArtifactKind, Basis, Eigenbasis, Factors, Lambda, LambdaSum, Preconditioned, Ranked, Ranking, Report,
+    Row, Side,
 };
 
 use crate::bench::Bench;
@@ -82,6 +83,17 @@ fn exports_hold_what_the_artifacts_hold() {
         assert_eq!(tensors.tensor(&format!("{}.sum", row.module)).unwrap().shape(), row.shape);
         assert_eq!(floats(&tensors, &format!("{}.sum", row.module)), row.lambda);
         assert_eq!(metadata[&format!("{}.count", row.module)], row.count.to_string());
+    }
+    // Every module has both sides there, also where the artifact has one matrix for several.
+    let bytes = export("basis", "basis.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let basis = rows::<Eigenbasis, Basis>(&bench, step(&steps, "basis"));
+    assert_eq!((basis.len(), tensors.len()), (10, 24), "six modules, of which two pairs read one input");
+    for row in basis {
+        assert_eq!(row.shared_with.len(), usize::from(row.side == Side::Activation && row.module.contains("gate")));
+        for module in [&row.module].into_iter().chain(&row.shared_with) {
+            assert_eq!(floats(&tensors, &format!("{module}.{}.vectors", row.side.name())), row.vectors);
+        }
     }
     let bytes = export("ihvp", "ihvp.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
