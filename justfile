@@ -62,9 +62,10 @@ test-report: _python
     PIPELINE={{pipeline}} .venv/bin/python -m pytest tests/report
 
 # Every test in a build with wgpu: kernels, models and the golden pipeline run on the first adapter of `whence devices`.
-# Needs a Vulkan driver (Debian: apt install mesa-vulkan-drivers, a GPU in software). The first build takes long.
+# Needs a Vulkan driver (Debian: apt install mesa-vulkan-drivers, a GPU in software). The first build takes long. Trying every
+# kernel that could serve takes longer than the tests: hence few of them.
 test-gpu:
-    cargo test --release --workspace --features wgpu
+    CUBECL_AUTOTUNE_LEVEL=minimal cargo test --release --workspace --features wgpu
 
 # What must be clean: format, clippy, links in the documentation.
 lint:

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use whence_artifact::{Artifact, Basis, Coordinate, Factors, Gradients, LambdaSum, Side, Signs};
 
-use crate::study::{Choice, Labels, Study};
+use crate::study::{Choice, Labels, Set, Study};
 use crate::{error, spearman};
 
 /// Examples whose gradients are formed.
@@ -48,7 +48,7 @@ fn coordinates(
 
 #[test]
 fn an_index_of_every_coordinate_holds_the_exact_scan() {
-    let study = Study::new(&Choice::whole("mlp", Labels::Empirical));
+    let study = Study::new(&Set::for_device(), &Choice::whole("mlp", Labels::Empirical));
     let (basis, lambda): (Vec<Basis>, Vec<LambdaSum>) = study.fit();
     let shared =
         basis.iter().flat_map(|row| row.shared_with.iter().map(move |module| ((module.clone(), row.side), row)));
@@ -134,7 +134,7 @@ fn negative(row: &Signs, i: usize) -> bool {
 /// What a bit for each of 65,536 coordinates keeps of the ranking: 8 KiB a row.
 #[test]
 fn an_index_ranks_like_the_exact_scan() {
-    let study = Study::new(&Choice::whole("mlp", Labels::Empirical));
+    let study = Study::new(&Set::whole(), &Choice::whole("mlp", Labels::Empirical));
     let exact = study.scores("full");
     let examples = exact.len() / study.queries;
     let scores = study.indexed(65_536, study.train(), examples).scores;

@@ -8,7 +8,7 @@ mod index;
 mod law;
 mod study;
 
-use study::{Choice, Labels, Study};
+use study::{Choice, Labels, Set, Study};
 use whence_artifact::Stored;
 
 /// max|found - reference| / max|reference|.
@@ -51,7 +51,7 @@ fn over_queries(study: &Study, found: &[f64], expected: &[f64], of: fn(&[f64], &
 }
 
 fn agrees(choice: &Choice) {
-    let study = Study::new(choice);
+    let study = Study::new(&Set::for_device(), choice);
     let reference = study.reference();
 
     for (rank, name) in [("full", "pairwise"), ("32", "pairwise_rank32")] {
@@ -109,18 +109,18 @@ fn all_with_given_sampled_labels_agrees() {
 
 #[test]
 fn identity_is_the_gradient_product() {
-    let study = Study::without_curvature("mlp");
+    let study = Study::without_curvature(&Set::for_device(), "mlp");
     let worst = error(&study.scores("full"), &study.identity());
     assert!(worst <= 1e-5, "identity: {worst:.2e}");
 }
 
 #[test]
 fn a_memorised_passage_finds_itself() {
-    // Queries 0 to 5 are training rows.
-    let study = Study::without_curvature("mlp");
+    // Queries 0 to 5 are of training rows.
+    let study = Study::without_curvature(&Set::for_device(), "mlp");
     let found = study.scores("full");
     let examples = found.len() / study.queries;
-    for (query, row) in [3, 100, 256, 511, 777, 1200].into_iter().enumerate() {
+    for (query, row) in study.memorised(6).into_iter().enumerate() {
         let scores = &found[query * examples..(query + 1) * examples];
         let best = (0..examples).max_by(|&i, &j| scores[i].total_cmp(&scores[j]));
         assert_eq!(best, Some(row));
@@ -131,7 +131,7 @@ fn a_memorised_passage_finds_itself() {
 #[test]
 fn block_diagonal_factors_lose_this_much() {
     for (blocks, least_pearson, least_spearman) in [(2, 0.96, 0.95), (4, 0.92, 0.9)] {
-        let study = Study::new(&Choice { blocks, ..Choice::whole("mlp", Labels::Empirical) });
+        let study = Study::new(&Set::whole(), &Choice { blocks, ..Choice::whole("mlp", Labels::Empirical) });
         let (found, expected) = (study.scores("full"), study.reference().values("pairwise"));
         let pearson = over_queries(&study, &found, &expected, pearson);
         let spearman = over_queries(&study, &found, &expected, spearman);
@@ -150,7 +150,7 @@ fn block_diagonal_factors_lose_this_much() {
 /// What float16 changes in the scores: lambda and queries in half the bytes.
 #[test]
 fn lambda_and_queries_in_float16_rank_alike() {
-    let study = Study::new(&Choice { store: Stored::F16, ..Choice::whole("mlp", Labels::Empirical) });
+    let study = Study::new(&Set::whole(), &Choice { store: Stored::F16, ..Choice::whole("mlp", Labels::Empirical) });
     for (rank, name) in [("full", "pairwise"), ("32", "pairwise_rank32")] {
         let (found, expected) = (study.scores(rank), study.reference().values(name));
         let (worst, spearman) = (error(&found, &expected), over_queries(&study, &found, &expected, spearman));

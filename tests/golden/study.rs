@@ -15,7 +15,7 @@ use whence_artifact::{
 };
 use whence_curvature::precondition::{Damping, Method, Rank};
 use whence_curvature::{coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence};
-use whence_model::{LabelsKind, Modules};
+use whence_model::{LabelsKind, Modules, adapters};
 use whence_score::Pairs;
 use whence_tokenize::tokenize;
 
@@ -56,9 +56,40 @@ impl Choice {
 /// Some nine whole queries of the golden model, so that the 16 are scored in groups.
 const QUERY_BYTES: usize = 20 << 20;
 
-fn golden() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
-    std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from)
+/// Training rows with their reference, and where the study of them runs.
+#[derive(Clone)]
+pub(crate) struct Set {
+    folder: PathBuf,
+    device: &'static str,
+}
+
+impl Set {
+    /// 1,536 rows; on the CPU where the only adapter is a software one, which would take an hour.
+    pub(crate) fn whole() -> Self {
+        let own = fixtures().join("golden");
+        let folder = std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from);
+        Self { folder, device: if software_adapter() { "cpu" } else { DEVICE } }
+    }
+
+    /// The whole set; for a software adapter 128 rows with a reference of their own.
+    pub(crate) fn for_device() -> Self {
+        match software_adapter() {
+            true => Self { folder: fixtures().join("golden-few"), device: DEVICE },
+            false => Self::whole(),
+        }
+    }
+}
+
+fn software_adapter() -> bool {
+    adapters().first().is_some_and(|adapter| !adapter.hardware)
+}
+
+fn model() -> PathBuf {
+    fixtures().join("golden/model")
+}
+
+fn fixtures() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures"))
 }
 
 /// Tensors of a safetensors file, as float64.
@@ -67,8 +98,8 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    fn read(name: &str) -> Self {
-        let path = golden().join(format!("{name}.safetensors"));
+    fn read(set: &Set, name: &str) -> Self {
+        let path = set.folder.join(format!("{name}.safetensors"));
         Self { bytes: std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())) }
     }
 
@@ -97,9 +128,11 @@ impl Reference {
 }
 
 pub(crate) struct Study {
+    set: Set,
     folder: TempDir,
     exec: Exec,
     train: Artifact<Tokens>,
+    asked: Artifact<Tokens>,
     gradients: Artifact<Gradients>,
     curvature: Option<(PathBuf, PathBuf)>,
     modules: Modules,
@@ -117,37 +150,49 @@ impl Study {
     }
 
     /// Tokens and query gradients only: the identity method.
-    pub(crate) fn without_curvature(modules: &str) -> Self {
+    pub(crate) fn without_curvature(set: &Set, modules: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let exec = Exec { device: DEVICE.into(), batch_tokens: 2048, ..Exec::default() };
+        let exec = Exec { device: set.device.into(), batch_tokens: 2048, ..Exec::default() };
         let config: tokenize::Config = serde_json::from_value(serde_json::json!({ "max-tokens": 96 })).unwrap();
         let tokens = |name: &str| {
             let inputs = tokenize::Inputs {
-                corpus: golden().join(format!("{name}.jsonl")),
+                corpus: set.folder.join(format!("{name}.jsonl")),
                 tokenizer: None,
                 chat_template: None,
             };
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
-        let (train, queries) = (tokens("train"), tokens("queries"));
+        let (train, asked) = (tokens("train"), tokens("queries"));
         let config = whence_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
-        let inputs = whence_gradients::Inputs { tokens: queries.clone(), model: golden().join("model") };
+        let inputs = whence_gradients::Inputs { tokens: asked.clone(), model: model() };
         let gradients =
             Self::produce(folder.path(), "g", |draft| whence_gradients::run(&config, &inputs, &exec, draft));
-        let queries = usize::try_from(queries.examples()).unwrap();
+        let queries = usize::try_from(asked.examples()).unwrap();
         let modules = Modules::Named(modules.into());
-        Self { folder, exec, train, gradients, curvature: None, modules, store: Stored::F32, reference: None, queries }
+        Self {
+            set: set.clone(),
+            folder,
+            exec,
+            train,
+            asked,
+            gradients,
+            curvature: None,
+            modules,
+            store: Stored::F32,
+            reference: None,
+            queries,
+        }
     }
 
     /// Covariances, eigenbasis and lambda on the whole training set.
-    pub(crate) fn new(choice: &Choice) -> Self {
-        let mut study = Self::without_curvature(choice.modules);
+    pub(crate) fn new(set: &Set, choice: &Choice) -> Self {
+        let mut study = Self::without_curvature(set, choice.modules);
         let modules = Modules::Named(choice.modules.into());
         let labels = match choice.labels {
             Labels::Empirical => whence_model::Labels::Empirical,
-            Labels::Sampled => whence_model::Labels::Given(Arc::new(given())),
+            Labels::Sampled => whence_model::Labels::Given(Arc::new(given(set))),
         };
-        let (folder, exec, model) = (study.folder.path(), &study.exec, golden().join("model"));
+        let (folder, exec, model) = (study.folder.path(), &study.exec, model());
         let kind = LabelsKind::Empirical;
         let config = covariance::Config {
             labels: kind,
@@ -175,11 +220,11 @@ impl Study {
     }
 
     pub(crate) fn reference(&self) -> Reference {
-        Reference::read(self.reference.as_ref().unwrap())
+        Reference::read(&self.set, self.reference.as_ref().unwrap())
     }
 
     pub(crate) fn identity(&self) -> Vec<f64> {
-        Reference::read("identity_mlp").values("identity")
+        Reference::read(&self.set, "identity_mlp").values("identity")
     }
 
     fn preconditioned(&self, rank: &str) -> Artifact<Preconditioned> {
@@ -202,7 +247,7 @@ impl Study {
         let inputs = whence_score::Inputs {
             queries: self.preconditioned(rank),
             tokens: self.train.clone(),
-            model: golden().join("model"),
+            model: model(),
             candidates,
         };
         Self::produce(self.folder.path(), name, |draft| {
@@ -272,7 +317,7 @@ impl Study {
         };
         let inputs = self_influence::Inputs {
             tokens: self.train.clone(),
-            model: golden().join("model"),
+            model: model(),
             eigenbasis: self.curvature.as_ref().map(|(basis, _)| Artifact::open(basis).unwrap()),
             lambda: self.curvature.as_ref().map(|(_, lambda)| Artifact::open(lambda).unwrap()),
         };
@@ -321,6 +366,17 @@ impl Study {
         &self.train
     }
 
+    /// The training row that each of the first queries is the beginning of, but for its last token, the end of text.
+    pub(crate) fn memorised(&self, queries: usize) -> Vec<usize> {
+        let rows = |tokens: &Artifact<Tokens>| tokens.rows::<Example>().unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let train = rows(&self.train);
+        let row = |query: Example| {
+            let (_, beginning) = query.input_ids.split_last().unwrap();
+            train.iter().position(|row| row.input_ids.starts_with(beginning)).unwrap()
+        };
+        rows(&self.asked).into_iter().take(queries).map(row).collect()
+    }
+
     /// The first training sequences.
     pub(crate) fn slice(&self, examples: usize) -> Artifact<Tokens> {
         let rows: Vec<Example> = self.train.rows::<Example>().unwrap().take(examples).collect::<Result<_>>().unwrap();
@@ -335,7 +391,7 @@ impl Study {
 
     pub(crate) fn gradients(&self, tokens: &Artifact<Tokens>) -> Artifact<Gradients> {
         let config = whence_gradients::Config { modules: self.modules.clone(), ..Default::default() };
-        let inputs = whence_gradients::Inputs { tokens: tokens.clone(), model: golden().join("model") };
+        let inputs = whence_gradients::Inputs { tokens: tokens.clone(), model: model() };
         Self::produce(self.folder.path(), "of-slice", |draft| {
             whence_gradients::run(&config, &inputs, &self.exec, draft)
         })
@@ -343,7 +399,7 @@ impl Study {
 
     /// An index of these tokens, of so many of which every query is scored.
     pub(crate) fn indexed(&self, dimensions: usize, tokens: &Artifact<Tokens>, examples: usize) -> Indexed {
-        let (folder, model) = (self.folder.path(), golden().join("model"));
+        let (folder, model) = (self.folder.path(), model());
         let (eigenbasis, lambda) = (self.basis(), self.lambda());
         let inputs = coordinates::Inputs { lambda: lambda.clone() };
         let chosen: Artifact<whence_artifact::Coordinates> = Self::produce(folder, "coordinates", |draft| {
@@ -409,8 +465,8 @@ impl DetailRows {
 }
 
 /// The fixed draw of the fixture, by example.
-fn given() -> HashMap<u64, Vec<i64>> {
-    let file = Reference::read("sampled_labels");
+fn given(set: &Set) -> HashMap<u64, Vec<i64>> {
+    let file = Reference::read(set, "sampled_labels");
     let width = file.shape("sampled_labels")[1];
     let labels = file.values("sampled_labels");
     labels.chunks(width).enumerate().map(|(z, row)| (z as u64, row.iter().map(|&x| x as i64).collect())).collect()

@@ -13,7 +13,9 @@ use crate::error::Error;
 use crate::stored::scale_of;
 
 pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = impl AsRef<[T::Native]>>) -> ArrayRef {
-    let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::new());
+    let rows: Vec<_> = rows.collect();
+    let lengths = rows.iter().map(|row| row.as_ref().len());
+    let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::with_capacity(lengths.sum()));
     for row in rows {
         builder.values().append_slice(row.as_ref());
         builder.append(true);
@@ -83,7 +85,7 @@ pub(crate) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec
 impl Columns<'_> {
     /// Texts of a column that may be missing.
     pub(crate) fn texts(&self, name: &str, row: usize) -> Vec<String> {
-        self.list(name).map(|list| texts(list, row)).unwrap_or_default()
+        self.0.column_by_name(name).map(|list| texts(list.as_list(), row)).unwrap_or_default()
     }
 
     /// Values of a matrix, stored as float32 or as float16 with a scale.

@@ -1,11 +1,12 @@
 //! Best low-rank approximation.
 
 use anyhow::{Result, ensure};
-use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, ColMut, Mat, MatRef, Par, Scale};
+use rayon::prelude::*;
 
 use crate::eigen::{Threads, decompose, times};
+use crate::kernels::{dots, multiply_out};
 use crate::random::uniform;
 
 /// Vectors that the Krylov space grows by at once: the fewer, the smaller it ends; more are multiplied at a better rate.
@@ -15,15 +16,17 @@ const BLOCK: usize = 8;
 const TOLERANCE: f64 = 1e-7;
 /// Length of a vector over what it was before the space was taken out of it, from which on it is rounding.
 const ROUNDING: f32 = 1e-5;
+/// Rows of a matrix that are read twice while they are in the cache.
+const ROWS: usize = 64;
 
 /// The best rank-`rank` approximation of a matrix P, as two factors: P ~ left right^T.
 ///
 /// matrix [rows, cols] row-major -> (left [rows, r], right [cols, r]) row-major, where
 /// `r = min(rank, rows, cols)`, strongest direction first.
 ///
-/// With V the right singular vectors of the higher of P and P^T: if cols <= rows, left = P V, right = V; otherwise
-/// left = V, right = P^T V. Projecting on an orthonormal basis needs no division by singular values, so a rank-deficient P
-/// is no special case, and at full rank V V^T = I makes the product exact.
+/// left = P V and right = V, V the right singular vectors; or left = U and right = P^T U, U the left ones. Projecting on an
+/// orthonormal basis needs no division by singular values, so a rank-deficient P is no special case, and at full rank
+/// V V^T = I makes the product exact.
 ///
 /// A few directions are found in a Krylov space, in float32 and to its precision; nearly all of them, or few that are hard
 /// to tell from the rest, by decomposing the smaller Gram matrix in float64.
@@ -42,16 +45,26 @@ pub fn truncated_svd(
         "a singular value decomposition of [{rows}, {cols}] got {} values",
         matrix.len()
     );
-    ensure!(matrix.iter().all(|value| value.is_finite()), "a matrix to be truncated holds a value that is not finite");
-    let p = MatRef::from_row_major_slice(matrix, rows, cols);
-    let tall = if cols <= rows { p } else { p.transpose() };
-    let (rank, par) = (rank.min(tall.ncols()), threads.par());
-    let (image, basis) = match in_krylov_space(tall, rank, par)? {
+    let largest = largest(matrix);
+    ensure!(largest.is_finite(), "a matrix to be truncated holds a value that is not finite");
+    let (rank, par) = (rank.min(rows).min(cols), threads.par());
+    // Squares of its numbers are still float32's.
+    let squared = (1e-15..1e15).contains(&largest);
+    let found = if squared { in_krylov_space(matrix, rows, cols, rank, par)? } else { None };
+    let (left, right) = match found {
         Some(found) => found,
-        None => by_gram_matrix(tall, rank, par)?,
+        None if cols <= rows => by_gram_matrix(MatRef::from_row_major_slice(matrix, rows, cols), rank, par)?,
+        None => {
+            let (right, left) = by_gram_matrix(MatRef::from_column_major_slice(matrix, cols, rows), rank, par)?;
+            (left, right)
+        }
     };
-    let (image, basis) = (row_major(image.as_ref()), row_major(basis.as_ref()));
-    Ok(if cols <= rows { (image, basis) } else { (basis, image) })
+    Ok((row_major(left.as_ref()), row_major(right.as_ref())))
+}
+
+/// The largest magnitude; NaN where there is one. Bits without the sign are in the order of what they stand for.
+fn largest(values: &[f32]) -> f32 {
+    f32::from_bits(values.iter().map(|value| value.abs().to_bits()).max().unwrap_or(0))
 }
 
 /// (P V, V) of the first `rank` right singular vectors V, from P^T P = V diag V^T; P is no wider than high.
@@ -68,32 +81,32 @@ fn by_gram_matrix(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<(Mat<f32>
 /// full orthogonalisation): V_j orthonormal, W_j = P V_j, V_(j+1) from P^T W_j. The space's own singular vectors are those
 /// of W = P V; the residual of one with coefficients y is what P^T W_j y_j has outside the space, W_j the last.
 ///
-/// None where the space would have to be half of everything, or squares of P leave float32's range.
-fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(Mat<f32>, Mat<f32>)>> {
-    let (m, n) = (p.nrows(), p.ncols());
+/// None where the space would have to be half of everything.
+fn in_krylov_space(p: &[f32], m: usize, n: usize, rank: usize, par: Par) -> Result<Option<(Mat<f32>, Mat<f32>)>> {
+    let most = m.min(n) / 2;
     // Blocks until it is worth a look.
     let mut wait = (4 * rank).div_ceil(BLOCK);
-    let largest = p.norm_max();
-    if wait * BLOCK > n / 2 || !(1e-15..1e15).contains(&largest) {
+    if wait * BLOCK > most {
         return Ok(None);
     }
-    let (mut v, mut w) = (Mat::<f32>::zeros(n, n / 2), Mat::<f32>::zeros(m, n / 2));
-    let start = Mat::from_fn(m, BLOCK, |i, j| uniform(0, j as u64, i as u64) as f32 - 0.5);
-    let mut next = times(p.transpose(), start.as_ref(), par);
+    // A vector after the other.
+    let (mut v, mut w) = (Vec::with_capacity(most * n), Vec::with_capacity(most * m));
+    let start = Mat::from_fn(n, BLOCK, |i, j| uniform(0, j as u64, i as u64) as f32 - 0.5);
+    let (_, mut next) = there_and_back(p, n, &start, par);
     let mut size = 0;
-    while size + BLOCK <= n / 2 {
-        let block = orthonormal(next, v.subcols(0, size), par);
-        let image = times(p, block.as_ref(), par);
-        next = times(p.transpose(), image.as_ref(), par);
-        v.subcols_mut(size, BLOCK).copy_from(block);
-        w.subcols_mut(size, BLOCK).copy_from(image);
+    while size + BLOCK <= most {
+        let block = orthonormal(next, &v, par);
+        let image;
+        (image, next) = there_and_back(p, n, &block, par);
+        block.col_iter().for_each(|vector| v.extend(vector.iter()));
+        image.col_iter().for_each(|vector| w.extend(vector.iter()));
         size += BLOCK;
         wait -= 1;
         if wait == 0 {
-            let (v, w) = (v.subcols(0, size), w.subcols(0, size));
-            let (y, residual) = singular_vectors(w, outside(&next, v, par), rank, par)?;
+            let (y, residual) = singular_vectors(&w, m, outside(&next, &v, par), rank, par)?;
             if residual <= TOLERANCE {
-                return Ok(Some((times(w, y.as_ref(), par), times(v, y.as_ref(), par))));
+                let of = |space, rows| times(MatRef::from_column_major_slice(space, rows, size), y.as_ref(), par);
+                return Ok(Some((of(&w, m), of(&v, n))));
             }
             // A block is worth a digit, or more.
             wait = (residual / TOLERANCE).log10().ceil() as usize;
@@ -102,12 +115,40 @@ fn in_krylov_space(p: MatRef<'_, f32>, rank: usize, par: Par) -> Result<Option<(
     Ok(None)
 }
 
+/// (P X, P^T P X), P [m, n] row-major and X [n, BLOCK], in one pass over P.
+fn there_and_back(p: &[f32], n: usize, x: &Mat<f32>, par: Par) -> (Mat<f32>, Mat<f32>) {
+    let columns: Vec<&[f32]> = (0..BLOCK).map(|j| x.col_as_slice(j)).collect();
+    // P X [rows, BLOCK] transposed, and what these rows add to P^T P X, transposed too.
+    let some = |p: &[f32]| {
+        let rows = p.len() / n;
+        let (mut image, mut back) = (vec![0.0; BLOCK * rows], vec![0.0; BLOCK * n]);
+        dots(rows, |i| &p[i * n..(i + 1) * n], &columns, |i, j, dot| image[j * rows + i] = dot);
+        multiply_out(&image, (p, n), rows, &mut back, n);
+        (image, back)
+    };
+    let parts: Vec<_> = match par {
+        Par::Seq => p.chunks(ROWS * n).map(some).collect(),
+        Par::Rayon(_) => p.par_chunks(ROWS * n).map(some).collect(),
+    };
+    let (mut there, mut back) = (Mat::zeros(p.len() / n, BLOCK), Mat::<f32>::zeros(n, BLOCK));
+    for (part, (image, added)) in parts.iter().enumerate() {
+        let rows = image.len() / BLOCK;
+        for j in 0..BLOCK {
+            let into = &mut there.col_as_slice_mut(j)[part * ROWS..][..rows];
+            into.copy_from_slice(&image[j * rows..][..rows]);
+            let added = &added[j * n..][..n];
+            back.col_as_slice_mut(j).iter_mut().zip(added).for_each(|(sum, added)| *sum += added);
+        }
+    }
+    (there, back)
+}
+
 /// The first `rank` right singular vectors of W, and the largest of their residuals, each over its singular value and the
 /// first; `rest` is what P^T W_j has outside the space.
-fn singular_vectors(w: MatRef<'_, f32>, rest: Mat<f32>, rank: usize, par: Par) -> Result<(Mat<f32>, f64)> {
-    let size = w.ncols();
-    let w = Mat::from_fn(w.nrows(), size, |i, j| f64::from(w[(i, j)]));
-    let (squares, vectors) = decompose(gram(w.as_ref(), par).as_ref(), par)?;
+fn singular_vectors(w: &[f32], m: usize, rest: Mat<f32>, rank: usize, par: Par) -> Result<(Mat<f32>, f64)> {
+    let (size, w) = (w.len() / m, w.iter().copied().map(f64::from).collect::<Vec<_>>());
+    let w = MatRef::from_column_major_slice(&w, m, size);
+    let (squares, vectors) = decompose(gram(w, par).as_ref(), par)?;
     let y = Mat::from_fn(size, rank, |i, k| vectors[(i, size - 1 - k)] as f32);
     let rest = times(rest.as_ref(), y.subrows(size - BLOCK, BLOCK), par);
     let sigma = |k: usize| squares[size - 1 - k].max(f64::MIN_POSITIVE).sqrt();
@@ -117,20 +158,20 @@ fn singular_vectors(w: MatRef<'_, f32>, rest: Mat<f32>, rank: usize, par: Par) -
     Ok((y, residual))
 }
 
-/// z without its part in the space of v.
-fn outside(z: &Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
-    let inside = times(v.transpose(), z.as_ref(), par);
-    let mut rest = z.clone();
-    matmul(&mut rest, Accum::Add, v, inside.as_ref(), -1.0, par);
-    rest
+/// z without its part in the space of the vectors v, which are orthonormal.
+fn outside(z: &Mat<f32>, v: &[f32], par: Par) -> Mat<f32> {
+    if v.is_empty() {
+        return z.clone();
+    }
+    z - there_and_back(v, z.nrows(), z, par).1
 }
 
 /// An orthonormal basis of what the columns of z have outside the space of v, filled up with other directions where they
 /// have too little. Each is orthogonalised twice, which is enough.
-fn orthonormal(z: Mat<f32>, v: MatRef<'_, f32>, par: Par) -> Mat<f32> {
-    let least: Vec<f32> = (0..z.ncols()).map(|j| ROUNDING * z.col(j).norm_l2()).collect();
-    let once = gram_schmidt(outside(&z, v, par), &least, v.ncols());
-    gram_schmidt(outside(&once, v, par), &[ROUNDING; BLOCK], v.ncols())
+fn orthonormal(z: Mat<f32>, v: &[f32], par: Par) -> Mat<f32> {
+    let (least, seed): (Vec<f32>, _) = (z.col_iter().map(|z| ROUNDING * z.norm_l2()).collect(), v.len() / z.nrows());
+    let once = gram_schmidt(outside(&z, v, par), &least, seed);
+    gram_schmidt(outside(&once, v, par), &[ROUNDING; BLOCK], seed)
 }
 
 /// An orthonormal basis of the columns, in their order; one that is no longer than `least` without those before it is

@@ -19,6 +19,7 @@ mod queries;
 mod rms_norm;
 mod rope;
 mod sums;
+mod thin;
 
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
@@ -33,6 +34,7 @@ pub use queries::{ScanShape, scan, scan_by_gradient};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};
 pub use sums::{Form, Sum, squared_products_bytes};
+pub(crate) use thin::{dots, multiply_out};
 
 #[doc(hidden)]
 pub use cpu::with_burn_operations;

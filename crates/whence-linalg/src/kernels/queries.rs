@@ -1,12 +1,12 @@
 //! Products of the queries' matrices with the examples' gradients: two ways, and which of them is the shorter.
 
 use burn::tensor::Tensor;
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::cpu::{contiguous, is_cpu, tensor, values, vectorised};
+use super::cpu::{contiguous, is_cpu, tensor, values};
 use super::examples::{paired_sums, products_of};
 use super::product::{Accumulate, MatrixRef, View, accumulate, product};
+use super::thin::{STEP, dots, multiply_out};
 
 /// Rows and columns of a tile: of a matrix' gradients, one product.
 const TILE: usize = 192;
@@ -15,8 +15,6 @@ const TILE: usize = 192;
 const STRIP: usize = 16;
 /// Numbers of gradients that are held at once: 32 MiB of f32.
 const HELD: usize = 1 << 23;
-/// Queries, and examples, of one step of the innermost loop: sixteen sums in registers.
-const STEP: usize = 4;
 /// Queries of one task.
 const TASK: usize = 16;
 
@@ -125,7 +123,8 @@ pub fn scan_by_gradient(
                             let right = &right[(query + q) * rank * inside + columns.start..];
                             multiply_out(&lefts[q * STRIP * rank..], (right, inside), rank, whole, width);
                         }
-                        dots(batch, gradient, &whole[..step * length], |z, q, dot| sums[z * many + start + q] += dot);
+                        let whole: Vec<&[f32]> = whole[..step * length].chunks_exact(length).collect();
+                        dots(batch, gradient, &whole, |z, q, dot| sums[z * many + start + q] += dot);
                     }
                 }
                 sums
@@ -139,147 +138,6 @@ pub fn scan_by_gradient(
         }
     }
     tensor(sums.into_iter().map(|sum| sum as f32).collect(), [batch, count])
-}
-
-/// whole = left right, for a few directions: left `[rows, rank]`, right `[rank, width]` with rows `stride` apart, whole
-/// `[rows, width]`. A product this thin is not worth packing.
-fn multiply_out(left: &[f32], (right, stride): (&[f32], usize), rank: usize, whole: &mut [f32], width: usize) {
-    for (whole, left) in whole.chunks_mut(STEP * width).zip(left.chunks(STEP * rank)) {
-        pulp::Arch::new().dispatch(Rows { left, right, stride, rank, whole, width });
-    }
-}
-
-/// Up to four rows of a thin product.
-struct Rows<'a> {
-    left: &'a [f32],
-    right: &'a [f32],
-    stride: usize,
-    rank: usize,
-    whole: &'a mut [f32],
-    width: usize,
-}
-
-impl WithSimd for Rows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let (rows, lanes) = (self.whole.len() / self.width, S::F32_LANES);
-        let mut column = 0;
-        while rows == STEP && column + STEP * lanes <= self.width {
-            self.columns::<S, STEP>(simd, column);
-            column += STEP * lanes;
-        }
-        while rows == STEP && column + lanes <= self.width {
-            self.columns::<S, 1>(simd, column);
-            column += lanes;
-        }
-        let Self { left, right, stride, rank, whole, width } = self;
-        for i in 0..rows {
-            for j in column..width {
-                whole[i * width + j] = (0..rank).map(|k| left[i * rank + k] * right[k * stride + j]).sum();
-            }
-        }
-    }
-}
-
-impl Rows<'_> {
-    /// Four rows of N vectors: their sums stay in registers.
-    #[inline(always)]
-    fn columns<S: Simd, const N: usize>(&mut self, simd: S, column: usize) {
-        let length = N * S::F32_LANES;
-        let mut sums = [[simd.splat_f32s(0.0); N]; STEP];
-        for k in 0..self.rank {
-            let (right, _) = S::as_simd_f32s(&self.right[k * self.stride + column..][..length]);
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let left = simd.splat_f32s(self.left[i * self.rank + k]);
-                for (sum, &right) in sums.iter_mut().zip(right) {
-                    *sum = simd.mul_add_f32s(left, right, *sum);
-                }
-            }
-        }
-        for (whole, sums) in self.whole.chunks_exact_mut(self.width).zip(&sums) {
-            let (into, _) = S::as_mut_simd_f32s(&mut whole[column..][..length]);
-            into.copy_from_slice(sums);
-        }
-    }
-}
-
-/// x_z . y_q of every example z and query q; y holds the queries one after the other.
-fn dots<'a>(batch: usize, x: impl Fn(usize) -> &'a [f32], y: &[f32], mut put: impl FnMut(usize, usize, f32)) {
-    let size = x(0).len();
-    let y: Vec<&[f32]> = y.chunks_exact(size).collect();
-    for first in (0..batch).step_by(STEP) {
-        let x: Vec<&[f32]> = (first..batch.min(first + STEP)).map(&x).collect();
-        match (<[&[f32]; STEP]>::try_from(&x[..]), <[&[f32]; STEP]>::try_from(&y[..])) {
-            (Ok(x), Ok(y)) => {
-                for (z, sums) in pulp::Arch::new().dispatch(Step { x, y }).into_iter().enumerate() {
-                    sums.into_iter().enumerate().for_each(|(q, sum)| put(first + z, q, sum));
-                }
-            }
-            _ => {
-                for (z, x) in x.iter().enumerate() {
-                    y.iter().enumerate().for_each(|(q, y)| put(first + z, q, dot(x, y)));
-                }
-            }
-        }
-    }
-}
-
-/// Four rows with four rows: sixteen sums, which stay in registers.
-struct Step<'a> {
-    x: [&'a [f32]; STEP],
-    y: [&'a [f32]; STEP],
-}
-
-impl WithSimd for Step<'_> {
-    type Output = [[f32; STEP]; STEP];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let ([x0, x1, x2, x3], [y0, y1, y2, y3]) = (self.x.map(S::as_simd_f32s), self.y.map(S::as_simd_f32s));
-        let mut sums = [[simd.splat_f32s(0.0); STEP]; STEP];
-        let heads = x0.0.iter().zip(x1.0).zip(x2.0).zip(x3.0).zip(y0.0.iter().zip(y1.0).zip(y2.0).zip(y3.0));
-        for ((((&x0, &x1), &x2), &x3), (((&y0, &y1), &y2), &y3)) in heads {
-            let (x, y) = ([x0, x1, x2, x3], [y0, y1, y2, y3]);
-            for z in 0..STEP {
-                for q in 0..STEP {
-                    sums[z][q] = simd.mul_add_f32s(x[z], y[q], sums[z][q]);
-                }
-            }
-        }
-        // Taken apart by known places alone: an index at run time would keep the sums in memory through the loop.
-        let [z0, z1, z2, z3] = sums;
-        let mut sums = [reduce(simd, z0), reduce(simd, z1), reduce(simd, z2), reduce(simd, z3)];
-        let (x, y) = ([x0.1, x1.1, x2.1, x3.1], [y0.1, y1.1, y2.1, y3.1]);
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sum, y) in sums.iter_mut().zip(y) {
-                *sum += x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
-            }
-        }
-        sums
-    }
-}
-
-/// Written out, for closures are not compiled for the vector unit.
-#[inline(always)]
-fn reduce<S: Simd>(simd: S, [q0, q1, q2, q3]: [S::f32s; STEP]) -> [f32; STEP] {
-    [simd.reduce_sum_f32s(q0), simd.reduce_sum_f32s(q1), simd.reduce_sum_f32s(q2), simd.reduce_sum_f32s(q3)]
-}
-
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut sum = 0.0;
-    vectorised(
-        #[inline(always)]
-        || {
-            sum = super::cpu::lane_sum(
-                x.len(),
-                #[inline(always)]
-                |k| x[k] * y[k],
-            );
-        },
-    );
-    sum
 }
 
 fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, shape: ScanShape) -> Tensor<2> {
