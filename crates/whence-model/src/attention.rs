@@ -20,8 +20,6 @@ pub(crate) struct Attention {
     values: Tensor<2>,
     /// Queries and keys before their norms.
     plain: Option<[Tensor<2>; 2]>,
-    /// Its output: what the heads have read.
-    pub(crate) heads: Tensor<2>,
 }
 
 /// Where the tokens of a batch stand.
@@ -44,8 +42,8 @@ impl Places {
 }
 
 impl Attention {
-    /// input [batch * tokens, hidden]
-    pub(crate) fn forward(layer: &Layer<'_>, places: &Places, input: &Tensor<2>) -> Self {
+    /// input [batch * tokens, hidden] -> what is kept, and what the heads have read [batch * tokens, width].
+    pub(crate) fn forward(layer: &Layer<'_>, places: &Places, input: &Tensor<2>) -> (Self, Tensor<2>) {
         let layout = layer.config.layout();
         let [mut queries, mut keys, values] = match layout.attention_inputs {
             [q, k, v] => [q, k, v].map(|name| layer.linear(name, input)),
@@ -59,7 +57,7 @@ impl Attention {
         }
         let (queries, keys) = (places.turn(queries, Rotation::Forward), places.turn(keys, Rotation::Forward));
         let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &places.shape(layer));
-        Self { queries, keys, values, plain, heads }
+        (Self { queries, keys, values, plain }, heads)
     }
 
     /// From the gradient at the heads to that at the input; none where the walk has ended.

@@ -17,6 +17,8 @@ use crate::weights::Parameters;
 struct Block {
     input: Tensor<2>,
     attention: Attention,
+    /// What the map out of attention reads, where that is asked for.
+    heads: Option<Tensor<2>>,
     /// What the MLP's norm, or the MLP itself, reads.
     middle: Tensor<2>,
     mlp: Mlp,
@@ -33,7 +35,7 @@ pub(crate) struct Forward {
 }
 
 /// The residual stream of every token: [batch * tokens, hidden]; what `backward` needs is kept as far as it will walk.
-pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, keep: Option<Until>) -> Forward {
+pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, keep: Option<Until<'_>>) -> Forward {
     let layout = config.layout();
     let places = places(config, batch);
     let padding = Padding { real: batch.real(), zero: config.keeps_zero() };
@@ -42,16 +44,16 @@ pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, k
     for index in 0..config.num_hidden_layers {
         let layer = Layer { config, parameters, index };
         let input = x;
-        let attention = Attention::forward(&layer, &places, &entering(&layer, layout.attention_norm, &input));
-        let heads = attention.heads.clone();
-        let (stream, attended) = leaving(&layer, input.clone(), layout.attention_output, heads, layout.attention_norm);
+        let (attention, read) = Attention::forward(&layer, &places, &entering(&layer, layout.attention_norm, &input));
+        let heads = keep.is_some_and(|until| until.asks_for(layer.attention_output())).then(|| read.clone());
+        let (stream, attended) = leaving(&layer, input.clone(), layout.attention_output, read, layout.attention_norm);
         let middle = if config.residual == Residual::Parallel { input.clone() } else { stream.clone() };
         let mlp = Mlp::forward(&layer, &entering(&layer, layout.mlp_norm, &middle));
         let computed;
         (x, computed) = leaving(&layer, stream, layout.mlp_output, mlp.inner(&layer), layout.mlp_norm);
         if keep.is_some_and(|until| index >= until.layer(config.modules_per_layer())) {
             let branches = attended.zip(computed).map(|(attended, computed)| [attended, computed]);
-            blocks.push(Block { input, attention, middle, mlp, branches });
+            blocks.push(Block { input, attention, heads, middle, mlp, branches });
         }
     }
     Forward { blocks, output: x, places, padding }
@@ -91,7 +93,7 @@ pub(crate) fn backward(
     batch: &Batch,
     forward: Forward,
     mut d: Tensor<2>,
-    until: Until,
+    until: Until<'_>,
     visit: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<()> {
     let Forward { mut blocks, places, padding, .. } = forward;
@@ -117,7 +119,7 @@ impl Block {
         walk: &mut Walk<'_>,
     ) -> Result<Option<Tensor<2>>> {
         let (config, layout) = (layer.config, layer.config.layout());
-        let output = layer.first_module() + layout.attention_inputs.len();
+        let output = layer.attention_output();
         let last = layer.first_module() + config.modules_per_layer() - 1;
         let padding = walk.padding.clone();
         let [attended, computed] = match self.branches {
@@ -141,9 +143,9 @@ impl Block {
         let d_stream = behind.as_ref().unwrap_or(&d);
         let d_branch = returning(layer, layout.attention_norm, d_stream, attended, walk)?;
         drop(behind);
-        let heads = attention.heads.clone();
-        walk.modules(output, &|| padding.clear(heads.clone(), config.bias.attention_output), &[&d_branch])?;
-        drop(heads);
+        if let Some(heads) = self.heads {
+            walk.modules(output, &|| padding.clear(heads.clone(), config.bias.attention_output), &[&d_branch])?;
+        }
         if walk.ends_at(output) {
             return Ok(None);
         }

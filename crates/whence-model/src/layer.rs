@@ -36,6 +36,11 @@ impl<'a> Layer<'a> {
         self.index * self.config.modules_per_layer()
     }
 
+    /// Number of the map out of attention.
+    pub(crate) fn attention_output(&self) -> usize {
+        self.first_module() + self.config.layout().attention_inputs.len()
+    }
+
     /// x W^T + b.
     pub(crate) fn linear(&self, name: &str, x: &Tensor<2>) -> Tensor<2> {
         let weight = self.weight(name).transpose();

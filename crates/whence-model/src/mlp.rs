@@ -42,7 +42,7 @@ impl Mlp {
         walk: &mut Walk<'_>,
     ) -> Result<Option<Tensor<2>>> {
         let layout = layer.config.layout();
-        let first = layer.first_module() + layout.attention_inputs.len() + 1;
+        let first = layer.attention_output() + 1;
         let padding = walk.padding.clone();
         let input = LazyCell::new(|| padding.clear(input(), layer.config.bias.mlp));
         let (names, activation) = (layout.mlp_inputs, layer.config.activation);

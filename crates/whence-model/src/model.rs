@@ -23,8 +23,8 @@ use crate::precision::Precision;
 use crate::walk::{Event, Until};
 use crate::weights::{self, Parameters};
 
-/// Logits in memory at once: 2^25 x f32 = 128 MiB.
-pub(crate) const HEAD_LOGITS: usize = 1 << 25;
+/// Logits in memory at once: 2^24 x f32 = 64 MiB.
+pub(crate) const HEAD_LOGITS: usize = 1 << 24;
 
 /// Which labels the loss is taken against, as a knob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -184,9 +184,7 @@ impl Model {
         selection: &Selection,
         visit: &mut dyn FnMut(Tap<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let lowest = self.modules.iter().enumerate().find(|(index, _)| selection.place(*index).is_some());
-        let lowest = lowest.context("a selection has a module")?.0;
-        let until = Until::Module(lowest);
+        let until = Until::Modules(selection);
         let forward = decoder::forward(&self.config, &self.parameters, batch, Some(until));
         let (by_target, d, _) = self.head_loss(&forward.output, batch, labels, false)?;
         decoder::backward(&self.config, &self.parameters, batch, forward, d, until, &mut |event| {

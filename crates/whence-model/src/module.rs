@@ -141,6 +141,11 @@ impl Selection {
         Self { modules, places: places.collect() }
     }
 
+    /// The first of them, by its number in the model.
+    pub(crate) fn first(&self) -> usize {
+        self.places.iter().position(Option::is_some).unwrap_or(0)
+    }
+
     /// Where the model's module `index` stands in the selection.
     pub(crate) fn place(&self, index: usize) -> Option<usize> {
         self.places[index]

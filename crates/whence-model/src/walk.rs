@@ -4,6 +4,8 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use whence_linalg::kernels::{append_one, round_like};
 
+use crate::module::Selection;
+
 /// One thing the backward pass came by, last to first.
 pub(crate) enum Event<'a> {
     /// Module number, its input [rows, in] if asked for, and the gradient of the loss at its output [rows, out].
@@ -14,23 +16,28 @@ pub(crate) enum Event<'a> {
 
 /// How far back, and for what.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// Taps only, down to this module.
-    Module(usize),
+pub(crate) enum Until<'a> {
+    /// Taps of these alone, down to the first.
+    Modules(&'a Selection),
     /// Every parameter, embedding included.
     Parameters,
 }
 
-impl Until {
+impl Until<'_> {
     /// The lowest block that is walked back through.
     pub(crate) fn layer(self, modules_per_layer: usize) -> usize {
-        if let Self::Module(module) = self { module / modules_per_layer } else { 0 }
+        if let Self::Modules(selection) = self { selection.first() / modules_per_layer } else { 0 }
+    }
+
+    /// Whether anything is done with a module's tap.
+    pub(crate) fn asks_for(self, module: usize) -> bool {
+        if let Self::Modules(selection) = self { selection.place(module).is_some() } else { true }
     }
 }
 
 /// A walk back, and who is told.
 pub(crate) struct Walk<'a> {
-    pub(crate) until: Until,
+    pub(crate) until: Until<'a>,
     pub(crate) padding: Padding,
     pub(crate) visit: &'a mut dyn FnMut(Event<'_>) -> Result<()>,
 }
@@ -46,7 +53,7 @@ impl Walk<'_> {
 
     /// Whether nothing below this module is asked for.
     pub(crate) fn ends_at(&self, module: usize) -> bool {
-        matches!(self.until, Until::Module(last) if last >= module)
+        matches!(self.until, Until::Modules(selection) if selection.first() >= module)
     }
 
     /// Reports gradients of parameters, if they are asked for.
