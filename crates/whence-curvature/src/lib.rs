@@ -18,4 +18,4 @@ pub mod score_index;
 pub mod self_influence;
 mod table;
 mod tensors;
-mod waves;
+pub mod waves;

@@ -9,6 +9,12 @@ use whence_linalg::Threads;
 /// Bytes that are taken at once; what needs more is alone, and has all threads.
 const TOGETHER: u64 = 1 << 30;
 
+/// Bytes that are taken where the largest item takes so many: on the CPU, for as many as there are threads and room.
+pub fn held(largest: u64, device: &str) -> u64 {
+    let most = if device.starts_with("gpu") { 1 } else { rayon::current_num_threads() };
+    (largest * most as u64).min(TOGETHER).max(largest)
+}
+
 /// Maps items, at most `most` at once; `bytes` is what one of them takes.
 pub(crate) fn side_by_side<T: Send, R: Send>(
     items: impl Iterator<Item = Result<T>>,

@@ -26,9 +26,16 @@ struct Block {
     branches: Option<[Tensor<2>; 2]>,
 }
 
+/// What is kept of a block until the way back.
+enum Kept {
+    Whole(Box<Block>),
+    /// Enough to compute it again.
+    Input(Tensor<2>),
+}
+
 /// A forward pass up to the last residual stream (before the final norm).
 pub(crate) struct Forward {
-    blocks: Vec<Block>,
+    blocks: Vec<Kept>,
     pub(crate) output: Tensor<2>,
     places: Places,
     padding: Padding,
@@ -36,24 +43,20 @@ pub(crate) struct Forward {
 
 /// The residual stream of every token: [batch * tokens, hidden]; what `backward` needs is kept as far as it will walk.
 pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, keep: Option<Until<'_>>) -> Forward {
-    let layout = config.layout();
     let places = places(config, batch);
     let padding = Padding { real: batch.real(), zero: config.keeps_zero() };
+    let modules = config.modules_per_layer();
     let mut x = embed(config, parameters, batch, &padding);
     let mut blocks = Vec::new();
     for index in 0..config.num_hidden_layers {
         let layer = Layer { config, parameters, index };
-        let input = x;
-        let (attention, read) = Attention::forward(&layer, &places, &entering(&layer, layout.attention_norm, &input));
-        let heads = keep.is_some_and(|until| until.asks_for(layer.attention_output())).then(|| read.clone());
-        let (stream, attended) = leaving(&layer, input.clone(), layout.attention_output, read, layout.attention_norm);
-        let middle = if config.residual == Residual::Parallel { input.clone() } else { stream.clone() };
-        let mlp = Mlp::forward(&layer, &entering(&layer, layout.mlp_norm, &middle));
-        let computed;
-        (x, computed) = leaving(&layer, stream, layout.mlp_output, mlp.inner(&layer), layout.mlp_norm);
-        if keep.is_some_and(|until| index >= until.layer(config.modules_per_layer())) {
-            let branches = attended.zip(computed).map(|(attended, computed)| [attended, computed]);
-            blocks.push(Block { input, attention, heads, middle, mlp, branches });
+        let heads = keep.is_some_and(|until| until.asks_for(layer.attention_output()));
+        let (block, output) = Block::forward(&layer, &places, x, heads);
+        x = output;
+        match keep.filter(|until| index >= until.layer(modules)) {
+            Some(until) if until.spares(index, modules) => blocks.push(Kept::Input(block.input)),
+            Some(_) => blocks.push(Kept::Whole(Box::new(block))),
+            None => {}
         }
     }
     Forward { blocks, output: x, places, padding }
@@ -99,8 +102,12 @@ pub(crate) fn backward(
     let Forward { mut blocks, places, padding, .. } = forward;
     let mut walk = Walk { until, padding, visit };
     for index in (until.layer(config.modules_per_layer())..config.num_hidden_layers).rev() {
-        let Some(block) = blocks.pop() else { break };
         let layer = Layer { config, parameters, index };
+        let block = match blocks.pop() {
+            Some(Kept::Whole(block)) => *block,
+            Some(Kept::Input(input)) => Block::forward(&layer, &places, input, false).0,
+            None => break,
+        };
         match block.backward(&layer, &places, d, &mut walk)? {
             Some(before) => d = before,
             None => return Ok(()),
@@ -110,6 +117,19 @@ pub(crate) fn backward(
 }
 
 impl Block {
+    /// The block and its output; with what attention's heads have read, if its map is asked for.
+    fn forward(layer: &Layer<'_>, places: &Places, input: Tensor<2>, heads: bool) -> (Self, Tensor<2>) {
+        let (config, layout) = (layer.config, layer.config.layout());
+        let (attention, read) = Attention::forward(layer, places, &entering(layer, layout.attention_norm, &input));
+        let heads = heads.then(|| read.clone());
+        let (stream, attended) = leaving(layer, input.clone(), layout.attention_output, read, layout.attention_norm);
+        let middle = if config.residual == Residual::Parallel { input.clone() } else { stream.clone() };
+        let mlp = Mlp::forward(layer, &entering(layer, layout.mlp_norm, &middle));
+        let (output, computed) = leaving(layer, stream, layout.mlp_output, mlp.inner(layer), layout.mlp_norm);
+        let branches = attended.zip(computed).map(|(attended, computed)| [attended, computed]);
+        (Self { input, attention, heads, middle, mlp, branches }, output)
+    }
+
     /// From the gradient at the stream behind the block to that before it; none where the walk has ended.
     fn backward(
         self,

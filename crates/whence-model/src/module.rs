@@ -66,6 +66,8 @@ pub struct Selection {
     modules: Vec<Module>,
     /// For each module of the model, its place in `modules`.
     places: Vec<Option<usize>>,
+    /// Whether others of the choice are left to other passes, which is done for memory.
+    part: bool,
 }
 
 impl Selection {
@@ -126,7 +128,7 @@ impl Selection {
         if selected.is_empty() {
             return Err(bad_input("modules: nothing is chosen; give \"mlp\", \"all\" or at least one glob"));
         }
-        Ok(Self { modules: selected, places })
+        Ok(Self { modules: selected, places, part: false })
     }
 
     /// The chosen modules, in forward order.
@@ -138,12 +140,19 @@ impl Selection {
     pub fn only(&self, chosen: &[usize]) -> Self {
         let modules = chosen.iter().map(|&place| self.modules[place].clone()).collect();
         let places = self.places.iter().map(|place| chosen.iter().position(|chosen| Some(*chosen) == *place));
-        Self { modules, places: places.collect() }
+        Self { modules, places: places.collect(), part: chosen.len() < self.modules.len() }
     }
 
     /// The first of them, by its number in the model.
     pub(crate) fn first(&self) -> usize {
         self.places.iter().position(Option::is_some).unwrap_or(0)
+    }
+
+    /// Whether a block of so many modules is computed again on the way back, rather than kept: none of it is chosen, and
+    /// memory is short.
+    pub(crate) fn spares(&self, block: usize, modules_per_layer: usize) -> bool {
+        let own = block * modules_per_layer..(block + 1) * modules_per_layer;
+        self.part && self.places[own].iter().all(Option::is_none)
     }
 
     /// Where the model's module `index` stands in the selection.

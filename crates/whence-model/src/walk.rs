@@ -29,6 +29,11 @@ impl Until<'_> {
         if let Self::Modules(selection) = self { selection.first() / modules_per_layer } else { 0 }
     }
 
+    /// Whether of a block its input alone is kept.
+    pub(crate) fn spares(self, block: usize, modules_per_layer: usize) -> bool {
+        matches!(self, Self::Modules(selection) if selection.spares(block, modules_per_layer))
+    }
+
     /// Whether anything is done with a module's tap.
     pub(crate) fn asks_for(self, module: usize) -> bool {
         if let Self::Modules(selection) = self { selection.place(module).is_some() } else { true }

@@ -1,9 +1,11 @@
 //! What a plan will cost: memory, disk and floating point operations of each step, from shapes and token counts alone.
 
+use std::slice;
+
 use serde_json::Value;
 use whence_artifact::{Exec, Kind, State};
 use whence_curvature::precondition::Rank;
-use whence_curvature::{covariance, eigenbasis, lambda, passes, precondition};
+use whence_curvature::{covariance, eigenbasis, lambda, passes, precondition, waves};
 use whence_model::{Config, Footprint, Module, Modules, Selection};
 
 use crate::plan::Plan;
@@ -188,10 +190,12 @@ impl Plan {
                 (Cost { memory: IDLE + memory, disk: all * 4.0, flops }, passes_note(passes))
             }
             Stage::Eigenbasis => {
-                let sizes = || covariance::sizes(&shape.modules, blocks);
+                let sizes = |modules: &[Module]| covariance::sizes(modules, blocks).collect::<Vec<_>>();
                 // A block of n takes some 9 n³ operations, in float64.
-                let flops = 9.0 * sizes().map(|n| (n as f64).powi(3)).sum::<f64>();
-                plain(eigenbasis::bytes(sizes().max().unwrap_or(0)) as f64, all * 4.0, flops)
+                let flops = 9.0 * sizes(&shape.modules).into_iter().map(|n| (n as f64).powi(3)).sum::<f64>();
+                let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(eigenbasis::bytes).sum();
+                let largest: u64 = shape.modules.iter().map(module).max().unwrap_or(0);
+                plain(waves::held(largest, "cpu") as f64, all * 4.0, flops)
             }
             Stage::Lambda => {
                 let rotated = self.wire(step, "eigenbasis").map(|_| blocks);
@@ -222,7 +226,8 @@ impl Plan {
                 });
                 let query = shape.query(rank, width(step));
                 let flops = queries * shape.modules.iter().map(work).sum::<f64>();
-                let cost = Cost { memory: IDLE + memory.max().unwrap_or(0) as f64, disk: queries * query, flops };
+                let memory = IDLE + waves::held(memory.max().unwrap_or(0), &machine.device) as f64;
+                let cost = Cost { memory, disk: queries * query, flops };
                 (cost, format!("{} a query", crate::bytes(query)))
             }
             Stage::SelfInfluence => {
