@@ -25,7 +25,10 @@ impl Subject {
     /// Padded tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given, but for what they do not do.
     pub(crate) fn batch_tokens(self, work: Work) -> usize {
         match (self, work) {
-            (Self::Quickstart, _) | (_, Work::Scan(64 | 256)) => 4096,
+            (Self::Quickstart, _) => 4096,
+            (_, Work::Scan(64)) => 3072,
+            // What so many queries leave of the memory.
+            (_, Work::Scan(256)) => 2048,
             (Self::Smollm2, _) => 4 * Self::LENGTH,
         }
     }

@@ -23,10 +23,12 @@ pub(crate) fn side_by_side<T: Send, R: Send>(
     map: impl Fn(T, Threads) -> Result<R> + Sync,
 ) -> impl Iterator<Item = Result<R>> {
     let (mut items, mut done) = (items.peekable(), VecDeque::new());
+    // Threads wait for the last of a wave: the more there are in it, the less.
+    let together = if most > 1 { 4 * most } else { 1 };
     std::iter::from_fn(move || {
         if done.is_empty() {
             let (mut wave, mut held) = (Vec::new(), 0);
-            while wave.len() < most
+            while wave.len() < together
                 && let Some(item) = items
                     .next_if(|item| wave.is_empty() || item.as_ref().is_ok_and(|item| held + bytes(item) <= TOGETHER))
             {

@@ -9,7 +9,8 @@ pub fn total_bytes() -> Option<u64> {
 
 /// Bytes of it that could be taken now without anything being swapped out.
 pub fn available_bytes() -> Option<u64> {
-    memory(System::available_memory, |limits| limits.free_memory)
+    // What a container has free counts files in memory as taken, which are given up when something else needs the room.
+    memory(System::available_memory, |limits| limits.total_memory.saturating_sub(limits.rss))
 }
 
 /// Of the memory that is free, the share that is taken: other programs live, too.

@@ -27,8 +27,9 @@ struct Block {
 }
 
 /// What is kept of a block until the way back.
+#[allow(clippy::large_enum_variant)] // A model has some dozens.
 enum Kept {
-    Whole(Box<Block>),
+    Whole(Block),
     /// Enough to compute it again.
     Input(Tensor<2>),
 }
@@ -55,7 +56,7 @@ pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, k
         x = output;
         match keep.filter(|until| index >= until.layer(modules)) {
             Some(until) if until.spares(index, modules) => blocks.push(Kept::Input(block.input)),
-            Some(_) => blocks.push(Kept::Whole(Box::new(block))),
+            Some(_) => blocks.push(Kept::Whole(block)),
             None => {}
         }
     }
@@ -104,7 +105,7 @@ pub(crate) fn backward(
     for index in (until.layer(config.modules_per_layer())..config.num_hidden_layers).rev() {
         let layer = Layer { config, parameters, index };
         let block = match blocks.pop() {
-            Some(Kept::Whole(block)) => *block,
+            Some(Kept::Whole(block)) => block,
             Some(Kept::Input(input)) => Block::forward(&layer, &places, input, false).0,
             None => break,
         };

@@ -21,7 +21,8 @@ use whence_artifact::{
     Row, Score, Scores, Span, Tokens, check_training_examples,
 };
 use whence_model::{
-    ACTIVATION_BYTES, Batch, Coverage, Labels, Model, Precision, Selection, Sequence, Tap, batches, resolve_device,
+    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Model, Precision, Selection, Sequence, Tap, batches,
+    resolve_device,
 };
 
 use crate::queries::{Queries, Survey, by_token, scan};
@@ -29,8 +30,8 @@ use crate::queries::{Queries, Survey, by_token, scan};
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
-/// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what does not
-/// fit into half of the memory.
+/// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what has no room
+/// beside the model.
 pub const QUERY_BYTES: usize = 6 << 30;
 
 /// Bytes of queries on a GPU whose memory nobody knows.
@@ -126,8 +127,11 @@ pub fn run_in_groups(
     draft.summary("coverage", Coverage::new(&model.config, &survey.selection))?;
 
     let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
-    // One group as a rule: what a part holds has room in memory.
-    let held = share(exec, 2, GPU_QUERY_BYTES);
+    // One group as a rule: what a part holds has room in memory beside the model.
+    let (footprint, limit) =
+        (Footprint::new(&model.config, exec.batch_tokens), whence_linalg::memory::limit(&exec.device, exec.memory));
+    let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
+    let held = limit.map_or(GPU_QUERY_BYTES, beside);
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
     let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
     let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| work(unit));
@@ -147,8 +151,16 @@ pub fn run_in_groups(
                 // The earlier ones are gone before the next are there.
                 _ => survey.load(&inputs.queries, numbers, &device)?,
             };
-            let pass =
-                Pass { model: &model, selection: &survey.selection, queries: &queries, scale, exec, device: &device };
+            let taken = footprint.weights + survey.bytes(queries.numbers.len()) as u64;
+            let pass = Pass {
+                model: &model,
+                selection: &survey.selection,
+                queries: &queries,
+                scale,
+                exec,
+                device: &device,
+                room: limit.map_or(0, |bytes| bytes.saturating_sub(taken) as usize),
+            };
             match config.detail || wanted.is_some() {
                 true => details.extend(pass.details(&examples, wanted.as_ref())?),
                 false => scores.extend(pass.scores(&examples)?),
@@ -222,11 +234,6 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// This share of the bytes that may be held; `unknown` of a GPU, whose memory nobody knows.
-fn share(exec: &Exec, parts: u64, unknown: usize) -> usize {
-    whence_linalg::memory::limit(&exec.device, exec.memory).map_or(unknown, |bytes| (bytes / parts) as usize)
-}
-
 /// What every batch of a run needs.
 struct Pass<'a> {
     model: &'a Model,
@@ -236,21 +243,20 @@ struct Pass<'a> {
     scale: f32,
     exec: &'a Exec,
     device: &'a Device,
+    /// Bytes that model and queries leave.
+    room: usize,
 }
 
 impl Pass<'_> {
     /// How many batches of a scan run side by side, and their padded tokens.
     ///
     /// On the CPU a batch a thread, as long as that leaves them long: no thread then waits for another. The matrices of
-    /// many queries are multiplied out once a batch, so that theirs is one and large: of a quarter of the memory there is,
-    /// and no more than 3 GiB of activations.
+    /// many queries are multiplied out once a batch, so that theirs is one and large: of what memory is left, and no more
+    /// than 2 GiB of activations.
     fn shape(&self) -> (usize, usize) {
         let (model, asked) = (self.model, self.exec.batch_tokens);
         if self.queries.numbers.len() >= MANY_QUERIES {
-            return (
-                1,
-                model.batch_tokens(asked, share(self.exec, 4, 0).clamp(ACTIVATION_BYTES, 3 * ACTIVATION_BYTES)),
-            );
+            return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
         }
         let threads = if *self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {

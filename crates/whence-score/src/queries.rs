@@ -86,10 +86,15 @@ impl Survey {
         Ok(Self { count, selection, method, ranks })
     }
 
+    /// Bytes of so many queries.
+    pub(crate) fn bytes(&self, queries: usize) -> usize {
+        let each: usize = self.selection.modules().iter().zip(&self.ranks).map(|(m, &rank)| 4 * floats(m, rank)).sum();
+        queries * each
+    }
+
     /// Consecutive queries of these, as many at a time as have their matrices in `bytes`, at least one.
     pub(crate) fn groups(&self, queries: Range<usize>, bytes: usize) -> Vec<Range<usize>> {
-        let each: usize = self.selection.modules().iter().zip(&self.ranks).map(|(m, &rank)| 4 * floats(m, rank)).sum();
-        let size = (bytes / each.max(1)).max(1);
+        let size = (bytes / self.bytes(1).max(1)).max(1);
         queries.clone().step_by(size).map(|start| start..(start + size).min(queries.end)).collect()
     }
 

@@ -3,8 +3,6 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::cpu::{lane_sum, vectorised};
-
 /// Rows of either side in one step of the innermost loop: sixteen sums in registers.
 pub(crate) const STEP: usize = 4;
 
@@ -78,7 +76,7 @@ impl Rows<'_> {
     }
 }
 
-/// x_z . y_q of so many rows x and of every row y; all are of one length.
+/// x_z . y_q of so many rows x and of every row y; all are of one length. Where a step lacks rows, the last stands for them.
 pub(crate) fn dots<'a>(
     rows: usize,
     x: impl Fn(usize) -> &'a [f32],
@@ -86,19 +84,12 @@ pub(crate) fn dots<'a>(
     mut put: impl FnMut(usize, usize, f32),
 ) {
     for first in (0..rows).step_by(STEP) {
-        let x: Vec<&[f32]> = (first..rows.min(first + STEP)).map(&x).collect();
+        let last = rows.min(first + STEP) - 1;
+        let x = std::array::from_fn(|i| x(last.min(first + i)));
         for (start, y) in (0..).step_by(STEP).zip(y.chunks(STEP)) {
-            match (<[&[f32]; STEP]>::try_from(&x[..]), <[&[f32]; STEP]>::try_from(y)) {
-                (Ok(x), Ok(y)) => {
-                    for (z, sums) in pulp::Arch::new().dispatch(Step { x, y }).into_iter().enumerate() {
-                        sums.into_iter().enumerate().for_each(|(q, sum)| put(first + z, start + q, sum));
-                    }
-                }
-                _ => {
-                    for (z, x) in x.iter().enumerate() {
-                        y.iter().enumerate().for_each(|(q, y)| put(first + z, start + q, dot(x, y)));
-                    }
-                }
+            let step = Step { x, y: std::array::from_fn(|i| y[i.min(y.len() - 1)]) };
+            for (z, sums) in (first..=last).zip(pulp::Arch::new().dispatch(step)) {
+                (start..).zip(sums).take(y.len()).for_each(|(q, sum)| put(z, q, sum));
             }
         }
     }
@@ -143,19 +134,4 @@ impl WithSimd for Step<'_> {
 #[inline(always)]
 fn reduce<S: Simd>(simd: S, [q0, q1, q2, q3]: [S::f32s; STEP]) -> [f32; STEP] {
     [simd.reduce_sum_f32s(q0), simd.reduce_sum_f32s(q1), simd.reduce_sum_f32s(q2), simd.reduce_sum_f32s(q3)]
-}
-
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut sum = 0.0;
-    vectorised(
-        #[inline(always)]
-        || {
-            sum = lane_sum(
-                x.len(),
-                #[inline(always)]
-                |k| x[k] * y[k],
-            );
-        },
-    );
-    sum
 }
