@@ -9,10 +9,13 @@ use whence_linalg::Threads;
 /// Bytes that are taken at once; what needs more is alone, and has all threads.
 const TOGETHER: u64 = 1 << 30;
 
-/// Bytes that are taken where the largest item takes so many: on the CPU, for as many as there are threads and room.
+/// Bytes that are taken where the largest item takes so many: on the CPU, for as many as there are threads and room, and for
+/// what the rest of a wave has brought or left behind.
 pub fn held(largest: u64, device: &str) -> u64 {
-    let most = if device.starts_with("gpu") { 1 } else { rayon::current_num_threads() };
-    (largest * most as u64).min(TOGETHER).max(largest)
+    match if device.starts_with("gpu") { 1 } else { rayon::current_num_threads() as u64 } {
+        1 => largest,
+        most => (3 * most * largest / 2).min(TOGETHER).max(largest),
+    }
 }
 
 /// Maps items, at most `most` at once; `bytes` is what one of them takes.
