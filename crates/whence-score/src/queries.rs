@@ -86,6 +86,11 @@ impl Survey {
         Ok(Self { count, selection, method, ranks })
     }
 
+    /// Whether queries are whole matrices.
+    pub(crate) fn whole(&self) -> bool {
+        self.ranks.iter().any(Option::is_none)
+    }
+
     /// Bytes of so many queries.
     pub(crate) fn bytes(&self, queries: usize) -> usize {
         let each: usize = self.selection.modules().iter().zip(&self.ranks).map(|(m, &rank)| 4 * floats(m, rank)).sum();
