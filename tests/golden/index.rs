@@ -50,9 +50,8 @@ fn coordinates(
 fn an_index_of_every_coordinate_holds_the_exact_scan() {
     let study = Study::new(&Set::for_device(), &Choice::whole("mlp", Labels::Empirical));
     let (basis, lambda): (Vec<Basis>, Vec<LambdaSum>) = study.fit();
-    let shared =
-        basis.iter().flat_map(|row| row.shared_with.iter().map(move |module| ((module.clone(), row.side), row)));
-    let basis: HashMap<_, _> = basis.iter().map(|row| ((row.module.clone(), row.side), row)).chain(shared).collect();
+    let named = |row| Basis::modules(row).map(move |module| ((module.clone(), row.side), row));
+    let basis: HashMap<_, _> = basis.iter().flat_map(named).collect();
     let slice = study.slice(EXAMPLES);
     let indexed = study.indexed(usize::MAX, &slice, EXAMPLES);
     let all: usize = lambda.iter().map(|row| row.lambda.len()).sum();

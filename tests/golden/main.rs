@@ -120,7 +120,7 @@ fn a_memorised_passage_finds_itself() {
     let study = Study::without_curvature(&Set::for_device(), "mlp");
     let found = study.scores("full");
     let examples = found.len() / study.queries;
-    for (query, row) in study.memorised(6).into_iter().enumerate() {
+    for (query, row) in study.memorised().into_iter().enumerate() {
         let scores = &found[query * examples..(query + 1) * examples];
         let best = (0..examples).max_by(|&i, &j| scores[i].total_cmp(&scores[j]));
         assert_eq!(best, Some(row));

@@ -61,6 +61,8 @@ const QUERY_BYTES: usize = 20 << 20;
 pub(crate) struct Set {
     folder: PathBuf,
     device: &'static str,
+    /// Rows that queries 0 to 5 come from.
+    memorised: [usize; 6],
 }
 
 impl Set {
@@ -68,13 +70,14 @@ impl Set {
     pub(crate) fn whole() -> Self {
         let own = fixtures().join("golden");
         let folder = std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from);
-        Self { folder, device: if software_adapter() { "cpu" } else { DEVICE } }
+        let device = if software_adapter() { "cpu" } else { DEVICE };
+        Self { folder, device, memorised: [3, 100, 256, 511, 777, 1200] }
     }
 
     /// The whole set; for a software adapter 128 rows with a reference of their own.
     pub(crate) fn for_device() -> Self {
         match software_adapter() {
-            true => Self { folder: fixtures().join("golden-few"), device: DEVICE },
+            true => Self { folder: fixtures().join("golden-few"), device: DEVICE, memorised: [1, 10, 24, 46, 69, 105] },
             false => Self::whole(),
         }
     }
@@ -132,7 +135,6 @@ pub(crate) struct Study {
     folder: TempDir,
     exec: Exec,
     train: Artifact<Tokens>,
-    asked: Artifact<Tokens>,
     gradients: Artifact<Gradients>,
     curvature: Option<(PathBuf, PathBuf)>,
     modules: Modules,
@@ -174,7 +176,6 @@ impl Study {
             folder,
             exec,
             train,
-            asked,
             gradients,
             curvature: None,
             modules,
@@ -366,15 +367,9 @@ impl Study {
         &self.train
     }
 
-    /// The training row that each of the first queries is the beginning of, but for its last token, the end of text.
-    pub(crate) fn memorised(&self, queries: usize) -> Vec<usize> {
-        let rows = |tokens: &Artifact<Tokens>| tokens.rows::<Example>().unwrap().collect::<Result<Vec<_>>>().unwrap();
-        let train = rows(&self.train);
-        let row = |query: Example| {
-            let (_, beginning) = query.input_ids.split_last().unwrap();
-            train.iter().position(|row| row.input_ids.starts_with(beginning)).unwrap()
-        };
-        rows(&self.asked).into_iter().take(queries).map(row).collect()
+    /// The training rows that the first queries come from.
+    pub(crate) fn memorised(&self) -> [usize; 6] {
+        self.set.memorised
     }
 
     /// The first training sequences.

@@ -154,6 +154,20 @@ pub struct Basis {
     pub vectors: Vec<f32>,
 }
 
+impl Covariance {
+    /// Every module that has this matrix.
+    pub fn modules(&self) -> impl Iterator<Item = &String> {
+        [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
+impl Basis {
+    /// Every module that has this matrix.
+    pub fn modules(&self) -> impl Iterator<Item = &String> {
+        [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
 /// Corrected eigenvalues of a module, summed over `count` examples: [out, in], row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LambdaSum {

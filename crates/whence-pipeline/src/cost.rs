@@ -20,6 +20,8 @@ const ROWS: f64 = 1e7;
 const SPAN_TOKENS: f64 = 65_536.0;
 /// Query matrices that a scan holds at once.
 const QUERY_BYTES: f64 = whence_score::QUERY_BYTES as f64;
+/// The same of whole ones.
+const WHOLE_QUERY_BYTES: f64 = whence_score::WHOLE_QUERY_BYTES as f64;
 
 /// Cost of one step, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -261,7 +263,8 @@ impl Plan {
                 let (_, queries) = self.size(before);
                 let rank = before.map_or(Some(32.0), rank);
                 let query = shape.query(rank, 4.0);
-                let held = (queries * query).min(QUERY_BYTES.max(query));
+                let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES };
+                let held = (queries * query).min(most.max(query));
                 let groups = (queries * query / held.max(1.0)).ceil().max(1.0);
                 // Chosen pairs are few: some hundreds a query.
                 let pairs = if self.wire(step, "candidates").is_some() { 200f64.min(rows) } else { rows };

@@ -24,14 +24,14 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
     match manifest.kind {
         Kind::Ranking => return ranking(store, folder, output),
         Kind::Covariances => tensors.each::<Covariances, Covariance>(folder, |tensors, row| {
-            for module in [&row.module].into_iter().chain(&row.shared_with) {
+            for module in row.modules() {
                 let name = tensors.block(format!("{module}.{}", row.side.name()));
                 tensors.count(&name, row.count);
                 tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix.clone());
             }
         })?,
         Kind::Eigenbasis => tensors.each::<Eigenbasis, Basis>(folder, |tensors, row| {
-            for module in [&row.module].into_iter().chain(&row.shared_with) {
+            for module in row.modules() {
                 let name = tensors.block(format!("{module}.{}", row.side.name()));
                 let n = row.values.len();
                 tensors.push(format!("{name}.values"), vec![n], row.values.clone());

@@ -38,7 +38,7 @@ pub const QUERY_BYTES: usize = 6 << 30;
 const GPU_QUERY_BYTES: usize = 2 << 30;
 
 /// Bytes of whole queries at once: few pairs are worth their matrices, and so another pass over the model is cheap.
-const WHOLE_QUERY_BYTES: usize = 3 << 30;
+pub const WHOLE_QUERY_BYTES: usize = 3 << 30;
 
 /// Queries from which on a scan goes by way of gradients: see `whence_linalg::kernels::scan`.
 const MANY_QUERIES: usize = 24;
@@ -134,7 +134,7 @@ pub fn run_in_groups(
     let (footprint, limit) =
         (Footprint::new(&model.config, exec.batch_tokens), whence_linalg::memory::limit(&exec.device, exec.memory));
     let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
-    let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { QUERY_BYTES });
+    let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
     let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
     let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| work(unit));

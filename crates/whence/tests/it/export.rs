@@ -91,7 +91,7 @@ fn exports_hold_what_the_artifacts_hold() {
     assert_eq!((basis.len(), tensors.len()), (10, 24), "six modules, of which two pairs read one input");
     for row in basis {
         assert_eq!(row.shared_with.len(), usize::from(row.side == Side::Activation && row.module.contains("gate")));
-        for module in [&row.module].into_iter().chain(&row.shared_with) {
+        for module in row.modules() {
             assert_eq!(floats(&tensors, &format!("{module}.{}.vectors", row.side.name())), row.vectors);
         }
     }
