@@ -20,6 +20,7 @@ mod rms_norm;
 mod rope;
 mod sums;
 mod thin;
+mod tile;
 
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};

@@ -5,18 +5,15 @@ use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, tensor, values};
 use super::examples::{paired_sums, products_of};
-use super::product::{Accumulate, MatrixRef, View, accumulate, product};
-use super::thin::{STEP, dots, multiply_out};
+use super::product::product;
+use super::tile::Tile;
 
 /// Rows and columns of a tile: of a matrix' gradients, one product.
-const TILE: usize = 192;
-/// Rows of a tile whose gradients lie in the second cache, beside the right factors of a task, while the task's queries
-/// pass by.
-const STRIP: usize = 16;
+const TILE: [usize; 2] = [768, 192];
 /// Numbers of gradients that are held at once: 32 MiB of f32.
 const HELD: usize = 1 << 23;
-/// Queries of one task.
-const TASK: usize = 16;
+/// Queries of one task, at least and at most: a strip of their right factors lies in the second cache.
+const TASK: [usize; 2] = [16, 64];
 
 /// What a scan of one module is made of.
 #[derive(Debug, Clone, Copy)]
@@ -70,70 +67,31 @@ pub fn scan_by_gradient(
     a: Tensor<2>,
     shape: ScanShape,
 ) -> Tensor<2> {
-    let ScanShape { out, inside, rank, count, batch, tokens } = shape;
+    let ScanShape { out, inside, count, batch, .. } = shape;
     if !is_cpu(&d.device()) {
         return on_device(left, right, &d, &a, shape);
     }
     let (left, right, d, a) = (contiguous(left.clone()), contiguous(right.clone()), contiguous(d), contiguous(a));
     let (left, right, d, a) = (values(&left), values(&right), values(&d), values(&a));
     let mut sums = vec![0.0f64; batch * count];
-    let bands = |n: usize| (0..n).step_by(TILE).map(move |first| first..n.min(first + TILE));
-    let tiles: Vec<_> = bands(out).flat_map(|rows| bands(inside).map(move |columns| (rows.clone(), columns))).collect();
+    let parts = |n: usize, step: usize| (0..n).step_by(step).map(move |first| first..n.min(first + step));
+    let places: Vec<_> = parts(out, TILE[0])
+        .flat_map(|rows| parts(inside, TILE[1]).map(move |columns| (rows.clone(), columns)))
+        .collect();
+    let task = count.div_ceil(rayon::current_num_threads()).clamp(TASK[0], TASK[1]);
+    let queries: Vec<_> = parts(count, task).collect();
     // As many as have room for their gradients; at least one.
-    for tiles in tiles.chunks((HELD / (batch * TILE * TILE)).max(1)) {
-        let gradients: Vec<Vec<f32>> = tiles
+    for places in places.chunks((HELD / (batch * TILE[0] * TILE[1])).max(1)) {
+        let tiles: Vec<_> =
+            places.par_iter().map(|(rows, columns)| Tile::new(rows.clone(), columns.clone(), d, a, shape)).collect();
+        let tasks: Vec<_> = tiles.iter().flat_map(|tile| queries.iter().map(move |queries| (tile, queries))).collect();
+        let partial: Vec<_> = tasks
             .par_iter()
-            .map(|(rows, columns)| {
-                let size = rows.len() * columns.len();
-                let mut gradients = vec![0.0f32; batch * size];
-                let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
-                for (gradient, (d, a)) in gradients.chunks_exact_mut(size).zip(examples) {
-                    let d = MatrixRef::rows(&d[rows.start..], tokens, rows.len(), out);
-                    let a = MatrixRef::rows(&a[columns.start..], tokens, columns.len(), inside);
-                    let mut view = View::rows(gradient, rows.len(), columns.len());
-                    accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
-                }
-                gradients
-            })
+            .map(|(tile, queries)| tile.inner_products(left, right, (*queries).clone(), shape))
             .collect();
-        let queries: Vec<usize> = (0..count).step_by(TASK).collect();
-        let tasks: Vec<(usize, usize)> =
-            (0..tiles.len()).flat_map(|tile| queries.iter().map(move |&query| (tile, query))).collect();
-        let partial: Vec<Vec<f32>> = tasks
-            .par_iter()
-            .map(|&(tile, query)| {
-                let ((rows, columns), many) = (&tiles[tile], TASK.min(count - query));
-                let (width, size) = (columns.len(), rows.len() * columns.len());
-                let (mut lefts, mut whole) = (vec![0.0f32; many * STRIP * rank], vec![0.0f32; STEP * STRIP * width]);
-                let mut sums = vec![0.0f32; batch * many];
-                for strip in (0..rows.len()).step_by(STRIP) {
-                    let strip = strip..rows.len().min(strip + STRIP);
-                    let length = strip.len() * width;
-                    let gradient = |z: usize| &gradients[tile][z * size + strip.start * width..][..length];
-                    // A query's rows lie far apart in `left`: here, one after the other.
-                    for (row, i) in strip.clone().enumerate() {
-                        let own = &left[((rows.start + i) * count + query) * rank..][..many * rank];
-                        for (q, own) in own.chunks_exact(rank).enumerate() {
-                            lefts[(q * STRIP + row) * rank..][..rank].copy_from_slice(own);
-                        }
-                    }
-                    for start in (0..many).step_by(STEP) {
-                        let step = STEP.min(many - start);
-                        for (q, whole) in (start..).zip(whole.chunks_exact_mut(length)).take(step) {
-                            let right = &right[(query + q) * rank * inside + columns.start..];
-                            multiply_out(&lefts[q * STRIP * rank..], (right, inside), rank, whole, width);
-                        }
-                        let whole: Vec<&[f32]> = whole[..step * length].chunks_exact(length).collect();
-                        dots(batch, gradient, &whole, |z, q, dot| sums[z * many + start + q] += dot);
-                    }
-                }
-                sums
-            })
-            .collect();
-        for (&(_, query), partial) in tasks.iter().zip(&partial) {
-            let many = TASK.min(count - query);
-            for (sums, partial) in sums.chunks_exact_mut(count).zip(partial.chunks_exact(many)) {
-                sums[query..].iter_mut().zip(partial).for_each(|(sum, &partial)| *sum += f64::from(partial));
+        for ((_, queries), partial) in tasks.iter().zip(&partial) {
+            for (sums, partial) in sums.chunks_exact_mut(count).zip(partial.chunks_exact(queries.len())) {
+                sums[(*queries).clone()].iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
             }
         }
     }

@@ -4,7 +4,7 @@
 use pulp::{Simd, WithSimd};
 
 /// Rows of either side in one step of the innermost loop: sixteen sums in registers.
-pub(crate) const STEP: usize = 4;
+const STEP: usize = 4;
 
 /// whole = left right, for a few directions: left `[rows, rank]`, right `[rank, width]` with rows `stride` apart, whole
 /// `[rows, width]`. A product this thin is not worth packing.

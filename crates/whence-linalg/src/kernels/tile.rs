@@ -1,0 +1,181 @@
+//! Inner products of low-rank matrices with gradients, over one tile of both. The matrices are multiplied out in registers
+//! and never stored: each step's values meet the gradients of every example, which lie in the first cache.
+
+use std::ops::Range;
+
+use aligned_vec::{AVec, avec};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::queries::ScanShape;
+
+/// Rows of a step: with two or four vectors of columns, as many sums as the registers hold.
+const ROWS: usize = 6;
+/// Queries whose steps wait for the gradients, in the first cache.
+const QUERIES: usize = 4;
+/// Values of a cache line, and of the widest vector.
+const LINE: usize = 16;
+/// Values by which the gradients' distance differs from a power of two: else they would share the cache's few places.
+const APART: usize = 4 * LINE;
+
+/// Gradients of the examples of a batch, in some rows and columns.
+pub(super) struct Tile {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// `[examples, rows, width]`, and some distance between examples. Rows and width are rounded up; what that adds is zero.
+    gradients: AVec<f32>,
+    width: usize,
+    distance: usize,
+}
+
+impl Tile {
+    /// d_z^T a_z of the examples z: d `[batch * tokens, out]`, a `[batch * tokens, in]`.
+    pub(super) fn new(rows: Range<usize>, columns: Range<usize>, d: &[f32], a: &[f32], shape: ScanShape) -> Self {
+        let ScanShape { out, inside, batch, tokens, .. } = shape;
+        let width = columns.len().next_multiple_of(LINE);
+        let distance = rows.len().next_multiple_of(ROWS) * width + APART;
+        let mut gradients = avec![0.0; batch * distance];
+        let examples = d.par_chunks_exact(tokens * out).zip(a.par_chunks_exact(tokens * inside));
+        gradients.par_chunks_exact_mut(distance).zip(examples).for_each(|(gradient, (d, a))| {
+            let d = MatrixRef::rows(&d[rows.start..], tokens, rows.len(), out);
+            let a = MatrixRef::rows(&a[columns.start..], tokens, columns.len(), inside);
+            let mut view = View { values: gradient, rows: rows.len(), cols: columns.len(), row_stride: width };
+            accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
+        });
+        Self { rows, columns, gradients, width, distance }
+    }
+
+    /// s[z, q] = <L_q R_q^T, G_z> over the tile, of every example z and some queries q.
+    ///
+    /// left `[out, count * rank]`, right `[count * rank, in]` -> `[batch, queries]`; summed in float32 over a sixteenth of
+    /// a strip, then in float64.
+    pub(super) fn inner_products(
+        &self,
+        left: &[f32],
+        right: &[f32],
+        queries: Range<usize>,
+        shape: ScanShape,
+    ) -> Vec<f64> {
+        pulp::Arch::new().dispatch(InnerProducts { tile: self, left, right, queries, shape })
+    }
+}
+
+struct InnerProducts<'a> {
+    tile: &'a Tile,
+    left: &'a [f32],
+    right: &'a [f32],
+    queries: Range<usize>,
+    shape: ScanShape,
+}
+
+impl WithSimd for InnerProducts<'_> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f64> {
+        let mut sums = vec![0.0; self.shape.batch * self.queries.len()];
+        let vectors = self.tile.width / S::F32_LANES;
+        let mut first = 0;
+        while first < vectors {
+            first += match vectors - first {
+                4.. if S::REGISTER_COUNT >= 32 => self.strip::<S, 4, 4>(simd, first, &mut sums),
+                2.. => self.strip::<S, 2, 2>(simd, first, &mut sums),
+                _ => self.strip::<S, 1, 2>(simd, first, &mut sums),
+            };
+        }
+        sums
+    }
+}
+
+impl InnerProducts<'_> {
+    /// Adds what N vectors of columns have, of all rows, for Z examples at a time.
+    #[inline(always)]
+    fn strip<S: Simd, const N: usize, const Z: usize>(&self, simd: S, first: usize, sums: &mut [f64]) -> usize {
+        let Self { tile, left, queries, shape: ScanShape { rank, count, batch, .. }, .. } = self;
+        let (rank, many, column) = (*rank, queries.len(), first * S::F32_LANES);
+        let right = self.right_factors::<S, N>(simd, column);
+        let mut lanes = vec![[[simd.splat_f32s(0.0); QUERIES]; Z]; many.div_ceil(QUERIES) * batch.div_ceil(Z)];
+        let mut wholes = [[[simd.splat_f32s(0.0); N]; ROWS]; QUERIES];
+        for row in (0..tile.rows.len()).step_by(ROWS) {
+            // Where rows are missing, gradients are zero and the last row stands for the factors.
+            let left: [&[f32]; ROWS] = std::array::from_fn(|i| {
+                let row = tile.rows.start + (row + i).min(tile.rows.len() - 1);
+                &left[(row * count + queries.start) * rank..][..many * rank]
+            });
+            let gradients = &tile.gradients[row * tile.width + column..];
+            let gradient = |z: usize, i: usize| {
+                let from = z.min(batch - 1) * tile.distance + i * tile.width;
+                S::as_simd_f32s(&gradients[from..][..N * S::F32_LANES]).0
+            };
+            for (q, lanes) in (0..many).step_by(QUERIES).zip(lanes.chunks_exact_mut(batch.div_ceil(Z))) {
+                for (q, whole) in (q..many).zip(&mut wholes) {
+                    let left = left.map(|left| &left[q * rank..][..rank]);
+                    *whole = multiply_out(simd, left, &right[q * rank..][..rank]);
+                }
+                for (z, lanes) in (0..).step_by(Z).zip(lanes) {
+                    let mut sums = *lanes;
+                    for i in 0..ROWS {
+                        let rows: [&[S::f32s]; Z] = std::array::from_fn(|example| gradient(z + example, i));
+                        for n in 0..N {
+                            for (sums, row) in sums.iter_mut().zip(rows) {
+                                for (sum, whole) in sums.iter_mut().zip(&wholes) {
+                                    *sum = simd.mul_add_f32s(row[n], whole[i][n], *sum);
+                                }
+                            }
+                        }
+                    }
+                    *lanes = sums;
+                }
+            }
+        }
+        for (q, lanes) in (0..many).step_by(QUERIES).zip(lanes.chunks_exact(batch.div_ceil(Z))) {
+            for (sums, lanes) in sums.chunks_exact_mut(many).zip(lanes.iter().flatten()) {
+                for (sum, &lanes) in sums[q..].iter_mut().zip(lanes) {
+                    *sum += f64::from(simd.reduce_sum_f32s(lanes));
+                }
+            }
+        }
+        N
+    }
+
+    /// N vectors of columns of the right factors, `[queries * rank]`, beside one another.
+    #[inline(always)]
+    fn right_factors<S: Simd, const N: usize>(&self, simd: S, column: usize) -> Vec<[S::f32s; N]> {
+        let Self { tile, right, queries, shape: ScanShape { inside, rank, .. }, .. } = self;
+        let (start, end) = (tile.columns.start + column, tile.columns.end);
+        let rows = right[queries.start * rank * inside..].chunks_exact(*inside).take(queries.len() * rank);
+        let mut factors = Vec::with_capacity(queries.len() * rank);
+        for row in rows {
+            let mut vectors = [simd.splat_f32s(0.0); N];
+            for (n, vector) in vectors.iter_mut().enumerate() {
+                let from = (start + n * S::F32_LANES).min(end);
+                *vector = match S::as_simd_f32s(&row[from..end.min(from + S::F32_LANES)]) {
+                    ([vector], _) => *vector,
+                    (_, rest) => simd.partial_load_f32s(rest),
+                };
+            }
+            factors.push(vectors);
+        }
+        factors
+    }
+}
+
+/// Six rows of L R^T, N vectors of each; they stay in registers while they grow.
+#[inline(always)]
+fn multiply_out<S: Simd, const N: usize>(
+    simd: S,
+    left: [&[f32]; ROWS],
+    right: &[[S::f32s; N]],
+) -> [[S::f32s; N]; ROWS] {
+    let mut whole = [[simd.splat_f32s(0.0); N]; ROWS];
+    for (k, right) in right.iter().enumerate() {
+        for i in 0..ROWS {
+            let left = simd.splat_f32s(left[i][k]);
+            for n in 0..N {
+                whole[i][n] = simd.mul_add_f32s(left, right[n], whole[i][n]);
+            }
+        }
+    }
+    whole
+}
