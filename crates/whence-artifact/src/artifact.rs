@@ -1,9 +1,9 @@
 //! A sealed artifact, opened once and trusted after.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use anyhow::Result;
 use arrow::record_batch::RecordBatch;
@@ -19,6 +19,8 @@ use crate::part;
 pub struct Artifact<K> {
     folder: PathBuf,
     manifest: Manifest,
+    /// Parts by the modules of their rows, once somebody has asked.
+    pub(crate) by_module: Arc<OnceLock<HashMap<String, Vec<usize>>>>,
     kind: PhantomData<K>,
 }
 
@@ -37,7 +39,7 @@ impl<K: ArtifactKind> Artifact<K> {
             }
             .into());
         }
-        Ok(Self { folder: folder.into(), manifest, kind: PhantomData })
+        Ok(Self { folder: folder.into(), manifest, by_module: Arc::default(), kind: PhantomData })
     }
 
     /// Its manifest.

@@ -1,5 +1,6 @@
 //! Rows of every table as structs.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use anyhow::{Context as _, Result};
@@ -320,12 +321,45 @@ impl<K: ArtifactKind> Artifact<K> {
     /// The rows of one module in every part, in order.
     pub fn module<R: Row<K>>(&self, module: &str) -> Result<Vec<R>> {
         let mut rows = Vec::new();
-        for part in 0..self.parts() {
+        for part in self.parts_of(module)? {
             for row in self.rows_of(part, module)? {
                 rows.push(row?);
             }
         }
         Ok(rows)
+    }
+
+    /// The parts with rows of one module, shared ones too. All are looked through the first time: who asks for every module
+    /// in turn does not open every part for each.
+    fn parts_of(&self, module: &str) -> Result<Vec<usize>> {
+        let known = match self.by_module.get() {
+            Some(known) => known,
+            None => {
+                let found = self.find_modules()?;
+                self.by_module.get_or_init(|| found)
+            }
+        };
+        Ok(known.get(module).cloned().unwrap_or_default())
+    }
+
+    fn find_modules(&self) -> Result<HashMap<String, Vec<usize>>> {
+        let mut found: HashMap<String, Vec<usize>> = HashMap::new();
+        for part in 0..self.parts() {
+            for batch in self.batches(part, &["module", "shared_with"])? {
+                let batch = batch?;
+                let columns = Columns(&batch);
+                let names = columns.utf8("module")?;
+                for row in 0..batch.num_rows() {
+                    for name in [names.value(row).into()].into_iter().chain(columns.texts("shared_with", row)) {
+                        let parts = found.entry(name).or_default();
+                        if parts.last() != Some(&part) {
+                            parts.push(part);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The rows of every part, digests checked, one record batch in memory at a time.

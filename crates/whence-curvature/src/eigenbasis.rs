@@ -40,7 +40,7 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
         .into_iter()
         .map(|part| Ok((part, inputs.covariances.rows_in::<Covariance>(part)?.collect::<Result<Vec<_>>>()?)));
     let size = |(_, rows): &(usize, Vec<Covariance>)| rows.iter().map(|row| bytes(row.size)).sum();
-    let decomposed = side_by_side(work, rayon::current_num_threads(), size, |(part, rows), threads| {
+    let decomposed = side_by_side(work, rayon::current_num_threads(), size, Ok, |(part, rows), threads| {
         Ok((part, rows.into_iter().map(|row| decompose(row, threads, exec)).collect::<Result<Vec<_>>>()?))
     });
     for done in decomposed {

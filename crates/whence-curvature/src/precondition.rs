@@ -3,7 +3,7 @@
 //! reads   gradients, eigenbasis, lambda
 //! writes  preconditioned
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
@@ -53,9 +53,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let pending: Vec<_> = parts.into_iter().enumerate().filter(|(number, _)| !draft.has(*number)).collect();
     let work = pending.iter().map(|&(number, (index, part))| {
         let name = modules.get(index).context("the gradients have fewer modules than the draft was begun with")?;
-        let inverse = Arc::new(Mutex::new(None));
         let rows = inputs.gradients.rows_of::<Factors>(part, name)?;
-        Ok(rows.map(move |row| Ok(Work { number, row: row?, inverse: inverse.clone() })))
+        Ok(rows.map(move |row| Ok((number, row?))))
     });
     let work = work.flat_map(|rows: Result<_>| {
         let (rows, error) = rows.map_or_else(|error| (None, Some(Err(error))), |rows| (Some(rows), None));
@@ -63,26 +62,32 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     });
     let most = if device == Device::flex() { rayon::current_num_threads() } else { 1 };
     let low_rank = matches!(config.rank, Rank::Low(_));
-    let size = |Work { row, .. }: &Work| {
+    let size = |(_, row): &(usize, Factors)| {
         let [out, inside] = [row.left_shape[0], row.right_shape[0]];
         let rotations = if config.method.uses_eigenbasis() { out * out + inside * inside } else { 0 };
         bytes(out, inside, rotations as u64, row.rank, low_rank)
     };
-    let done = side_by_side(work, most, size, |work, threads| {
-        let (name, shape) = (work.row.module.clone(), [work.row.left_shape[0], work.row.right_shape[0]]);
-        // The first query of a module reads its curvature, the others wait for it.
-        let inverse = {
-            let mut known = work.inverse.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*known {
-                Some(inverse) => Arc::clone(inverse),
-                None => known.insert(Arc::new(curvature.of(&name, shape, &device, &*exec.reporter)?)).clone(),
+    // A module's curvature is read once for all of its queries.
+    let mut last: Option<(String, Arc<Inverse>)> = None;
+    let prepare = |(number, row): (usize, Factors)| {
+        let inverse = match &last {
+            Some((name, inverse)) if *name == row.module => inverse.clone(),
+            _ => {
+                last = None;
+                let shape = [row.left_shape[0], row.right_shape[0]];
+                let inverse = Arc::new(curvature.of(&row.module, shape, &device, &*exec.reporter)?);
+                last.insert((row.module.clone(), inverse)).1.clone()
             }
         };
-        let row = precondition(work.row, &inverse, config.rank, threads, &device);
+        Ok((number, row, inverse))
+    };
+    let done = side_by_side(work, most, size, prepare, |(number, row, inverse), threads| {
+        let name = row.module.clone();
+        let row = precondition(row, &inverse, config.rank, threads, &device);
         exec.reporter.advance(1);
         // A batch for each matrix: the offsets of a batch's lists have 32 bits.
         let row = row.with_context(|| format!("module {name}"))?;
-        Ok((work.number, <Factors as Row<Preconditioned>>::to_batch(&[row])?))
+        Ok((number, <Factors as Row<Preconditioned>>::to_batch(&[row])?))
     });
     let mut done = done.peekable();
     for (number, _) in &pending {
@@ -91,13 +96,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     exec.reporter.end();
     Ok(())
-}
-
-/// A query's gradient of a module, and the module's curvature once it is read.
-struct Work {
-    number: usize,
-    row: Factors,
-    inverse: Arc<Mutex<Option<Arc<Inverse>>>>,
 }
 
 /// Bytes for one module [out, in] and one query of so many tokens: curvature, factors, and the product on its way

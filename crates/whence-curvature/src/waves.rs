@@ -18,12 +18,13 @@ pub fn held(largest: u64, device: &str) -> u64 {
     }
 }
 
-/// Maps items, at most `most` at once; `bytes` is what one of them takes.
-pub(crate) fn side_by_side<T: Send, R: Send>(
+/// Maps items, at most `most` at once; `bytes` is what one of them takes. `prepare` comes before, one by one.
+pub(crate) fn side_by_side<T, P: Send, R: Send>(
     items: impl Iterator<Item = Result<T>>,
     most: usize,
     bytes: impl Fn(&T) -> u64,
-    map: impl Fn(T, Threads) -> Result<R> + Sync,
+    mut prepare: impl FnMut(T) -> Result<P>,
+    map: impl Fn(P, Threads) -> Result<R> + Sync,
 ) -> impl Iterator<Item = Result<R>> {
     let (mut items, mut done) = (items.peekable(), VecDeque::new());
     // Threads wait for the last of a wave: the more there are in it, the less.
@@ -36,7 +37,7 @@ pub(crate) fn side_by_side<T: Send, R: Send>(
                     .next_if(|item| wave.is_empty() || item.as_ref().is_ok_and(|item| held + bytes(item) <= TOGETHER))
             {
                 held += item.as_ref().map_or(0, &bytes);
-                wave.push(item);
+                wave.push(item.and_then(&mut prepare));
             }
             let threads = if wave.len() > 1 { Threads::One } else { Threads::All };
             done.par_extend(wave.into_par_iter().map(|item| map(item?, threads)));

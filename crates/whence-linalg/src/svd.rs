@@ -64,7 +64,7 @@ pub fn truncated_svd(
 
 /// The largest magnitude; NaN where there is one. Bits without the sign are in the order of what they stand for.
 fn largest(values: &[f32]) -> f32 {
-    f32::from_bits(values.iter().map(|value| value.abs().to_bits()).max().unwrap_or(0))
+    f32::from_bits(values.iter().fold(0, |largest, value| largest.max(value.abs().to_bits())))
 }
 
 /// (P V, V) of the first `rank` right singular vectors V, from P^T P = V diag V^T; P is no wider than high.
@@ -108,8 +108,8 @@ fn in_krylov_space(p: &[f32], m: usize, n: usize, rank: usize, par: Par) -> Resu
                 let of = |space, rows| times(MatRef::from_column_major_slice(space, rows, size), y.as_ref(), par);
                 return Ok(Some((of(&w, m), of(&v, n))));
             }
-            // A block is worth a digit, or more.
-            wait = (residual / TOLERANCE).log10().ceil() as usize;
+            // A block is worth half a digit, or more; another look costs as much as six of them.
+            wait = (2.0 * (residual / TOLERANCE).log10()).ceil() as usize;
         }
     }
     Ok(None)
@@ -217,5 +217,9 @@ fn gram(x: MatRef<'_, f64>, par: Par) -> Mat<f64> {
 }
 
 fn row_major(m: MatRef<'_, f32>) -> Vec<f32> {
-    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
+    let mut values = vec![0.0; m.nrows() * m.ncols()];
+    for (j, column) in m.col_iter().enumerate() {
+        values[j..].iter_mut().step_by(m.ncols()).zip(column.iter()).for_each(|(value, x)| *value = *x);
+    }
+    values
 }
