@@ -58,6 +58,11 @@ pub fn bytes(n: usize) -> u64 {
     60 * (n as u64).pow(2)
 }
 
+/// Bytes for one matrix that is read, or decomposed and not yet written, with what is left of the work on it.
+pub fn waiting(n: usize) -> u64 {
+    10 * (n as u64).pow(2)
+}
+
 fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
     let scale = 1.0 / row.count.max(1) as f64;
     let mean: Vec<f64> = std::mem::take(&mut row.matrix).iter().map(|&value| f64::from(value) * scale).collect();

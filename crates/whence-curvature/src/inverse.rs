@@ -53,11 +53,15 @@ impl<'a> Curvature<'a> {
         device: &Device,
         reporter: &dyn Reporter,
     ) -> Result<Inverse> {
-        let rotation = self.eigenbasis.map(|basis| rotation(basis, module, shape, device)).transpose()?;
-        let lambda = match (self.method, self.lambda, self.eigenbasis) {
-            (Method::Kfac, _, Some(eigenbasis)) => kronecker(eigenbasis, module)?,
-            (_, Some(lambda), _) => fitted(lambda, module)?,
-            _ => return Ok(Inverse { rotation, reciprocal: None }),
+        let rotation = || self.eigenbasis.map(|basis| rotation(basis, module, shape, device)).transpose();
+        let lambda = || match (self.method, self.lambda, self.eigenbasis) {
+            (Method::Kfac, _, Some(eigenbasis)) => kronecker(eigenbasis, module).map(Some),
+            (_, Some(lambda), _) => fitted(lambda, module).map(Some),
+            _ => Ok(None),
+        };
+        let (rotation, lambda) = rayon::join(rotation, lambda);
+        let (rotation, Some(lambda)) = (rotation?, lambda?) else {
+            return Ok(Inverse { rotation: None, reciprocal: None });
         };
         let [rows, columns] = shape;
         if lambda.len() != rows * columns {

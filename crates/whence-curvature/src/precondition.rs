@@ -31,8 +31,8 @@ pub struct Inputs {
     pub lambda: Option<Artifact<Lambda>>,
 }
 
-/// Preconditions every gradient, module by module, with one module's curvature in memory; a part per module and part of
-/// the gradients.
+/// Preconditions every gradient, module by module, with the curvature of those in work and of those that come next in
+/// memory; a part per module and part of the gradients.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = resolve_device(&exec.device)?;
@@ -98,14 +98,20 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     Ok(())
 }
 
-/// Bytes for one module [out, in] and one query of so many tokens: curvature, factors, and the product on its way
-/// through the decomposition (a Gram matrix of the smaller side in float64 and its eigenvectors) or the rotations.
+/// Bytes for one module [out, in] and one query of so many tokens: what waits, and the product on its way through the
+/// decomposition (a Gram matrix of the smaller side in float64 and its eigenvectors) or the rotations; or Lambda and its
+/// mean in float64.
 pub fn bytes(out_features: usize, in_features: usize, rotations: u64, tokens: usize, low_rank: bool) -> u64 {
     let (size, sum) = ((out_features * in_features) as u64, (out_features + in_features) as u64);
     let side = (out_features.min(in_features) as u64).pow(2);
     let product = if low_rank { 16 * size + 48 * side } else { 20 * size };
-    // Lambda as it is stored, its mean in float64, and the reciprocal.
-    4 * rotations + 4 * size + (12 * size).max(product) + 12 * sum * tokens as u64
+    waiting(out_features, in_features, rotations, tokens) + (12 * size).max(product) + 8 * sum * tokens as u64
+}
+
+/// Bytes of them before the work begins: curvature and factors.
+pub fn waiting(out_features: usize, in_features: usize, rotations: u64, tokens: usize) -> u64 {
+    let (size, sum) = ((out_features * in_features) as u64, (out_features + in_features) as u64);
+    4 * (rotations + size + sum * tokens as u64)
 }
 
 /// P(left right^T), whole or truncated. The truncation is taken in the eigenbasis, where P is rotated and not dense again:

@@ -9,12 +9,15 @@ use whence_linalg::Threads;
 /// Bytes that are taken at once; what needs more is alone, and has all threads.
 const TOGETHER: u64 = 1 << 30;
 
-/// Bytes that are taken where the largest item takes so many: on the CPU, for as many as there are threads and room, and for
-/// what the rest of a wave has brought or left behind.
-pub fn held(largest: u64, device: &str) -> u64 {
+/// Items of a wave for each that is mapped at once: threads wait for the last of a wave, the less the more there are in it.
+const WAVE: usize = 4;
+
+/// Bytes that are taken where the largest item takes so many, and so many while it waits to be mapped or to be written: on
+/// the CPU, for as many as there are threads and room.
+pub fn held(largest: u64, waiting: u64, device: &str) -> u64 {
     match if device.starts_with("gpu") { 1 } else { rayon::current_num_threads() as u64 } {
         1 => largest,
-        most => (3 * most * largest / 2).min(TOGETHER).max(largest),
+        most => (most * largest + (WAVE as u64 - 1) * most * waiting).min(TOGETHER).max(largest),
     }
 }
 
@@ -27,8 +30,7 @@ pub(crate) fn side_by_side<T, P: Send, R: Send>(
     map: impl Fn(P, Threads) -> Result<R> + Sync,
 ) -> impl Iterator<Item = Result<R>> {
     let (mut items, mut done) = (items.peekable(), VecDeque::new());
-    // Threads wait for the last of a wave: the more there are in it, the less.
-    let together = if most > 1 { 4 * most } else { 1 };
+    let together = if most > 1 { WAVE * most } else { 1 };
     std::iter::from_fn(move || {
         if done.is_empty() {
             let (mut wave, mut held) = (Vec::new(), 0);

@@ -108,8 +108,9 @@ fn in_krylov_space(p: &[f32], m: usize, n: usize, rank: usize, par: Par) -> Resu
                 let of = |space, rows| times(MatRef::from_column_major_slice(space, rows, size), y.as_ref(), par);
                 return Ok(Some((of(&w, m), of(&v, n))));
             }
-            // A block is worth half a digit, or more; another look costs as much as six of them.
+            // A block is worth half a digit, or more; another look costs as much as six of them. The last is not left out.
             wait = (2.0 * (residual / TOLERANCE).log10()).ceil() as usize;
+            wait = wait.min(((most - size) / BLOCK).max(1));
         }
     }
     Ok(None)

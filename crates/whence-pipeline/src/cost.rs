@@ -195,9 +195,12 @@ impl Plan {
                 let sizes = |modules: &[Module]| covariance::sizes(modules, blocks).collect::<Vec<_>>();
                 // A block of n takes some 9 n³ operations, in float64.
                 let flops = 9.0 * sizes(&shape.modules).into_iter().map(|n| (n as f64).powi(3)).sum::<f64>();
-                let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(eigenbasis::bytes).sum();
-                let largest: u64 = shape.modules.iter().map(module).max().unwrap_or(0);
-                plain(waves::held(largest, "cpu") as f64, all * 4.0, flops)
+                let largest = |bytes: fn(usize) -> u64| {
+                    let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(bytes).sum();
+                    shape.modules.iter().map(module).max().unwrap_or(0)
+                };
+                let held = waves::held(largest(eigenbasis::bytes), largest(eigenbasis::waiting), "cpu");
+                plain(held as f64, all * 4.0, flops)
             }
             Stage::Lambda => {
                 let rotated = self.wire(step, "eigenbasis").map(|_| blocks);
@@ -222,13 +225,16 @@ impl Plan {
                         None => 2.0 * size * (each as f64 + inside + out),
                     }
                 };
-                let memory = shape.modules.iter().map(|module| {
-                    let rotations = covariance::both_sides(module, blocks);
-                    precondition::bytes(module.out_features, module.in_features, rotations, each, rank.is_some())
-                });
+                let (mut largest, mut waiting) = (0, 0);
+                for module in &shape.modules {
+                    let ([out, inside], rotations) =
+                        ([module.out_features, module.in_features], covariance::both_sides(module, blocks));
+                    largest = precondition::bytes(out, inside, rotations, each, rank.is_some()).max(largest);
+                    waiting = precondition::waiting(out, inside, rotations, each).max(waiting);
+                }
                 let query = shape.query(rank, width(step));
                 let flops = queries * shape.modules.iter().map(work).sum::<f64>();
-                let memory = IDLE + waves::held(memory.max().unwrap_or(0), &machine.device) as f64;
+                let memory = IDLE + waves::held(largest, waiting, &machine.device) as f64;
                 let cost = Cost { memory, disk: queries * query, flops };
                 (cost, format!("{} a query", crate::bytes(query)))
             }

@@ -6,14 +6,14 @@ use rayon::prelude::*;
 use super::cpu::{contiguous, is_cpu, tensor, values};
 use super::examples::{paired_sums, products_of};
 use super::product::product;
-use super::tile::Tile;
+use super::tile::{QUERIES, ROWS, Tile};
 
-/// Rows and columns of a tile: of a matrix' gradients, one product.
+/// Rows and columns of a tile, at most.
 const TILE: [usize; 2] = [768, 192];
-/// Numbers of gradients that are held at once: 32 MiB of f32.
-const HELD: usize = 1 << 23;
-/// Queries of one task, at least and at most: a strip of their right factors lies in the second cache.
-const TASK: [usize; 2] = [16, 64];
+/// Numbers of gradients that a thread holds at once: 16 MiB of f32.
+const HELD: usize = 1 << 22;
+/// Queries of one task, at most: a strip of their right factors lies in the second cache.
+const TASK: usize = 64;
 
 /// What a scan of one module is made of.
 #[derive(Debug, Clone, Copy)]
@@ -75,13 +75,15 @@ pub fn scan_by_gradient(
     let (left, right, d, a) = (values(&left), values(&right), values(&d), values(&a));
     let mut sums = vec![0.0f64; batch * count];
     let parts = |n: usize, step: usize| (0..n).step_by(step).map(move |first| first..n.min(first + step));
-    let places: Vec<_> = parts(out, TILE[0])
-        .flat_map(|rows| parts(inside, TILE[1]).map(move |columns| (rows.clone(), columns)))
+    let threads = rayon::current_num_threads();
+    let width = inside.min(TILE[1]);
+    let height = (HELD / (batch * width)).clamp(ROWS, TILE[0].min(out.next_multiple_of(ROWS)));
+    let places: Vec<_> = parts(out, height / ROWS * ROWS)
+        .flat_map(|rows| parts(inside, width).map(move |columns| (rows.clone(), columns)))
         .collect();
-    let task = count.div_ceil(rayon::current_num_threads()).clamp(TASK[0], TASK[1]);
-    let queries: Vec<_> = parts(count, task).collect();
-    // As many as have room for their gradients; at least one.
-    for places in places.chunks((HELD / (batch * TILE[0] * TILE[1])).max(1)) {
+    let queries: Vec<_> = parts(count, count.div_ceil(threads).clamp(2 * QUERIES, TASK)).collect();
+    // As many as have room for their gradients.
+    for places in places.chunks((threads * HELD / (batch * height * width)).max(1)) {
         let tiles: Vec<_> =
             places.par_iter().map(|(rows, columns)| Tile::new(rows.clone(), columns.clone(), d, a, shape)).collect();
         let tasks: Vec<_> = tiles.iter().flat_map(|tile| queries.iter().map(move |queries| (tile, queries))).collect();
@@ -103,7 +105,7 @@ fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, 
     let size = out * inside;
     let left = left.clone().reshape([out, count, rank]).swap_dims(0, 1);
     let right = right.clone().reshape([count, rank, inside]);
-    let together = (HELD / size).clamp(1, count);
+    let together = (2 * HELD / size).clamp(1, count);
     let examples = products_of(d, a, batch).map(|gradients| {
         let gradients = gradients.clone().reshape([gradients.dims()[0], size]);
         let sums = (0..count).step_by(together).map(|first| {

@@ -1,5 +1,5 @@
 //! Inner products of low-rank matrices with gradients, over one tile of both. The matrices are multiplied out in registers
-//! and never stored: each step's values meet the gradients of every example, which lie in the first cache.
+//! and never stored whole: each step's values meet the gradients of every example, which lie in the first cache.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use super::product::{Accumulate, MatrixRef, View, accumulate};
 use super::queries::ScanShape;
 
 /// Rows of a step: with two or four vectors of columns, as many sums as the registers hold.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 /// Queries whose steps wait for the gradients, in the first cache.
-const QUERIES: usize = 4;
+pub(super) const QUERIES: usize = 4;
 /// Values of a cache line, and of the widest vector.
 const LINE: usize = 16;
-/// Values by which the gradients' distance differs from a power of two: else they would share the cache's few places.
+/// Values added to the distance between gradients, else often a multiple of the cache's size, where all would want one place.
 const APART: usize = 4 * LINE;
 
 /// Gradients of the examples of a batch, in some rows and columns.
@@ -48,8 +48,8 @@ impl Tile {
 
     /// s[z, q] = <L_q R_q^T, G_z> over the tile, of every example z and some queries q.
     ///
-    /// left `[out, count * rank]`, right `[count * rank, in]` -> `[batch, queries]`; summed in float32 over a sixteenth of
-    /// a strip, then in float64.
+    /// left `[out, count * rank]`, right `[count * rank, in]` -> `[batch, queries]`; summed in float32 over a strip, then
+    /// in float64.
     pub(super) fn inner_products(
         &self,
         left: &[f32],

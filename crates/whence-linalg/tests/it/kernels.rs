@@ -266,7 +266,9 @@ fn rounding(n: usize) -> f64 {
 #[test]
 fn scans_are_those_of_float64() {
     // Several tiles, strips and tasks of queries; rows and columns that do not fill a step.
-    for (out, inside, rank, count, batch, tokens) in [(805, 333, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3)] {
+    for (out, inside, rank, count, batch, tokens) in
+        [(805, 333, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3), (205, 70, 1, 3, 333, 1)]
+    {
         let (left, right) = (random(1, [out, count * rank], 1.0), random(2, [count * rank, inside], 1.0));
         let (d, a) = (random(3, [batch * tokens, out], 1.0), random(4, [batch * tokens, inside], 1.0));
         let dot = |n: usize, x: &dyn Fn(usize) -> f32, y: &dyn Fn(usize) -> f32| -> f64 {
