@@ -11,10 +11,10 @@ mod queries;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use whence_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
@@ -291,9 +291,17 @@ impl Pass<'_> {
         let one = |(group, batch): &(Vec<usize>, Batch)| self.batch_scores(examples, group, batch);
         let rows: Result<Vec<_>> = match together {
             1 => batches.iter().map(one).collect(),
-            _ => batches.par_iter().map(one).collect(),
+            // A thread that waits inside a batch takes up no other: only whoever has none left helps.
+            _ => {
+                let next = AtomicUsize::new(0);
+                let rows = rayon::broadcast(|_| {
+                    let own = std::iter::from_fn(|| batches.get(next.fetch_add(1, Ordering::Relaxed)));
+                    own.map(one).collect::<Result<Vec<_>>>()
+                });
+                rows.into_iter().collect::<Result<Vec<_>>>().map(|rows| rows.concat())
+            }
         };
-        Ok(rows?.into_iter().flatten().collect())
+        Ok(rows?.concat())
     }
 
     /// Every query against the examples of a batch, which stand at the places `group`.

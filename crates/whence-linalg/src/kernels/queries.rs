@@ -75,7 +75,8 @@ pub fn scan_by_gradient(
     let (left, right, d, a) = (values(&left), values(&right), values(&d), values(&a));
     let mut sums = vec![0.0f64; batch * count];
     let parts = |n: usize, step: usize| (0..n).step_by(step).map(move |first| first..n.min(first + step));
-    let threads = rayon::current_num_threads();
+    // Of batches side by side each has a thread.
+    let threads = if rayon::current_thread_index().is_some() { 1 } else { rayon::current_num_threads() };
     let width = inside.min(TILE[1]);
     let height = (HELD / (batch * width)).clamp(ROWS, TILE[0].min(out.next_multiple_of(ROWS)));
     let places: Vec<_> = parts(out, height / ROWS * ROWS)

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use aligned_vec::{AVec, avec};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -24,7 +23,9 @@ pub(super) struct Tile {
     rows: Range<usize>,
     columns: Range<usize>,
     /// `[examples, rows, width]`, and some distance between examples. Rows and width are rounded up; what that adds is zero.
-    gradients: AVec<f32>,
+    gradients: Vec<f32>,
+    /// Values before the first, which begins a cache line.
+    start: usize,
     width: usize,
     distance: usize,
 }
@@ -35,15 +36,16 @@ impl Tile {
         let ScanShape { out, inside, batch, tokens, .. } = shape;
         let width = columns.len().next_multiple_of(LINE);
         let distance = rows.len().next_multiple_of(ROWS) * width + APART;
-        let mut gradients = avec![0.0; batch * distance];
+        let mut gradients = vec![0.0f32; LINE + batch * distance];
+        let start = gradients.as_ptr().align_offset(size_of::<[f32; LINE]>()).min(LINE);
         let examples = d.par_chunks_exact(tokens * out).zip(a.par_chunks_exact(tokens * inside));
-        gradients.par_chunks_exact_mut(distance).zip(examples).for_each(|(gradient, (d, a))| {
+        gradients[start..].par_chunks_exact_mut(distance).zip(examples).for_each(|(gradient, (d, a))| {
             let d = MatrixRef::rows(&d[rows.start..], tokens, rows.len(), out);
             let a = MatrixRef::rows(&a[columns.start..], tokens, columns.len(), inside);
             let mut view = View { values: gradient, rows: rows.len(), cols: columns.len(), row_stride: width };
             accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
         });
-        Self { rows, columns, gradients, width, distance }
+        Self { rows, columns, gradients, start, width, distance }
     }
 
     /// s[z, q] = <L_q R_q^T, G_z> over the tile, of every example z and some queries q.
@@ -103,7 +105,7 @@ impl InnerProducts<'_> {
                 let row = tile.rows.start + (row + i).min(tile.rows.len() - 1);
                 &left[(row * count + queries.start) * rank..][..many * rank]
             });
-            let gradients = &tile.gradients[row * tile.width + column..];
+            let gradients = &tile.gradients[tile.start + row * tile.width + column..];
             let gradient = |z: usize, i: usize| {
                 let from = z.min(batch - 1) * tile.distance + i * tile.width;
                 S::as_simd_f32s(&gradients[from..][..N * S::F32_LANES]).0
