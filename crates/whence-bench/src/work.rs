@@ -43,7 +43,7 @@ impl Subject {
     pub(crate) fn sequences(self) -> usize {
         match self {
             Self::Quickstart => 1000,
-            Self::Smollm2 => 16,
+            Self::Smollm2 => 24,
         }
     }
 
@@ -158,7 +158,7 @@ impl Work {
             (Self::Flat(sequences), _) => sequences,
             (Self::CovariancePasses | Self::LambdaPasses, Subject::Smollm2) => 4,
             (Self::Scan(_) | Self::ScanFull, Subject::Smollm2) => 32,
-            (Self::TapsAlone, Subject::Smollm2) => 12,
+            (Self::TapsAlone, Subject::Smollm2) => 20,
             _ => subject.sequences(),
         }
     }
