@@ -345,7 +345,7 @@ impl<K: ArtifactKind> Artifact<K> {
     fn find_modules(&self) -> Result<HashMap<String, Vec<usize>>> {
         let mut found: HashMap<String, Vec<usize>> = HashMap::new();
         for part in 0..self.parts() {
-            for batch in self.batches(part, &["module", "shared_with"])? {
+            for batch in self.batches(part, &[])? {
                 let batch = batch?;
                 let columns = Columns(&batch);
                 let names = columns.utf8("module")?;

@@ -23,7 +23,7 @@ use crate::precision::Precision;
 use crate::walk::{Event, Until};
 use crate::weights::{self, Parameters};
 
-/// Logits in memory at once: 48 MiB of f32. Half as many cost a twentieth of the speed.
+/// Logits in memory at once: 48 MiB of f32. A third less cost a twentieth of the speed.
 pub(crate) const HEAD_LOGITS: usize = 3 << 22;
 
 /// Which labels the loss is taken against, as a knob.

@@ -12,6 +12,8 @@ use super::tile::{QUERIES, ROWS, Tile};
 const TILE: [usize; 2] = [768, 192];
 /// Numbers of gradients that a thread holds at once: 16 MiB of f32.
 const HELD: usize = 1 << 22;
+/// Numbers of whole queries at once on another device: 32 MiB of f32.
+const HELD_ON_DEVICE: usize = 1 << 23;
 /// Queries of one task, at most: a strip of their right factors lies in the second cache.
 const TASK: usize = 64;
 
@@ -78,10 +80,9 @@ pub fn scan_by_gradient(
     // Of batches side by side each has a thread.
     let threads = if rayon::current_thread_index().is_some() { 1 } else { rayon::current_num_threads() };
     let width = inside.min(TILE[1]);
-    let height = (HELD / (batch * width)).clamp(ROWS, TILE[0].min(out.next_multiple_of(ROWS)));
-    let places: Vec<_> = parts(out, height / ROWS * ROWS)
-        .flat_map(|rows| parts(inside, width).map(move |columns| (rows.clone(), columns)))
-        .collect();
+    let height = (HELD / (batch * width)).clamp(ROWS, TILE[0].min(out.next_multiple_of(ROWS))) / ROWS * ROWS;
+    let places: Vec<_> =
+        parts(out, height).flat_map(|rows| parts(inside, width).map(move |columns| (rows.clone(), columns))).collect();
     let queries: Vec<_> = parts(count, count.div_ceil(threads).clamp(2 * QUERIES, TASK)).collect();
     // As many as have room for their gradients.
     for places in places.chunks((threads * HELD / (batch * height * width)).max(1)) {
@@ -106,7 +107,7 @@ fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, 
     let size = out * inside;
     let left = left.clone().reshape([out, count, rank]).swap_dims(0, 1);
     let right = right.clone().reshape([count, rank, inside]);
-    let together = (2 * HELD / size).clamp(1, count);
+    let together = (HELD_ON_DEVICE / size).clamp(1, count);
     let examples = products_of(d, a, batch).map(|gradients| {
         let gradients = gradients.clone().reshape([gradients.dims()[0], size]);
         let sums = (0..count).step_by(together).map(|first| {

@@ -113,7 +113,7 @@ impl InnerProducts<'_> {
             for (q, lanes) in (0..many).step_by(QUERIES).zip(lanes.chunks_exact_mut(batch.div_ceil(Z))) {
                 for (q, whole) in (q..many).zip(&mut wholes) {
                     let left = left.map(|left| &left[q * rank..][..rank]);
-                    *whole = multiply_out(simd, left, &right[q * rank..][..rank]);
+                    *whole = multiply_rows(simd, left, &right[q * rank..][..rank]);
                 }
                 for (z, lanes) in (0..).step_by(Z).zip(lanes) {
                     let mut sums = *lanes;
@@ -165,7 +165,7 @@ impl InnerProducts<'_> {
 
 /// Six rows of L R^T, N vectors of each; they stay in registers while they grow.
 #[inline(always)]
-fn multiply_out<S: Simd, const N: usize>(
+fn multiply_rows<S: Simd, const N: usize>(
     simd: S,
     left: [&[f32]; ROWS],
     right: &[[S::f32s; N]],

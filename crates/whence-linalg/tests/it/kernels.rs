@@ -265,7 +265,7 @@ fn rounding(n: usize) -> f64 {
 
 #[test]
 fn scans_are_those_of_float64() {
-    // Several tiles, strips and tasks of queries; rows and columns that do not fill a step.
+    // Several tiles, strips and tasks of queries; rows, columns, examples and queries that do not fill a step.
     for (out, inside, rank, count, batch, tokens) in
         [(805, 333, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3), (205, 70, 1, 3, 333, 1)]
     {
