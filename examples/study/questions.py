@@ -2,7 +2,7 @@
 
     python examples/study/questions.py RANKING DETAILS SCORES TRAIN LOSSES
 
-Each word is the folder of a step's artifact, as `whence path PIPELINE STEP` prints it.
+Each word is the folder of a step's artifact, as `wherefrom path PIPELINE STEP` prints it.
 """
 
 import sys

@@ -1,6 +1,6 @@
 -- Five questions of a study, for DuckDB. Give it the folders of the study's artifacts:
 --
---     W="cargo run --release --quiet -p whence -- path pipelines/quickstart.toml"
+--     W="cargo run --release --quiet -p wherefrom -- path pipelines/quickstart.toml"
 --     RANKING=$($W final) DETAILS=$($W details) SCORES=$($W scores) TRAIN=$($W train) LOSSES=$($W losses) \
 --         duckdb < examples/study/questions.sql
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use whence_artifact::{Artifact, Basis, Coordinate, Factors, Gradients, LambdaSum, Side, Signs};
+use wherefrom_artifact::{Artifact, Basis, Coordinate, Factors, Gradients, LambdaSum, Side, Signs};
 
 use crate::study::{Choice, Labels, Set, Study};
 use crate::{error, spearman};

@@ -7,43 +7,43 @@ use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
 const LAW: [(&str, &[&str]); 14] = [
-    ("whence", &["whence-artifact", "whence-model", "whence-pipeline"]),
+    ("wherefrom", &["wherefrom-artifact", "wherefrom-model", "wherefrom-pipeline"]),
     (
-        "whence-pipeline",
+        "wherefrom-pipeline",
         &[
-            "whence-aggregate",
-            "whence-artifact",
-            "whence-curvature",
-            "whence-gradients",
-            "whence-hub",
-            "whence-model",
-            "whence-report",
-            "whence-score",
-            "whence-tokenize",
-            "whence-train",
+            "wherefrom-aggregate",
+            "wherefrom-artifact",
+            "wherefrom-curvature",
+            "wherefrom-gradients",
+            "wherefrom-hub",
+            "wherefrom-model",
+            "wherefrom-report",
+            "wherefrom-score",
+            "wherefrom-tokenize",
+            "wherefrom-train",
         ],
     ),
-    ("whence-hub", &["whence-artifact"]),
-    ("whence-tokenize", &["whence-artifact"]),
-    ("whence-gradients", &["whence-artifact", "whence-linalg", "whence-model"]),
-    ("whence-curvature", &["whence-artifact", "whence-linalg", "whence-model"]),
-    ("whence-score", &["whence-artifact", "whence-linalg", "whence-model"]),
-    ("whence-train", &["whence-artifact", "whence-linalg", "whence-model"]),
-    ("whence-aggregate", &["whence-artifact"]),
-    ("whence-report", &["whence-artifact"]),
-    ("whence-model", &["whence-linalg"]),
-    ("whence-linalg", &[]),
-    ("whence-artifact", &[]),
+    ("wherefrom-hub", &["wherefrom-artifact"]),
+    ("wherefrom-tokenize", &["wherefrom-artifact"]),
+    ("wherefrom-gradients", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
+    ("wherefrom-curvature", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
+    ("wherefrom-score", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
+    ("wherefrom-train", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
+    ("wherefrom-aggregate", &["wherefrom-artifact"]),
+    ("wherefrom-report", &["wherefrom-artifact"]),
+    ("wherefrom-model", &["wherefrom-linalg"]),
+    ("wherefrom-linalg", &[]),
+    ("wherefrom-artifact", &[]),
     (
-        "whence-bench",
+        "wherefrom-bench",
         &[
-            "whence-artifact",
-            "whence-curvature",
-            "whence-gradients",
-            "whence-linalg",
-            "whence-model",
-            "whence-score",
-            "whence-tokenize",
+            "wherefrom-artifact",
+            "wherefrom-curvature",
+            "wherefrom-gradients",
+            "wherefrom-linalg",
+            "wherefrom-model",
+            "wherefrom-score",
+            "wherefrom-tokenize",
         ],
     ),
 ];
@@ -68,29 +68,29 @@ fn dependencies() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn crates_import_only_what_the_law_allows() {
-    let crates: Vec<_> = dependencies().into_iter().filter(|(package, _)| package != "whence-tests").collect();
+    let crates: Vec<_> = dependencies().into_iter().filter(|(package, _)| package != "wherefrom-tests").collect();
     assert_eq!(crates.len(), LAW.len(), "a crate is missing from the law");
     for (package, dependencies) in &crates {
         let (_, allowed) = LAW.iter().find(|(name, _)| name == package).expect("a crate of the law");
         let allowed: BTreeSet<_> = allowed.iter().copied().collect();
         for name in dependencies {
             let fine = match name.as_str() {
-                "clap" => ["whence", "whence-bench"].contains(&package.as_str()),
-                "indicatif" => package == "whence",
+                "clap" => ["wherefrom", "wherefrom-bench"].contains(&package.as_str()),
+                "indicatif" => package == "wherefrom",
                 "arrow" | "parquet" => {
-                    !["whence-hub", "whence-model", "whence-linalg", "whence"].contains(&package.as_str())
+                    !["wherefrom-hub", "wherefrom-model", "wherefrom-linalg", "wherefrom"].contains(&package.as_str())
                 }
                 "burn" => ![
-                    "whence-artifact",
-                    "whence-hub",
-                    "whence-tokenize",
-                    "whence-aggregate",
-                    "whence-pipeline",
-                    "whence-report",
-                    "whence",
+                    "wherefrom-artifact",
+                    "wherefrom-hub",
+                    "wherefrom-tokenize",
+                    "wherefrom-aggregate",
+                    "wherefrom-pipeline",
+                    "wherefrom-report",
+                    "wherefrom",
                 ]
                 .contains(&package.as_str()),
-                name if name.starts_with("whence") => allowed.contains(name),
+                name if name.starts_with("wherefrom") => allowed.contains(name),
                 _ => true,
             };
             assert!(fine, "{package} must not depend on {name}");

@@ -1,6 +1,6 @@
 //! The whole path against an independent float64 implementation (tests/fixtures/golden/README.md).
 //!
-//! `WHENCE_GOLDEN` names another folder of the same layout, such as the whole set that `just golden` converts.
+//! `WHEREFROM_GOLDEN` names another folder of the same layout, such as the whole set that `just golden` converts.
 
 #![allow(clippy::print_stdout)] // `just golden` shows the figures.
 
@@ -9,7 +9,7 @@ mod law;
 mod study;
 
 use study::{Choice, Labels, Set, Study};
-use whence_artifact::Stored;
+use wherefrom_artifact::Stored;
 
 /// max|found - reference| / max|reference|.
 fn error(found: &[f64], reference: &[f64]) -> f64 {

@@ -8,16 +8,18 @@ use anyhow::Result;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
-use whence_artifact::{
+use wherefrom_artifact::{
     Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Draft, Eigenbasis, Example,
     Exec, Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
     Silent, Store, Stored, Tokens,
 };
-use whence_curvature::precondition::{Damping, Method, Rank};
-use whence_curvature::{coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence};
-use whence_model::{LabelsKind, Modules, adapters};
-use whence_score::Pairs;
-use whence_tokenize::tokenize;
+use wherefrom_curvature::precondition::{Damping, Method, Rank};
+use wherefrom_curvature::{
+    coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence,
+};
+use wherefrom_model::{LabelsKind, Modules, adapters};
+use wherefrom_score::Pairs;
+use wherefrom_tokenize::tokenize;
 
 /// The same tests run on the first adapter of a build that can reach one (`just test-gpu`).
 const DEVICE: &str = if cfg!(feature = "wgpu") { "gpu:0" } else { "cpu" };
@@ -69,7 +71,7 @@ impl Set {
     /// 1,536 rows; on the CPU where the only adapter is a software one, which would take an hour.
     pub(crate) fn whole() -> Self {
         let own = fixtures().join("golden");
-        let folder = std::env::var_os("WHENCE_GOLDEN").map_or(own, PathBuf::from);
+        let folder = std::env::var_os("WHEREFROM_GOLDEN").map_or(own, PathBuf::from);
         let device = if software_adapter() { "cpu" } else { DEVICE };
         Self { folder, device, memorised: [3, 100, 256, 511, 777, 1200] }
     }
@@ -165,10 +167,10 @@ impl Study {
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
-        let config = whence_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
-        let inputs = whence_gradients::Inputs { tokens: asked.clone(), model: model() };
+        let config = wherefrom_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
+        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), model: model() };
         let gradients =
-            Self::produce(folder.path(), "g", |draft| whence_gradients::run(&config, &inputs, &exec, draft));
+            Self::produce(folder.path(), "g", |draft| wherefrom_gradients::run(&config, &inputs, &exec, draft));
         let queries = usize::try_from(asked.examples()).unwrap();
         let modules = Modules::Named(modules.into());
         Self {
@@ -190,8 +192,8 @@ impl Study {
         let mut study = Self::without_curvature(set, choice.modules);
         let modules = Modules::Named(choice.modules.into());
         let labels = match choice.labels {
-            Labels::Empirical => whence_model::Labels::Empirical,
-            Labels::Sampled => whence_model::Labels::Given(Arc::new(given(set))),
+            Labels::Empirical => wherefrom_model::Labels::Empirical,
+            Labels::Sampled => wherefrom_model::Labels::Given(Arc::new(given(set))),
         };
         let (folder, exec, model) = (study.folder.path(), &study.exec, model());
         let kind = LabelsKind::Empirical;
@@ -244,15 +246,15 @@ impl Study {
     /// Scores of every pair, or the details of the candidates.
     fn score<K: ArtifactKind>(&self, name: &str, rank: &str, candidates: Option<Pairs>) -> Artifact<K> {
         let config =
-            whence_score::Config { detail: candidates.is_some(), training_examples: None, ..Default::default() };
-        let inputs = whence_score::Inputs {
+            wherefrom_score::Config { detail: candidates.is_some(), training_examples: None, ..Default::default() };
+        let inputs = wherefrom_score::Inputs {
             queries: self.preconditioned(rank),
             tokens: self.train.clone(),
             model: model(),
             candidates,
         };
         Self::produce(self.folder.path(), name, |draft| {
-            whence_score::run_in_groups(&config, &inputs, &self.exec, draft, QUERY_BYTES)
+            wherefrom_score::run_in_groups(&config, &inputs, &self.exec, draft, QUERY_BYTES)
         })
     }
 
@@ -385,10 +387,10 @@ impl Study {
     }
 
     pub(crate) fn gradients(&self, tokens: &Artifact<Tokens>) -> Artifact<Gradients> {
-        let config = whence_gradients::Config { modules: self.modules.clone(), ..Default::default() };
-        let inputs = whence_gradients::Inputs { tokens: tokens.clone(), model: model() };
+        let config = wherefrom_gradients::Config { modules: self.modules.clone(), ..Default::default() };
+        let inputs = wherefrom_gradients::Inputs { tokens: tokens.clone(), model: model() };
         Self::produce(self.folder.path(), "of-slice", |draft| {
-            whence_gradients::run(&config, &inputs, &self.exec, draft)
+            wherefrom_gradients::run(&config, &inputs, &self.exec, draft)
         })
     }
 
@@ -397,7 +399,7 @@ impl Study {
         let (folder, model) = (self.folder.path(), model());
         let (eigenbasis, lambda) = (self.basis(), self.lambda());
         let inputs = coordinates::Inputs { lambda: lambda.clone() };
-        let chosen: Artifact<whence_artifact::Coordinates> = Self::produce(folder, "coordinates", |draft| {
+        let chosen: Artifact<wherefrom_artifact::Coordinates> = Self::produce(folder, "coordinates", |draft| {
             coordinates::run(&coordinates::Config { dimensions }, &inputs, &self.exec, draft)
         });
         let inputs = index::Inputs {
@@ -406,7 +408,7 @@ impl Study {
             eigenbasis: eigenbasis.clone(),
             coordinates: chosen.clone(),
         };
-        let made: Artifact<whence_artifact::Index> =
+        let made: Artifact<wherefrom_artifact::Index> =
             Self::produce(folder, "index", |draft| index::run(&index::Config::default(), &inputs, &self.exec, draft));
         let rows = made.rows::<Signs>().unwrap().collect::<Result<_>>().unwrap();
         let table = chosen.rows::<Coordinate>().unwrap().collect::<Result<_>>().unwrap();

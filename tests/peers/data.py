@@ -1,4 +1,4 @@
-"""The model and the sequences that whence's own phases read, for torch."""
+"""The model and the sequences that wherefrom's own phases read, for torch."""
 
 import json
 
@@ -29,7 +29,7 @@ class Sequences(Dataset):
 
 
 def read(path):
-    """(training sequences, queries) of the file that `whence-bench` writes."""
+    """(training sequences, queries) of the file that `wherefrom-bench` writes."""
     with open(path) as file:
         content = json.load(file)
     return Sequences(content["train"]), Sequences(content["queries"])

@@ -81,7 +81,7 @@ def run(phase, arguments):
             train_dataset=train,
             per_device_query_batch_size=1,
             per_device_train_batch_size=arguments.batch,
-            # As whence has it: a tenth of the mean eigenvalue.
+            # As wherefrom has it: a tenth of the mean eigenvalue.
             score_args=ScoreArguments(
                 damping_factor=None,
                 query_gradient_low_rank=rank,

@@ -1,4 +1,4 @@
-"""One phase of another tool in a process of its own, as a line of JSON: what `whence-bench` starts."""
+"""One phase of another tool in a process of its own, as a line of JSON: what `wherefrom-bench` starts."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""One small study, run by the `whence` binary into a store of its own, for every test."""
+"""One small study, run by the `wherefrom` binary into a store of its own, for every test."""
 
 import json
 import os
@@ -128,7 +128,7 @@ detail = true
 
 
 @dataclass
-class Whence:
+class Wherefrom:
     """The binary, a folder to run it in, and the store below it."""
 
     program: Path
@@ -155,12 +155,12 @@ class Whence:
 class Study:
     """A pipeline that was run."""
 
-    whence: Whence
+    wherefrom: Wherefrom
     pipeline: Path
 
     def folder(self, step):
-        """What `whence path` prints."""
-        done = self.whence("path", self.pipeline, step)
+        """What `wherefrom path` prints."""
+        done = self.wherefrom("path", self.pipeline, step)
         assert done.returncode == 0, done.stderr
         return Path(done.stdout.strip())
 
@@ -173,27 +173,27 @@ class Study:
 
 
 def binary():
-    """`$WHENCE`, or a release build, wherever cargo puts it."""
-    if named := os.environ.get("WHENCE"):
+    """`$WHEREFROM`, or a release build, wherever cargo puts it."""
+    if named := os.environ.get("WHEREFROM"):
         return Path(named).resolve()
-    build = ["cargo", "build", "--release", "--package", "whence", "--message-format", "json-render-diagnostics"]
+    build = ["cargo", "build", "--release", "--package", "wherefrom", "--message-format", "json-render-diagnostics"]
     lines = subprocess.run(build, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     messages = [json.loads(line) for line in lines if line.startswith("{")]
-    [program] = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "whence"]
+    [program] = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "wherefrom"]
     return Path(program)
 
 
 @pytest.fixture(scope="session")
-def whence(tmp_path_factory):
-    return Whence(binary(), tmp_path_factory.mktemp("study"))
+def wherefrom(tmp_path_factory):
+    return Wherefrom(binary(), tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="session")
-def study(whence):
+def study(wherefrom):
     rows = (GOLDEN / "train.jsonl").read_text().splitlines(keepends=True)
-    (whence.folder / "train.jsonl").write_text("".join(rows[:1000]))  # enough for two parts of scores
-    pipeline = whence.folder / "study.toml"
+    (wherefrom.folder / "train.jsonl").write_text("".join(rows[:1000]))  # enough for two parts of scores
+    pipeline = wherefrom.folder / "study.toml"
     pipeline.write_text(PIPELINE)
-    done = whence("run", pipeline)
+    done = wherefrom("run", pipeline)
     assert done.returncode == 0, done.stderr
-    return Study(whence, pipeline)
+    return Study(wherefrom, pipeline)

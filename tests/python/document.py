@@ -40,7 +40,7 @@ def arrow_type(name):
 def metadata(kind):
     """The metadata keys of the kind's parts."""
     listed = "".join(re.findall(r"Metadata:(.*?)(?:Summary:|\n\n|\Z)", section(kind), re.DOTALL))
-    return {"whence.kind", "whence.version", "whence.key"} | set(re.findall(r"`(whence\.\w+)`", listed))
+    return {"wherefrom.kind", "wherefrom.version", "wherefrom.key"} | set(re.findall(r"`(wherefrom\.\w+)`", listed))
 
 
 def summary(kind):

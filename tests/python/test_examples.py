@@ -14,7 +14,7 @@ EXAMPLES = REPOSITORY / "examples/study"
 
 @pytest.fixture(scope="module")
 def folders(study):
-    return [str(study.whence.folder / study.folder(step)) for step in STEPS]
+    return [str(study.wherefrom.folder / study.folder(step)) for step in STEPS]
 
 
 @pytest.fixture(scope="module")

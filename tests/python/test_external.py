@@ -40,15 +40,15 @@ def test_the_external_step_gives_the_same_influences(study, own, external):
 def test_the_example_of_the_document_runs(study, tmp_path):
     [program] = [block for block in document.blocks("python") if block.startswith("# every.py")]
     [step] = document.blocks("toml")
-    (study.whence.folder / "every.py").write_text(program)
+    (study.wherefrom.folder / "every.py").write_text(program)
     scored = '[steps.scored]\nstage = "score"\ninputs = { queries = "ihvp", tokens = "train", candidates = "some" }\n'
     pipeline = tmp_path / "every.toml"
     pipeline.write_text(study.pipeline.read_text() + step + scored)
-    done = study.whence("run", pipeline, "--to", "scored")
+    done = study.wherefrom("run", pipeline, "--to", "scored")
     assert done.returncode == 0, done.stderr
     examples = study.manifest("train")["summary"]["examples"]
     queries = study.manifest("queries")["summary"]["examples"]
-    path = study.whence("path", pipeline, "scored").stdout.strip()
+    path = study.wherefrom("path", pipeline, "scored").stdout.strip()
     found = {(row["query"], row["example"]) for row in pq.read_table(f"{path}/part-00000.parquet").to_pylist()}
     every_tenth = {(query, example) for query in range(queries) for example in range(0, examples, 10)}
     assert found and found <= every_tenth
@@ -73,7 +73,7 @@ REFUSED = {
     "a value is null": (2, "has nulls", write(PAIRS + SCORE + ', "source": pa.array([None], pa.string())')),
     "a column is missing": (2, "needs a column `score`", write(PAIRS + SOURCE)),
     "a column has another type": (2, "`score` is Int64", write(PAIRS + SOURCE + ', "score": pa.array([1])')),
-    "it writes another kind": (2, "whence.kind is `scores`", write(PAIRS + SCORE + SOURCE, **{"whence.kind": "scores"})),
+    "it writes another kind": (2, "wherefrom.kind is `scores`", write(PAIRS + SCORE + SOURCE, **{"wherefrom.kind": "scores"})),
     "it writes no table": (2, "cannot be read", 'import sys; open(sys.argv[-1] + "/part-00000.parquet", "w").write("?")'),
 }
 
@@ -100,26 +100,26 @@ def pipeline(study, tmp_path, program):
 
 @pytest.mark.parametrize("code, message, program", REFUSED.values(), ids=REFUSED.keys())
 def test_a_program_is_refused_when(study, tmp_path, code, message, program):
-    path, before = pipeline(study, tmp_path, program), study.whence.sealed()
-    done = study.whence("run", path)
+    path, before = pipeline(study, tmp_path, program), study.wherefrom.sealed()
+    done = study.wherefrom("run", path)
     assert message in done.stderr
     assert done.returncode == code
     assert "panicked" not in done.stderr
-    assert study.whence.sealed() == before
-    assert study.whence("path", path, "some").returncode == 2
+    assert study.wherefrom.sealed() == before
+    assert study.wherefrom("path", path, "some").returncode == 2
 
 
 def test_a_mended_program_is_run_again(study, tmp_path):
     path = pipeline(study, tmp_path, "raise SystemExit('not yet')")
-    assert study.whence("run", path).returncode == 1
+    assert study.wherefrom("run", path).returncode == 1
     (tmp_path / "program.py").write_text(textwrap.dedent(write(PAIRS + SCORE + SOURCE)))
-    done = study.whence("run", path)
+    done = study.wherefrom("run", path)
     assert done.returncode == 0, done.stderr
-    assert study.whence("run", path).stdout.splitlines()[2].split()[:2] == ["some", "cached"]
+    assert study.wherefrom("run", path).stdout.splitlines()[2].split()[:2] == ["some", "cached"]
 
 
 def test_a_command_that_is_not_there_is_refused(study, tmp_path):
     path = pipeline(study, tmp_path, "")
     path.write_text(path.read_text().replace('"python3"', '"no-such-program"'))
-    done = study.whence("run", path)
+    done = study.wherefrom("run", path)
     assert (done.returncode, "no-such-program" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Artifacts are what FORMAT.md says they are, for readers that know nothing of whence."""
+"""Artifacts are what FORMAT.md says they are, for readers that know nothing of wherefrom."""
 
 import ast
 import json
@@ -43,8 +43,8 @@ def test_parts_and_manifest_are_as_documented(study, step, kind):
         assert {field.name: field.type for field in found} == document.columns(kind)
         assert found.names == list(document.columns(kind))
         assert {name.decode() for name in found.metadata} == document.metadata(kind)
-        assert found.metadata[b"whence.kind"].decode() == kind
-        assert found.metadata[b"whence.key"].decode() == manifest["key"]
+        assert found.metadata[b"wherefrom.kind"].decode() == kind
+        assert found.metadata[b"wherefrom.key"].decode() == manifest["key"]
         assert part.stat().st_size == entry["bytes"]
         rows += entry["rows"]
     whole = table(study, step)
@@ -56,7 +56,7 @@ def test_fields_of_the_manifest_are_documented(study):
     manifest = study.manifest("details")
     fields = (set(manifest) - {"recipe"}) | {f"recipe.{field}" for field in manifest["recipe"]}
     assert {field for field in fields if f"\n| {field} | " not in document.TEXT} == set()
-    assert study.whence("verify").returncode == 0
+    assert study.wherefrom("verify").returncode == 0
 
 
 def evaluate(line, folder):
@@ -192,8 +192,8 @@ def test_modules_and_tokens_sum_to_influence(study):
     tokens = {row["example"]: len(row["input_ids"]) for row in table(study, "train").to_pylist()}
     for part in study.parts("details"):
         rows = pq.read_table(part)
-        modules = json.loads(rows.schema.metadata[b"whence.modules"])
-        assert rows.schema.metadata[b"whence.unit"] == b"nats per added copy"
+        modules = json.loads(rows.schema.metadata[b"wherefrom.modules"])
+        assert rows.schema.metadata[b"wherefrom.unit"] == b"nats per added copy"
         for row in rows.to_pylist():
             assert len(row["by_module"]) == len(modules)
             assert len(row["by_token"]) == tokens[row["example"]]

@@ -2,7 +2,7 @@
 
     python -m pytest tests/report          # `just test-report` sees to what it needs
 
-Environment: WHENCE, the program; PIPELINE, a pipeline with the steps of the quickstart that has been run.
+Environment: WHEREFROM, the program; PIPELINE, a pipeline with the steps of the quickstart that has been run.
 """
 
 import math
@@ -23,7 +23,7 @@ assert program(), "no Chromium here: apt install chromium"
 
 def folder(step):
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    command = [os.environ.get("WHENCE", target / "release/whence"), "path", PIPELINE, step]
+    command = [os.environ.get("WHEREFROM", target / "release/wherefrom"), "path", PIPELINE, step]
     return REPOSITORY / subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -1,6 +1,0 @@
-//! Tests of whence-linalg, named by property.
-
-mod kernels;
-mod matrices;
-mod random;
-mod signs;

@@ -1,0 +1,140 @@
+//! The strongest examples of every query, by sign.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{
+    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Row, Score, Scores, Tokens, bad_input,
+};
+
+/// Raised when results change.
+pub const VERSION: u32 = 2;
+
+/// How many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Rows per query and sign.
+    pub top: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { top: 100 }
+    }
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.top == 0 { Err(bad_input("top = 0 ranks nothing; set it to 1 or more")) } else { Ok(()) }
+    }
+}
+
+/// What is ranked.
+#[derive(Debug, Clone)]
+pub enum Scored {
+    /// A scan's.
+    Scores(Artifact<Scores>),
+    /// A second pass'.
+    Details(Artifact<Details>),
+}
+
+/// What is ranked, and where its text is.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Influences.
+    pub scores: Scored,
+    /// Where text and document names come from.
+    pub tokens: Artifact<Tokens>,
+}
+
+/// Ranks by influence; equal influences by example number.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
+    let total = match &inputs.scores {
+        Scored::Scores(scores) => scores.manifest().rows(),
+        Scored::Details(details) => details.manifest().rows(),
+    };
+    for name in ["unit", "sign", "method"] {
+        let value = match &inputs.scores {
+            Scored::Scores(scores) => scores.metadata(name)?,
+            Scored::Details(details) => details.metadata(name)?,
+        };
+        value.into_iter().for_each(|value| draft.metadata(name, value));
+    }
+    draft.summary("pairs", total)?;
+    if draft.has(0) {
+        return Ok(());
+    }
+    exec.reporter.begin("rank", "pairs", total, 0);
+    // The best so far of each query and sign, cut back whenever it doubles.
+    let mut best: BTreeMap<(u32, bool), Vec<Score>> = BTreeMap::new();
+    let mut push = |row: Result<Score>| -> Result<()> {
+        let row = row?;
+        if !row.influence.is_finite() {
+            return Err(Error::Mismatch(format!(
+                "the influence of example {} on query {} is {}",
+                row.example, row.query, row.influence
+            ))
+            .into());
+        }
+        if row.influence != 0.0 {
+            let kept = best.entry((row.query, row.influence > 0.0)).or_default();
+            kept.push(row);
+            if kept.len() >= 2 * config.top + 1024 {
+                cut(kept, config.top);
+            }
+        }
+        exec.reporter.advance(1);
+        Ok(())
+    };
+    match &inputs.scores {
+        Scored::Scores(scores) => scores.rows::<Score>()?.try_for_each(&mut push)?,
+        Scored::Details(details) => details.rows::<Score>()?.try_for_each(&mut push)?,
+    }
+    let mut texts: HashMap<u64, (String, String)> = HashMap::new();
+    for kept in best.values_mut() {
+        cut(kept, config.top);
+        texts.extend(kept.iter().map(|row| (row.example, Default::default())));
+    }
+    for part in 0..inputs.tokens.parts() {
+        for example in inputs.tokens.read::<Example>(part)? {
+            if let Some(entry) = texts.get_mut(&example.example) {
+                *entry = (example.docs.join(" + "), example.text);
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    // Positive before negative.
+    let mut order: Vec<_> = best.iter().collect();
+    order.sort_by_key(|((query, positive), _)| (*query, !*positive));
+    for ((query, positive), kept) in order {
+        for (index, row) in kept.iter().enumerate() {
+            let (doc, text) = texts.get(&row.example).cloned().unwrap_or_default();
+            rows.push(Ranked {
+                query: *query,
+                positive: *positive,
+                rank: u32::try_from(index + 1)?,
+                example: row.example,
+                doc,
+                influence: row.influence,
+                text,
+            });
+        }
+    }
+    draft.write(0, &[<Ranked as Row<Ranking>>::to_batch(&rows)?])?;
+    exec.reporter.end();
+    Ok(())
+}
+
+fn cut(kept: &mut Vec<Score>, top: usize) {
+    kept.sort_by(|left, right| {
+        right.influence.abs().total_cmp(&left.influence.abs()).then(left.example.cmp(&right.example))
+    });
+    kept.truncate(top);
+}

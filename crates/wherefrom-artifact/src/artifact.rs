@@ -1,0 +1,167 @@
+//! A sealed artifact, opened once and trusted after.
+
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+
+use anyhow::Result;
+use arrow::record_batch::RecordBatch;
+
+use crate::disk;
+use crate::error::Error;
+use crate::kind::{ArtifactKind, Format, Kind};
+use crate::manifest::Manifest;
+use crate::part;
+
+/// A handle to a sealed artifact of kind `K`: manifest, version, key and columns are checked.
+#[derive(Debug, Clone)]
+pub struct Artifact<K> {
+    folder: PathBuf,
+    manifest: Manifest,
+    /// Parts by the modules of their rows, once somebody has asked.
+    pub(crate) by_module: Arc<OnceLock<HashMap<String, Vec<usize>>>>,
+    kind: PhantomData<K>,
+}
+
+impl<K: ArtifactKind> Artifact<K> {
+    /// Opens the artifact in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Kind`], [`Error::Version`], [`Error::Corrupt`], [`Error::Schema`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        let manifest = open_any(folder)?;
+        if manifest.kind != K::KIND {
+            return Err(Error::Kind {
+                path: folder.into(),
+                expected: K::KIND.name().into(),
+                found: manifest.kind.name().into(),
+            }
+            .into());
+        }
+        Ok(Self { folder: folder.into(), manifest, by_module: Arc::default(), kind: PhantomData })
+    }
+
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &str {
+        &self.manifest.key
+    }
+
+    /// Number of parts.
+    pub fn parts(&self) -> usize {
+        self.manifest.parts.len()
+    }
+
+    /// The record batches of a part, its digest checked first; `columns` limits what a Parquet part reads, empty reads all.
+    pub fn batches(&self, part: usize, columns: &[&str]) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
+        verify_part(&self.folder, &self.manifest, part)?;
+        part::read(K::KIND, &self.folder.join(&self.manifest.parts[part].name), columns, None)
+    }
+
+    /// Rows `start..start + length` of a Parquet part, its digest checked first.
+    pub(crate) fn batches_from(
+        &self,
+        part: usize,
+        start: usize,
+        length: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
+        verify_part(&self.folder, &self.manifest, part)?;
+        let path = self.folder.join(&self.manifest.parts[part].name);
+        part::read(K::KIND, &path, &[], Some(part::Rows { start, length }))
+    }
+
+    /// Every record batch of every part.
+    pub fn all_batches(&self, columns: &[&str]) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
+        let parts = (0..self.parts()).map(|part| self.batches(part, columns)).collect::<Result<Vec<_>>>()?;
+        Ok(parts.into_iter().flatten())
+    }
+
+    /// A line of the schema metadata that every part has, without its `wherefrom.`.
+    pub fn metadata(&self, name: &str) -> Result<Option<String>> {
+        let Some(first) = self.manifest.parts.first() else { return Ok(None) };
+        let schema = part::schema(K::KIND, &self.folder.join(&first.name))?;
+        Ok(schema.metadata().get(&format!("wherefrom.{name}")).cloned())
+    }
+
+    /// A file of a folder artifact, its digest checked first.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        for (index, part) in self.manifest.parts.iter().enumerate() {
+            if part.name == name {
+                verify_part(&self.folder, &self.manifest, index)?;
+                return Ok(self.folder.join(name));
+            }
+        }
+        Err(Error::Missing { path: self.folder.join(name) }.into())
+    }
+}
+
+/// Opens an artifact of whatever kind: manifest, sizes and columns are checked, digests are not.
+pub fn open_any(folder: &Path) -> Result<Manifest> {
+    let manifest = Manifest::read(folder)?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let names_key = name.len() == manifest.key.len() && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if names_key && name != manifest.key {
+        let what = format!("the folder is named {name} and holds the artifact {}", manifest.key);
+        return Err(Error::Corrupt { path: folder.join(crate::manifest::MANIFEST), what }.into());
+    }
+    for entry in &manifest.parts {
+        let path = folder.join(&entry.name);
+        let corrupt = |what: String| Error::Corrupt { path: path.clone(), what };
+        match std::fs::metadata(&path) {
+            Err(_) => return Err(corrupt(format!("part {} is missing", entry.name)).into()),
+            Ok(found) if found.len() != entry.bytes => {
+                return Err(
+                    corrupt(format!("part {} has {} bytes, not {}", entry.name, found.len(), entry.bytes)).into()
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(manifest)
+}
+
+/// Parts whose digest this process has checked.
+static VERIFIED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// Checks one part's digest, once a process, and its columns.
+fn verify_part(folder: &Path, manifest: &Manifest, part: usize) -> Result<()> {
+    let entry = &manifest.parts[part];
+    let path = folder.join(&entry.name);
+    let verified = || VERIFIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if verified().contains(&path) {
+        return Ok(());
+    }
+    if disk::digest(&path)? != entry.blake3 {
+        return Err(Error::Corrupt {
+            path,
+            what: format!("the digest of part {} differs from its manifest", entry.name),
+        }
+        .into());
+    }
+    if manifest.kind.format() != Format::Folder {
+        part::check(manifest.kind, &path)?;
+    }
+    verified().insert(path);
+    Ok(())
+}
+
+/// Checks manifest, sizes, digests and columns of the artifact in `folder`; returns its kind.
+pub fn verify(folder: &Path) -> Result<Kind> {
+    let manifest = open_any(folder)?;
+    for (index, _) in manifest.parts.iter().enumerate() {
+        let path = folder.join(&manifest.parts[index].name);
+        VERIFIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&path);
+        verify_part(folder, &manifest, index)?;
+    }
+    Ok(manifest.kind)
+}

@@ -1,0 +1,76 @@
+//! Where the work of a subject lies: its store, its model's folder, and its artifacts by key.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use wherefrom_artifact::{Artifact, ArtifactKind, Recipe, State, Store};
+use wherefrom_model::Config;
+
+use crate::work::{Subject, Work};
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).into()
+}
+
+/// Where everything is written: `target/bench`.
+pub(crate) fn folder() -> PathBuf {
+    root().join("target/bench")
+}
+
+/// A subject's artifacts.
+pub(crate) struct Place {
+    pub(crate) subject: Subject,
+    pub(crate) store: Store,
+}
+
+impl Place {
+    pub(crate) fn new(subject: Subject) -> Self {
+        Self { subject, store: Store::new(folder().join("store")) }
+    }
+
+    /// What makes the work's artifact what it is.
+    pub(crate) fn recipe(&self, work: Work) -> Recipe {
+        let needs = work.needs(self.subject).into_iter();
+        let inputs: BTreeMap<_, _> = needs.map(|need| (need.name(), self.recipe(need).key())).collect();
+        let config = json!({ "subject": self.subject.name() });
+        Recipe { stage: format!("bench-{}", work.name()), version: work.version(), config, inputs, model: None }
+    }
+
+    /// Where the work's artifact lies, or would.
+    pub(crate) fn artifact(&self, work: Work) -> Result<PathBuf> {
+        let kind = work.kind().with_context(|| format!("{} writes no artifact", work.name()))?;
+        Ok(self.store.folder(kind, &self.recipe(work).key()))
+    }
+
+    pub(crate) fn open<K: ArtifactKind>(&self, work: Work) -> Result<Artifact<K>> {
+        Artifact::open(&self.artifact(work)?)
+    }
+
+    /// Whether the work's artifact is there.
+    pub(crate) fn has(&self, work: Work) -> bool {
+        work.kind().is_some_and(|kind| self.store.state(kind, &self.recipe(work).key()) == State::Cached)
+    }
+
+    /// The model's folder.
+    pub(crate) fn model(&self) -> Result<PathBuf> {
+        match self.subject {
+            Subject::Quickstart => Ok(root().join("data/models/quickstart")),
+            Subject::Smollm2 => self.artifact(Work::Weights),
+        }
+    }
+
+    /// The folder that has the model's `config.json`, whether or not it has weights.
+    pub(crate) fn shape(&self) -> PathBuf {
+        match self.subject {
+            Subject::Quickstart => root().join("data/models/quickstart"),
+            Subject::Smollm2 => root().join("crates/wherefrom-bench/shapes/smollm2"),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        Config::load(&self.shape())
+    }
+}

@@ -1,0 +1,74 @@
+//! Every piece of work that writes an artifact, done by the stage that does it in a study.
+
+use anyhow::Result;
+use wherefrom_artifact::{Draft, Exec};
+use wherefrom_curvature::precondition::Rank;
+use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition};
+use wherefrom_score::Pairs;
+use wherefrom_tokenize::tokenize;
+
+use crate::place::{Place, root};
+use crate::random;
+use crate::work::{Subject, Work};
+
+/// Fills the draft of the work's artifact.
+pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    let tokens = || place.open(Work::Tokens(work.sequences(place.subject)));
+    match work {
+        Work::Covariance | Work::CovariancePasses => {
+            let inputs = covariance::Inputs { tokens: tokens()?, model: place.model()? };
+            covariance::run(&covariance::Config::default(), &inputs, exec, draft)
+        }
+        Work::Eigenbasis => {
+            let inputs = eigenbasis::Inputs { covariances: place.open(Work::Covariance)? };
+            eigenbasis::run(&eigenbasis::Config {}, &inputs, exec, draft)
+        }
+        Work::Lambda | Work::LambdaPasses => {
+            let eigenbasis = Some(place.open(Work::Eigenbasis)?);
+            let inputs = lambda::Inputs { tokens: tokens()?, eigenbasis, model: place.model()? };
+            lambda::run(&lambda::Config { seed: 1, ..Default::default() }, &inputs, exec, draft)
+        }
+        Work::Gradients => {
+            let inputs = wherefrom_gradients::Inputs { tokens: place.open(Work::Queries)?, model: place.model()? };
+            wherefrom_gradients::run(&wherefrom_gradients::Config::default(), &inputs, exec, draft)
+        }
+        Work::Precondition | Work::PreconditionFull => {
+            let rank = if work == Work::Precondition { Rank::Low(random::RANK) } else { Rank::Full };
+            let config = precondition::Config { rank, ..Default::default() };
+            let inputs = precondition::Inputs {
+                gradients: place.open(Work::Gradients)?,
+                eigenbasis: Some(place.open(Work::Eigenbasis)?),
+                lambda: Some(place.open(Work::Lambda)?),
+            };
+            precondition::run(&config, &inputs, exec, draft)
+        }
+        Work::Scan(_) | Work::ScanFull | Work::Flat(_) | Work::Details => {
+            let detail = work == Work::Details;
+            let config = wherefrom_score::Config { detail, ..Default::default() };
+            let candidates = if detail { Some(Pairs::Candidates(place.open(Work::Candidates)?)) } else { None };
+            let queries = place.open(work.scanned())?;
+            let inputs = wherefrom_score::Inputs { queries, tokens: tokens()?, model: place.model()?, candidates };
+            wherefrom_score::run(&config, &inputs, exec, draft)
+        }
+        Work::Corpus => {
+            let inputs = tokenize::Inputs {
+                corpus: root().join("data/corpora/quickstart.jsonl"),
+                tokenizer: Some(place.model()?.join("tokenizer.json")),
+                chat_template: None,
+            };
+            tokenize::run(&tokenize::Config::new(96), &inputs, exec, draft)
+        }
+        Work::Weights => random::weights(&place.shape(), draft),
+        Work::Tokens(count) => match place.subject {
+            Subject::Quickstart => random::repeated(&place.open(Work::Corpus)?, count, draft),
+            Subject::Smollm2 => random::tokens(&place.config()?, 0, count, Subject::LENGTH, draft),
+        },
+        Work::Queries => match place.subject {
+            Subject::Quickstart => random::repeated(&place.open(Work::Corpus)?, Subject::QUERIES, draft),
+            Subject::Smollm2 => random::tokens(&place.config()?, 1, Subject::QUERIES, Subject::QUERY_LENGTH, draft),
+        },
+        Work::Random(queries) => random::preconditioned(&place.config()?, queries, draft),
+        Work::Candidates => random::candidates(Subject::QUERIES, draft),
+        Work::Forward | Work::Taps | Work::TapsAlone => anyhow::bail!("{} writes no artifact", work.name()),
+    }
+}

@@ -1,0 +1,75 @@
+//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the means over tokens, in float64, block by block.
+//!
+//! reads   covariances
+//! writes  eigenbasis
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Exec, Row};
+use wherefrom_linalg::{Threads, symmetric_eigen};
+
+use crate::waves::side_by_side;
+
+/// Raised when results change.
+pub const VERSION: u32 = 2;
+
+/// There is nothing to choose.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {}
+
+/// What is decomposed.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Sums over tokens.
+    pub covariances: Artifact<Covariances>,
+}
+
+/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns; a part per part of the covariances.
+pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    for name in ["tokens", "examples", "blocks"] {
+        if let Some(count) = inputs.covariances.manifest().count(name) {
+            draft.metadata(name, count.to_string());
+            draft.summary(name, count)?;
+        }
+    }
+    let parts: Vec<usize> = draft.plan(|| Ok((0..inputs.covariances.parts()).collect()))?;
+    exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
+    let pending = parts.into_iter().filter(|&part| !draft.has(part)).collect::<Vec<_>>();
+    let work = pending
+        .into_iter()
+        .map(|part| Ok((part, inputs.covariances.rows_in::<Covariance>(part)?.collect::<Result<Vec<_>>>()?)));
+    let size = |(_, rows): &(usize, Vec<Covariance>)| rows.iter().map(|row| bytes(row.size)).sum();
+    let decomposed = side_by_side(work, rayon::current_num_threads(), size, Ok, |(part, rows), threads| {
+        Ok((part, rows.into_iter().map(|row| decompose(row, threads, exec)).collect::<Result<Vec<_>>>()?))
+    });
+    for done in decomposed {
+        let (part, bases) = done?;
+        // A batch for each matrix: the offsets of a batch's lists have 32 bits.
+        draft.write_each(part, bases.into_iter().map(|basis| <Basis as Row<Eigenbasis>>::to_batch(&[basis])))?;
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+/// Bytes for one matrix of size n: its sum, its mean, the solver's copies and work space, and the vectors, some in
+/// float32 and some in float64.
+pub fn bytes(n: usize) -> u64 {
+    60 * (n as u64).pow(2)
+}
+
+/// Bytes for one matrix that is read, or decomposed and not yet written, with what is left of the work on it.
+pub fn waiting(n: usize) -> u64 {
+    10 * (n as u64).pow(2)
+}
+
+fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
+    let scale = 1.0 / row.count.max(1) as f64;
+    let mean: Vec<f64> = std::mem::take(&mut row.matrix).iter().map(|&value| f64::from(value) * scale).collect();
+    let (values, vectors) = symmetric_eigen(&mean, row.size, threads)
+        .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
+    exec.reporter.advance(1);
+    let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+    let Covariance { module, side, shared_with, .. } = row;
+    Ok(Basis { module, side, shared_with, values: narrow(values), vectors: narrow(vectors) })
+}

@@ -1,0 +1,143 @@
+//! Signs of every example's gradient at chosen coordinates of the eigenbasis: a bit each, to be scored without the model.
+//!
+//! x = Q_S^T G_z Q_A at the coordinates, of deviation sigma = sqrt(Lambda); kept are the signs of x and the scale
+//! c = mean(|x| / sigma), so that x is about c sigma sign(x).
+//!
+//! reads   tokens, model, eigenbasis, coordinates
+//! writes  index
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Row, Signs, Span, Tokens};
+use wherefrom_linalg::kernels::picked_products;
+use wherefrom_linalg::signs::row_bytes;
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
+
+use crate::reduce::sequence;
+use crate::table::{Share, Table};
+use crate::tensors::{Rotation, rotations};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
+}
+
+/// What it is made from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+    /// The basis that the coordinates are of.
+    pub eigenbasis: Artifact<Eigenbasis>,
+    /// Which are kept.
+    pub coordinates: Artifact<Coordinates>,
+}
+
+/// One example on its way.
+struct Kept {
+    signs: Vec<u8>,
+    /// Sum of |x| / sigma.
+    sum: f64,
+}
+
+/// Keeps every example, with the text's own labels; a part per span of examples.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let table = Table::read(&inputs.coordinates)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let names = table.shares.iter().map(|share| share.module.clone()).collect();
+    let selection = Selection::new(&Modules::Globs(names), model.modules())?;
+    let names: Vec<_> = selection.modules().iter().map(|module| &module.name).collect();
+    draft.metadata("coordinates", table.count.to_string());
+    draft.summary("coordinates", table.count)?;
+    draft.summary("modules", &names)?;
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+
+    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
+    if (0..spans.len()).all(|part| draft.has(part)) {
+        return Ok(());
+    }
+    let modules = selection.modules().iter().zip(rotations(&inputs.eigenbasis, selection.modules(), &device)?);
+    let modules = modules.map(|(module, rotation)| {
+        let share = table.shares.iter().find(|share| share.module == module.name);
+        let share = share.expect("the selection has the table's modules");
+        Ok(Places { share, rotation, places: share.places([module.out_features, module.in_features])? })
+    });
+    let modules: Vec<Places<'_>> = modules.collect::<Result<_>>()?;
+    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
+    exec.reporter.begin("index", "examples", inputs.tokens.examples(), done);
+    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let examples = inputs.tokens.read_span(span)?;
+        let pass = Pass { model: &model, selection: &selection, modules: &modules, count: table.count, exec };
+        draft.write(part, &[<Signs as Row<Index>>::to_batch(&pass.signs(&examples, &device)?)?])?;
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+/// A module with its basis and its coordinates.
+struct Places<'a> {
+    share: &'a Share,
+    rotation: Rotation,
+    /// Row-major.
+    places: Vec<u32>,
+}
+
+struct Pass<'a> {
+    model: &'a Model,
+    selection: &'a Selection,
+    modules: &'a [Places<'a>],
+    /// Coordinates.
+    count: usize,
+    exec: &'a Exec,
+}
+
+impl Pass<'_> {
+    /// The rows of these examples.
+    fn signs(&self, examples: &[Example], device: &Device) -> Result<Vec<Signs>> {
+        let row = |example: &Example| Signs { example: example.example, scale: 0.0, signs: Vec::new() };
+        let mut rows: Vec<_> = examples.iter().map(row).collect();
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        for group in self.model.batches(&lengths, self.exec.batch_tokens) {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
+            let batch = Batch::new(&sequences, device);
+            let kept = |_| Kept { signs: vec![0; row_bytes(self.count)], sum: 0.0 };
+            let mut kept: Vec<_> = (0..batch.len()).map(kept).collect();
+            self.model.taps(&batch, &Labels::Empirical, self.selection, &mut |tap| {
+                let Places { share, rotation, places } = &self.modules[tap.index];
+                let a = rotation.activation.rows_into(tap.activations);
+                let d = rotation.gradient.rows_into(tap.output_gradients);
+                picked_products(places, d, a, &mut kept, |kept, values| kept.add(share, values));
+                Ok(())
+            })?;
+            for (&index, kept) in group.iter().zip(kept) {
+                let row = &mut rows[index];
+                (row.scale, row.signs) = ((kept.sum / self.count as f64) as f32, kept.signs);
+                ensure!(row.scale.is_finite(), "the gradient of example {} is not finite", row.example);
+            }
+            self.exec.reporter.advance(group.len() as u64);
+        }
+        Ok(rows)
+    }
+}
+
+impl Kept {
+    /// One module's values.
+    fn add(&mut self, share: &Share, values: &[f32]) {
+        for (i, (value, deviation)) in (share.first..).zip(values.iter().zip(&share.deviations)) {
+            self.signs[i / 8] |= u8::from(*value < 0.0) << (i % 8);
+            self.sum += f64::from((value / deviation).abs());
+        }
+    }
+}

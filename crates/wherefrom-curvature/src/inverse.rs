@@ -1,0 +1,115 @@
+//! What a module's gradient is multiplied with: (Lambda + damping)^-1, and the basis in which that is done.
+
+use anyhow::{Context as _, Result};
+use burn::tensor::{Device, Tensor};
+use wherefrom_artifact::{Artifact, Basis, Eigenbasis, Error, Lambda, LambdaSum, Reporter, Side};
+
+use crate::method::{Damping, Method};
+use crate::tensors::{Rotation, rotation, tensor};
+
+/// The fit that a method makes use of.
+#[derive(Clone, Copy)]
+pub(crate) struct Curvature<'a> {
+    method: Method,
+    damping: Damping,
+    eigenbasis: Option<&'a Artifact<Eigenbasis>>,
+    lambda: Option<&'a Artifact<Lambda>>,
+}
+
+/// One module's curvature, ready to multiply with.
+pub(crate) struct Inverse {
+    pub(crate) rotation: Option<Rotation>,
+    /// 1 / (Lambda + damping) [out, in]; none for the identity. Zero where all of Lambda is: the module adds nothing.
+    pub(crate) reciprocal: Option<Tensor<2>>,
+}
+
+impl<'a> Curvature<'a> {
+    /// What the method does not need is left aside.
+    pub(crate) fn new(
+        method: Method,
+        damping: Damping,
+        eigenbasis: Option<&'a Artifact<Eigenbasis>>,
+        lambda: Option<&'a Artifact<Lambda>>,
+    ) -> Result<Self> {
+        let (eigenbasis, lambda) =
+            (eigenbasis.filter(|_| method.uses_eigenbasis()), lambda.filter(|_| method.uses_lambda()));
+        for (role, missing) in [
+            ("eigenbasis", method.uses_eigenbasis() && eigenbasis.is_none()),
+            ("lambda", method.uses_lambda() && lambda.is_none()),
+        ] {
+            if missing {
+                let what = format!("method {} needs an input `{role}`: wire it to a step", method.name());
+                return Err(Error::Input(what).into());
+            }
+        }
+        Ok(Self { method, damping, eigenbasis, lambda })
+    }
+
+    /// The curvature of one module [out, in]; nothing else is read.
+    pub(crate) fn of(
+        &self,
+        module: &str,
+        shape: [usize; 2],
+        device: &Device,
+        reporter: &dyn Reporter,
+    ) -> Result<Inverse> {
+        let rotation = || self.eigenbasis.map(|basis| rotation(basis, module, shape, device)).transpose();
+        let lambda = || match (self.method, self.lambda, self.eigenbasis) {
+            (Method::Kfac, _, Some(eigenbasis)) => kronecker(eigenbasis, module).map(Some),
+            (_, Some(lambda), _) => fitted(lambda, module).map(Some),
+            _ => Ok(None),
+        };
+        let (rotation, lambda) = rayon::join(rotation, lambda);
+        let (rotation, Some(lambda)) = (rotation?, lambda?) else {
+            return Ok(Inverse { rotation: None, reciprocal: None });
+        };
+        let [rows, columns] = shape;
+        if lambda.len() != rows * columns {
+            return Err(Error::Mismatch(format!(
+                "lambda has no [{rows}, {columns}] for module {module}: fit it with the same `modules`"
+            ))
+            .into());
+        }
+        let mean = lambda.iter().sum::<f64>() / lambda.len() as f64;
+        if lambda.iter().all(|&value| value == 0.0) {
+            reporter.warn(&format!("lambda of {module} is all zero: the module contributes nothing"));
+            return Ok(Inverse { rotation, reciprocal: Some(Tensor::zeros(shape, device)) });
+        }
+        let damping = match self.damping {
+            Damping::Relative(share) => share * mean,
+            Damping::Absolute(value) => value,
+        };
+        // The reciprocal is taken in float64.
+        let reciprocal: Vec<f32> = lambda.iter().map(|&value| (1.0 / (value + damping)) as f32).collect();
+        if reciprocal.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Input(format!(
+                "Lambda + damping of {module} reaches zero: raise `damping` (the default is {{ relative = 0.1 }})"
+            ))
+            .into());
+        }
+        Ok(Inverse { rotation, reciprocal: Some(tensor(reciprocal, shape, device)) })
+    }
+}
+
+/// E_z[...] of a module: the sum over its count.
+fn fitted(lambda: &Artifact<Lambda>, module: &str) -> Result<Vec<f64>> {
+    let Some(row) = lambda.module::<LambdaSum>(module)?.pop() else { return Ok(Vec::new()) };
+    let scale = 1.0 / row.count.max(1) as f64;
+    Ok(row.lambda.iter().map(|&value| f64::from(value) * scale).collect())
+}
+
+/// Lambda = (tokens / examples) l_S l_A^T: the factors are means per token, Lambda is per sequence.
+fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>> {
+    let count = |name: &str| {
+        eigenbasis.manifest().count(name).with_context(|| format!("the eigenbasis' manifest has no summary `{name}`"))
+    };
+    let scale = count("tokens")? as f64 / count("examples")?.max(1) as f64;
+    // Of several blocks, one after the other.
+    let mut sides = [Vec::new(), Vec::new()];
+    for row in eigenbasis.module::<Basis>(module)? {
+        let positive = row.values.iter().map(|&value| f64::from(value).max(0.0));
+        sides[usize::from(row.side == Side::Activation)].extend(positive);
+    }
+    let [s, a] = &sides;
+    Ok(s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect())
+}

@@ -1,0 +1,142 @@
+//! Corrected eigenvalues Lambda = E_z[(Q_S^T G_z Q_A)^2] (Grosse et al. 2023, Eq. 20 and 26), as sums over examples.
+//!
+//! Without an eigenbasis, E_z[G_z^2] in the standard basis: the `diagonal` method.
+//!
+//! reads   tokens, model, eigenbasis
+//! writes  lambda
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
+use wherefrom_linalg::kernels::{Form, squared_products_bytes};
+use wherefrom_model::{
+    Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device,
+};
+
+use crate::blocks::Orthogonal;
+use crate::covariance;
+use crate::passes::number_bytes;
+use crate::reduce::{Counts, Fit};
+use crate::tensors::{narrow, rotations};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is fitted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Labels of the loss whose gradients are summed.
+    pub labels: LabelsKind,
+    /// Seed of sampled labels.
+    pub seed: u64,
+    /// Attributed modules.
+    pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
+    /// float32, or float16 with a scale for each module.
+    pub store: Stored,
+}
+
+/// What it is fitted on.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// The basis to correct in; none for the diagonal of the standard basis.
+    pub eigenbasis: Option<Artifact<Eigenbasis>>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+}
+
+/// Fits with the labels of the config.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
+}
+
+/// Fits with any labels; a part per module.
+pub fn run_with_labels(
+    config: &Config,
+    labels: &Labels,
+    inputs: &Inputs,
+    exec: &Exec,
+    draft: &mut Draft,
+) -> Result<()> {
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let selection = Selection::new(&config.modules, model.modules())?;
+    for module in selection.modules() {
+        fits(&device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
+    }
+    draft.store(config.store);
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    if let Some(counts) = Counts::restore(draft)? {
+        counts.note(draft)?;
+    }
+    let blocks = inputs.eigenbasis.as_ref().map(|basis| basis.manifest().count("blocks").unwrap_or(1) as usize);
+    let fit = Fit { task: "lambda", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
+    for pass in fit.passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))? {
+        let modules = pass.selection.modules();
+        let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
+        let rotations = match &inputs.eigenbasis {
+            Some(basis) => rotations(basis, modules, &device)?,
+            None => Vec::new(),
+        };
+        let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).collect();
+        let mut shared = SharedInput::default();
+        let sums = pass.sum(draft, &forms, |tap, batch, sums| {
+            // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
+            let (mut a, mut d) = (tap.activations, tap.output_gradients);
+            if let Some(basis) = rotations.get(tap.index) {
+                (a, d) = (shared.rotated(tap.index, &basis.activation, a), basis.gradient.rows_into(d));
+            }
+            sums[tap.index].add_squared_products(d, a, batch.len());
+            Ok(())
+        })?;
+        drop(rotations);
+        sums.counts.note(draft)?;
+        for (index, (module, sum)) in modules.iter().zip(&sums.slots).enumerate() {
+            if draft.has(pass.places[index]) {
+                continue;
+            }
+            let lambda = narrow(sum, &format!("lambda of {}", module.name))?;
+            let (module, count, shape) = (module.name.clone(), sums.counts.examples, shapes[index]);
+            let row = LambdaSum { module, count, shape, lambda };
+            draft.write(pass.places[index], &[<LambdaSum as Row<Lambda>>::to_batch(&[row])?])?;
+        }
+        pass.end(draft)?;
+    }
+    Ok(())
+}
+
+/// The last rotated input: modules that read the same one come one after the other.
+#[derive(Default)]
+struct SharedInput(Option<(usize, Arc<Orthogonal>, Tensor<2>)>);
+
+impl SharedInput {
+    /// a Q_A for the module `index`. Modules of a batch come last to first, so that a number that does not fall is of
+    /// another batch.
+    fn rotated(&mut self, index: usize, basis: &Arc<Orthogonal>, a: Tensor<2>) -> Tensor<2> {
+        let rotated = match self.0.take() {
+            Some((before, of, rotated)) if index < before && Arc::ptr_eq(&of, basis) => rotated,
+            _ => basis.rows_into(a),
+        };
+        self.0 = Some((index, basis.clone(), rotated.clone()));
+        rotated
+    }
+}
+
+/// Bytes of the sums over these modules in one pass, of `number` bytes each, their rotations (of so many blocks; none in
+/// the standard basis), and what one module takes while its gradients are squared and written.
+pub fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u64 {
+    let size = |module: &Module| number * (module.out_features * module.in_features) as u64;
+    let rotation = |module: &Module| blocks.map_or(0, |count| 4 * covariance::both_sides(module, count));
+    let held: u64 = modules.iter().map(|module| size(module) + rotation(module)).sum();
+    let squared =
+        |module: &Module| (squared_products_bytes(module.out_features, module.in_features) as u64).max(size(module));
+    held + modules.iter().map(squared).max().unwrap_or(0)
+}

@@ -1,0 +1,128 @@
+//! Self-influence of training sequences: (1/N) sum over modules of <P(G_z), G_z>, at full rank.
+//!
+//! In the eigenbasis, <P(G), G> = sum over the elements of (Q_S^T G Q_A)^2 / (Lambda + damping).
+//!
+//! reads   tokens, model, eigenbasis, lambda
+//! writes  self-influence
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{
+    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, check_training_examples,
+};
+use wherefrom_linalg::kernels::weighted_squares;
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
+
+use crate::inverse::{Curvature, Inverse};
+use crate::method::{Damping, Method};
+use crate::reduce::sequence;
+use crate::tensors::values;
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// What is computed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Which curvature.
+    pub method: Method,
+    /// What is added to Lambda.
+    pub damping: Damping,
+    /// Attributed modules.
+    pub modules: Modules,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
+    /// N of the influence; by default the rows of the tokens artifact.
+    pub training_examples: Option<u64>,
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        check_training_examples(self.training_examples)?;
+        self.damping.check()
+    }
+}
+
+/// What it is computed from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+    /// Needed by `kfac` and `ekfac`.
+    pub eigenbasis: Option<Artifact<Eigenbasis>>,
+    /// Needed by `diagonal` and `ekfac`.
+    pub lambda: Option<Artifact<Lambda>>,
+}
+
+/// The gradient of every example against itself, with the text's own labels; a part per span of examples.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
+    let device = resolve_device(&exec.device)?;
+    let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let selection = Selection::new(&config.modules, model.modules())?;
+    let modules = selection.modules();
+    let names: Vec<_> = modules.iter().map(|module| &module.name).collect();
+    let nats = config.method != Method::Identity;
+    draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
+    draft.metadata("sign", "positive = one more copy raises log p(the example's own targets)");
+    draft.metadata("method", config.method.name());
+    draft.metadata("damping", serde_json::to_string(&config.damping)?);
+    draft.metadata("modules", serde_json::to_string(&names)?);
+    draft.summary("modules", &names)?;
+    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+
+    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
+    if (0..spans.len()).all(|part| draft.has(part)) {
+        return Ok(());
+    }
+    let inverses = modules
+        .iter()
+        .map(|module| curvature.of(&module.name, [module.out_features, module.in_features], &device, &*exec.reporter));
+    let inverses = inverses.collect::<Result<Vec<_>>>()?;
+    let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f64;
+    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
+    exec.reporter.begin("self-influence", "examples", inputs.tokens.examples(), done);
+    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let examples = inputs.tokens.read_span(span)?;
+        let row = |example: u64| OwnInfluence { example, influence: 0.0, by_module: vec![0.0; modules.len()] };
+        let mut rows: Vec<_> = examples.iter().map(|example| row(example.example)).collect();
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        for group in model.batches(&lengths, exec.batch_tokens) {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
+            let batch = Batch::new(&sequences, &device);
+            model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
+                let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, batch.len());
+                for (&index, square) in group.iter().zip(values(squares)?) {
+                    rows[index].by_module[tap.index] = (scale * f64::from(square)) as f32;
+                }
+                Ok(())
+            })?;
+            exec.reporter.advance(group.len() as u64);
+        }
+        for row in &mut rows {
+            row.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
+        }
+        draft.write(part, &[<OwnInfluence as Row<SelfInfluence>>::to_batch(&rows)?])?;
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+/// <P(G_z), G_z> of every example: a [batch * tokens, in], d [batch * tokens, out] -> [batch, 1].
+fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, batch: usize) -> Tensor<2> {
+    if let Some(basis) = &inverse.rotation {
+        (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
+    }
+    weighted_squares(inverse.reciprocal.clone(), d, a, batch)
+}

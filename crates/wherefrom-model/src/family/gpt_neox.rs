@@ -1,0 +1,59 @@
+//! GPT-NeoX and Pythia: attention and MLP side by side or one after the other, q, k and v of each head in one map,
+//! rotary positions on a part of it, LayerNorm, biases.
+
+use anyhow::Result;
+use wherefrom_linalg::kernels::Activation;
+
+use super::{Architecture, Fused, HeadNorms, Layout, NormKind};
+use crate::config::{Bias, Config, Residual};
+use crate::keys::Keys;
+
+pub(super) const LAYOUT: Layout = Layout {
+    base: "gpt_neox",
+    embedding: "gpt_neox.embed_in",
+    positions: None,
+    blocks: "gpt_neox.layers",
+    attention_norm: "input_layernorm",
+    attention_inputs: &["attention.query_key_value"],
+    fused: Fused::ByHead,
+    head_norms: HeadNorms::None,
+    attention_output: "attention.dense",
+    mlp_norm: "post_attention_layernorm",
+    mlp_inputs: &["mlp.dense_h_to_4h"],
+    mlp_output: "mlp.dense_4h_to_h",
+    final_norm: "gpt_neox.final_layer_norm",
+    head: &["embed_out", "lm_head"],
+    norm: NormKind::Layer,
+    transposed: false,
+};
+
+pub(super) fn read(keys: &Keys) -> Result<Config> {
+    let heads = keys.size(&["num_attention_heads"])?;
+    let hidden_size = keys.size(&["hidden_size"])?;
+    if !hidden_size.is_multiple_of(heads) {
+        return Err(keys.refuse("`hidden_size` must be a multiple of `num_attention_heads`"));
+    }
+    let head_dim = hidden_size / heads;
+    let rotary = keys.rotary(head_dim, ("rotary_emb_base", 10_000.0), ("rotary_pct", 0.25))?;
+    let attention_bias = keys.flag("attention_bias", true)?;
+    Ok(Config {
+        architecture: Architecture::GptNeox,
+        vocab_size: keys.size(&["vocab_size"])?,
+        hidden_size,
+        intermediate_size: keys.size(&["intermediate_size"])?,
+        num_hidden_layers: keys.size(&["num_hidden_layers"])?,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim,
+        max_position_embeddings: keys.size_or(&["max_position_embeddings"], 2048)?,
+        tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
+        embedding_scale: 1.0,
+        rotary: (rotary.dims > 0).then_some(rotary),
+        attention_scale: (head_dim as f64).powf(-0.5) as f32,
+        scale_by_layer: false,
+        norm_epsilon: keys.number_or(&["layer_norm_eps"], 1e-5)?,
+        residual: if keys.flag("use_parallel_residual", true)? { Residual::Parallel } else { Residual::Before },
+        activation: keys.activation("hidden_act", Activation::Gelu)?,
+        bias: Bias { attention_inputs: attention_bias, attention_output: attention_bias, mlp: true },
+    })
+}

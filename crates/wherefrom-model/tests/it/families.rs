@@ -1,0 +1,199 @@
+//! Every family against `transformers` in float64 (tests/fixtures/families/make_fixtures.py).
+
+use burn::tensor::Tensor;
+use wherefrom_linalg::kernels::with_burn_operations;
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, Tap, resolve_device};
+
+use crate::{Fixture, assert_close, cosine, segments_agree_with_sequences, summed, values};
+
+const FAMILIES: [&str; 12] = [
+    "gemma",
+    "gpt2",
+    "gpt2_bare",
+    "gpt2_untied",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "llama3",
+    "llama_linear",
+    "mistral",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+];
+
+#[test]
+fn logits_and_losses_agree() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let batch = fixture.batch();
+        let width = fixture.model.config.vocab_size;
+        let found = values(fixture.model.logits(&batch));
+        let losses = fixture.model.token_losses(&batch).unwrap();
+        for (i, ids) in fixture.sequences.iter().enumerate() {
+            let start = i * batch.tokens * width;
+            let found = &found[start..start + ids.len() * width];
+            assert_close(name, found, &fixture.floats[&format!("logits.{i}")]);
+            assert_close(name, &losses[i], &fixture.floats[&format!("losses.{i}")]);
+        }
+    }
+}
+
+/// Also on the burn path, which a GPU takes.
+#[test]
+fn gradients_of_every_parameter_agree() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        fixture.gradients_agree(name);
+        with_burn_operations(|| fixture.gradients_agree(name));
+    }
+}
+
+/// sum_t d_t a_t^T is the module's gradient with its bias as last column, and padding is zero in both factors.
+#[test]
+fn taps_make_the_gradient_of_every_module() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let batch = fixture.batch();
+        let (gradients, ..) = fixture.model.parameter_gradients(&batch).unwrap();
+        let selection = Selection::new(&Modules::Named("all".into()), fixture.model.modules()).unwrap();
+        let padded: Vec<_> = (0..2).map(|i| fixture.sequences[i].len()..batch.tokens).collect();
+        assert!(padded.iter().any(|rows| !rows.is_empty()), "{name}: nothing is padding");
+        let mut seen = 0;
+        let visit = &mut |tap: Tap<'_>| {
+            assert_eq!(tap.activations.dims()[1], tap.module.in_features);
+            for (i, rows) in padded.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+                for factor in [&tap.activations, &tap.output_gradients] {
+                    let rows = factor.clone().narrow(0, i * batch.tokens + rows.start, rows.len());
+                    assert!(values(rows).iter().all(|&value| value == 0.0), "{name}: {}", tap.module.name);
+                }
+            }
+            let mut expected = gradients[&tap.module.weight()].clone();
+            if tap.module.bias {
+                expected = Tensor::cat(vec![expected, gradients[&tap.module.bias()].clone().transpose()], 1);
+            }
+            let found = tap.output_gradients.transpose().matmul(tap.activations);
+            assert_close(&tap.module.name, &values(found), &values(expected));
+            seen += 1;
+            Ok(())
+        };
+        fixture.model.taps(&batch, &Labels::Empirical, &selection, visit).unwrap();
+        assert_eq!(seen, fixture.model.modules().len());
+    }
+}
+
+/// A selection in the middle of a block: the walk ends there, with the same taps.
+#[test]
+fn a_walk_that_ends_early_makes_the_same_taps() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let all = fixture.model.modules().to_vec();
+        let taps = |globs: Vec<String>| {
+            let selection = Selection::new(&Modules::Globs(globs), &all).unwrap();
+            let mut taps = Vec::new();
+            let visit = &mut |tap: Tap<'_>| {
+                taps.push((tap.module.name.clone(), values(tap.activations), values(tap.output_gradients)));
+                Ok(())
+            };
+            fixture.model.taps(&fixture.batch(), &Labels::Sampled { seed: 3 }, &selection, visit).unwrap();
+            taps
+        };
+        let whole = taps(vec!["*".into()]);
+        for module in &all {
+            let one = taps(vec![module.name.clone()]);
+            assert_eq!(one.len(), 1);
+            assert!(whole.contains(&one[0]), "{name}: {}", module.name);
+        }
+    }
+}
+
+/// A sequence alone, and beside a longer one.
+#[test]
+fn padding_changes_nothing() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let together = fixture.model.token_losses(&fixture.batch()).unwrap();
+        for (i, ids) in fixture.sequences.iter().enumerate() {
+            let mask: Vec<_> = (0..ids.len()).map(|t| t > 0).collect();
+            let batch = Batch::new(&[Sequence::new(0, ids, &mask)], &fixture.model.device);
+            assert_close(name, &fixture.model.token_losses(&batch).unwrap()[0], &together[i]);
+        }
+    }
+}
+
+/// Learned positions and rotary ones begin anew, and biases on padding reach no segment.
+#[test]
+fn segments_of_a_row_do_not_see_each_other() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        segments_agree_with_sequences(&fixture);
+        with_burn_operations(|| segments_agree_with_sequences(&fixture));
+    }
+}
+
+#[test]
+fn mlp_chooses_the_maps_of_every_mlp() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let config = &fixture.model.config;
+        let selection = Selection::new(&Modules::Named("mlp".into()), fixture.model.modules()).unwrap();
+        let expected = config.num_hidden_layers * if name.starts_with("gpt") { 2 } else { 3 };
+        assert_eq!(selection.modules().len(), expected, "{name}");
+        let coverage = Coverage::new(config, &selection);
+        let left: u64 = coverage.unattributed.iter().map(|(_, size)| size).sum();
+        assert_eq!(coverage.attributed + left, coverage.total);
+        let own: u64 = selection.modules().iter().map(|module| (module.in_features * module.out_features) as u64).sum();
+        assert_eq!(coverage.attributed, own, "{name}: weights and biases");
+    }
+}
+
+#[test]
+fn a_config_alone_makes_a_random_model() {
+    for name in FAMILIES {
+        let fixture = Fixture::family(name);
+        let model = Model::random(fixture.model.config.clone(), 1, &fixture.model.device);
+        let losses = model.token_losses(&fixture.batch()).unwrap();
+        let count = losses.iter().flatten().filter(|&&loss| loss > 0.0).count() as f32;
+        let mean = losses.iter().flatten().sum::<f32>() / count;
+        assert!((mean - (model.config.vocab_size as f32).ln()).abs() < 0.5, "{name}: {mean}");
+    }
+}
+
+/// Transposed tensors go back as they came.
+#[test]
+fn a_checkpoint_is_written_as_it_was_read() {
+    let fixture = Fixture::family("gpt2");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), fixture.model.to_safetensors().unwrap()).unwrap();
+    std::fs::copy(fixture.folder.join("config.json"), folder.path().join("config.json")).unwrap();
+    let again = Model::load(folder.path(), &resolve_device("cpu").unwrap()).unwrap();
+    for (name, tensor) in &fixture.model.parameters {
+        assert_eq!(values(tensor.clone()), values(again.parameters[name].clone()), "{name}");
+    }
+}
+
+/// Reduced precision changes every tap, a little, by what the type's significand leaves out.
+#[test]
+fn taps_in_reduced_precision_stay_close() {
+    for (precision, least) in [(Precision::F16, 0.9999), (Precision::Bf16, 0.99)] {
+        for name in FAMILIES {
+            let fixture = Fixture::family(name);
+            let batch = fixture.batch();
+            if !precision.runs_on(&fixture.model.device) {
+                let error = fixture.model.with_precision(precision).unwrap_err().to_string();
+                assert!(error.contains("does not compute in"), "{error}");
+                continue;
+            }
+            let (full, losses) = summed(&fixture.model, &batch);
+            let (reduced, rounded) = summed(&fixture.model.with_precision(precision).unwrap(), &batch);
+            assert_ne!(losses, rounded, "nothing was rounded");
+            for (module, full) in &full {
+                let what = format!("{name} {module} in {}", precision.name());
+                let cosine = cosine(full, &reduced[module]);
+                assert!(cosine > least && cosine < 1.0, "{what}: {cosine}");
+                let size = |gradient: &[f32]| gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                let ratio = size(&reduced[module]) / size(full);
+                assert!((ratio - 1.0).abs() < 0.05, "{what}: the loss scale is undone, {ratio}");
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The pipeline file as it is written: `[model]`, and steps with wires and knobs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use toml::{Table, Value};
+use wherefrom_artifact::bad_input;
+
+use crate::problems::{Problems, hint};
+
+/// A parsed pipeline file, settings applied.
+#[derive(Debug)]
+pub(crate) struct PipelineFile {
+    /// The checkpoint folder.
+    pub(crate) model: Option<String>,
+    /// Knobs that steps inherit from `[model]`: `modules`, `precision`.
+    pub(crate) inherited: Table,
+    /// Steps in file order.
+    pub(crate) steps: Vec<StepTable>,
+}
+
+/// One `[steps.NAME]`.
+#[derive(Debug)]
+pub(crate) struct StepTable {
+    /// Its name.
+    pub(crate) name: String,
+    /// What it runs.
+    pub(crate) stage: Option<String>,
+    /// Role to wire.
+    pub(crate) inputs: Vec<(String, String)>,
+    /// A step or a folder.
+    pub(crate) model: Option<String>,
+    /// Every other key.
+    pub(crate) knobs: Table,
+}
+
+impl StepTable {
+    /// How messages call it.
+    pub(crate) fn place(&self) -> String {
+        format!("step `{}`", self.name)
+    }
+}
+
+/// Reads the file, applies `sets` (`steps.x.knob=value`), and notes unknown keys and wrong types.
+pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Result<PipelineFile> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| bad_input(format!("cannot read the pipeline {} ({error}); check the path", path.display())))?;
+    let mut table: Table =
+        toml::from_str(&text).map_err(|error| bad_input(format!("{}: not TOML: {error}", path.display())))?;
+    for set in sets {
+        apply(&mut table, set)?;
+    }
+    let file = path.display().to_string();
+    for (key, value) in &table {
+        match &key[..] {
+            "about" if !value.is_str() => problems.other(&file, "`about` is a text"),
+            "about" | "model" | "steps" => {}
+            _ => problems.unknown(&file, "key", key, &["about", "model", "steps"]),
+        }
+    }
+    let (model, inherited) = model(&table, problems);
+    let mut steps = Vec::new();
+    match table.get("steps") {
+        Some(Value::Table(tables)) => {
+            for (name, value) in tables {
+                match value {
+                    Value::Table(table) => steps.push(step(name, table.clone(), problems)),
+                    _ => problems
+                        .other(&format!("step `{name}`"), "is not a table; write [steps.NAME] and keys below it"),
+                }
+            }
+        }
+        Some(_) => problems.other(&file, "`steps` is not a table; write [steps.NAME] and keys below it"),
+        None => problems.other(&file, "there are no steps; write [steps.NAME] with a `stage`"),
+    }
+    Ok(PipelineFile { model, inherited, steps })
+}
+
+fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Table) {
+    let place = "[model]";
+    let model = match table.get("model") {
+        None => return (None, Table::new()),
+        Some(Value::Table(model)) => model,
+        Some(_) => {
+            problems.other(place, "is not a table; write [model] and path = \"...\" below it");
+            return (None, Table::new());
+        }
+    };
+    let known = ["path", "modules", "precision"];
+    for key in model.keys().filter(|key| !known.contains(&key.as_str())) {
+        problems.unknown(place, "key", key, &known);
+    }
+    if model.get("path").is_some_and(|path| !path.is_str()) {
+        problems.other(place, "`path` is a text");
+    }
+    let mut inherited = model.clone();
+    inherited.remove("path");
+    (model.get("path").and_then(Value::as_str).map(String::from), inherited)
+}
+
+fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
+    let place = format!("step `{name}`");
+    let mut text = |key: &str, problems: &mut Problems| match knobs.remove(key) {
+        Some(Value::String(text)) => Some(text),
+        Some(_) => {
+            problems.other(&place, &format!("`{key}` is a text"));
+            None
+        }
+        None => None,
+    };
+    let (stage, model) = (text("stage", problems), text("model", problems));
+    let mut inputs = Vec::new();
+    match knobs.remove("inputs") {
+        None => {}
+        Some(Value::Table(wires)) => {
+            for (role, wire) in wires {
+                match wire {
+                    Value::String(wire) => inputs.push((role, wire)),
+                    _ => problems.other(&place, &format!("`inputs.{role}` is a text: a step, `store:KEY` or a folder")),
+                }
+            }
+        }
+        Some(_) => problems.other(&place, "`inputs` is a table: inputs = { role = \"step\" }"),
+    }
+    StepTable { name: name.into(), stage, inputs, model, knobs }
+}
+
+/// `steps.x.knob=value`: a TOML value, or a bare word as text.
+fn apply(table: &mut Table, set: &str) -> Result<()> {
+    let Some((place, value)) = set.split_once('=') else {
+        return Err(bad_input(format!("--set {set}: write steps.STEP.KNOB=VALUE")));
+    };
+    let (place, value) = (place.trim(), value.trim());
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    let path: Vec<&str> = place.split('.').collect();
+    let Some((last, parents)) = path.split_last() else { return Ok(()) };
+    if parents.is_empty() || path.iter().any(|part| part.is_empty()) {
+        return Err(bad_input(format!("--set {set}: write steps.STEP.KNOB=VALUE")));
+    }
+    let mut here = table;
+    for (depth, part) in parents.iter().enumerate() {
+        if depth == 1 && parents[0] == "steps" && !here.contains_key(*part) {
+            let known: Vec<&str> = here.keys().map(String::as_str).collect();
+            return Err(bad_input(format!("--set {set}: unknown step `{part}`{}", hint(part, &known))));
+        }
+        let entry = here.entry(*part).or_insert_with(|| Value::Table(Table::new()));
+        // `damping.relative=0.01` replaces another form of damping.
+        if !entry.is_table() || (depth == 2 && parents[0] == "steps" && *part != "inputs") {
+            *entry = Value::Table(Table::new());
+        }
+        here = entry.as_table_mut().ok_or_else(|| bad_input(format!("--set {set}: `{part}` is not a table")))?;
+    }
+    here.insert((*last).into(), value);
+    Ok(())
+}
+
+/// The file's name without its ending: the study's name.
+pub(crate) fn stem(path: &Path) -> PathBuf {
+    path.file_stem().unwrap_or_default().into()
+}

@@ -1,0 +1,270 @@
+//! Pipeline file to plan: every wire resolved, every problem found, every key computed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
+
+use crate::file;
+use crate::hub::HubLeaf;
+use crate::problems::{Problems, hint};
+use crate::reader::{Reader, json};
+use crate::stage::Stage;
+use crate::step::{Source, Step};
+
+/// A pipeline that can be run once its leaves are there.
+#[derive(Debug)]
+pub struct Plan {
+    /// Steps in the order in which they run.
+    pub steps: Vec<Step>,
+    /// Where artifacts are.
+    pub store: Store,
+    /// The pipeline file.
+    pub path: PathBuf,
+    /// What is not there, by step.
+    pub(crate) missing: Vec<(String, String)>,
+    /// What is read from the hub, by step.
+    pub(crate) hub: Vec<HubLeaf>,
+}
+
+impl Plan {
+    /// Reads a pipeline, `sets` (`steps.x.knob=value`) applied. Missing leaves are no error yet: `run` refuses them.
+    ///
+    /// # Errors
+    /// One [`wherefrom_artifact::Error::Input`] with a line for each problem, unknown keys first.
+    pub fn read(path: &Path, sets: &[String], store: Store) -> Result<Self> {
+        let mut problems = Problems::default();
+        let file = file::read(path, sets, &mut problems)?;
+        let mut reader = Reader::new(&file, &store, problems);
+        let stages: Vec<Option<Stage>> = file.steps.iter().map(|table| reader.stage(table)).collect();
+        let kinds: Vec<Option<Kind>> = (file.steps.iter().zip(&stages))
+            .map(|(table, stage)| stage.and_then(|stage| stage.writes(&json(&table.knobs))))
+            .collect();
+        let mut steps = Vec::new();
+        for (table, stage) in file.steps.iter().zip(&stages) {
+            steps.extend(stage.and_then(|stage| reader.step(table, stage, &kinds)));
+        }
+        let Reader { problems: mut found, missing, hub_leaves: hub, .. } = reader;
+        let order = if steps.len() == file.steps.len() { order(&steps, &mut found) } else { Vec::new() };
+        let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing, hub };
+        if found.check(&[]).is_err() {
+            let leaves: Vec<String> = plan.lacking().map(|(name, what)| format!("step `{name}`: {what}")).collect();
+            found.check(&leaves)?;
+        }
+        plan.identify()?;
+        Ok(plan)
+    }
+
+    /// The step of that name.
+    pub fn find(&self, name: &str) -> Result<&Step> {
+        let names: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
+        let found = self.steps.iter().find(|step| step.name == name);
+        found.ok_or_else(|| bad_input(format!("no step `{name}` in {}{}", self.path.display(), hint(name, &names))))
+    }
+
+    /// The study's folder under `data/runs`.
+    pub fn runs_folder(&self) -> PathBuf {
+        Path::new("data/runs").join(file::stem(&self.path))
+    }
+
+    /// The steps that `to` needs, itself last; all without it.
+    pub(crate) fn wanted(&self, to: Option<&str>) -> Result<Vec<usize>> {
+        let mut wanted = vec![to.is_none(); self.steps.len()];
+        if let Some(to) = to {
+            let last = &self.find(to)?.name;
+            for index in (0..self.steps.len()).rev() {
+                if &self.steps[index].name == last {
+                    wanted[index] = true;
+                }
+                if wanted[index] {
+                    self.steps[index].needs().for_each(|before| wanted[before] = true);
+                }
+            }
+        }
+        Ok((0..self.steps.len()).filter(|&index| wanted[index]).collect())
+    }
+
+    /// As [`Plan::wanted`]. Refused while leaves of theirs are missing.
+    pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
+        let wanted = self.wanted(to)?;
+        let lines: Vec<String> = (self.lacking())
+            .filter(|(name, _)| wanted.iter().any(|&index| &self.steps[index].name == name))
+            .map(|(name, what)| format!("step `{name}`: {what}"))
+            .collect();
+        Problems::default().check(&lines)?;
+        Ok(wanted)
+    }
+
+    /// Key or digest of a source.
+    pub(crate) fn identity(&self, source: &Source) -> Option<String> {
+        match source {
+            Source::Step(step) => self.steps[*step].key(),
+            Source::Artifact { key, .. } => Some(key.clone()),
+            Source::Leaf { digest, .. } => digest.clone(),
+        }
+    }
+
+    /// Folder or file of a source.
+    pub(crate) fn place(&self, source: &Source) -> Option<PathBuf> {
+        match source {
+            Source::Step(step) => self.steps[*step].folder(&self.store),
+            Source::Artifact { folder, .. } => Some(folder.clone()),
+            Source::Leaf { path, .. } => Some(path.clone()),
+        }
+    }
+
+    /// Recipes, states and reasons, in order.
+    fn identify(&mut self) -> Result<()> {
+        let lock = self.lock();
+        for index in 0..self.steps.len() {
+            let step = &self.steps[index];
+            let inputs: Option<BTreeMap<_, _>> = (step.wires.iter().filter(|wire| wire.used))
+                .map(|wire| Some((wire.role.clone(), self.identity(&wire.source)?)))
+                .collect();
+            let model = step.model.as_ref().map(|model| self.identity(model));
+            let recipe = match (inputs, model) {
+                (Some(inputs), None) => Some((inputs, None)),
+                (Some(inputs), Some(Some(model))) => Some((inputs, Some(model))),
+                _ => None,
+            }
+            .map(|(inputs, model)| Recipe {
+                stage: step.stage.name().into(),
+                version: step.version,
+                config: step.config.clone(),
+                inputs,
+                model,
+            });
+            let state = recipe.as_ref().map_or(State::Missing, |recipe| self.store.state(step.kind, &recipe.key()));
+            self.check_basis(step)?;
+            let why = self.reason(step, recipe.as_ref(), state, &lock);
+            let step = &mut self.steps[index];
+            (step.recipe, step.state, step.why) = (recipe, state, why);
+        }
+        Ok(())
+    }
+
+    /// Lambda belongs to the basis that it was fitted in: `ekfac` takes its own eigenbasis' one, `diagonal` that of none.
+    fn check_basis(&self, step: &Step) -> Result<()> {
+        let wire = |role: &str| {
+            let mut wires = step
+                .wires
+                .iter()
+                .filter(|wire| wire.used && matches!(step.stage, Stage::Precondition | Stage::SelfInfluence));
+            wires.find(|wire| wire.role == role).map(|wire| &wire.source)
+        };
+        let recipe = match wire("lambda") {
+            Some(Source::Step(lambda)) => self.steps[*lambda].recipe.clone(),
+            Some(Source::Artifact { folder, .. }) => Some(Manifest::read(folder)?.recipe),
+            _ => None,
+        };
+        let Some(recipe) = recipe.filter(|recipe| recipe.stage == Stage::Lambda.name()) else { return Ok(()) };
+        let own = wire("eigenbasis").and_then(|basis| self.identity(basis));
+        if recipe.inputs.get("eigenbasis") == own.as_ref() {
+            return Ok(());
+        }
+        let needs = if own.is_some() { "with the same eigenbasis" } else { "without an eigenbasis" };
+        let method = step.config["method"].as_str().unwrap_or_default();
+        Err(bad_input(format!(
+            "step `{}`: method {method} takes a `lambda` that was fitted {needs}; wire a lambda step {needs}",
+            step.name
+        )))
+    }
+
+    fn reason(&self, step: &Step, recipe: Option<&Recipe>, state: State, lock: &toml::Table) -> String {
+        let Some(recipe) = recipe else {
+            let own = self.lacking().find(|(name, _)| name == &step.name);
+            return own.map_or_else(|| "an input of an input is not there".into(), |(_, what)| what.into());
+        };
+        match state {
+            State::Cached => return "cached".into(),
+            State::Partial(..) => return "begun, not finished".into(),
+            State::Missing => {}
+        }
+        let before = lock.get(&step.name).and_then(toml::Value::as_str).and_then(|name| self.store.resolve(name).ok());
+        if let Some(before) = before.and_then(|folder| Manifest::read(&folder).ok()) {
+            let changed = changes(&before.recipe, recipe);
+            if !changed.is_empty() {
+                return format!("{} changed", changed.join(", "));
+            }
+        }
+        let unmade = step.wires.iter().find(|wire| match wire.source {
+            Source::Step(before) => wire.used && self.steps[before].state != State::Cached,
+            _ => false,
+        });
+        unmade.map_or_else(|| "never made".into(), |wire| format!("input {} is missing", wire.role))
+    }
+
+    /// The keys of the last run.
+    pub(crate) fn lock(&self) -> toml::Table {
+        let text = std::fs::read_to_string(self.runs_folder().join("lock.toml")).unwrap_or_default();
+        toml::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// What differs between two recipes, in the words of a pipeline.
+fn changes(before: &Recipe, now: &Recipe) -> Vec<String> {
+    let mut changed = Vec::new();
+    if (&before.stage, before.version) != (&now.stage, now.version) {
+        changed.push("stage version".into());
+    }
+    for (name, value) in now.config.as_object().into_iter().flatten() {
+        if before.config.get(name) != Some(value) {
+            changed.push(name.clone());
+        }
+    }
+    for (role, key) in &now.inputs {
+        if before.inputs.get(role) != Some(key) {
+            changed.push(format!("input {role}"));
+        }
+    }
+    if before.model != now.model {
+        changed.push("model".into());
+    }
+    changed
+}
+
+/// Steps with those they need before them, those that read a corpus as early as they can (a bad row must not come to
+/// light after hours), otherwise as in the file; cycles are noted.
+fn order(steps: &[Step], problems: &mut Problems) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::new();
+    // Unused wires order nothing, but a cycle through one is still a mistake worth no hour: it is allowed.
+    while let Some(next) = (0..steps.len())
+        .filter(|index| !order.contains(index) && steps[*index].needs().all(|before| order.contains(&before)))
+        .min_by_key(|&index| !steps[index].stage.reads_corpus())
+    {
+        order.push(next);
+    }
+    if let Some(start) = (0..steps.len()).find(|index| !order.contains(index)) {
+        let mut walk = vec![start];
+        loop {
+            let last = walk[walk.len() - 1];
+            let Some(next) = steps[last].needs().find(|before| !order.contains(before)) else { break };
+            if let Some(first) = walk.iter().position(|seen| *seen == next) {
+                let mut names: Vec<&str> = walk[first..].iter().map(|&step| steps[step].name.as_str()).collect();
+                names.push(&steps[next].name);
+                problems.other(
+                    &format!("step `{}`", names[0]),
+                    &format!("its inputs form a cycle: {}", names.join(" <- ")),
+                );
+                break;
+            }
+            walk.push(next);
+        }
+    }
+    order
+}
+
+fn sorted(steps: Vec<Step>, order: &[usize]) -> Vec<Step> {
+    let mut places = vec![0; steps.len()];
+    order.iter().enumerate().for_each(|(place, &step)| places[step] = place);
+    let mut sorted: Vec<Step> = order.iter().map(|&step| steps[step].clone()).collect();
+    for step in &mut sorted {
+        for source in step.wires.iter_mut().map(|wire| &mut wire.source).chain(&mut step.model) {
+            if let Source::Step(before) = source {
+                *before = places[*before];
+            }
+        }
+    }
+    sorted
+}

@@ -1,0 +1,322 @@
+//! Steps as they are written, to steps with wires, configurations and models; what is wrong is noted, not thrown.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use wherefrom_artifact::{Kind, State, Store};
+use wherefrom_hub::Hub;
+
+use crate::file::{PipelineFile, StepTable};
+use crate::hub::{self, HubLeaf};
+use crate::leaf;
+use crate::problems::{Problems, hint};
+use crate::stage::{Need, Stage};
+use crate::step::{self, Source, Step, Wire};
+
+/// Resolves steps and notes problems.
+pub(crate) struct Reader<'a> {
+    pub(crate) file: &'a PipelineFile,
+    pub(crate) store: &'a Store,
+    pub(crate) problems: Problems,
+    /// What is not there, by step.
+    pub(crate) missing: Vec<(String, String)>,
+    /// Digests of checkpoints, by folder.
+    digests: BTreeMap<PathBuf, Option<String>>,
+    hub: Hub,
+    /// What is read from the hub, by step.
+    pub(crate) hub_leaves: Vec<HubLeaf>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(file: &'a PipelineFile, store: &'a Store, problems: Problems) -> Self {
+        let (missing, digests, hub_leaves) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { file, store, problems, missing, digests, hub: Hub::from_env(), hub_leaves }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.file.steps.iter().map(|step| step.name.as_str()).collect()
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.file.steps.iter().position(|step| step.name == name)
+    }
+
+    pub(crate) fn stage(&mut self, table: &StepTable) -> Option<Stage> {
+        let known = Stage::ALL.map(Stage::name);
+        let Some(name) = &table.stage else {
+            self.problems
+                .other(&table.place(), &format!("the key `stage` is missing; stages are {}", known.join(", ")));
+            return None;
+        };
+        let stage = Stage::from_name(name);
+        if stage.is_none() {
+            self.problems.unknown(&table.place(), "stage", name, &known);
+        }
+        stage
+    }
+
+    pub(crate) fn step(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Step> {
+        let place = table.place();
+        let mut knobs = json(&table.knobs);
+        let mut wires = self.leaves(table, stage, &mut knobs);
+        let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut self.problems);
+        if let (Some(map), Value::Object(inherited)) = (knobs.as_object_mut(), json(&self.file.inherited)) {
+            for (name, value) in inherited.into_iter().filter(|(name, _)| stage.inherits().contains(&name.as_str())) {
+                map.entry(name).or_insert(value);
+            }
+        }
+        let version = if stage == Stage::External { self.external(table, &knobs, &mut wires) } else { stage.version() };
+        let config = step::configure(stage, &place, knobs.clone(), &mut self.problems);
+        step::check_roles(stage, &place, &knobs, &table.inputs, &mut self.problems);
+        for (role, wire) in &table.inputs {
+            wires.extend(self.wire(table, stage, &knobs, role, wire, kinds));
+        }
+        let model = self.model(table, stage, &knobs, kinds);
+        Some(Step {
+            name: table.name.clone(),
+            stage,
+            kind: stage.writes(&knobs)?,
+            version,
+            config: config.unwrap_or_default(),
+            wires,
+            model,
+            modules_per_pass,
+            recipe: None,
+            state: State::Missing,
+            why: String::new(),
+        })
+    }
+
+    fn wire(
+        &mut self,
+        table: &StepTable,
+        stage: Stage,
+        knobs: &Value,
+        role: &str,
+        wire: &str,
+        kinds: &[Option<Kind>],
+    ) -> Option<Wire> {
+        let place = format!("step `{}`: inputs.{role}", table.name);
+        let (source, kind) = match (self.index(wire), step::outside(self.store, wire)) {
+            (Some(index), _) => (Source::Step(index), kinds[index]),
+            (None, Some(Ok(source))) => {
+                let kind = if let Source::Artifact { kind, .. } = &source { Some(*kind) } else { None };
+                (source, kind)
+            }
+            (None, Some(Err(what))) => {
+                self.problems.other(&place, &what);
+                return None;
+            }
+            (None, None) => {
+                let known = hint(wire, &self.names());
+                self.problems.other(&place, &format!("no step `{wire}`{known}"));
+                return None;
+            }
+        };
+        let known = stage.roles(knobs).into_iter().find(|known| known.name == role);
+        if let (Some(known), Some(kind)) = (known, kind)
+            && !known.kinds.contains(&kind)
+        {
+            let takes: Vec<_> = known.kinds.iter().map(|kind| kind.name()).collect();
+            self.problems.other(&place, &format!("`{wire}` is {}, the role takes {}", kind.name(), takes.join(" or ")));
+        }
+        let used = known.is_none_or(|known| known.need != Need::Unused);
+        Some(Wire { role: role.into(), source, used })
+    }
+
+    /// Where the path that a knob has lies: itself, or what a name of the hub stands for; none, and noted, if that is not
+    /// here.
+    fn locate(&mut self, table: &StepTable, what: &str, text: &str) -> Option<PathBuf> {
+        let reference = match hub::reference(what, text) {
+            None => return Some(text.into()),
+            Some(Ok(reference)) => reference,
+            Some(Err(error)) => {
+                self.problems.other(&table.place(), &format!("`{what}`: {error}"));
+                return None;
+            }
+        };
+        let found = self.hub.find(&reference);
+        let path = found.as_ref().ok().map(|found| found.path.clone());
+        self.hub_leaves.push(HubLeaf { step: table.name.clone(), reference, found });
+        path
+    }
+
+    /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
+    fn leaf(&mut self, table: &StepTable, path: &str, what: &str) -> Source {
+        let Some(path) = self.locate(table, what, path) else {
+            return Source::Leaf { path: path.into(), digest: None };
+        };
+        self.file_leaf(table, path, what)
+    }
+
+    fn file_leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
+        let digest = leaf::digest(self.store, what, &path);
+        if let Err(error) = &digest {
+            self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
+        }
+        Source::Leaf { path, digest: digest.ok() }
+    }
+
+    /// Knobs that are paths, taken out of the knobs.
+    fn leaves(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
+        let mut wires = Vec::new();
+        for &name in stage.leaves() {
+            let given = knobs.as_object_mut().and_then(|map| map.remove(name));
+            let source = match given {
+                Some(Value::String(path)) => match self.index(&path).filter(|_| name == "tokenizer") {
+                    Some(step) if self.file.steps[step].stage.as_deref() != Some(Stage::Tokenizer.name()) => {
+                        self.problems
+                            .other(&table.place(), &format!("`tokenizer`: the step `{path}` makes no tokenizer"));
+                        continue;
+                    }
+                    Some(step) => Source::Step(step),
+                    None => self.leaf(table, &path, name),
+                },
+                Some(_) => {
+                    self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
+                    continue;
+                }
+                None if name == "corpus" => {
+                    self.problems.other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
+                    continue;
+                }
+                None if name == "chat-template" => {
+                    let model = self.checkpoint(table).and_then(|(_, folder)| folder);
+                    match model.and_then(|model| leaf::chat_template(&model)) {
+                        Some(path) => self.file_leaf(table, path, name),
+                        None => continue,
+                    }
+                }
+                None => match self.tokenizer(table) {
+                    Some(source) => source,
+                    None => continue,
+                },
+            };
+            wires.push(Wire { role: name.into(), source, used: true });
+        }
+        wires
+    }
+
+    /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
+    fn tokenizer(&mut self, table: &StepTable) -> Option<Source> {
+        let (name, model) = self.checkpoint(table)?;
+        let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
+        let path = model.join("tokenizer.json");
+        (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, path, "tokenizer"))
+    }
+
+    /// The name of the checkpoint whose tokenizer a step takes, and its folder if it is here.
+    fn checkpoint(&mut self, table: &StepTable) -> Option<(String, Option<PathBuf>)> {
+        let own = table.model.as_ref().filter(|name| self.index(name).is_none());
+        let name = own.or(self.file.model.as_ref())?.clone();
+        let folder = self.locate(table, "model", &name);
+        Some((name, folder))
+    }
+
+    fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
+        let place = table.place();
+        let external = stage == Stage::External && table.model.is_some();
+        if !stage.runs_model() && !external {
+            if table.model.is_some() && stage != Stage::Tokenize {
+                self.problems
+                    .other(&place, &format!("`model`: the stage {} runs no model; remove the key", stage.name()));
+            }
+            return None;
+        }
+        let Some(name) = table.model.as_ref().or(self.file.model.as_ref()) else {
+            self.problems
+                .other(&place, "there is no model; write [model] with path = \"FOLDER\", or `model` in the step");
+            return None;
+        };
+        if let Some(step) = self.index(name).filter(|_| table.model.is_some()) {
+            if let Some(kind) = kinds[step].filter(|kind| *kind != Kind::Model) {
+                self.problems.other(&place, &format!("`model`: the step `{name}` writes {}, not a model", kind.name()));
+            }
+            return Some(Source::Step(step));
+        }
+        let Some(folder) = self.locate(table, "model", name) else {
+            return Some(Source::Leaf { path: name.into(), digest: None });
+        };
+        self.modules(&place, &folder, knobs);
+        if let Some(digest) = self.digests.get(&folder) {
+            return Some(Source::Leaf { path: folder, digest: digest.clone() });
+        }
+        let digest = leaf::model_digest(self.store, &folder);
+        if let Err(error) = &digest {
+            let near = hint(name, &self.names());
+            let near = if table.model.is_some() && near.contains("did you mean") { &near } else { "" };
+            self.missing.push((table.name.clone(), format!("`model`: {error:#}{near}")));
+        } else {
+            self.digests.insert(folder.clone(), digest.as_ref().ok().cloned());
+        }
+        Some(Source::Leaf { path: folder, digest: digest.ok() })
+    }
+
+    /// Whether the checkpoint can be read and has the modules that are asked for.
+    fn modules(&mut self, place: &str, folder: &Path, knobs: &Value) {
+        if !folder.join("config.json").exists() {
+            return;
+        }
+        let config = match wherefrom_model::Config::load(folder) {
+            Ok(config) => config,
+            Err(error) => return self.problems.other(place, &format!("`model`: {error:#}")),
+        };
+        let modules = knobs.get("modules").cloned().map_or_else(|| Ok(Default::default()), serde_json::from_value);
+        let modules: Result<wherefrom_model::Modules, _> = modules;
+        if let Ok(modules) = modules
+            && let Err(error) = wherefrom_model::Selection::new(&modules, &config.modules())
+        {
+            self.problems.other(place, &format!("`modules`: {error:#}"));
+        }
+    }
+
+    /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are leaves.
+    fn external(&mut self, table: &StepTable, knobs: &Value, wires: &mut Vec<Wire>) -> u32 {
+        let place = &table.place();
+        let words: Option<Vec<String>> = serde_json::from_value(knobs["command"].clone()).ok();
+        match words {
+            Some(words) if !words.is_empty() => {
+                if !found(&words[0]) {
+                    let what = format!("`command`: there is no program `{}`; install it or give its path", words[0]);
+                    self.missing.push((table.name.clone(), what));
+                }
+                for (index, word) in words.iter().enumerate().filter(|(_, word)| Path::new(word).is_file()) {
+                    let digest = self.store.leaf(Path::new(word)).ok();
+                    let source = Source::Leaf { path: word.into(), digest };
+                    wires.push(Wire { role: format!("command.{index}"), source, used: true });
+                }
+            }
+            _ => self
+                .problems
+                .other(place, "the key `command` is missing; give a list of words: command = [\"python3\", \"a.py\"]"),
+        }
+        match knobs["writes"].as_str() {
+            Some(name) if Kind::from_name(name).is_none() => {
+                self.problems.unknown(place, "kind in `writes`", name, &Kind::ALL.map(Kind::name));
+            }
+            Some(_) => {}
+            None => self.problems.other(place, "the key `writes` is missing; name the kind that the command writes"),
+        }
+        let version = knobs["version"].as_u64().and_then(|version| u32::try_from(version).ok());
+        if version.is_none() {
+            self.problems
+                .other(place, "the key `version` is missing; write version = 1 and raise it when results change");
+        }
+        version.unwrap_or(1)
+    }
+}
+
+/// Whether a program can be started: a path, or a name on PATH.
+fn found(program: &str) -> bool {
+    let path = Path::new(program);
+    if path.components().count() > 1 {
+        return path.is_file();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+pub(crate) fn json(knobs: &toml::Table) -> Value {
+    serde_json::to_value(knobs).unwrap_or_else(|_| json!({}))
+}

@@ -1,0 +1,138 @@
+//! One stage on its own, without a pipeline: `wherefrom stage`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use wherefrom_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
+
+use crate::hub;
+use crate::leaf;
+use crate::problems::{Problems, hint};
+use crate::run::{check_inputs, commits, fill};
+use crate::stage::{Given, Need, Stage};
+use crate::step;
+
+/// What a lone stage is given.
+#[derive(Debug, Clone)]
+pub struct Single {
+    /// Its name.
+    pub stage: String,
+    /// JSON (the configuration, or a request `{kind, version, key, config}`) or TOML.
+    pub config: PathBuf,
+    /// Role to folder, or to file (or name of the hub) for `corpus`, `tokenizer` and `chat-template`.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Where the artifact goes; must not exist, or be empty.
+    pub output: PathBuf,
+    /// The checkpoint: a folder or a name of the hub.
+    pub model: Option<PathBuf>,
+}
+
+/// Runs it and moves the sealed artifact to `output`.
+pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
+    let Some(stage) = Stage::from_name(&single.stage) else {
+        return Err(bad_input(format!(
+            "no stage `{}`{}",
+            single.stage,
+            hint(&single.stage, &Stage::ALL.map(Stage::name))
+        )));
+    };
+    let place = format!("stage `{}`", stage.name());
+    let mut knobs = knobs(&single.config)?;
+    let mut problems = Problems::default();
+    let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut problems);
+    let exec = &Exec { modules_per_pass, ..exec.clone() };
+    let config = step::configure(stage, &place, knobs.clone(), &mut problems);
+    let leaves = stage.leaves();
+    let wired: Vec<(String, String)> = (single.inputs.iter())
+        .filter(|(role, _)| !leaves.contains(&role.as_str()))
+        .map(|(role, path)| (role.clone(), path.display().to_string()))
+        .collect();
+    step::check_roles(stage, &place, &knobs, &wired, &mut problems);
+    if leaves.contains(&"corpus") && !single.inputs.iter().any(|(role, _)| role == "corpus") {
+        problems.other(&place, "give --input corpus=FILE");
+    }
+    if stage.runs_model() && single.model.is_none() {
+        problems.other(&place, "it runs a model: give --model DIR");
+    }
+    let kind = stage.writes(&knobs);
+    if kind.is_none() {
+        problems.other(&place, "the key `writes` is missing or names no kind");
+    }
+    problems.check(&[])?;
+    let (kind, config) = (kind.context("a kind")?, config.context("a configuration")?);
+
+    if std::fs::read_dir(&single.output).is_ok_and(|mut children| children.next().is_some()) {
+        return Err(bad_input(format!("{} is not empty; give another --output", single.output.display())));
+    }
+    let mut beside = single.output.as_os_str().to_owned();
+    beside.push(".making");
+    let store = Store::new(PathBuf::from(&beside));
+    store.writable()?;
+
+    let single = &mut single.clone();
+    let mut hub = BTreeMap::new();
+    let leaf_inputs = single.inputs.iter_mut().filter(|(role, _)| leaves.contains(&role.as_str()));
+    let model = single.model.iter_mut().map(|model| ("model", model));
+    for (role, path) in leaf_inputs.map(|(role, path)| (&**role, path)).chain(model) {
+        let commit;
+        (*path, commit) = hub::local(role, path, &*exec.reporter)?;
+        hub.extend(commit);
+    }
+
+    let mut given = Given { model: single.model.clone(), ..Given::default() };
+    let roles = stage.roles(&knobs);
+    let mut inputs = BTreeMap::new();
+    for (role, path) in &single.inputs {
+        if roles.iter().any(|known| known.name == role && known.need == Need::Unused) {
+            continue;
+        }
+        let identity = if path.join(MANIFEST).exists() || !leaves.contains(&role.as_str()) {
+            Manifest::read(path)?.key
+        } else {
+            leaf::digest(&store, role, path)?
+        };
+        let folder = role == "tokenizer" && leaves.contains(&"tokenizer") && path.is_dir();
+        let inside = if folder { path.join("tokenizer.json") } else { path.clone() };
+        inputs.insert(role.clone(), identity);
+        given.inputs.insert(role.clone(), inside);
+    }
+    let model = match &single.model {
+        Some(folder) if stage.runs_model() || stage == Stage::External => Some(leaf::model_digest(&store, folder)?),
+        _ => None,
+    };
+    check_inputs(stage, &given)?;
+    let version =
+        if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
+    let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
+    let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
+        fill(stage, &config, &given, exec, draft)?;
+        commits(&hub, draft)
+    })?;
+    move_to(&folder, &single.output)?;
+    std::fs::remove_dir_all(&beside).context("remove the working folder")?;
+    Ok(single.output.clone())
+}
+
+fn knobs(path: &Path) -> Result<Value> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| bad_input(format!("cannot read the configuration {shown} ({error})")))?;
+    let refused = |error: String| bad_input(format!("{shown}: {error}"));
+    if path.extension().is_some_and(|ending| ending == "toml") {
+        let table: toml::Table = toml::from_str(&text).map_err(|error| refused(error.to_string()))?;
+        return Ok(serde_json::to_value(table)?);
+    }
+    let value: Value = serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
+    let request = ["kind", "version", "key", "config"].iter().all(|key| value.get(key).is_some());
+    let value = if request { value["config"].clone() } else { value };
+    if value.is_object() { Ok(value) } else { Err(refused("the configuration is not an object".into())) }
+}
+
+fn move_to(folder: &Path, output: &Path) -> Result<()> {
+    if output.is_dir() {
+        std::fs::remove_dir(output).with_context(|| format!("replace the empty folder {}", output.display()))?;
+    }
+    wherefrom_artifact::rename(folder, output)
+}

@@ -1,0 +1,196 @@
+//! A step of a plan: its wires, configuration, recipe and state.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use wherefrom_artifact::{Kind, MANIFEST, Recipe, State, Store, open_any};
+
+use crate::problems::Problems;
+use crate::stage::{Need, Stage};
+
+/// Where an input comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Another step, by its place in [`crate::Plan::steps`].
+    Step(usize),
+    /// A sealed artifact outside the pipeline.
+    Artifact {
+        /// Its folder.
+        folder: PathBuf,
+        /// What it holds.
+        kind: Kind,
+        /// Its key.
+        key: String,
+    },
+    /// A file or a checkpoint folder.
+    Leaf {
+        /// Where it lies.
+        path: PathBuf,
+        /// Its digest; none if it is not there.
+        digest: Option<String>,
+    },
+}
+
+/// One wire.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    /// The role.
+    pub role: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// Whether the configuration makes use of it; otherwise it is in no key.
+    pub used: bool,
+}
+
+/// One step, understood.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// What it runs.
+    pub stage: Stage,
+    /// What it writes.
+    pub kind: Kind,
+    /// Version of its results.
+    pub version: u32,
+    /// Configuration with defaults.
+    pub config: Value,
+    /// Its inputs, leaves among them.
+    pub wires: Vec<Wire>,
+    /// The checkpoint it runs.
+    pub model: Option<Source>,
+    /// Modules summed in one pass over the tokens, where the step says: never part of the key.
+    pub modules_per_pass: Option<usize>,
+    /// The key's preimage; none while a leaf is not there.
+    pub recipe: Option<Recipe>,
+    /// What the store has.
+    pub state: State,
+    /// Why it is in that state.
+    pub why: String,
+}
+
+impl Step {
+    /// Its key.
+    pub fn key(&self) -> Option<String> {
+        self.recipe.as_ref().map(Recipe::key)
+    }
+
+    /// Its folder in the store.
+    pub fn folder(&self, store: &Store) -> Option<PathBuf> {
+        Some(store.folder(self.kind, &self.key()?))
+    }
+
+    /// Steps that have to be made before it.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = usize> {
+        let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| &wire.source);
+        wires.chain(&self.model).filter_map(|source| match source {
+            Source::Step(step) => Some(*step),
+            _ => None,
+        })
+    }
+}
+
+/// Knobs as the stage sees them, unknown ones noted and taken out; none if they make no configuration.
+pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &mut Problems) -> Option<Value> {
+    // Each round takes one unknown field out, so that all of them are reported.
+    for _ in 0..64 {
+        let message = match stage.config(&knobs) {
+            Ok(config) => {
+                if let Err(error) = stage.check(&config) {
+                    problems.other(place, &format!("{error:#}"));
+                }
+                return Some(config);
+            }
+            Err(error) => error.to_string(),
+        };
+        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        match quoted.split_first() {
+            Some((name, known)) if message.starts_with("unknown field") => {
+                let known: Vec<&str> = known
+                    .iter()
+                    .chain(stage.leaves())
+                    .chain(stage.hows())
+                    .copied()
+                    .chain(["stage", "inputs", "model"])
+                    .collect();
+                problems.unknown(place, "key", name, &known);
+                if knobs.as_object_mut().is_none_or(|map| map.remove(*name).is_none()) {
+                    return None;
+                }
+            }
+            Some((name, _)) if message.starts_with("missing field") => {
+                problems.other(place, &format!("the key `{name}` is missing; give it a value"));
+                return None;
+            }
+            _ => {
+                problems.other(place, &culprit(stage, &knobs, &message));
+                return None;
+            }
+        }
+    }
+    None
+}
+
+/// The knob `modules-per-pass`, taken out of the knobs of a stage that has it.
+pub(crate) fn modules_per_pass(stage: Stage, place: &str, knobs: &mut Value, problems: &mut Problems) -> Option<usize> {
+    let name = *stage.hows().first()?;
+    let value = knobs.as_object_mut()?.remove(name)?;
+    let number = value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|&number| number > 0);
+    if number.is_none() {
+        problems
+            .other(place, &format!("`{name} = {value}`: give a whole number, 1 or more; without it, as many as fit"));
+    }
+    number
+}
+
+/// Serde does not say which key a value was for: find the one without which the message is another.
+fn culprit(stage: Stage, knobs: &Value, message: &str) -> String {
+    for (name, value) in knobs.as_object().into_iter().flatten() {
+        let rest = crate::stage::without(knobs, name);
+        if stage.config(&rest).err().is_none_or(|error| error.to_string() != message) {
+            return format!("`{name} = {value}`: {message}");
+        }
+    }
+    message.into()
+}
+
+/// What a wire that is no step means: `store:KEY`, or a folder with a manifest.
+pub(crate) fn outside(store: &Store, wire: &str) -> Option<Result<Source, String>> {
+    let open = |folder: PathBuf| match open_any(&folder) {
+        Ok(manifest) => Ok(Source::Artifact { folder, kind: manifest.kind, key: manifest.key }),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    if let Some(name) = wire.strip_prefix("store:") {
+        return Some(store.resolve(name).map_err(|error| format!("{error:#}")).and_then(open));
+    }
+    Path::new(wire).join(MANIFEST).exists().then(|| open(wire.into()))
+}
+
+/// Missing and superfluous wires of a step.
+pub(crate) fn check_roles(
+    stage: Stage,
+    place: &str,
+    knobs: &Value,
+    wired: &[(String, String)],
+    problems: &mut Problems,
+) {
+    if stage == Stage::External {
+        return;
+    }
+    let roles = stage.roles(knobs);
+    for role in &roles {
+        if role.need == Need::Required && !wired.iter().any(|(name, _)| name == role.name) {
+            let kinds: Vec<_> = role.kinds.iter().map(|kind| kind.name()).collect();
+            problems.other(
+                place,
+                &format!("`inputs.{}` is missing: wire a step that writes {}", role.name, kinds.join(" or ")),
+            );
+        }
+    }
+    let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+    for (name, _) in wired {
+        if !names.contains(&name.as_str()) {
+            problems.unknown(place, "input", name, &names);
+        }
+    }
+}

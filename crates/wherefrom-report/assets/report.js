@@ -1,0 +1,433 @@
+// Draws the query that the address names. Data lie in elements of JSON, or in a file beside the page that calls
+// wherefromQuery. Texts enter the page as text nodes only.
+"use strict";
+(() => {
+  const FOLD = 160, WINDOW = 100, FIRST = 10, RATIO = 2 / 3, QUOTES = 0.2;
+  const byId = (id) => document.getElementById(id);
+  const study = JSON.parse(byId("data-study").textContent);
+  const grid = study.grid;
+  const unit = study.unit && study.unit.startsWith("nats") ? " nats" : "";
+  const loaded = new Map();
+  let mode = "update";
+  let shown = null;
+
+  // ── Elements ──────────────────────────────────────────────────────────────────────────────────────────────────────
+  function fill(element, attributes, children) {
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+    return element;
+  }
+  const h = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
+  const s = (name, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+
+  // ── Numbers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  const minus = (text) => text.replace("-", "−");
+  function significant(value, digits = 4) {
+    if (value === 0) return "0";
+    const decimals = digits - 1 - Math.floor(Math.log10(Math.abs(value)));
+    const text = decimals >= -4 && decimals <= 8 ? value.toFixed(Math.max(decimals, 0)) : value.toExponential(digits - 1);
+    return minus((value > 0 ? "+" : "") + text);
+  }
+  const plain = (value, digits = 3) => significant(value, digits).replace("+", "");
+  const percent = (share) => (share >= 0.0995 ? (100 * share).toFixed(0) : plain(100 * share, 2)) + " %";
+  const count = (value) => value.toLocaleString("en");
+  const values = (scaled) => scaled.thousandths.map((part) => (part * scaled.largest) / 1000);
+  const probability = (p, samples) => (p < 1 / samples ? `< ${1 / samples}` : p.toFixed(2));
+  const label = (row) => (row.positive ? "+" : "−") + row.rank;
+
+  // ── Queries ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  window.wherefromQuery = (query, view) => loaded.set(query, view);
+  function load(entry, then) {
+    const inline = byId("data-query-" + entry.query);
+    if (inline && !loaded.has(entry.query)) loaded.set(entry.query, JSON.parse(inline.textContent));
+    if (loaded.has(entry.query)) return then(loaded.get(entry.query));
+    const fail = () => byId("query").replaceChildren(h("p", { class: "note" }, `${entry.file} is missing: keep it beside this page.`));
+    document.head.append(h("script", { src: entry.file, onerror: fail, onload: () => then(loaded.get(entry.query)) }));
+  }
+
+  function route() {
+    const [, number, sequence] = /^#query-(\d+)(?::(.+))?$/.exec(decodeURIComponent(location.hash)) || [];
+    const entry = study.queries.find((entry) => String(entry.query) === number);
+    for (const link of document.querySelectorAll("nav a")) {
+      const here = link.getAttribute("href") === (entry ? `#query-${number}` : "#all");
+      if (here) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+      if (here) link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+    byId("study").hidden = Boolean(entry);
+    byId("query").hidden = !entry;
+    if (!entry) {
+      if (shown !== null) window.scrollTo(0, 0);
+      shown = null;
+      return;
+    }
+    load(entry, (view) => {
+      if (shown !== entry.query) {
+        shown = entry.query;
+        draw(view);
+        window.scrollTo(0, 0);
+      }
+      if (sequence) jump(sequence.replace("-", "−"));
+    });
+  }
+  function jump(name) {
+    const card = document.querySelector(`[data-sequence="${CSS.escape(name)}"]`);
+    if (!card) return;
+    card.closest(".sign").querySelectorAll("[hidden]").forEach((hidden) => { hidden.hidden = false; });
+    card.closest(".sign").querySelector(".more")?.remove();
+    card.scrollIntoView();
+    card.querySelector(".text").focus({ preventScroll: true });
+  }
+
+  function draw(view) {
+    const at = study.queries.findIndex((entry) => entry.query === view.query);
+    const go = (step) => {
+      const other = study.queries[at + step];
+      return h("button", { disabled: !other, onclick: () => { location.hash = `query-${other.query}`; } }, step < 0 ? "← Previous" : "Next →");
+    };
+    const signs = [true, false].map((positive) => list(view, positive));
+    byId("query").replaceChildren(...[
+      h("div", { class: "top" }, h("h2", { id: "query-title" }, h("bdi", {}, view.name)), go(-1), go(1)),
+      view.asked.map(asked), measured(view.asked),
+      h("p", { class: "jump" }, [["sequences", "Sequences"], ["layers", "Where in the model"], ["distribution", "Distribution"]].map(([id, text]) =>
+        h("a", { href: `#query-${view.query}`, onclick: (event) => { event.preventDefault(); byId(id).scrollIntoView(); } }, text))),
+      h("section", { id: "sequences", "aria-label": "Sequences" }, h("h3", {}, "Sequences"), controls(view), h("div", { class: "signs" }, signs)),
+      h("section", { id: "layers", "aria-label": "Where in the model" }, h("h3", {}, "Where in the model"), layers(view)),
+      h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
+    ].flat(Infinity).filter(Boolean));
+    byId("query").setAttribute("aria-labelledby", "query-title");
+  }
+
+  // The query's own words: under every target its log-probability.
+  function asked(sequence) {
+    const targets = new Map(sequence.targets.map((position, index) => [position, index]));
+    const parts = clusters(sequence).map(({ text, tokens }) => {
+      const own = tokens.filter((token) => targets.has(token));
+      if (!own.length) return text;
+      if (!sequence.log_p) return h("u", {}, text);
+      const log_p = own.reduce((sum, token) => sum + sequence.log_p[targets.get(token)], 0);
+      return h("ruby", { style: `--p:${Math.exp(log_p).toFixed(3)}`, title: `log p = ${minus(log_p.toFixed(3))} nats, p = ${plain(Math.exp(log_p))}` }, text, h("rt", {}, minus(log_p.toFixed(2))));
+    });
+    const n = sequence.targets.length;
+    const rival = sequence.weight < 0 ? "The rival: its log-probability is taken off. " : sequence.weight === 1 ? "" : `Counts ${plain(sequence.weight)}. `;
+    const sum = sequence.log_p && sequence.log_p.reduce((sum, value) => sum + value, 0);
+    const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${n} token${n === 1 ? "" : "s"}, ${minus((sum / n).toFixed(2))} each; under each token its own.` : `${n} target token${n === 1 ? "" : "s"}, underlined.`;
+    return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": "The query" }, parts), h("p", { class: "sum" }, rival + cost)];
+  }
+
+  // Of several segments what their sum comes to.
+  function measured(segments) {
+    if (segments.length < 2 || !segments.every((segment) => segment.log_p)) return null;
+    const sum = segments.reduce((sum, segment) => sum + segment.weight * segment.log_p.reduce((sum, value) => sum + value, 0), 0);
+    return h("p", { class: "sum measured" }, `Measured, each segment times its weight: ${minus(sum.toFixed(2))} nats.`);
+  }
+
+  // ── Sequences ─────────────────────────────────────────────────────────────────────────────────────────────────────
+  // Tokens with a length of 0 begin a character that a later one ends: they go with it.
+  function clusters(pieces) {
+    const all = [];
+    let tokens = [], at = 0;
+    pieces.lengths.forEach((length, token) => {
+      tokens.push(token);
+      if (length > 0) {
+        all.push({ text: pieces.text.slice(at, at + length), tokens });
+        [tokens, at] = [[], at + length];
+      }
+    });
+    return all;
+  }
+
+  function controls(view) {
+    if (!view.rows.some((row) => row.by_token)) return null;
+    const choice = (value, text) => h("label", {}, h("input", { type: "radio", name: "mode", value, checked: mode === value, onchange: () => { mode = value; recolour(); } }), " ", text);
+    return h("fieldset", { class: "control" },
+      h("legend", {}, "Colour"),
+      choice("update", "where the update happened"),
+      choice("predicts", "the token it predicts"),
+      h("span", {}, "lowers log p", h("span", { class: "scale", role: "img", "aria-label": "orange lowers, blue raises" }), "raises it"),
+      h("span", { class: "note" }, "Scaled to each sequence's strongest token."));
+  }
+  let recolours = [];
+  const recolour = () => recolours.forEach((again) => again());
+
+  function list(view, positive) {
+    if (positive) recolours = [];
+    const rows = view.rows.filter((row) => row.positive === positive);
+    const cards = rows.map((row, index) => h("div", { hidden: index >= FIRST }, card(view, row)));
+    const more = h("button", { class: "more", onclick: () => { cards.forEach((one) => { one.hidden = false; }); more.remove(); } }, `Show all ${rows.length}`);
+    return h("section", { class: "sign " + (positive ? "plus" : "minus") },
+      h("h4", {}, positive ? "Proponents: one more copy raises log p" : "Opponents: one more copy lowers log p"),
+      rows.length ? cards : h("p", { class: "note" }, "None in the ranking."),
+      rows.length > FIRST ? more : null);
+  }
+
+  function card(view, row) {
+    const near = row.near && view.rows[row.near.place];
+    const badges = [
+      row.ratio !== null && row.ratio > RATIO && h("span", { class: "badge", title: `‖a‖₂/‖a‖₁ = ${plain(row.ratio)} over the shares by token, above 2/3: take it with caution` }, "rests on one or two tokens"),
+      near && h("span", { class: "badge", title: `Jaccard similarity of their runs of 3 tokens: ${row.near.jaccard.toFixed(2)}` }, "near-duplicate of ", h("a", { href: `#query-${view.query}:${label(near)}` }, label(near))),
+      row.quotes !== null && row.quotes >= QUOTES && h("span", { class: "badge", title: "share of the query's runs of 3 tokens that this sequence has" }, `has ${percent(row.quotes)} of the query`),
+    ];
+    const tokens = row.lengths.length;
+    return h("article", { class: "card", "data-sequence": label(row), "data-example": row.example },
+      h("header", {},
+        h("span", { class: "rank" }, label(row)),
+        h("span", { class: "influence", title: study.unit || "" }, significant(row.influence) + unit),
+        row.share !== null && h("span", { class: "share", title: `of all ${row.positive ? "positive" : "negative"} influence on this query` }, percent(row.share)),
+        h("bdi", { class: "doc" }, row.doc), badges),
+      text(row),
+      modules(row, `example ${row.example} · ${tokens} tokens`));
+  }
+
+  function text(row) {
+    const all = clusters(row);
+    const shares = row.by_token && values(row.by_token);
+    const starts = new Map(row.docs);
+    const out = h("output", { class: "readout" });
+    const box = h("p", { class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": `Text of sequence ${label(row)}; arrow keys go from token to token` });
+    let range = shares && row.lengths.length > FOLD ? strongest(shares, all) : [0, all.length];
+    let spans = [], here = -1;
+
+    // Where a token's share is shown: at itself, or at the next token, which it predicts.
+    const share = (cluster) => cluster.tokens.reduce((sum, token) => sum + (mode === "update" ? shares[token] : token > 0 ? shares[token - 1] : 0), 0);
+    const quoted = (cluster) => `“${cluster.text.replace(/\n/g, "⏎").trim() || "␣"}”`;
+    function say(index) {
+      if (!shares) return;
+      const top = index < 0;
+      if (top) all.forEach((cluster, other) => { if (index < 0 || Math.abs(share(cluster)) > Math.abs(share(all[index]))) index = other; });
+      const value = share(all[index]);
+      const [from, to] = [all[index].tokens[0], all[index].tokens.at(-1)];
+      out.textContent = `${top ? "strongest: " : ""}${quoted(all[index])} ${significant(value, 3)}${unit}` + (top ? "" : `, ${percent(Math.abs(value / row.influence))} of the influence, token ${from === to ? from : `${from} to ${to}`}`);
+    }
+    function move(index) {
+      if (here >= 0) spans[here]?.classList.remove("here");
+      here = Math.max(range[0], Math.min(range[1] - 1, index));
+      spans[here]?.classList.add("here");
+      say(here);
+    }
+    function unfold(from, to) {
+      range = [from, to];
+      render();
+    }
+    function render() {
+      spans = [];
+      const largest = shares ? Math.max(...all.map((cluster) => Math.abs(share(cluster))), 1e-30) : 1;
+      const parts = all.slice(...range).map((cluster, offset) => {
+        const value = shares ? share(cluster) : 0;
+        const strength = (0.8 * Math.abs(value)) / largest;
+        const span = h("span", strength < 0.02 ? {} : { class: value < 0 ? "t n" : "t", style: `--s:${strength.toFixed(2)}` }, cluster.text);
+        spans[range[0] + offset] = span;
+        const begins = cluster.tokens.map((token) => starts.get(token)).find(Boolean);
+        return begins ? [h("span", { class: "start" }, h("bdi", {}, begins)), span] : span;
+      });
+      const fold = (tokens, from, to) => tokens > 0 && h("button", { class: "fold", onclick: () => unfold(from, to) }, `… ${tokens} more tokens`);
+      const counted = (from, to) => all.slice(from, to).reduce((sum, cluster) => sum + cluster.tokens.length, 0);
+      box.replaceChildren(...[fold(counted(0, range[0]), 0, range[1]), ...parts, fold(counted(range[1], all.length), range[0], all.length)].flat().filter(Boolean));
+      say(-1);
+    }
+    box.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (step && shares && event.target === box) { event.preventDefault(); move(here < 0 ? range[0] : here + step); }
+    });
+    box.addEventListener("pointerover", (event) => {
+      const index = spans.indexOf(event.target);
+      if (index >= 0) say(index);
+    });
+    box.addEventListener("pointerleave", () => say(here));
+    box.addEventListener("blur", () => { spans[here]?.classList.remove("here"); here = -1; say(-1); });
+    render();
+    if (shares) recolours.push(() => { here = -1; render(); });
+    return [box, out];
+  }
+
+  // The window of WINDOW clusters that holds most of the sizes.
+  function strongest(shares, all) {
+    const sizes = all.map((cluster) => cluster.tokens.reduce((sum, token) => sum + Math.abs(shares[token]), 0));
+    let sum = sizes.slice(0, WINDOW).reduce((left, right) => left + right, 0), best = sum, from = 0;
+    for (let end = WINDOW; end < sizes.length; end++) {
+      sum += sizes[end] - sizes[end - WINDOW];
+      if (sum > best) [best, from] = [sum, end - WINDOW + 1];
+    }
+    return [from, Math.min(all.length, from + WINDOW)];
+  }
+
+  // ── Where in the model ────────────────────────────────────────────────────────────────────────────────────────────
+  function modules(row, about) {
+    if (!row.by_module) return h("div", { class: "foot" }, about);
+    const details = h("details", { class: "foot" }, h("summary", {}, about + " · by module"));
+    details.addEventListener("toggle", () => {
+      if (details.open && details.childElementCount === 1) details.append(bars(values(row.by_module), `Shares of sequence ${label(row)} by module`));
+    });
+    return details;
+  }
+
+  // A bar for every module: layers down, maps across.
+  function bars(shares, name) {
+    const left = 46, wide = Math.max(70, Math.min(150, 640 / grid.maps.length)), high = 14, head = 20;
+    const largest = Math.max(...shares.map(Math.abs), 1e-30);
+    const [width, height] = [left + wide * grid.maps.length, head + high * grid.layers.length];
+    const best = shares.reduce((best, share, index) => (Math.abs(share) > Math.abs(shares[best]) ? index : best), 0);
+    const strongest = `${name}. Strongest: ${grid.modules[best]}, ${significant(shares[best], 3)}${unit}.`;
+    return h("figure", {}, s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": strongest },
+      grid.maps.map((map, column) => s("text", { x: left + wide * (column + 0.5), y: 12, "text-anchor": "middle" }, map.split(".").at(-1))),
+      grid.layers.map((layer, row) => s("text", { x: left - 6, y: head + high * row + 11, "text-anchor": "end" }, layer)),
+      grid.maps.map((_, column) => s("path", { class: "grid", d: `M${left + wide * (column + 0.5)} ${head}V${height}` })),
+      shares.map((share, index) => {
+        const [layer, map] = grid.places[index];
+        const [size, middle] = [((wide / 2 - 4) * Math.abs(share)) / largest, left + wide * (map + 0.5)];
+        return s("rect", { class: share < 0 ? "negative" : "positive", x: share < 0 ? middle - size : middle, y: head + high * layer + 2, width: size, height: high - 4 },
+          s("title", {}, `${grid.modules[index]}: ${significant(share, 3)}${unit}`));
+      })), h("figcaption", {}, strongest));
+  }
+
+  const byLayer = (shares) => shares.reduce((sums, share, index) => { sums[grid.places[index][0]] += share; return sums; }, grid.layers.map(() => 0));
+
+  function layers(view) {
+    const rows = view.rows.filter((row) => row.by_module);
+    if (!rows.length) return h("p", { class: "note" }, "No shares by module: wire details (a score step with detail = true) to the report.");
+    const proponents = rows.filter((row) => row.positive);
+    const sums = grid.modules.map(() => 0);
+    proponents.forEach((row) => values(row.by_module).forEach((share, index) => { sums[index] += share; }));
+    return [heatmap(view, rows), h("div", { class: "plots" },
+      proponents.length ? bars(sums, `Sum over the ${proponents.length} proponents shown, by module`) : null,
+      view.profile ? profile(view.profile, study.profile) : null)];
+  }
+
+  function heatmap(view, rows) {
+    const sorted = [...rows].filter((row) => row.centre !== null).sort((left, right) => left.centre - right.centre);
+    const left = 46, cell = Math.max(6, Math.min(20, 860 / sorted.length)), high = Math.max(9, Math.min(22, 300 / grid.layers.length));
+    const [width, height] = [left + cell * sorted.length + 2, high * grid.layers.length + 26];
+    const y = (layer) => high * (grid.layers.length - 1 - layer);
+    const columns = sorted.map((row) => {
+      const sums = byLayer(values(row.by_module)), size = sums.reduce((sum, share) => sum + Math.abs(share), 0);
+      return sums.map((share) => share / size);
+    });
+    const largest = Math.max(...columns.flat().map(Math.abs));
+    const out = h("output", { class: "readout" });
+    const cursor = s("rect", { class: "cursor", y: 0, width: cell, height: high * grid.layers.length, visibility: "hidden" });
+    let here = -1;
+    function move(column) {
+      here = Math.max(0, Math.min(sorted.length - 1, column));
+      cursor.setAttribute("x", left + cell * here);
+      cursor.setAttribute("visibility", "visible");
+      const top = columns[here].reduce((best, share, layer) => (Math.abs(share) > Math.abs(columns[here][best]) ? layer : best), 0);
+      out.textContent = `${label(sorted[here])} ${sorted[here].doc}: centre at layer ${plain(sorted[here].centre)}, most in layer ${grid.layers[top]} (${percent(Math.abs(columns[here][top]))})`;
+    }
+    const at = (event) => {
+      const box = figure.getBoundingClientRect();
+      return Math.floor((((event.clientX - box.left) * width) / box.width - left) / cell);
+    };
+    const name = `Heat map of ${sorted.length} sequences and ${grid.layers.length} layers; arrow keys go from sequence to sequence, Enter shows it`;
+    const figure = s("svg", {
+      viewBox: `0 0 ${width} ${height}`, width, height, role: "application", tabindex: "0", "aria-label": name,
+      onpointermove: (event) => { if (at(event) >= 0) move(at(event)); },
+      onclick: (event) => { if (at(event) >= 0) { move(at(event)); jump(label(sorted[here])); } },
+      onkeydown: (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step) { event.preventDefault(); move(here + step); }
+        if (event.key === "Enter" && here >= 0) jump(label(sorted[here]));
+      },
+    },
+    grid.layers.map((layer, index) => (high >= 12 || index % 5 === 0) && s("text", { x: left - 6, y: y(index) + high / 2 + 4, "text-anchor": "end" }, layer)),
+    columns.map((shares, column) => shares.map((share, layer) => s("rect", { class: share < 0 ? "negative" : "positive", x: left + cell * column, y: y(layer), width: cell - 0.5, height: high - 0.5, "fill-opacity": (Math.abs(share) / largest).toFixed(3) }))),
+    sorted.map((row, column) => s("rect", { class: row.positive ? "positive" : "negative", x: left + cell * column, y: high * grid.layers.length + 3, width: cell - 0.5, height: 4 })),
+    s("text", { x: left, y: height - 3 }, "influence in the lower layers"),
+    s("text", { x: width - 2, y: height - 3, "text-anchor": "end" }, sorted.length * cell > 330 ? "in the upper layers" : ""),
+    cursor);
+    return h("figure", {}, figure, out, h("figcaption", {}, "Layers (up) and sequences (across), sorted by the layer around which their influence lies. Blue raises log p, orange lowers it; each column is scaled to the sequence's own sum of sizes. The line below tells proponents from opponents."));
+  }
+
+  // Bars by layer; a mark for the average over all queries.
+  function profile(shares, average) {
+    const left = 40, high = 150, bar = Math.max(10, Math.min(56, 520 / shares.length));
+    const largest = Math.max(...shares, ...(average || []));
+    const [width, y] = [left + bar * shares.length + 4, (share) => 8 + high * (1 - share / largest)];
+    const best = shares.indexOf(Math.max(...shares));
+    const name = `Share of each layer, mean over the proponents; most in layer ${grid.layers[best]} (${percent(shares[best])}).`;
+    return h("figure", {}, s("svg", { viewBox: `0 0 ${width} ${high + 30}`, width, height: high + 30, role: "img", "aria-label": name },
+      [0, 0.5, 1].map((part) => [s("path", { class: "grid", d: `M${left} ${y(part * largest)}H${width}` }), s("text", { x: left - 5, y: y(part * largest) + 4, "text-anchor": "end" }, percent(part * largest))]),
+      shares.map((share, layer) => s("rect", { class: "positive", x: left + bar * layer + 2, y: y(share), width: bar - 4, height: y(0) - y(share) }, s("title", {}, `layer ${grid.layers[layer]}: ${percent(share)}`))),
+      average && average.map((share, layer) => s("path", { class: "axis", d: `M${left + bar * layer} ${y(share)}h${bar}` })),
+      grid.layers.map((layer, index) => (bar >= 18 || index % 5 === 0) && s("text", { x: left + bar * (index + 0.5), y: high + 24, "text-anchor": "middle" }, layer))),
+    h("figcaption", {}, name + (average ? " The lines are the average over all queries." : "")));
+  }
+
+  // ── Distribution ──────────────────────────────────────────────────────────────────────────────────────────────────
+  const powers = (low, high) => Array.from({ length: Math.max(0, Math.floor(high) - Math.ceil(low) + 1) }, (_, index) => Math.ceil(low) + index);
+  const superscript = (power) => "10" + String(power).replace("-", "⁻").replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+
+  // Axes in log10 with their labels; `draw` gets the places of x and y.
+  function logarithmic([x0, x1], [y0, y1], xName, yName, name, draw) {
+    const [left, top, wide, high] = [52, 8, 420, 230];
+    const x = (value) => left + (wide * (value - x0)) / (x1 - x0), y = (value) => top + high * (1 - (value - y0) / (y1 - y0));
+    const every = (all) => all.filter((_, index) => index % Math.ceil(all.length / 7) === 0);
+    return s("svg", { viewBox: `0 0 ${left + wide + 10} ${top + high + 40}`, width: left + wide + 10, height: top + high + 40, role: "img", "aria-label": name },
+      every(powers(x0, x1)).map((power) => [s("path", { class: "grid", d: `M${x(power)} ${top}V${top + high}` }), s("text", { x: x(power), y: top + high + 15, "text-anchor": "middle" }, superscript(power))]),
+      every(powers(y0, y1)).map((power) => [s("path", { class: "grid", d: `M${left} ${y(power)}H${left + wide}` }), s("text", { x: left - 6, y: y(power) + 4, "text-anchor": "end" }, superscript(power))]),
+      s("path", { class: "axis", d: `M${left} ${top}V${top + high}H${left + wide}` }),
+      draw(x, y),
+      s("text", { x: left + wide / 2, y: top + high + 34, "text-anchor": "middle" }, xName),
+      s("text", { x: 0, y: 0, transform: `translate(11 ${top + high / 2}) rotate(-90)`, "text-anchor": "middle" }, yName));
+  }
+
+  function histogram(found) {
+    const [positive, negative] = found.histogram;
+    const width = found.bins.length > 1 ? found.bins[1] - found.bins[0] : 0.25;
+    const most = Math.log10(Math.max(...positive, ...negative, 1)) + 0.15;
+    const name = `Histogram: ${count(found.counts[0])} sequences above 0, ${count(found.counts[1])} below.`;
+    const bars = (counts, sign, offset) => (x, y) => counts.map((number, index) => number > 0 && s("rect", {
+      class: sign, x: x(found.bins[index] + offset * width) + 0.5, width: Math.max(1, x(width / 2) - x(0) - 1), y: y(Math.log10(number)), height: Math.max(0, y(-0.3) - y(Math.log10(number))),
+    }, s("title", {}, `${count(number)} between ${plain(10 ** found.bins[index], 2)} and ${plain(10 ** (found.bins[index] + width), 2)}`)));
+    return h("figure", {}, logarithmic([found.bins[0], found.bins.at(-1) + width], [-0.3, most], "size of the influence" + (unit && ", nats"), "sequences", name,
+      (x, y) => [bars(positive, "positive", 0)(x, y), bars(negative, "negative", 0.5)(x, y)]),
+    h("figcaption", {}, `${count(found.counts[0])} sequences raise log p (blue, ${plain(found.sums[0], 4)}${unit} in all), ${count(found.counts[1])} lower it (orange, ${plain(found.sums[1], 4)}${unit})` + (found.counts[2] ? `, ${count(found.counts[2])} have none.` : ".")));
+  }
+
+  function tail(found) {
+    const law = found.power_law, log = Math.log10;
+    const points = found.tail.map(([value, share]) => [log(value), log(share)]).filter(([value]) => value > log(found.tail[0][0]) - 5);
+    if (points.length < 2) return null;
+    const [x0, x1] = [Math.min(...points.map(([value]) => value)), points[0][0]];
+    const name = law ? `Share of the positive influences that are as large or larger; power law with exponent ${law.alpha.toFixed(2)} from ${plain(law.x_min)} on.` : "Share of the positive influences that are as large or larger.";
+    const ends = law && [[log(law.x_min), log(law.tail / found.counts[0])], [x1, log(law.tail / found.counts[0]) + (1 - law.alpha) * (x1 - log(law.x_min))]];
+    const low = Math.min(points[0][1], ends ? ends[1][1] : 0) - 0.15;
+    return h("figure", {}, logarithmic([x0 - 0.05, x1 + 0.1], [low, 0.08], "influence" + (unit && ", nats"), "share that is as large", name, (x, y) => [
+      points.map(([value, share]) => s("circle", { class: "positive", cx: x(value), cy: y(share), r: 2 })),
+      ends && s("path", { class: "fit", d: `M${x(ends[0][0])} ${y(ends[0][1])}L${x(ends[1][0])} ${y(ends[1][1])}` }),
+    ]), h("figcaption", {}, name));
+  }
+
+  function distribution(found) {
+    if (!found) return h("p", { class: "note" }, "No distribution: wire scores, the scan of the whole corpus, to the report.");
+    const line = (name, ...cells) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", { class: "number" }, cell)));
+    const concentration = found.concentration, law = found.power_law;
+    return [h("div", { class: "plots" }, histogram(found), tail(found)), h("div", { class: "plots" },
+      concentration && h("div", {}, h("table", { class: "shares" },
+        h("thead", {}, h("tr", {}, ["The strongest", "sequences", "hold of the positive influence"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
+        h("tbody", {}, concentration.shares.map((part) => line(`${plain(100 * part.fraction, 1)} %`, count(part.sequences), `${(100 * part.share).toFixed(1)} %`)),
+          line("participation ratio", "", concentration.participation_ratio.toFixed(1)))),
+      h("p", { class: "note" }, "Of the sequences with positive influence. Participation ratio: as many equal influences would be as concentrated, (Σx)² / Σx².")),
+      h("div", {}, law ? [h("table", { class: "laws" },
+        h("thead", {}, h("tr", {}, ["Law of the tail", "", "log-likelihood ratio", "p"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
+        h("tbody", {}, line("power law", `α = ${law.alpha.toFixed(2)} ± ${law.alpha_error.toFixed(2)}`, "", probability(law.p, law.samples)),
+          found.rivals.map((rival) => line(rival.name, rival.parameters.map(([name, value]) => `${name} ${plain(value)}`).join(", "), significant(rival.ratio, 3), probability(rival.p, 200))))),
+      h("p", { class: "note" }, `Density x^−α from x_min = ${plain(law.x_min)}${unit} on, ${count(law.tail)} sequences. ${law.p < 0.1 ? "Rejected" : "Not rejected"}: ${Math.round(law.p * law.samples)} of ${law.samples} synthetic sets lie as far or farther from their own fit (rejected below 0.1; not rejected is not confirmed). A ratio above 0 speaks for the power law, below 0 for the rival, and for neither where its p is above 0.1. The log-normal and the Weibull have the power law as a limit: extreme parameters and a ratio near 0 say that their fit went there.`)]
+        : h("p", { class: "note" }, "Too few positive influences for the fit of a power law: it takes 50.")))];
+  }
+
+  // ── Begin ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+  byId("average-profile").replaceChildren(study.profile
+    ? profile(study.profile, null)
+    : h("p", { class: "note" }, "No shares by module: wire details to the report."));
+  window.addEventListener("hashchange", route);
+  document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, textarea")) return;
+    const at = study.queries.findIndex((entry) => entry.query === shown);
+    const other = { n: study.queries[at + 1], p: study.queries[at - 1] }[event.key];
+    if (other) location.hash = `query-${other.query}`;
+  });
+  if (!location.hash && study.queries.length) history.replaceState(null, "", `#query-${study.queries[0].query}`);
+  route();
+})();

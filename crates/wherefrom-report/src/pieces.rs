@@ -1,0 +1,70 @@
+//! What each token says, in whole characters.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+use tokenizers::Tokenizer;
+use wherefrom_artifact::bad_input;
+
+use crate::visible::visible;
+
+/// A text as the tokens have it, made safe to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Pieces {
+    /// All of it.
+    pub(crate) text: String,
+    /// UTF-16 code units of `text` by token. 0: the token's bytes are the beginning of a character that a later token ends,
+    /// and count there.
+    pub(crate) lengths: Vec<usize>,
+}
+
+/// Reads a `tokenizer.json`.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] where it cannot be read.
+pub(crate) fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    Tokenizer::from_file(path).map_err(|error| {
+        bad_input(format!(
+            "{}: is not a tokenizer that can be read ({error}); give a tokenizer.json as `tokenizers` writes it",
+            path.display()
+        ))
+    })
+}
+
+impl Pieces {
+    /// The text of `ids`. A character whose bytes are spread over tokens belongs to the last of them; bytes that make no
+    /// character show as U+FFFD. Without a tokenizer each token is its number.
+    pub(crate) fn new(tokenizer: Option<&Tokenizer>, ids: &[u32]) -> Self {
+        let mut pieces = Self::default();
+        let Some(tokenizer) = tokenizer else {
+            ids.iter().for_each(|id| pieces.push(&format!("{id} ")));
+            return pieces;
+        };
+        let mut stream = tokenizer.decode_stream(false);
+        for &id in ids {
+            match stream.step(id) {
+                Ok(Some(text)) => pieces.push(&text),
+                Ok(None) => pieces.push(""),
+                // The decoder changed what it had said before: begin anew with the token itself.
+                Err(_) => {
+                    stream = tokenizer.decode_stream(false);
+                    let alone = tokenizer.decode(&[id], false).unwrap_or_default();
+                    pieces.push(if alone.is_empty() { "\u{fffd}" } else { &alone });
+                }
+            }
+        }
+        // A character that was begun and never ended.
+        if pieces.lengths.last() == Some(&0) {
+            pieces.lengths.pop();
+            pieces.push("\u{fffd}");
+        }
+        pieces
+    }
+
+    fn push(&mut self, text: &str) {
+        let shown = visible(text);
+        self.lengths.push(shown.encode_utf16().count());
+        self.text += &shown;
+    }
+}

@@ -1,0 +1,117 @@
+//! Pairs worth scoring where a full scan costs too much: the token-overlap filter of Grosse et al. 2023, section 3.2.1.
+//!
+//! BM25 with binary term frequency and no length normalisation, over model tokens:
+//!
+//! ```text
+//! score(Q, D) = sum over the tokens t of Q that are in D of log((C - n_t + 0.5) / (n_t + 0.5) + 1)
+//! ```
+//!
+//! C = examples, n_t = examples that hold t. It favours shared words: what it leaves out is never scored.
+//!
+//! reads   tokens of the queries, tokens of the corpus
+//! writes  candidates
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Exec, Row, Tokens, bad_input};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// How many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Candidates per query.
+    pub top: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { top: 10_000 }
+    }
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.top == 0 { Err(bad_input("top = 0 keeps no pair; set it to 1 or more")) } else { Ok(()) }
+    }
+}
+
+/// What is compared.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Queries: prompt and completion together.
+    pub queries: Artifact<Tokens>,
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+}
+
+/// The best candidates of each query; equal scores by example number. Pairs without a common token are none.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
+    if draft.has(0) {
+        return Ok(());
+    }
+    let queries: Vec<Example> = inputs.queries.rows::<Example>()?.collect::<Result<_>>()?;
+    let mut frequencies: HashMap<u32, u64> =
+        queries.iter().flat_map(|query| &query.input_ids).map(|&token| (token, 0)).collect();
+    exec.reporter.begin("filter", "examples", 2 * inputs.tokens.examples(), 0);
+    for example in inputs.tokens.rows::<Example>()? {
+        for token in example?.input_ids.into_iter().collect::<HashSet<_>>() {
+            if let Some(count) = frequencies.get_mut(&token) {
+                *count += 1;
+            }
+        }
+        exec.reporter.advance(1);
+    }
+    let examples = inputs.tokens.examples() as f64;
+    let weight = |count: u64| ((examples - count as f64 + 0.5) / (count as f64 + 0.5) + 1.0).ln();
+    let weights: HashMap<u32, f64> = frequencies.into_iter().map(|(token, count)| (token, weight(count))).collect();
+
+    let mut best: Vec<Vec<(f64, u64)>> = vec![Vec::new(); queries.len()];
+    for example in inputs.tokens.rows::<Example>()? {
+        let example = example?;
+        let held: HashSet<u32> = example.input_ids.into_iter().collect();
+        for (query, kept) in queries.iter().zip(&mut best) {
+            let common = query.input_ids.iter().filter(|token| held.contains(token));
+            let score: f64 = common.map(|token| weights[token]).sum();
+            if score > 0.0 {
+                kept.push((score, example.example));
+                if kept.len() >= 2 * config.top + 1024 {
+                    cut(kept, config.top);
+                }
+            }
+        }
+        exec.reporter.advance(1);
+    }
+    let mut rows = Vec::new();
+    for (query, kept) in best.iter_mut().enumerate() {
+        cut(kept, config.top);
+        let query = u32::try_from(query)?;
+        rows.extend(kept.iter().map(|&(score, example)| Candidate {
+            query,
+            example,
+            score: score as f32,
+            source: "bm25".into(),
+        }));
+    }
+    draft.write(0, &[<Candidate as Row<Candidates>>::to_batch(&rows)?])?;
+    exec.reporter.end();
+    Ok(())
+}
+
+fn cut(kept: &mut Vec<(f64, u64)>, top: usize) {
+    kept.sort_by(|left, right| match right.0.total_cmp(&left.0) {
+        Ordering::Equal => left.1.cmp(&right.1),
+        other => other,
+    });
+    kept.truncate(top);
+}

@@ -1,0 +1,404 @@
+//! Influence of training sequences on queries: influence(q, z) = (1/N) sum over modules of <P(G_q), G_z>.
+//!
+//! Positive: one more copy of z in training raises log p(completion). Unit: nats per added copy.
+//!
+//! reads   preconditioned, tokens, model, and candidates or a ranking
+//! writes  scores, or details
+
+pub mod filter;
+mod queries;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{
+    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
+    Row, Score, Scores, Span, Tokens, check_training_examples,
+};
+use wherefrom_model::{
+    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Model, Precision, Selection, Sequence, Tap, batches,
+    resolve_device,
+};
+
+use crate::queries::{Queries, Survey, by_token, scan};
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what has no room
+/// beside the model.
+pub const QUERY_BYTES: usize = 6 << 30;
+
+/// Bytes of queries on a GPU whose memory nobody knows.
+const GPU_QUERY_BYTES: usize = 2 << 30;
+
+/// Bytes of whole queries at once: few pairs are worth their matrices, and so another pass over the model is cheap.
+pub const WHOLE_QUERY_BYTES: usize = 3 << 30;
+
+/// Queries from which on a scan goes by way of gradients: see `wherefrom_linalg::kernels::scan`.
+const MANY_QUERIES: usize = 24;
+
+/// Padded tokens from which on one thread multiplies a batch as well as two multiply twice as many.
+const LONG_BATCH: usize = 512;
+
+/// What is computed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Take every pair apart by module and by token (writes `details`).
+    pub detail: bool,
+    /// N of the influence; by default the rows of the tokens artifact.
+    pub training_examples: Option<u64>,
+    /// Of the model's forward and backward pass.
+    pub precision: Precision,
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        check_training_examples(self.training_examples)
+    }
+}
+
+/// Pairs to score, where not all are wanted.
+#[derive(Debug, Clone)]
+pub enum Pairs {
+    /// A filter's.
+    Candidates(Artifact<Candidates>),
+    /// An earlier pass'.
+    Ranking(Artifact<Ranking>),
+}
+
+/// What is scored.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Preconditioned query gradients.
+    pub queries: Artifact<Preconditioned>,
+    /// Training sequences.
+    pub tokens: Artifact<Tokens>,
+    /// Hugging Face folder.
+    pub model: PathBuf,
+    /// Only these pairs.
+    pub candidates: Option<Pairs>,
+}
+
+/// Some queries against some examples: what a part holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Unit {
+    queries: Range<usize>,
+    span: Span,
+}
+
+/// Scores every pair, or the candidates; a part per span of examples and group of queries.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    run_in_groups(config, inputs, exec, draft, QUERY_BYTES)
+}
+
+/// The same with another limit on the bytes of queries on the device at once.
+pub fn run_in_groups(
+    config: &Config,
+    inputs: &Inputs,
+    exec: &Exec,
+    draft: &mut Draft,
+    query_bytes: usize,
+) -> Result<()> {
+    config.check()?;
+    let device = resolve_device(&exec.device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let survey = Survey::new(&inputs.queries, model.modules())?;
+    let wanted = match &inputs.candidates {
+        Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
+        None => None,
+    };
+    let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
+
+    let nats = survey.method != "identity";
+    draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
+    draft.metadata("sign", "positive = one more copy raises log p(completion)");
+    draft.metadata("method", survey.method.clone());
+    let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
+    draft.metadata("modules", serde_json::to_string(&names)?);
+    draft.summary("modules", &names)?;
+    draft.summary("coverage", Coverage::new(&model.config, &survey.selection))?;
+
+    let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
+    // One group as a rule: what a part holds has room in memory beside the model.
+    let (footprint, limit) =
+        (Footprint::new(&model.config, exec.batch_tokens), wherefrom_linalg::memory::limit(&exec.device, exec.memory));
+    let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
+    let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
+    let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
+    let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
+    let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| work(unit));
+    exec.reporter.begin("score", "examples", units.iter().map(work).sum(), done.sum());
+    let mut loaded: Option<Queries> = None;
+    for (part, unit) in units.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        let mut examples = inputs.tokens.read_span(&unit.span)?;
+        if let Some(wanted) = &wanted {
+            examples.retain(|example| wants(wanted, example.example, &unit.queries));
+        }
+        let (mut details, mut scores) = (Vec::new(), Vec::new());
+        let groups = groups(unit);
+        let others = ((unit.span.len() - examples.len()) * groups.len()) as u64;
+        for numbers in groups {
+            let queries = match loaded.take() {
+                Some(queries) if queries.numbers == numbers => queries,
+                // The earlier ones are gone before the next are there.
+                _ => survey.load(&inputs.queries, numbers, &device)?,
+            };
+            let taken = footprint.weights + survey.bytes(queries.numbers.len()) as u64;
+            let pass = Pass {
+                model: &model,
+                selection: &survey.selection,
+                queries: &queries,
+                scale,
+                exec,
+                device: &device,
+                room: limit.map_or(0, |bytes| bytes.saturating_sub(taken) as usize),
+            };
+            match config.detail || wanted.is_some() {
+                true => details.extend(pass.details(&examples, wanted.as_ref())?),
+                false => scores.extend(pass.scores(&examples)?),
+            }
+            loaded = Some(queries);
+        }
+        scores.extend(details.iter().map(|row: &Detail| row.score));
+        let rows = if config.detail {
+            details.sort_by_key(|row| (row.score.query, row.score.example));
+            <Detail as Row<Details>>::to_batch(&details)?
+        } else {
+            scores.sort_by_key(|row| (row.query, row.example));
+            <Score as Row<Scores>>::to_batch(&scores)?
+        };
+        draft.write(part, &[rows])?;
+        // Those that are no candidates.
+        exec.reporter.advance(others);
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+/// Groups of queries that fit, each with the spans in which it has a candidate.
+fn units(survey: &Survey, inputs: &Inputs, wanted: Option<&Wanted>, query_bytes: usize) -> Result<Vec<Unit>> {
+    let spans = inputs.tokens.spans()?;
+    let mut units = Vec::new();
+    for queries in survey.groups(0..survey.count, query_bytes) {
+        let any = |span: &&Span| {
+            let last = span.first_example + span.len() as u64;
+            wanted.is_none_or(|wanted| {
+                wanted
+                    .range(span.first_example..last)
+                    .any(|(_, set)| set.iter().any(|&q| queries.contains(&(q as usize))))
+            })
+        };
+        units.extend(spans.iter().filter(any).map(|span| Unit { queries: queries.clone(), span: *span }));
+    }
+    Ok(units)
+}
+
+/// Candidates: the queries of each example.
+type Wanted = BTreeMap<u64, BTreeSet<u32>>;
+
+/// Whether the example is a candidate of one of the queries.
+fn wants(wanted: &Wanted, example: u64, queries: &Range<usize>) -> bool {
+    wanted.get(&example).is_some_and(|set| set.iter().any(|&q| queries.contains(&(q as usize))))
+}
+
+fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
+    let rows: Vec<(u32, u64)> = match pairs {
+        Pairs::Candidates(artifact) => {
+            artifact.rows::<Candidate>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
+        }
+        Pairs::Ranking(artifact) => {
+            artifact.rows::<Ranked>()?.map(|row| row.map(|row| (row.query, row.example))).collect::<Result<_>>()?
+        }
+    };
+    let mut wanted = Wanted::new();
+    for (query, example) in rows {
+        if query as usize >= queries || example >= examples {
+            return Err(Error::Mismatch(format!(
+                "candidates name query {query} and example {example}, but there are {queries} queries and {examples} examples"
+            ))
+            .into());
+        }
+        wanted.entry(example).or_default().insert(query);
+    }
+    if wanted.is_empty() {
+        return Err(Error::Mismatch("there is no candidate to score".into()).into());
+    }
+    Ok(wanted)
+}
+
+/// What every batch of a run needs.
+struct Pass<'a> {
+    model: &'a Model,
+    selection: &'a Selection,
+    queries: &'a Queries,
+    /// 1 / N.
+    scale: f32,
+    exec: &'a Exec,
+    device: &'a Device,
+    /// Bytes that model and queries leave.
+    room: usize,
+}
+
+impl Pass<'_> {
+    /// How many batches of a scan run side by side, and their padded tokens.
+    ///
+    /// On the CPU a batch a thread, as long as that leaves them long: no thread then waits for another. The matrices of
+    /// many queries are multiplied out once a batch, so that theirs is one and large: of what memory is left, and no more
+    /// than 2 GiB of activations.
+    fn shape(&self) -> (usize, usize) {
+        let (model, asked) = (self.model, self.exec.batch_tokens);
+        if self.queries.numbers.len() >= MANY_QUERIES {
+            return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
+        }
+        let threads = if *self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
+        match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
+            tokens if tokens >= LONG_BATCH => (threads, tokens),
+            _ => (1, model.batch_tokens(asked, ACTIVATION_BYTES)),
+        }
+    }
+
+    /// The examples in batches of like length and so many tokens, each with their places in `examples`.
+    fn batches(&self, examples: &[Example], tokens: usize) -> impl Iterator<Item = (Vec<usize>, Batch)> {
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        batches(&lengths, tokens).into_iter().map(|group| {
+            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
+            let batch = Batch::new(&sequences, self.device);
+            (group, batch)
+        })
+    }
+
+    /// Forward and backward of a batch; `visit` sees every module of the queries.
+    fn taps(&self, batch: &Batch, mut visit: impl FnMut(Tap<'_>) -> Result<()>) -> Result<()> {
+        self.model.taps(batch, &Labels::Empirical, self.selection, &mut visit)?;
+        Ok(())
+    }
+
+    /// Every query against every example.
+    fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
+        let (together, tokens) = self.shape();
+        let batches: Vec<_> = self.batches(examples, tokens).collect();
+        let one = |(group, batch): &(Vec<usize>, Batch)| self.batch_scores(examples, group, batch);
+        let rows: Result<Vec<_>> = match together {
+            1 => batches.iter().map(one).collect(),
+            // A thread that waits inside a batch takes up no other: only whoever has none left helps.
+            _ => {
+                let next = AtomicUsize::new(0);
+                let rows = rayon::broadcast(|_| {
+                    let own = std::iter::from_fn(|| batches.get(next.fetch_add(1, Ordering::Relaxed)));
+                    own.map(one).collect::<Result<Vec<_>>>()
+                });
+                rows.into_iter().collect::<Result<Vec<_>>>().map(|rows| rows.concat())
+            }
+        };
+        Ok(rows?.concat())
+    }
+
+    /// Every query against the examples of a batch, which stand at the places `group`.
+    fn batch_scores(&self, examples: &[Example], group: &[usize], batch: &Batch) -> Result<Vec<Score>> {
+        let (first, count) = (self.queries.numbers.start, self.queries.numbers.len());
+        let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
+        self.taps(batch, |tap| {
+            let module = &self.queries.modules[tap.index];
+            let products = scan(module, count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
+            total = total.clone() + products;
+            Ok(())
+        })?;
+        let total: Vec<f32> = values(total)?;
+        self.exec.reporter.advance(group.len() as u64);
+        let row = |(&index, influences): (&usize, &[f32])| {
+            let example = examples[index].example;
+            let score = move |(query, influence): (usize, &f32)| Score {
+                query: (first + query) as u32,
+                example,
+                influence: self.scale * influence,
+            };
+            influences.iter().enumerate().map(score).collect::<Vec<_>>()
+        };
+        Ok(group.iter().zip(total.chunks_exact(count)).flat_map(row).collect())
+    }
+
+    /// The wanted pairs, by module and by token.
+    fn details(&self, examples: &[Example], wanted: Option<&Wanted>) -> Result<Vec<Detail>> {
+        let queries = self.queries;
+        let mut rows: Vec<Detail> = Vec::new();
+        // place[(query, index in `examples`)] = row
+        let mut place = BTreeMap::new();
+        for (index, example) in examples.iter().enumerate() {
+            for query in queries.numbers.start as u32..queries.numbers.end as u32 {
+                if wanted.is_none_or(|wanted| wanted.get(&example.example).is_some_and(|set| set.contains(&query))) {
+                    place.insert((query, index), rows.len());
+                    rows.push(Detail {
+                        score: Score { query, example: example.example, influence: 0.0 },
+                        by_module: vec![0.0; queries.modules.len()],
+                        by_token: vec![0.0; example.input_ids.len()],
+                    });
+                }
+            }
+        }
+        for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, ACTIVATION_BYTES))
+        {
+            self.taps(&batch, |tap| {
+                for query in queries.numbers.clone() {
+                    let chosen: Vec<_> =
+                        (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
+                    if chosen.is_empty() {
+                        continue;
+                    }
+                    let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
+                    if chosen.len() < group.len() {
+                        let indices = indices(&chosen, batch.tokens, self.device);
+                        (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
+                    }
+                    let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
+                    for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
+                        let row = &mut rows[place[&(query as u32, group[b])]];
+                        let mut sum = 0.0_f64;
+                        for (into, &value) in row.by_token.iter_mut().zip(tokens) {
+                            *into += self.scale * value;
+                            sum += f64::from(self.scale * value);
+                        }
+                        row.by_module[tap.index] = sum as f32;
+                    }
+                }
+                Ok(())
+            })?;
+            self.exec.reporter.advance(group.len() as u64);
+        }
+        for row in &mut rows {
+            row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
+        }
+        Ok(rows)
+    }
+}
+
+fn sequence(example: &Example) -> Sequence<'_> {
+    Sequence {
+        example: example.example,
+        input_ids: &example.input_ids,
+        target_mask: &example.target_mask,
+        segments: &example.segments,
+        weights: &example.weights,
+    }
+}
+
+/// The rows of the chosen sequences of a batch.
+fn indices(chosen: &[usize], tokens: usize, device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = chosen.iter().flat_map(|&b| (b * tokens..(b + 1) * tokens).map(|row| row as i32)).collect();
+    let n = rows.len();
+    Tensor::from_data(TensorData::new(rows, [n]), device)
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
+}

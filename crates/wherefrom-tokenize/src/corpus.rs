@@ -1,0 +1,263 @@
+//! A corpus as raw rows, read from any row on, file after file: JSON lines, paragraphs of plain text, rows of Parquet.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use wherefrom_artifact::bad_input;
+
+use crate::row::Names;
+use crate::source::{CorpusFile, Format, Packing, corpus_files};
+use crate::table::TableRows;
+
+/// What some editors put before the first character of a file.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// Bytes of text after which a chunk of rows is full: long documents do not pile up.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Buffer of a file.
+const BUFFER: usize = 1 << 18;
+
+/// Files that are there and whose endings are known.
+pub(crate) struct Corpus {
+    path: PathBuf,
+    files: Vec<CorpusFile>,
+    names: Names,
+    /// Rows of a file whose number is a multiple of this are taken.
+    every: u64,
+}
+
+/// Where a row begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Number of its file.
+    file: usize,
+    /// Rows of the file before it.
+    row: u64,
+    /// Bytes of the unpacked file before it; 0 in Parquet.
+    byte: u64,
+    /// Lines before it; 0 in Parquet.
+    line: u64,
+}
+
+/// A row before it is understood.
+pub(crate) struct RawRow {
+    /// Where it begins.
+    pub(crate) place: Place,
+    /// What it says.
+    pub(crate) raw: Raw,
+}
+
+/// What a row says.
+pub(crate) enum Raw {
+    /// A line of JSON.
+    Json(Vec<u8>),
+    /// A paragraph.
+    Text(Vec<u8>),
+    /// A row of a table, or why it is none.
+    Object(Result<Map<String, Value>, String>),
+}
+
+impl Corpus {
+    /// Refuses what is missing, and files whose ending says nothing about their rows.
+    pub(crate) fn open(path: &Path, names: Names) -> Result<Self> {
+        let corpus = Self { path: path.into(), files: corpus_files(path)?, names, every: 1 };
+        // A table without a column of interest is found before the first row is read.
+        for file in corpus.files.iter().filter(|file| file.format == Format::Parquet) {
+            TableRows::open(file, &corpus.names.all(), 0)?;
+        }
+        Ok(corpus)
+    }
+
+    /// Of each file only the rows 0, `every`, 2 `every`, …
+    pub(crate) fn every(self, every: u64) -> Self {
+        Self { every, ..self }
+    }
+
+    /// As the user named it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which column holds what.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// `FILE:LINE`, or `FILE: row N` of a table.
+    pub(crate) fn shown(&self, place: Place) -> String {
+        let file = &self.files[place.file];
+        match file.format {
+            Format::Parquet => format!("{}: row {}", file.path.display(), place.row),
+            _ => format!("{}:{}", file.path.display(), place.line + 1),
+        }
+    }
+
+    /// The name of a row that has none.
+    pub(crate) fn document(&self, place: Place) -> String {
+        self.files[place.file].document(place.row)
+    }
+
+    /// The rows from `place` on.
+    pub(crate) fn rows(&self, place: Place) -> Rows<'_> {
+        Rows { corpus: self, place, open: None, read: 0 }
+    }
+}
+
+enum Open {
+    Lines(Box<dyn BufRead + Send>),
+    Table(Box<TableRows>),
+}
+
+/// Raw rows in order. An error ends them.
+pub(crate) struct Rows<'a> {
+    corpus: &'a Corpus,
+    place: Place,
+    open: Option<Open>,
+    read: u64,
+}
+
+impl Rows<'_> {
+    /// Where the next row is looked for.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Bytes of the files read so far; of packed files and tables when they are at their end.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    /// Up to `count` rows, or fewer long ones; none at the end of the corpus.
+    pub(crate) fn chunk(&mut self, count: usize) -> Result<Vec<RawRow>> {
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        while rows.len() < count
+            && bytes < CHUNK_BYTES
+            && let Some(row) = self.row()?
+        {
+            if row.place.row.is_multiple_of(self.corpus.every) {
+                bytes += row.raw.bytes();
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn row(&mut self) -> Result<Option<RawRow>> {
+        while let Some(file) = self.corpus.files.get(self.place.file) {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.open(file)?,
+            };
+            let row = match &mut open {
+                Open::Lines(lines) => self.text(file, &mut **lines),
+                Open::Table(table) => Ok(table.row()?.map(|row| RawRow { place: self.place, raw: Raw::Object(row) })),
+            };
+            if let Some(row) = row.with_context(|| format!("read {}", file.path.display()))? {
+                self.open = Some(open);
+                self.place.row += 1;
+                return Ok(Some(row));
+            }
+            if file.packing != Packing::None || file.format == Format::Parquet {
+                self.read += file.bytes;
+            }
+            self.place = Place { file: self.place.file + 1, ..Place::default() };
+        }
+        Ok(None)
+    }
+
+    fn open(&self, file: &CorpusFile) -> Result<Open> {
+        if file.format == Format::Parquet {
+            let table = TableRows::open(file, &self.corpus.names.all(), self.place.row)?;
+            return Ok(Open::Table(Box::new(table)));
+        }
+        let mut opened = File::open(&file.path)
+            .map_err(|error| bad_input(format!("{}: cannot be read ({error})", file.path.display())))?;
+        let skip = |mut lines: Box<dyn BufRead + Send>| -> std::io::Result<Box<dyn BufRead + Send>> {
+            std::io::copy(&mut lines.by_ref().take(self.place.byte), &mut std::io::sink())?;
+            Ok(lines)
+        };
+        let lines = match file.packing {
+            Packing::None => {
+                opened.seek(SeekFrom::Start(self.place.byte))?;
+                Ok(Box::new(BufReader::with_capacity(BUFFER, opened)) as Box<dyn BufRead + Send>)
+            }
+            Packing::Zstd => {
+                zstd::Decoder::new(opened).and_then(|decoder| skip(Box::new(BufReader::with_capacity(BUFFER, decoder))))
+            }
+        };
+        Ok(Open::Lines(lines.with_context(|| format!("read {}", file.path.display()))?))
+    }
+
+    /// The next line with its end, or nothing at the end of the file.
+    fn line(&mut self, file: &CorpusFile, lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let read = lines.read_until(b'\n', &mut line).map_err(|error| match file.packing {
+            Packing::None => anyhow::Error::from(error),
+            _ => bad_input(format!("{}: cannot be unpacked ({error}); give the whole file", file.path.display())),
+        })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if self.place.byte == 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
+        self.place.byte += read as u64;
+        self.place.line += 1;
+        if file.packing == Packing::None {
+            self.read += read as u64;
+        }
+        Ok(Some(line))
+    }
+
+    fn text(&mut self, file: &CorpusFile, lines: &mut dyn BufRead) -> Result<Option<RawRow>> {
+        let mut begun: Option<(Place, Vec<u8>)> = None;
+        loop {
+            let place = self.place;
+            let Some(line) = self.line(file, lines)? else { break };
+            let blank = line.trim_ascii().is_empty();
+            match (&mut begun, blank) {
+                (None, true) => continue,
+                (None, false) => begun = Some((place, line)),
+                (Some((_, bytes)), false) => bytes.extend(line),
+                (Some(_), true) => break,
+            }
+            if file.format == Format::JsonLines {
+                break;
+            }
+        }
+        let Some((place, mut bytes)) = begun else { return Ok(None) };
+        let end = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let end = end.strip_suffix(b"\r").unwrap_or(end).len();
+        bytes.truncate(end);
+        let raw = if file.format == Format::JsonLines { Raw::Json(bytes) } else { Raw::Text(bytes) };
+        Ok(Some(RawRow { place, raw }))
+    }
+}
+
+impl Raw {
+    /// How much memory it takes, about.
+    fn bytes(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(|item| 32 + of(item)).sum(),
+                Value::Object(map) => map.values().map(|value| 32 + of(value)).sum(),
+                _ => 0,
+            }
+        }
+        match self {
+            Self::Json(bytes) | Self::Text(bytes) => bytes.len(),
+            Self::Object(Ok(map)) => map.values().map(of).sum(),
+            Self::Object(Err(_)) => 0,
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The stage `tokenize`: corpus rows become token windows with their targets, one a row or packed.
+//!
+//! reads   a corpus, tokenizer.json, tokenizer_config.json for conversations
+//! writes  tokens
+//!
+//! All rows are checked before the first part is written, so a corpus is read twice; what the first reading counts is
+//! frozen in the draft's plan, so a resumed run reads only what is left. A part begins with a row and, packed, with a window.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Draft, Example, Exec, Row as _, bad_input};
+
+use crate::chat::Chat;
+use crate::corpus::{Corpus, Place, RawRow, Rows};
+use crate::encoder::Encoder;
+use crate::pack::Packer;
+use crate::refusals::Refusals;
+use crate::row::{Content, Names, Row};
+use crate::window::{Window, Windows};
+
+/// Raised when the tokens of the same configuration and inputs change.
+pub const VERSION: u32 = 4;
+
+/// Windows of a part.
+const PART: u64 = 8192;
+/// Rows tokenised at once and written as one batch.
+const CHUNK: usize = 512;
+
+/// What a token window is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Longest window; of a query of several segments, the longest segment.
+    pub max_tokens: usize,
+    /// Column of the text: short for `columns = { text = … }`.
+    #[serde(default = "text_column")]
+    pub column: String,
+    /// Columns by what they hold, where they are not named so: `text`, `id`, `prompt`, `completion`, `contrast`, `samples`,
+    /// `messages`, `mean`, `input_ids`, `target_mask`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// Of each file only the rows 0, `every`, 2 `every`, …: a sample that runs through the whole corpus.
+    #[serde(default = "all", skip_serializing_if = "is_all")]
+    pub every: u64,
+    /// What to do with a row that has no targets.
+    #[serde(default)]
+    pub untargeted: Untargeted,
+    /// Whether a prompt is what a user asks and a completion what the assistant answers, by the model's chat template.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chat: bool,
+    /// One window a row, or many rows in a window.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub windows: Windowing,
+    /// What a token of a packed window sees.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attend: Attend,
+}
+
+impl Config {
+    /// Windows of `max_tokens` and every other knob at its default.
+    pub fn new(max_tokens: usize) -> Self {
+        Self {
+            max_tokens,
+            column: text_column(),
+            columns: BTreeMap::new(),
+            every: all(),
+            untargeted: Untargeted::Refuse,
+            chat: false,
+            windows: Windowing::Truncate,
+            attend: Attend::Document,
+        }
+    }
+
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.max_tokens < 2 {
+            return Err(bad_input(format!(
+                "max-tokens = {} leaves no room for a target and a token before it; set it to 2 or more",
+                self.max_tokens
+            )));
+        }
+        if self.every == 0 {
+            return Err(bad_input("every = 0 takes no row; set it to 1 (all rows) or more"));
+        }
+        if self.windows == Windowing::Pack && self.untargeted == Untargeted::Keep {
+            return Err(bad_input("windows = \"pack\" takes no rows without targets; remove untargeted = \"keep\""));
+        }
+        if self.windows == Windowing::Truncate && self.attend == Attend::Window {
+            return Err(bad_input("attend = \"window\" goes with windows = \"pack\"; set it or remove `attend`"));
+        }
+        Names::new(&self.column, &self.columns).map(drop)
+    }
+}
+
+/// What to do with a row that has no targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Untargeted {
+    /// It is a mistake.
+    #[default]
+    Refuse,
+    /// It is a prompt that the `generate` stage completes.
+    Keep,
+}
+
+/// How rows become windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Windowing {
+    /// A row is a window; what is too long is cut.
+    #[default]
+    Truncate,
+    /// Rows fill windows; what is too long is split.
+    Pack,
+}
+
+/// What a token of a packed window sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attend {
+    /// Its own document.
+    #[default]
+    Document,
+    /// Everything before it in the window.
+    Window,
+}
+
+/// Where rows and vocabulary come from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The corpus: a file, a folder or a glob.
+    pub corpus: PathBuf,
+    /// `tokenizer.json`; not needed if every row is `input_ids`.
+    pub tokenizer: Option<PathBuf>,
+    /// `tokenizer_config.json` with the chat template; needed for conversations.
+    pub chat_template: Option<PathBuf>,
+}
+
+/// The default of `column`.
+pub(crate) fn text_column() -> String {
+    "text".into()
+}
+
+fn all() -> u64 {
+    1
+}
+
+fn is_all(every: &u64) -> bool {
+    *every == all()
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// One part: where its rows begin, and what its windows hold.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Span {
+    place: Place,
+    /// Corpus rows of the part.
+    rows: u64,
+    /// Number of its first window.
+    first: u64,
+    windows: u64,
+    tokens: u64,
+    targets: u64,
+    /// Rows of which tokens were left out, or which were split.
+    cut: u64,
+    longest: u64,
+    largest_id: u32,
+    largest_id_example: u64,
+}
+
+/// Checks every row, then writes the parts that are not there yet.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] with `FILE:LINE: what is wrong; what to do` for the first bad rows.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
+    let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
+    let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
+    let chat = inputs.chat_template.as_deref().map(Chat::open).transpose()?;
+    let max = if config.windows == Windowing::Pack { usize::MAX } else { config.max_tokens };
+    let windows = Windows { config, max, encoder: encoder.as_ref(), chat: chat.as_ref() };
+    let spans = draft.plan(|| survey(&corpus, &windows, exec))?;
+
+    let rows = |present: bool| {
+        let spans = spans.iter().enumerate().filter(|&(part, _)| !present || draft.has(part));
+        spans.map(|(_, span)| span.rows).sum()
+    };
+    exec.reporter.begin("tokenize", "rows", rows(false), rows(true));
+    let mut rows = corpus.rows(Place::default());
+    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+        // Parts in a row need no second opening of a file.
+        if rows.place() != span.place {
+            rows = corpus.rows(span.place);
+        }
+        write(&corpus, &windows, exec, draft, part, span, &mut rows)?;
+    }
+    exec.reporter.end();
+    summarise(config, exec, draft, &spans)
+}
+
+/// The spans of the corpus, every row checked and counted.
+fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Span>> {
+    exec.reporter.begin("check corpus", "bytes", corpus.bytes(), 0);
+    let mut refusals = Refusals::default();
+    let mut spans: Vec<Span> = Vec::new();
+    let mut rows = corpus.rows(Place::default());
+    let mut maker = Maker::new(windows);
+    let mut read = 0;
+    loop {
+        let chunk = rows.chunk(CHUNK)?;
+        if chunk.is_empty() {
+            break;
+        }
+        exec.reporter.advance(rows.bytes_read() - read);
+        read = rows.bytes_read();
+        for (raw, made) in chunk.iter().zip(tokenised(corpus, windows, &chunk)) {
+            if spans.last().is_none_or(|span| span.windows >= PART) {
+                maker.end(spans.last_mut());
+                let first = spans.last().map_or(0, |span| span.first + span.windows);
+                spans.push(Span { place: raw.place, first, ..Span::default() });
+            }
+            let span = spans.last_mut().context("a row has a span")?;
+            span.rows += 1;
+            match made.and_then(|made| maker.add(made)) {
+                Ok(cut) => span.cut += u64::from(cut),
+                Err(what) => refusals.add(&corpus.shown(raw.place), &what),
+            }
+            span.count(&mut maker.ready);
+        }
+    }
+    maker.end(spans.last_mut());
+    exec.reporter.end();
+    refusals.check()?;
+    if spans.is_empty() {
+        return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", corpus.path().display())));
+    }
+    Ok(spans)
+}
+
+/// The windows of each row of `chunk`.
+fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Result<Vec<Window>, String>> {
+    let packed = windows.config.windows == Windowing::Pack;
+    let of = |raw: &RawRow| {
+        let row = Row::parse(&raw.raw, corpus.names())?;
+        let query = match &row.content {
+            Content::Prompt { contrast, samples, .. } => contrast.is_some() || samples.is_some(),
+            Content::Mean(_) => true,
+            _ => false,
+        };
+        if packed && query {
+            return Err("the row is a query, and queries are not packed; tokenise them in a step of their own".into());
+        }
+        windows.windows(row, corpus.document(raw.place))
+    };
+    chunk.par_iter().map(of).collect()
+}
+
+/// Windows of rows to windows of the artifact: the same, or packed.
+struct Maker<'a> {
+    packer: Option<Packer<'a>>,
+    /// Windows that are finished.
+    ready: Vec<Example>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(windows: &Windows<'a>) -> Self {
+        let Config { max_tokens, attend, windows: windowing, .. } = *windows.config;
+        let packed = windowing == Windowing::Pack;
+        Self { packer: packed.then(|| Packer::new(max_tokens, attend, windows.encoder)), ready: Vec::new() }
+    }
+
+    /// Takes the windows of a row; says whether it was cut or split.
+    fn add(&mut self, made: Vec<Window>) -> Result<bool, String> {
+        let mut cut = false;
+        for window in made {
+            cut |= window.cut;
+            match &mut self.packer {
+                None => self.ready.push(window.example),
+                Some(packer) => {
+                    cut |= packer.add(window.example)?;
+                    self.ready.append(&mut packer.full);
+                }
+            }
+        }
+        Ok(cut)
+    }
+
+    /// Ends a part.
+    fn finish(&mut self) {
+        if let Some(packer) = &mut self.packer {
+            packer.close();
+            self.ready.append(&mut packer.full);
+        }
+    }
+
+    fn end(&mut self, span: Option<&mut Span>) {
+        self.finish();
+        if let Some(span) = span {
+            span.count(&mut self.ready);
+        }
+    }
+}
+
+/// Writes one part, a chunk of rows in memory at a time.
+fn write(
+    corpus: &Corpus,
+    windows: &Windows<'_>,
+    exec: &Exec,
+    draft: &Draft,
+    part: usize,
+    span: &Span,
+    rows: &mut Rows<'_>,
+) -> Result<()> {
+    let mut maker = Maker::new(windows);
+    let (mut left, mut number) = (span.rows, span.first);
+    let chunks = std::iter::from_fn(|| {
+        let mut next = || -> Result<Option<Vec<Example>>> {
+            if left == 0 {
+                return Ok(None);
+            }
+            let chunk = rows.chunk(CHUNK.min(usize::try_from(left)?))?;
+            let changed = |place, what: &str| bad_input(format!("{}: {what}", corpus.shown(place)));
+            if chunk.is_empty() {
+                return Err(changed(span.place, "the corpus has become shorter; run again"));
+            }
+            for (raw, made) in chunk.iter().zip(tokenised(corpus, windows, &chunk)) {
+                // The survey passed this row: the file has changed since.
+                made.and_then(|made| maker.add(made)).map_err(|what| changed(raw.place, &what))?;
+            }
+            left -= chunk.len() as u64;
+            exec.reporter.advance(chunk.len() as u64);
+            if left == 0 {
+                maker.finish();
+            }
+            let mut examples = std::mem::take(&mut maker.ready);
+            for example in &mut examples {
+                example.example = number;
+                number += 1;
+            }
+            Ok(Some(examples))
+        };
+        next().transpose()
+    });
+    draft.write_each(part, chunks.map(|examples| Example::to_batch(&examples?)))
+}
+
+fn summarise(config: &Config, exec: &Exec, draft: &mut Draft, spans: &[Span]) -> Result<()> {
+    let sum = |field: fn(&Span) -> u64| spans.iter().map(field).sum::<u64>();
+    let (rows, cut) = (sum(|span| span.rows), sum(|span| span.cut));
+    let packed = config.windows == Windowing::Pack;
+    draft.summary("examples", sum(|span| span.windows))?;
+    draft.summary("rows", rows)?;
+    draft.summary("tokens", sum(|span| span.tokens))?;
+    draft.summary("targets", sum(|span| span.targets))?;
+    draft.summary("truncated", if packed { 0 } else { cut })?;
+    draft.summary("longest", spans.iter().map(|span| span.longest).max())?;
+    // The first of equals.
+    let largest = spans.iter().rev().max_by_key(|span| span.largest_id).context("a corpus has a span")?;
+    draft.summary("largest_id", largest.largest_id)?;
+    draft.summary("largest_id_example", largest.largest_id_example)?;
+    if cut > 0 && !packed {
+        let max = config.max_tokens;
+        exec.reporter.warn(&format!("{cut} of {rows} rows were longer than max-tokens = {max} and were cut"));
+    }
+    Ok(())
+}
+
+impl Span {
+    /// Counts finished windows, which are then forgotten.
+    fn count(&mut self, windows: &mut Vec<Example>) {
+        for example in windows.drain(..) {
+            let largest = example.input_ids.iter().max().copied().unwrap_or(0);
+            if self.windows == 0 || largest > self.largest_id {
+                self.largest_id = largest;
+                self.largest_id_example = self.first + self.windows;
+            }
+            self.windows += 1;
+            self.tokens += example.input_ids.len() as u64;
+            self.targets += example.target_mask.iter().filter(|&&target| target).count() as u64;
+            self.longest = self.longest.max(example.longest_segment() as u64);
+        }
+    }
+}

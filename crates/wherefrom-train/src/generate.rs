@@ -1,0 +1,258 @@
+//! The stage `generate`: rows without a target get a continuation, which is their target.
+//!
+//! reads   tokens, a model, tokenizer.json
+//! writes  tokens, in the parts of the input
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use tokenizers::Tokenizer;
+use wherefrom_artifact::{Artifact, Draft, Example, Exec, Row as _, Tokens, bad_input};
+use wherefrom_linalg::kernels::sample_rows;
+use wherefrom_linalg::random::uniform;
+use wherefrom_model::{Batch, Model, Sequence, resolve_device};
+
+use crate::tokenizer;
+
+/// Raised when the tokens of the same configuration and inputs change.
+pub const VERSION: u32 = 3;
+
+/// How a continuation is drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Longest continuation.
+    #[serde(default = "max_new_tokens")]
+    pub max_new_tokens: usize,
+    /// What logits are divided by before a draw; 0 takes the likeliest token.
+    #[serde(default)]
+    pub temperature: f64,
+    /// Of the draws.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn max_new_tokens() -> usize {
+    24
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_new_tokens: max_new_tokens(), temperature: 0.0, seed: 0 }
+    }
+}
+
+impl Config {
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        if self.max_new_tokens == 0 {
+            return Err(bad_input("max-new-tokens = 0 leaves rows without a target; set it to 1 or more"));
+        }
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(bad_input(format!(
+                "temperature = {} is out of range; set it to 0 (the likeliest token) or more",
+                self.temperature
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What is continued, and by which model.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The rows; those with a target pass through unchanged.
+    pub tokens: Artifact<Tokens>,
+    /// The model's folder.
+    pub model: PathBuf,
+    /// Its `tokenizer.json`.
+    pub tokenizer: PathBuf,
+}
+
+/// Facts about a part.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Counts {
+    examples: u64,
+    tokens: u64,
+    targets: u64,
+    longest: u64,
+    largest_id: u32,
+    largest_id_example: u64,
+}
+
+/// Continues rows, and writes the parts that are not there yet.
+///
+/// A continuation ends with a token that the model ends with (which then is its last target), after `max_new_tokens`, or
+/// where the model's context is full.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] for a knob out of its range, and for a row that the model cannot continue.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    config.check()?;
+    let device = resolve_device(&exec.device)?;
+    let tokenizer = tokenizer::load(&inputs.tokenizer)?;
+    let generator = Generator {
+        config,
+        ends: ends(&inputs.model, &tokenizer)?,
+        tokenizer,
+        model: Model::load(&inputs.model, &device)?,
+        device,
+        batch_tokens: exec.batch_tokens,
+    };
+    let parts = draft.plan(|| Ok(inputs.tokens.manifest().parts.iter().map(|part| part.rows).collect::<Vec<_>>()))?;
+    let done = (0..parts.len()).filter(|&part| draft.has(part)).map(|part| parts[part]).sum();
+    exec.reporter.begin("generate", "rows", parts.iter().sum(), done);
+    let mut all = Vec::new();
+    for (part, &rows) in parts.iter().enumerate() {
+        let name = format!("counts-{part:05}");
+        if !draft.has(part) {
+            let mut examples = inputs.tokens.read::<Example>(part)?;
+            generator.complete(&mut examples)?;
+            draft.checkpoint(&name, &serde_json::to_vec(&Counts::of(&examples))?)?;
+            draft.write(part, &[Example::to_batch(&examples)?])?;
+            exec.reporter.advance(rows);
+        }
+        let counts = draft.restore(&name)?.context("a part that is there was counted")?;
+        all.push(serde_json::from_slice::<Counts>(&counts)?);
+    }
+    exec.reporter.end();
+
+    let sum = |field: fn(&Counts) -> u64| all.iter().map(field).sum::<u64>();
+    draft.summary("examples", sum(|part| part.examples))?;
+    draft.summary("tokens", sum(|part| part.tokens))?;
+    draft.summary("targets", sum(|part| part.targets))?;
+    draft.summary("truncated", 0)?;
+    draft.summary("longest", all.iter().map(|part| part.longest).max())?;
+    // The first of equals.
+    let largest = all.iter().rev().max_by_key(|part| part.largest_id).context("tokens have a part")?;
+    draft.summary("largest_id", largest.largest_id)?;
+    draft.summary("largest_id_example", largest.largest_id_example)
+}
+
+impl Counts {
+    fn of(examples: &[Example]) -> Self {
+        let mut counts = Self::default();
+        for example in examples {
+            let largest = example.input_ids.iter().max().copied().unwrap_or(0);
+            if counts.examples == 0 || largest > counts.largest_id {
+                counts.largest_id = largest;
+                counts.largest_id_example = example.example;
+            }
+            counts.examples += 1;
+            counts.tokens += example.input_ids.len() as u64;
+            counts.targets += example.target_mask.iter().filter(|&&target| target).count() as u64;
+            counts.longest = counts.longest.max(example.longest_segment() as u64);
+        }
+        counts
+    }
+}
+
+/// Tokens that end a continuation: the model's, or else the tokenizer's end of text.
+fn ends(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let ends = wherefrom_model::end_tokens(model)?;
+    Ok(if ends.is_empty() { tokenizer::special(tokenizer, tokenizer::END).into_iter().collect() } else { ends })
+}
+
+struct Generator<'a> {
+    config: &'a Config,
+    ends: Vec<u32>,
+    tokenizer: Tokenizer,
+    model: Model,
+    device: Device,
+    batch_tokens: usize,
+}
+
+impl Generator<'_> {
+    fn complete(&self, examples: &mut [Example]) -> Result<()> {
+        let mut prompts: Vec<&mut Example> =
+            examples.iter_mut().filter(|example| !example.target_mask.contains(&true)).collect();
+        for prompt in &prompts {
+            self.check(prompt)?;
+        }
+        let longest: Vec<_> = prompts.iter().map(|prompt| self.room(prompt.input_ids.len())).collect();
+        for members in self.model.batches(&longest, self.batch_tokens) {
+            let given: Vec<_> = members.iter().map(|&index| prompts[index].input_ids.len()).collect();
+            let mut open = members.clone();
+            while !open.is_empty() {
+                let next = self.next(&prompts, &open)?;
+                for (&index, id) in open.iter().zip(next) {
+                    prompts[index].input_ids.push(id);
+                    prompts[index].target_mask.push(true);
+                }
+                open.retain(|&index| {
+                    let ids = &prompts[index].input_ids;
+                    ids.len() < longest[index] && !ids.last().is_some_and(|last| self.ends.contains(last))
+                });
+            }
+            for (&index, given) in members.iter().zip(given) {
+                let text = self.continuation(&prompts[index].input_ids, given)?;
+                prompts[index].text.push_str(&text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens of the longest continuation of a prompt, with the prompt.
+    fn room(&self, prompt: usize) -> usize {
+        (prompt + self.config.max_new_tokens).min(self.model.config.max_position_embeddings)
+    }
+
+    fn check(&self, prompt: &Example) -> Result<()> {
+        let (row, length) = (prompt.example, prompt.input_ids.len());
+        if length == 0 {
+            return Err(bad_input(format!("row {row} of the tokens is empty; give it a prompt or remove it")));
+        }
+        let context = self.model.config.max_position_embeddings;
+        if length >= context {
+            return Err(bad_input(format!(
+                "row {row} of the tokens has {length} tokens and the model's context holds {context}, so there is no room \
+                 for a continuation; lower max-tokens of the step that made the tokens"
+            )));
+        }
+        let vocabulary = self.model.config.vocab_size;
+        if let Some(id) = prompt.input_ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(bad_input(format!(
+                "row {row} of the tokens has the token {id}, but the model knows {vocabulary}; give the model's tokenizer"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The next token of every open row. A draw depends on (seed, example, position) alone.
+    fn next(&self, prompts: &[&mut Example], open: &[usize]) -> Result<Vec<u32>> {
+        let sequences: Vec<_> = open
+            .iter()
+            .map(|&index| {
+                let Example { example, input_ids, target_mask, segments, .. } = &*prompts[index];
+                Sequence { example: *example, input_ids, target_mask, segments, weights: &[] }
+            })
+            .collect();
+        let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device));
+        if self.config.temperature == 0.0 {
+            return Ok(logits.argmax(1).to_data().iter::<u32>().collect());
+        }
+        let draw = |row: &Sequence<'_>| uniform(self.config.seed, row.example, row.input_ids.len() as u64);
+        let draws: Vec<_> = sequences.iter().map(draw).collect();
+        Ok(sample_rows(logits / self.config.temperature, &draws))
+    }
+
+    /// The text of the tokens from `given` on, as it reads after those before.
+    fn continuation(&self, ids: &[u32], given: usize) -> Result<String> {
+        let decode = |ids: &[u32]| {
+            self.tokenizer.decode(ids, true).map_err(|error| {
+                bad_input(format!(
+                    "the tokenizer cannot decode what the model wrote ({error}); give the model's tokenizer"
+                ))
+            })
+        };
+        match decode(ids)?.strip_prefix(&decode(&ids[..given])?[..]) {
+            Some(text) => Ok(text.into()),
+            None => decode(&ids[given..]),
+        }
+    }
+}

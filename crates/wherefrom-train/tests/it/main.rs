@@ -1,0 +1,269 @@
+//! Both stages through the store, as the pipeline runs them.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wherefrom_artifact::{
+    Artifact, Draft, Error, Example, Exec, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
+};
+use wherefrom_train::{generate, train};
+
+const VOCABULARY: usize = 24;
+const CONTEXT: usize = 12;
+
+/// Counts upwards from `first`: a corpus that is easy to learn.
+fn row(example: u64, first: u32, length: u32) -> Example {
+    let input_ids: Vec<_> = (0..length).map(|token| 3 + (first + token) % 20).collect();
+    Example {
+        example,
+        docs: vec![format!("row {example}")],
+        doc_starts: vec![0],
+        target_mask: (0..input_ids.len()).map(|position| position > 0).collect(),
+        text: input_ids.iter().map(|id| format!("w{id} ")).collect::<String>().trim_end().into(),
+        input_ids,
+        ..Example::default()
+    }
+}
+
+fn prompt(example: u64, first: u32, length: u32) -> Example {
+    let row = row(example, first, length);
+    Example { target_mask: vec![false; row.input_ids.len()], ..row }
+}
+
+fn corpus() -> Vec<Example> {
+    (0..40).map(|example| row(example, example as u32 * 7, 4 + example as u32 % 7)).collect()
+}
+
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: TempDir::new().unwrap() }
+    }
+
+    fn produce(
+        &self,
+        store: &str,
+        kind: Kind,
+        config: Value,
+        fill: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let recipe = Recipe { stage: kind.name().into(), version: 1, config, inputs: BTreeMap::new(), model: None };
+        let store = Store::new(self.folder.path().join(store));
+        Ok(store.produce(kind, recipe, &Silent, fill)?.0)
+    }
+
+    fn tokens(&self, name: &str, parts: &[&[Example]]) -> Artifact<Tokens> {
+        let folder = self.produce(name, Kind::Tokens, json!({}), |draft| {
+            for (part, rows) in parts.iter().enumerate() {
+                draft.write(part, &[Example::to_batch(rows)?])?;
+            }
+            Ok(())
+        });
+        Artifact::open(&folder.unwrap()).unwrap()
+    }
+
+    fn tokenizer(&self) -> PathBuf {
+        let special = ["<|pad|>", "<|bos|>", "<|eos|>"].map(String::from);
+        let words = special.clone().into_iter().chain((3..VOCABULARY).map(|id| format!("w{id}")));
+        let words: serde_json::Map<_, _> = words.enumerate().map(|(id, word)| (word, id.into())).collect();
+        let added = special.iter().enumerate().map(|(id, content)| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        });
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
+            "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": words, "unk_token": "<|pad|>"},
+        });
+        let path = self.folder.path().join("tokenizer.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        path
+    }
+
+    fn train(&self, store: &str, config: &train::Config, rows: &[Example], exec: &Exec) -> Result<PathBuf> {
+        let tokens = self.tokens("tokens", &[rows]);
+        let inputs = train::Inputs { tokens, tokenizer: Some(self.tokenizer()) };
+        self.produce(store, Kind::Model, serde_json::to_value(config)?, |draft| {
+            train::run(config, &inputs, exec, draft)
+        })
+    }
+
+    fn generate(
+        &self,
+        store: &str,
+        config: &generate::Config,
+        rows: &Artifact<Tokens>,
+        model: &Path,
+    ) -> Result<Artifact<Tokens>> {
+        let inputs =
+            generate::Inputs { tokens: rows.clone(), model: model.into(), tokenizer: model.join("tokenizer.json") };
+        let folder = self.produce(store, Kind::Tokens, serde_json::to_value(config)?, |draft| {
+            generate::run(config, &inputs, &Exec::default(), draft)
+        })?;
+        Artifact::open(&folder)
+    }
+}
+
+fn config(epochs: usize) -> train::Config {
+    let config = json!({
+        "layers": 1, "hidden": 32, "intermediate": 48, "heads": 4, "key-value-heads": 2, "vocabulary": VOCABULARY,
+        "context": CONTEXT, "epochs": epochs, "batch-tokens": 64, "learning-rate": 0.01, "seed": 3,
+    });
+    serde_json::from_value(config).unwrap()
+}
+
+fn rows(tokens: &Artifact<Tokens>) -> Vec<Example> {
+    tokens.rows().unwrap().map(Result::unwrap).collect()
+}
+
+/// Panics once so many tokens are done, as a killed process would.
+struct Killer(AtomicU64);
+
+impl Reporter for Killer {
+    fn begin(&self, _task: &str, _unit: &str, _total: u64, _done: u64) {}
+    fn advance(&self, units: u64) {
+        let left = self.0.load(Ordering::Relaxed).checked_sub(units).expect("killed");
+        self.0.store(left, Ordering::Relaxed);
+    }
+    fn end(&self) {}
+    fn warn(&self, _message: &str) {}
+}
+
+#[test]
+fn knobs_have_defaults_and_unknown_ones_are_refused() {
+    let config: train::Config = serde_json::from_value(json!({"vocabulary": 512})).unwrap();
+    assert_eq!((config.layers, config.hidden, config.heads, config.key_value_heads), (4, 128, 8, 4));
+    assert_eq!((config.context, config.epochs, config.batch_tokens, config.learning_rate), (128, 12, 2048, 2e-3));
+    assert_eq!(serde_json::from_value::<generate::Config>(json!({})).unwrap(), generate::Config::default());
+    serde_json::from_value::<train::Config>(json!({"vocabulary": 512, "layer": 1})).unwrap_err();
+    serde_json::from_value::<train::Config>(json!({})).unwrap_err();
+}
+
+#[test]
+fn loss_falls_and_the_folder_loads() {
+    let bench = Bench::new();
+    let config = config(30);
+    let folder = bench.train("store", &config, &corpus(), &Exec::default()).unwrap();
+    let manifest = Manifest::read(&folder).unwrap();
+    let curve: Vec<(u64, u64, f64)> = serde_json::from_value(manifest.summary["loss_curve"].clone()).unwrap();
+    let (first, last) = (curve[0], curve[curve.len() - 1]);
+    assert_eq!(curve.len(), 50);
+    assert!(first.2 > 2.0 && last.2 < 0.3 * first.2, "{curve:?}");
+    let tokens: usize = corpus().iter().map(|row| row.input_ids.len()).sum();
+    assert_eq!(last.1, 30 * tokens as u64);
+    assert_eq!(manifest.summary["final_loss"], json!(last.2));
+    let names: Vec<_> = manifest.parts.iter().map(|part| &part.name[..]).collect();
+    assert_eq!(names, ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]);
+    let device = wherefrom_model::resolve_device("cpu").unwrap();
+    let model = wherefrom_model::Model::load(&folder, &device).unwrap();
+    assert_eq!(model.config, config.model().unwrap());
+    assert_eq!(manifest.summary["parameters"], json!(model.config.parameters()));
+    let json: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&json["bos_token_id"], &json["eos_token_id"]), (&json!(1), &json!(2)));
+}
+
+#[test]
+fn resume_after_a_kill_equals_one_run() {
+    let bench = Bench::new();
+    let config = config(4);
+    let whole = bench.train("whole", &config, &corpus(), &Exec::default()).unwrap();
+    let tokens: usize = corpus().iter().map(|row| row.input_ids.len()).sum();
+    // In the second epoch, and in the last.
+    for at in [tokens * 3 / 2, tokens * 2] {
+        let exec = Exec { reporter: Arc::new(Killer(AtomicU64::new(at as u64))), ..Exec::default() };
+        let killed = catch_unwind(AssertUnwindSafe(|| bench.train("killed", &config, &corpus(), &exec)));
+        assert!(killed.is_err());
+    }
+    let reporter = Arc::new(Killer(AtomicU64::new(tokens as u64)));
+    let exec = Exec { reporter, ..Exec::default() };
+    let resumed = bench.train("killed", &config, &corpus(), &exec).unwrap();
+    let (whole, resumed) = (Manifest::read(&whole).unwrap(), Manifest::read(&resumed).unwrap());
+    assert_eq!(whole.parts, resumed.parts);
+    assert_eq!(whole.summary, resumed.summary);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let bench = Bench::new();
+    let refused = |config: &train::Config, rows: &[Example], what: &str| {
+        let bench = Bench::new();
+        let error = bench.train("store", config, rows, &Exec::default()).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Error::Input(_))), "{error:?}");
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    refused(&config(1), &[row(0, 0, 13)], "context = 12");
+    refused(&config(1), &[prompt(0, 0, 4)], "no targets");
+    refused(&train::Config { vocabulary: 20, ..config(1) }, &corpus(), "vocabulary = 20");
+    refused(&train::Config { heads: 5, ..config(1) }, &corpus(), "key-value-heads");
+    refused(&train::Config { learning_rate: f64::NAN, ..config(1) }, &corpus(), "learning-rate");
+
+    let model = bench.train("store", &config(1), &corpus(), &Exec::default()).unwrap();
+    let full = bench.tokens("full", &[&[prompt(0, 0, CONTEXT as u32)]]);
+    let error = bench.generate("out", &generate::Config::default(), &full, &model).unwrap_err();
+    assert!(error.to_string().contains("no room"), "{error}");
+}
+
+#[test]
+fn generate_continues_prompts_and_passes_the_rest_through() {
+    let bench = Bench::new();
+    let model = bench.train("store", &config(30), &corpus(), &Exec::default()).unwrap();
+    let given = [vec![row(0, 1, 5), prompt(1, 0, 4), prompt(2, 8, 7)], vec![prompt(3, 4, 3), row(4, 2, 11)]];
+    let input = bench.tokens("prompts", &[&given[0], &given[1]]);
+    let config = generate::Config { max_new_tokens: 3, ..generate::Config::default() };
+    let output = bench.generate("greedy", &config, &input, &model).unwrap();
+    assert_eq!(output.parts(), 2);
+    let (before, after) = (rows(&input), rows(&output));
+    assert_eq!([&after[0], &after[4]], [&before[0], &before[4]]);
+    for (prompt, row) in [1, 2, 3].map(|index| (&before[index], &after[index])) {
+        let length = prompt.input_ids.len();
+        assert_eq!(row.input_ids[..length], prompt.input_ids);
+        let first = prompt.input_ids[length - 1] - 3;
+        let expected: Vec<_> = (1..=3).map(|token| 3 + (first + token) % 20).collect();
+        assert_eq!(row.input_ids[length..], expected, "the corpus counts upwards");
+        assert_eq!(row.target_mask, [vec![false; length], vec![true; 3]].concat());
+        let text: String = row.input_ids.iter().map(|id| format!("w{id} ")).collect();
+        assert_eq!(row.text, text.trim_end());
+        assert_eq!(row.docs, prompt.docs);
+    }
+    let count = |name: &str| output.manifest().count(name);
+    assert_eq!(count("tokens"), Some(after.iter().map(|row| row.input_ids.len() as u64).sum()));
+    assert_eq!((count("examples"), count("targets"), count("truncated")), (Some(5), Some(4 + 9 + 10), Some(0)));
+    assert_eq!(count("longest"), Some(11));
+    assert_eq!(count("largest_id"), after.iter().flat_map(|row| &row.input_ids).max().map(|&id| u64::from(id)));
+
+    // config.json says which tokens end a text.
+    let ends = bench.folder.path().join("ends");
+    std::fs::create_dir(&ends).unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(model.join(name), ends.join(name)).unwrap();
+    }
+    let length = before[1].input_ids.len();
+    let second = after[1].input_ids[length + 1];
+    let mut json: Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    json["eos_token_id"] = json!([1, second]);
+    std::fs::write(ends.join("config.json"), json.to_string()).unwrap();
+    let ended = rows(&bench.generate("ends", &config, &input, &ends).unwrap());
+    assert_eq!(ended[1].input_ids[length..], after[1].input_ids[length..length + 2]);
+
+    let again = bench.generate("again", &config, &input, &model).unwrap();
+    assert_eq!(again.manifest().parts, output.manifest().parts);
+
+    // Draws repeat with the seed, differ between seeds, and end with the context.
+    let draw = |store: &str, seed| {
+        let config = generate::Config { max_new_tokens: 100, temperature: 5.0, seed };
+        rows(&bench.generate(store, &config, &input, &model).unwrap())
+    };
+    let (one, two) = (draw("one", 1), draw("two", 2));
+    assert_eq!(one, draw("one-again", 1));
+    assert_ne!(one, two);
+    assert!(one.iter().all(|row| row.input_ids.len() <= CONTEXT && row.target_mask.contains(&true)));
+}

@@ -1,0 +1,238 @@
+//! The verbs: each a few calls of the pipeline crate, and lines on stdout.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use wherefrom_artifact::{Exec, State, Store, bad_input};
+use wherefrom_pipeline::{Check, Cost, Done, Estimate, Machine, Plan, Precision, Single, Verdict, bytes, flops};
+
+use crate::progress::Progress;
+use crate::{Cli, Command};
+
+/// stdout could not be written.
+#[derive(Debug)]
+pub(crate) struct Unheard(pub(crate) io::Error);
+
+impl fmt::Display for Unheard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write to stdout: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unheard {}
+
+/// One line, or several, to stdout.
+fn say(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    write!(out, "{text}{end}").and_then(|()| out.flush()).map_err(|error| Unheard(error).into())
+}
+
+/// Runs the command.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let store = Store::new(&cli.store);
+    let exec = Exec { device: cli.device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
+    match cli.command {
+        Command::Run { pipeline, to, set } => {
+            let mut plan = Plan::read(&pipeline, &set, store.clone())?;
+            if plan.fetch(to.as_deref(), &*exec.reporter)? {
+                plan = Plan::read(&pipeline, &set, store)?;
+            }
+            make(&plan, to.as_deref(), &exec)
+        }
+        Command::Plan { pipeline, why, machine, set } => {
+            let mut plan = Plan::read(&pipeline, &set, store.clone())?;
+            if plan.ask(&*exec.reporter) {
+                plan = Plan::read(&pipeline, &set, store)?;
+            }
+            let machine = machine.unwrap_or_else(|| Machine::of(&exec));
+            why.map_or_else(|| table(&plan, &machine, &exec), |step| preimage(&plan, &step))
+        }
+        Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
+        Command::Show { artifact } => {
+            let folder = store.resolve(&artifact)?;
+            say(&wherefrom_pipeline::show(&store, &folder)?)
+        }
+        Command::Export { artifact, output } => {
+            wherefrom_pipeline::export(&store, &store.resolve(&artifact)?, &output)?;
+            say(&output.display().to_string())
+        }
+        Command::Ls => list(&store),
+        Command::Rm { artifact } => {
+            let folder = store.resolve_any(&artifact)?;
+            store.remove(&folder, &*exec.reporter)?;
+            say(&format!("removed {}", folder.display()))
+        }
+        Command::Check { model, corpus, modules, rows, precision } => {
+            let wanted = |name: &Precision| precision == "all" || precision == name.name();
+            let mut precisions = vec![Precision::F16, Precision::Bf16];
+            precisions.retain(wanted);
+            checked(&wherefrom_pipeline::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
+        }
+        Command::Devices => devices(),
+        Command::Verify { artifact } => verify(&store, artifact.as_deref()),
+        Command::Stage { name, config, input, output, model } => {
+            let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
+            let folder = wherefrom_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
+            say(&folder.display().to_string())
+        }
+    }
+}
+
+fn wire(input: &str) -> Result<(String, PathBuf)> {
+    match input.split_once('=') {
+        Some((role, path)) if !role.is_empty() && !path.is_empty() => Ok((role.into(), path.into())),
+        _ => Err(bad_input(format!("--input {input}: write ROLE=DIR"))),
+    }
+}
+
+fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
+    plan.thin_coverage().iter().for_each(|warning| exec.reporter.warn(warning));
+    let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    say(&format!("{:<width$}  {}", "device", wherefrom_pipeline::device_name(&exec.device)?))?;
+    let done = plan.run(to, exec, |done: &Done| {
+        let state = if done.cached { "cached" } else { "made" };
+        say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
+    })?;
+    if let Some(text) = plan.last_ranking(&done)? {
+        say(&format!("\n{text}"))?;
+    }
+    plan.coverage(&done).map_or(Ok(()), |text| say(&format!("\n{text}")))
+}
+
+fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {
+    let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    for step in &plan.steps {
+        let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
+        let state = match step.state {
+            State::Cached => "cached".into(),
+            State::Partial(done, total) => format!("partial {done}/{total}"),
+            State::Missing => "missing".into(),
+        };
+        say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
+    }
+    let estimates = plan.estimates(machine);
+    say(&format!("\n{}", costs(&estimates)))?;
+    let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
+    warnings.chain(plan.thin_coverage()).for_each(|warning| exec.reporter.warn(&warning));
+    Ok(())
+}
+
+/// The costs of all steps that are still to be made, and of each: disk and operations add up, memory is the largest.
+fn costs(estimates: &[Estimate]) -> String {
+    let width = estimates.iter().map(|estimate| estimate.name.len()).max().unwrap_or(0).max("step".len());
+    let mut total = Cost::default();
+    let mut lines = vec![format!("{:<width$}  {:>9}  {:>9}  {:>12}", "step", "memory", "disk", "operations")];
+    for Estimate { name, cost, note, .. } in estimates {
+        let cells = match cost {
+            Some(cost) => {
+                total.memory = total.memory.max(cost.memory);
+                (total.disk, total.flops) = (total.disk + cost.disk, total.flops + cost.flops);
+                [bytes(cost.memory), bytes(cost.disk), flops(cost.flops)]
+            }
+            None => ["-", "-", "-"].map(String::from),
+        };
+        let [memory, disk, flops] = cells;
+        lines.push(format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {note}").trim_end().into());
+    }
+    let (memory, disk) = (bytes(total.memory), bytes(total.disk));
+    format!("to do, roughly: memory {memory}, disk {disk}, {}\n\n{}", flops(total.flops), lines.join("\n"))
+}
+
+fn preimage(plan: &Plan, step: &str) -> Result<()> {
+    let step = plan.find(step)?;
+    match &step.recipe {
+        Some(recipe) => {
+            say(&format!("{} {}: {}", step.name, recipe.key(), step.why))?;
+            say(&serde_json::to_string_pretty(recipe)?)
+        }
+        None => say(&format!("{} ?: {}", step.name, step.why)),
+    }
+}
+
+fn path(plan: &Plan, name: &str) -> Result<()> {
+    let step = plan.find(name)?;
+    match step.folder(&plan.store) {
+        Some(folder) if step.state == State::Cached => say(&folder.display().to_string()),
+        _ => Err(bad_input(format!(
+            "step `{name}` is not made yet ({}); run `wherefrom run {} --to {name}`",
+            step.why,
+            plan.path.display()
+        ))),
+    }
+}
+
+fn list(store: &Store) -> Result<()> {
+    for entry in store.list()? {
+        let what = match &entry.manifest {
+            Ok(manifest) => format!("{:>10} rows  {:>9}", manifest.rows(), bytes(manifest.bytes() as f64)),
+            Err(error) => format!("{error:#}"),
+        };
+        say(&format!("{:<14}  {}  {what}", entry.kind.name(), entry.key))?;
+    }
+    Ok(())
+}
+
+/// The tables, and an error that names what failed.
+fn checked(verdict: &Verdict) -> Result<()> {
+    say(&verdict.text)?;
+    if verdict.failures.is_empty() {
+        return say("\nall within the thresholds");
+    }
+    Err(anyhow::anyhow!("the check failed\n{}", verdict.failures.join("\n")))
+}
+
+fn devices() -> Result<()> {
+    let row = |name: &str, what: &str, limits: &str| {
+        let precisions = match wherefrom_pipeline::precisions(name) {
+            Ok(precisions) => precisions.iter().map(|precision| precision.name()).collect::<Vec<_>>().join(", "),
+            Err(error) => format!("{error:#}"),
+        };
+        say(&format!("{name:<6}  {what:<48}  {limits:<22}  {precisions}"))
+    };
+    for (index, adapter) in wherefrom_pipeline::adapters().iter().enumerate() {
+        let kind = if adapter.hardware { "hardware" } else { "software" };
+        let limits = adapter.largest_tensor.map_or_else(String::new, |n| format!("tensors to {}", bytes(n as f64)));
+        row(&format!("gpu:{index}"), &format!("{}, {}, {kind}", adapter.name, adapter.api), &limits)?;
+    }
+    row("cpu", wherefrom_pipeline::device_name("cpu")?.trim_start_matches("cpu, "), "")?;
+    let automatic = wherefrom_pipeline::automatic_device();
+    let why = match wherefrom_pipeline::has_gpu_support() {
+        false => {
+            " (built without GPU support: cargo build --release -p wherefrom --features wgpu, or cuda, rocm, metal, vulkan)"
+        }
+        true if automatic == "cpu" => " (there is no hardware GPU, and a software adapter is slower than the CPU)",
+        true => "",
+    };
+    say(&format!("auto    {automatic}{why}"))
+}
+
+fn verify(store: &Store, artifact: Option<&str>) -> Result<()> {
+    let folders: Vec<PathBuf> = match artifact {
+        Some(name) => vec![store.resolve(name)?],
+        None => store.list()?.into_iter().map(|entry| entry.folder).collect(),
+    };
+    let mut failed = BTreeMap::new();
+    for folder in &folders {
+        match wherefrom_artifact::verify(folder) {
+            Ok(kind) => say(&format!("ok       {:<14}  {}", kind.name(), name(folder)))?,
+            Err(error) => {
+                say(&format!("corrupt  {}: {error:#}", folder.display()))?;
+                failed.insert(folder, format!("{error:#}"));
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = failed.into_values().collect();
+    Err(bad_input(lines.join("\n")))
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,154 @@
+//! `wherefrom`: which training examples made the model say this.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod commands;
+mod progress;
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Training-data attribution: from a corpus, a model and queries to the examples that matter.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The folder of artifacts.
+    #[arg(long, global = true, default_value = "data/store", value_name = "DIR")]
+    store: PathBuf,
+    /// Where models run: auto, cpu, gpu or gpu:N (see `wherefrom devices`).
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// Memory that may be held at once (`6GB`); by default what is free. The curvature is fitted in as many passes as that
+    /// takes.
+    #[arg(long, global = true, value_name = "BYTES", value_parser = wherefrom_pipeline::parse_bytes)]
+    memory: Option<u64>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make what is missing of a pipeline.
+    Run {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// Stop after this step.
+        #[arg(long, value_name = "STEP")]
+        to: Option<String>,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Say what `run` would do, and what it would cost.
+    Plan {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// Print what this step's key is made of.
+        #[arg(long, value_name = "STEP")]
+        why: Option<String>,
+        /// What it would cost on so many GPUs with so much memory each: 8x80GB.
+        #[arg(long, value_name = "GPUSxMEMORY", value_parser = wherefrom_pipeline::Machine::parse)]
+        machine: Option<wherefrom_pipeline::Machine>,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print the folder of a step's artifact.
+    Path {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// The step.
+        step: String,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print an artifact's manifest and first rows.
+    Show {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+    },
+    /// Write an artifact in another tool's format: a ranking as JSON lines, factors as safetensors.
+    Export {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+        /// The file to write.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// List the artifacts of the store.
+    Ls,
+    /// Remove an artifact.
+    Rm {
+        /// A key, its beginning, or a folder.
+        artifact: String,
+    },
+    /// Check the digests of an artifact, or of all.
+    Verify {
+        /// A key, its beginning, or a folder.
+        artifact: Option<String>,
+    },
+    /// Compare reduced precision with float32, and batches with single rows, on a model of yours.
+    Check {
+        /// A checkpoint folder, or hf:owner/name.
+        model: String,
+        /// Rows of yours; otherwise a few sentences.
+        #[arg(long, value_name = "FILE")]
+        corpus: Option<PathBuf>,
+        /// `mlp`, `all`, or globs, separated by commas.
+        #[arg(long, value_delimiter = ',', default_value = "mlp")]
+        modules: Vec<String>,
+        /// How many rows, from the beginning.
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        rows: usize,
+        /// What to compare with f32.
+        #[arg(long, default_value = "all", value_parser = ["f16", "bf16", "all"])]
+        precision: String,
+    },
+    /// List the GPUs that this build can reach, and what `--device auto` chooses.
+    Devices,
+    /// Run one stage on its own.
+    Stage {
+        /// The stage.
+        name: String,
+        /// Its configuration, JSON or TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// An input.
+        #[arg(long, value_name = "ROLE=DIR")]
+        input: Vec<String>,
+        /// Where the artifact goes.
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+        /// The checkpoint, for stages that run one: a folder or hf:OWNER/NAME@REVISION.
+        #[arg(long, value_name = "DIR")]
+        model: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if pipe_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            use io::Write as _;
+            let _unheard = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(if users(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Whether the user can mend it.
+fn users(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<wherefrom_artifact::Error>() || cause.is::<wherefrom_pipeline::BadInput>())
+}
+
+fn pipe_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<commands::Unheard>().is_some_and(|unheard| unheard.0.kind() == ErrorKind::BrokenPipe)
+    })
+}

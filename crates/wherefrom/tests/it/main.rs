@@ -1,0 +1,22 @@
+//! The command line as its user has it: the built program in a folder of its own, files, output and exit codes.
+#![cfg(unix)]
+
+mod bench;
+mod check;
+mod checkpoint;
+mod corrupt;
+mod export;
+mod families;
+mod foreign;
+mod golden;
+mod hub;
+mod hub_server;
+mod index;
+mod passes;
+mod quickstart;
+mod refusals;
+mod resume;
+mod reuse;
+mod shells;
+mod study;
+mod verbs;

@@ -1,0 +1,65 @@
+//! The study that `just demo` runs, on the data of the repository: its ranking makes sense to a reader.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use wherefrom_artifact::{Artifact, Ranked, Ranking};
+
+use crate::bench::Bench;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A folder that looks like the repository to a pipeline; what is written stays in it.
+fn bench() -> Bench {
+    let (bench, repository) = (Bench::new(), repository());
+    fs::create_dir(bench.path("data")).unwrap();
+    for name in ["data/corpora", "data/models", "data/queries", "examples", "pipelines"] {
+        symlink(repository.join(name), bench.path(name)).unwrap();
+    }
+    bench
+}
+
+#[test]
+fn every_pipeline_plans() {
+    let bench = bench();
+    let mut planned = 0;
+    for entry in fs::read_dir(repository().join("pipelines")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            let said = bench.wherefrom(&["plan", path.to_str().unwrap()]);
+            assert_eq!(said.code, Some(0), "{}: {}", path.display(), said.err);
+            planned += 1;
+        }
+    }
+    assert!(planned >= 3);
+}
+
+#[test]
+fn memorised_passages_find_their_own_rows() {
+    let bench = bench();
+    let said = bench.wherefrom(&["run", "pipelines/quickstart.toml"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let said = bench.wherefrom(&["path", "pipelines/quickstart.toml", "final"]);
+    let ranking = Artifact::<Ranking>::open(&bench.path(said.out.trim())).unwrap();
+    // (query, sign) -> documents, strongest first
+    let mut docs: BTreeMap<(u32, bool), Vec<String>> = BTreeMap::new();
+    for row in ranking.rows::<Ranked>().unwrap() {
+        let row = row.unwrap();
+        docs.entry((row.query, row.positive)).or_default().push(row.doc);
+    }
+    assert_eq!(docs.keys().map(|(query, _)| query).max(), Some(&12), "13 queries");
+    let first = |query, positive| docs[&(query, positive)][0].as_str();
+    assert_eq!(first(0, true), "kjv/genesis/1:1-5/a");
+    assert!(first(1, true).starts_with("austen/pride-and-prejudice/p6478"));
+    assert_eq!(first(2, true), "devil/telephone");
+    assert_eq!(first(3, true), "udhr/ko/9");
+    assert!(first(6, true).starts_with("factbook/japan/capital"));
+    assert_eq!(first(7, true), "factbook/kenya/capital");
+    // A contrast: Paris rather than London.
+    assert!(first(9, true).starts_with("factbook/france/capital"));
+    assert!(first(9, false).starts_with("factbook/united-kingdom/capital"));
+}

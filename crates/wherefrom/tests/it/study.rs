@@ -1,0 +1,346 @@
+//! A study that uses every stage, on a corpus of random words and a model that it trains itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use wherefrom_artifact::{
+    Artifact, ArtifactKind, Details, Example, Index, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked, Ranking, Row,
+    Score, Scores, SelfInfluence, Signs, Tokens,
+};
+
+use crate::bench::Bench;
+
+const PIPELINE: &str = r#"
+[steps.vocabulary]
+stage = "tokenizer"
+corpus = "corpus.jsonl"
+vocabulary = 320
+[steps.train]
+stage = "tokenize"
+corpus = "corpus.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 12
+[steps.prompts]
+stage = "tokenize"
+corpus = "prompts.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 12
+untargeted = "keep"
+[steps.queries]
+stage = "tokenize"
+corpus = "queries.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 12
+[steps.packed]
+stage = "tokenize"
+corpus = "corp*.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 16
+windows = "pack"
+[steps.model]
+stage = "train"
+inputs = { tokens = "train" }
+tokenizer = "vocabulary"
+layers = 2
+hidden = 16
+intermediate = 24
+heads = 2
+key-value-heads = 1
+vocabulary = 320
+context = 16
+epochs = 2
+batch-tokens = 4096
+[steps.losses]
+stage = "losses"
+inputs = { tokens = "train" }
+model = "model"
+[steps.packed-losses]
+stage = "losses"
+inputs = { tokens = "packed" }
+model = "model"
+[steps.continuations]
+stage = "generate"
+inputs = { tokens = "prompts" }
+model = "model"
+tokenizer = "vocabulary"
+max-new-tokens = 2
+[steps.covariances]
+stage = "covariance"
+inputs = { tokens = "train" }
+model = "model"
+modules-per-pass = 2
+[steps.basis]
+stage = "eigenbasis"
+inputs = { covariances = "covariances" }
+[steps.lambda]
+stage = "lambda"
+inputs = { tokens = "train", eigenbasis = "basis" }
+model = "model"
+seed = 1
+modules-per-pass = 4
+[steps.self]
+stage = "self-influence"
+inputs = { tokens = "train", eigenbasis = "basis", lambda = "lambda" }
+model = "model"
+[steps.coordinates]
+stage = "coordinates"
+inputs = { lambda = "lambda" }
+dimensions = 700
+[steps.index]
+stage = "index"
+inputs = { tokens = "train", eigenbasis = "basis", coordinates = "coordinates" }
+model = "model"
+[steps.many-gradients]
+stage = "gradients"
+inputs = { tokens = "continuations" }
+model = "model"
+modules = ["model.layers.1.mlp.down_proj"]
+[steps.many-ihvp]
+stage = "precondition"
+inputs = { gradients = "many-gradients", eigenbasis = "basis", lambda = "lambda" }
+rank = "full"
+[steps.query-gradients]
+stage = "gradients"
+inputs = { tokens = "queries" }
+model = "model"
+[steps.ihvp]
+stage = "precondition"
+inputs = { gradients = "query-gradients", eigenbasis = "basis", lambda = "lambda" }
+rank = 8
+[steps.ihvp-full]
+stage = "precondition"
+inputs = { gradients = "query-gradients", eigenbasis = "basis", lambda = "lambda" }
+rank = "full"
+[steps.index-scores]
+stage = "score-index"
+inputs = { queries = "query-gradients", index = "index", coordinates = "coordinates", eigenbasis = "basis", lambda = "lambda" }
+[steps.index-top]
+stage = "rank"
+inputs = { scores = "index-scores", tokens = "train" }
+top = 20
+[steps.scores]
+stage = "score"
+inputs = { queries = "ihvp", tokens = "train" }
+model = "model"
+[steps.top]
+stage = "rank"
+inputs = { scores = "scores", tokens = "train" }
+top = 200
+[steps.details]
+stage = "score"
+inputs = { queries = "ihvp-full", tokens = "train", candidates = "top" }
+model = "model"
+detail = true
+[steps.final]
+stage = "rank"
+inputs = { scores = "details", tokens = "train" }
+top = 20
+[steps.candidates]
+stage = "filter"
+inputs = { queries = "queries", tokens = "train" }
+top = 300
+[steps.chosen]
+stage = "score"
+inputs = { queries = "ihvp", tokens = "train", candidates = "candidates" }
+model = "model"
+[steps.query-losses]
+stage = "losses"
+inputs = { tokens = "queries" }
+model = "model"
+[steps.report]
+stage = "report"
+inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores" }
+tokenizer = "vocabulary"
+samples = 20
+"#;
+
+const WORDS: [&str; 20] = [
+    "the", "sea", "ship", "wind", "stone", "river", "house", "light", "day", "night", "king", "horse", "road", "tree",
+    "fire", "bread", "song", "bell", "snow", "gold",
+];
+
+/// A row of numbers that look random, the same each time (Knuth's MMIX generator).
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    fn words(&mut self, least: u64, more: u64) -> String {
+        let count = least + self.below(more);
+        let words: Vec<_> = (0..count).map(|_| WORDS[self.below(WORDS.len() as u64) as usize]).collect();
+        words.join(" ")
+    }
+}
+
+/// Writes `study.toml` and its corpora, the same bytes each time. 8192 rows make a part of tokens.
+pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
+    let mut numbers = Numbers(17);
+    let lines = |count: usize, row: &mut dyn FnMut() -> serde_json::Value| -> String {
+        (0..count).map(|_| format!("{}\n", row())).collect()
+    };
+    bench.file("corpus.jsonl", lines(rows, &mut || json!({ "text": numbers.words(4, 4) })));
+    bench.file("prompts.jsonl", lines(prompts, &mut || json!({ "prompt": numbers.words(2, 3) })));
+    let mut said = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)) });
+    let mut count = 0;
+    // Two completions, a contrast, and a mean.
+    let mut query = || {
+        count += 1;
+        let mut query = said();
+        match count {
+            3 => query["contrast"] = " gold snow".into(),
+            4 => return json!({ "mean": [query, said()] }),
+            _ => {}
+        }
+        query
+    };
+    bench.file("queries.jsonl", lines(4, &mut query));
+    bench.file("study.toml", PIPELINE);
+}
+
+/// One line of what `run` says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Made {
+    pub(crate) name: String,
+    pub(crate) cached: bool,
+    /// Relative to the bench.
+    pub(crate) folder: PathBuf,
+    pub(crate) kind: Kind,
+}
+
+impl Made {
+    /// The draft's folder, while there is one.
+    pub(crate) fn draft(&self, bench: &Bench) -> PathBuf {
+        bench.path(format!("{}.draft", self.folder.display()))
+    }
+
+    pub(crate) fn sealed(&self, bench: &Bench) -> PathBuf {
+        bench.path(&self.folder)
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.folder.file_name().unwrap().to_str().unwrap()
+    }
+}
+
+/// The lines of `run` between the device and the ranking.
+pub(crate) fn made(out: &str) -> Vec<Made> {
+    let line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [name, state, _seconds, "s", folder] = words[..] else { panic!("not a step: {line}") };
+        assert!(["made", "cached"].contains(&state), "{line}");
+        let kind = Path::new(folder).parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let kind = Kind::from_name(kind.rsplit_once("-v").unwrap().0).unwrap();
+        Made { name: name.into(), cached: state == "cached", folder: folder.into(), kind }
+    };
+    let (device, steps) = out.split_once('\n').unwrap();
+    assert!(device.starts_with("device "), "{device}");
+    steps.lines().take_while(|line| !line.is_empty()).map(line).collect()
+}
+
+/// What a study comes to.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Results {
+    train: Vec<Example>,
+    continuations: Vec<Example>,
+    losses: Vec<(u64, Vec<f32>)>,
+    own: Vec<(u64, f32)>,
+    index: Vec<(u64, f32)>,
+    scores: Vec<Score>,
+    indexed: Vec<Score>,
+    chosen: Vec<Score>,
+    details: Vec<Score>,
+    top: Vec<Ranked>,
+    last: Vec<Ranked>,
+}
+
+fn rows<K: ArtifactKind, R: Row<K>>(bench: &Bench, steps: &[Made], name: &str) -> Vec<R> {
+    let step = steps.iter().find(|step| step.name == name).unwrap();
+    let artifact = Artifact::<K>::open(&step.sealed(bench)).unwrap();
+    artifact.rows::<R>().unwrap().map(Result::unwrap).collect()
+}
+
+impl Results {
+    pub(crate) fn read(bench: &Bench, steps: &[Made]) -> Self {
+        let losses = rows::<Losses, Loss>(bench, steps, "losses");
+        let index = rows::<Index, Signs>(bench, steps, "index");
+        let own = rows::<SelfInfluence, OwnInfluence>(bench, steps, "self");
+        Self {
+            train: rows::<Tokens, _>(bench, steps, "train"),
+            continuations: rows::<Tokens, _>(bench, steps, "continuations"),
+            losses: losses.into_iter().map(|row| (row.example, row.by_token)).collect(),
+            own: own.into_iter().map(|row| (row.example, row.influence)).collect(),
+            index: index.into_iter().map(|row| (row.example, row.scale)).collect(),
+            scores: rows::<Scores, _>(bench, steps, "scores"),
+            indexed: rows::<Scores, _>(bench, steps, "index-scores"),
+            chosen: rows::<Scores, _>(bench, steps, "chosen"),
+            details: rows::<Details, _>(bench, steps, "details"),
+            top: rows::<Ranking, _>(bench, steps, "top"),
+            last: rows::<Ranking, _>(bench, steps, "final"),
+        }
+    }
+
+    /// Same tokens, same ranking, and numbers within 1e-6 relative.
+    pub(crate) fn agrees(&self, other: &Self) {
+        assert!(self.train == other.train && self.continuations == other.continuations, "tokens differ");
+        assert_eq!(self.losses.len(), other.losses.len());
+        for ((row, left), (other_row, right)) in self.losses.iter().zip(&other.losses) {
+            assert_eq!((row, left.len()), (other_row, right.len()));
+            left.iter().zip(right).for_each(|(&left, &right)| close(left, right));
+        }
+        for (left, right) in [(&self.own, &other.own), (&self.index, &other.index)] {
+            assert!(!left.is_empty() && left.len() == right.len());
+            for ((row, left), (other_row, right)) in left.iter().zip(right) {
+                assert_eq!(row, other_row);
+                close(*left, *right);
+            }
+        }
+        for (left, right) in [
+            (&self.scores, &other.scores),
+            (&self.indexed, &other.indexed),
+            (&self.chosen, &other.chosen),
+            (&self.details, &other.details),
+        ] {
+            assert_eq!(left.len(), right.len());
+            for (left, right) in left.iter().zip(right) {
+                assert_eq!((left.query, left.example), (right.query, right.example));
+                close(left.influence, right.influence);
+            }
+        }
+        for (left, right) in [(&self.top, &other.top), (&self.last, &other.last)] {
+            assert!(!left.is_empty() && left.len() == right.len());
+            for (left, right) in left.iter().zip(right) {
+                close(left.influence, right.influence);
+                assert_eq!(left, &Ranked { influence: left.influence, ..right.clone() });
+            }
+        }
+    }
+}
+
+fn close(left: f32, right: f32) {
+    assert!((left - right).abs() <= 1e-6 * right.abs(), "{left} is not {right}");
+}
+
+/// Every sealed artifact holds what its manifest lists and nothing else; `verify` says so of the digests.
+pub(crate) fn whole(bench: &Bench) {
+    let said = bench.wherefrom(&["verify"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for kind in fs::read_dir(bench.store()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+        for folder in fs::read_dir(kind).unwrap().map(|entry| entry.unwrap().path()) {
+            if !folder.is_dir() || folder.extension().is_some_and(|ending| ending == "draft") {
+                continue;
+            }
+            let manifest = Manifest::read(&folder).unwrap();
+            let mut names: Vec<_> = manifest.parts.into_iter().map(|part| part.name).collect();
+            names.push("manifest.json".into());
+            names.sort();
+            let found = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut found: Vec<_> = found.collect();
+            found.sort();
+            assert_eq!(found, names, "{}", folder.display());
+        }
+    }
+}
