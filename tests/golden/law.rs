@@ -6,8 +6,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 14] = [
-    ("wherefrom", &["wherefrom-artifact", "wherefrom-model", "wherefrom-pipeline"]),
+const LAW: [(&str, &[&str]); 16] = [
+    ("wherefrom", &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline"]),
+    ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-model"]),
+    ("wherefrom-check", &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline"]),
     (
         "wherefrom-pipeline",
         &[
@@ -85,6 +87,8 @@ fn crates_import_only_what_the_law_allows() {
                     "wherefrom-hub",
                     "wherefrom-tokenize",
                     "wherefrom-aggregate",
+                    "wherefrom-check",
+                    "wherefrom-inspect",
                     "wherefrom-pipeline",
                     "wherefrom-report",
                     "wherefrom",

@@ -21,6 +21,7 @@ mod span;
 mod store;
 mod stored;
 mod tables;
+mod units;
 
 pub use artifact::{Artifact, open_any, verify};
 pub use disk::{digest, files, rename, replace, write_atomically};
@@ -40,3 +41,4 @@ pub use rows::{
 pub use span::Span;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
+pub use units::{bytes, flops, parse_bytes};

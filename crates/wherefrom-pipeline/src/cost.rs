@@ -71,7 +71,7 @@ impl Machine {
         let wrong = || format!("`{text}` is no machine; write GPUs x memory: 8x80GB");
         let (devices, memory) = text.split_once('x').ok_or_else(wrong)?;
         let devices = devices.trim().parse::<u64>().ok().filter(|&devices| devices > 0).ok_or_else(wrong)?;
-        let memory = crate::units::parse_bytes(memory.trim()).map_err(|_| wrong())?;
+        let memory = wherefrom_artifact::parse_bytes(memory.trim()).map_err(|_| wrong())?;
         let batch_tokens = Exec::default().batch_tokens;
         Ok(Self { memory: devices.checked_mul(memory), device: "gpu".into(), batch_tokens })
     }
@@ -140,7 +140,7 @@ impl Plan {
         let (cost, note) = self.cost(step, machine);
         let exceeds = machine.memory.filter(|&memory| cost.memory > memory as f64);
         let warning = exceeds.map(|memory| {
-            let (needs, has) = (crate::bytes(cost.memory), crate::bytes(memory as f64));
+            let (needs, has) = (wherefrom_artifact::bytes(cost.memory), wherefrom_artifact::bytes(memory as f64));
             format!("step `{name}` needs {needs} where {has} may be held: {}", remedy(step.stage))
         });
         Estimate { name, cost: Some(cost), note, warning }
@@ -236,7 +236,7 @@ impl Plan {
                 let flops = queries * shape.modules.iter().map(work).sum::<f64>();
                 let memory = IDLE + waves::held(largest, waiting, &machine.device) as f64;
                 let cost = Cost { memory, disk: queries * query, flops };
-                (cost, format!("{} a query", crate::bytes(query)))
+                (cost, format!("{} a query", wherefrom_artifact::bytes(query)))
             }
             Stage::SelfInfluence => {
                 let memory = running + lambda::bytes(&shape.modules, Some(blocks), 4) as f64;
@@ -253,7 +253,7 @@ impl Plan {
                 let memory = running + 4.0 * all + 4.0 * shape.products;
                 let flops = scan + 2.0 * tokens * (all + shape.products);
                 let (cost, _) = plain(memory, rows * (kept / 8.0 + 16.0), flops);
-                (cost, format!("{} a sequence", crate::bytes(kept / 8.0)))
+                (cost, format!("{} a sequence", wherefrom_artifact::bytes(kept / 8.0)))
             }
             Stage::ScoreIndex => {
                 let kept = self.wire(step, "coordinates").map_or(0.0, |chosen| dimensions(chosen, shape.products));

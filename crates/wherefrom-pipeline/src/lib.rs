@@ -5,10 +5,7 @@
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
-mod check;
-mod compare;
 mod cost;
-mod export;
 mod external;
 mod file;
 mod hub;
@@ -17,25 +14,18 @@ mod plan;
 mod problems;
 mod reader;
 mod run;
-mod sample;
-mod show;
 mod single;
 mod size;
 mod stage;
 mod step;
-mod units;
 
-pub use check::{BATCH_COSINE, COSINE, Check, SPEARMAN, Verdict, check};
 pub use cost::{Cost, Estimate, Machine};
-pub use export::export;
 pub use hub::model_folder;
 pub use plan::Plan;
 pub use run::Done;
-pub use show::{ranking, show};
 pub use single::{Single, run_stage};
 pub use stage::Stage;
 pub use step::{Source, Step};
-pub use units::{bytes, flops, parse_bytes};
 pub use wherefrom_model::{
     Adapter, BadInput, Precision, adapters, automatic_device, device_name, has_gpu_support, precisions,
 };

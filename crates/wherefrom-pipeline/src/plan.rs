@@ -114,6 +114,16 @@ impl Plan {
         }
     }
 
+    /// Folders of the artifacts outside the store that steps read, by key.
+    pub fn outside(&self) -> BTreeMap<String, PathBuf> {
+        let sources = self.steps.iter().flat_map(|step| step.wires.iter().map(|wire| &wire.source));
+        let outside = sources.filter_map(|source| match source {
+            Source::Artifact { folder, key, .. } => Some((key.clone(), folder.clone())),
+            _ => None,
+        });
+        outside.collect()
+    }
+
     /// Recipes, states and reasons, in order.
     fn identify(&mut self) -> Result<()> {
         let lock = self.lock();

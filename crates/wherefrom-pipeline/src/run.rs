@@ -43,7 +43,7 @@ impl Plan {
     }
 
     /// The same without a lock file.
-    pub(crate) fn run_unrecorded(
+    pub fn run_unrecorded(
         &self,
         to: Option<&str>,
         exec: &Exec,

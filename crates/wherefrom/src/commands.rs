@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use wherefrom_artifact::{Exec, State, Store, bad_input};
-use wherefrom_pipeline::{Check, Cost, Done, Estimate, Machine, Plan, Precision, Single, Verdict, bytes, flops};
+use wherefrom_artifact::{Exec, Kind, Manifest, State, Store, bad_input, bytes, flops};
+use wherefrom_check::{Check, Verdict};
+use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single};
 
 use crate::progress::Progress;
 use crate::{Cli, Command};
@@ -55,10 +56,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
         Command::Show { artifact } => {
             let folder = store.resolve(&artifact)?;
-            say(&wherefrom_pipeline::show(&store, &folder)?)
+            say(&wherefrom_inspect::show(&store, &folder)?)
         }
         Command::Export { artifact, output } => {
-            wherefrom_pipeline::export(&store, &store.resolve(&artifact)?, &output)?;
+            wherefrom_inspect::export(&store, &store.resolve(&artifact)?, &output)?;
             say(&output.display().to_string())
         }
         Command::Ls => list(&store),
@@ -71,7 +72,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let wanted = |name: &Precision| precision == "all" || precision == name.name();
             let mut precisions = vec![Precision::F16, Precision::Bf16];
             precisions.retain(wanted);
-            checked(&wherefrom_pipeline::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
+            checked(&wherefrom_check::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
         }
         Command::Devices => devices(),
         Command::Verify { artifact } => verify(&store, artifact.as_deref()),
@@ -98,10 +99,13 @@ fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
         let state = if done.cached { "cached" } else { "made" };
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
     })?;
-    if let Some(text) = plan.last_ranking(&done)? {
+    if let Some(last) = done.iter().rev().find(|done| done.kind == Kind::Ranking) {
+        let text = wherefrom_inspect::ranking(&plan.store, &last.folder, &plan.outside())?;
         say(&format!("\n{text}"))?;
     }
-    plan.coverage(&done).map_or(Ok(()), |text| say(&format!("\n{text}")))
+    let manifests = done.iter().rev().filter_map(|done| Manifest::read(&done.folder).ok());
+    let coverage = manifests.filter_map(|manifest| wherefrom_inspect::coverage(&manifest)).next();
+    coverage.map_or(Ok(()), |text| say(&format!("\n{text}")))
 }
 
 fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {

@@ -24,7 +24,7 @@ struct Cli {
     device: String,
     /// Memory that may be held at once (`6GB`); by default what is free. The curvature is fitted in as many passes as that
     /// takes.
-    #[arg(long, global = true, value_name = "BYTES", value_parser = wherefrom_pipeline::parse_bytes)]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = wherefrom_artifact::parse_bytes)]
     memory: Option<u64>,
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use wherefrom_artifact::Reporter;
-use wherefrom_pipeline::bytes;
+use wherefrom_artifact::bytes;
 
 /// Time before the first plain line, so that short tasks say nothing.
 const QUIET: Duration = Duration::from_secs(2);

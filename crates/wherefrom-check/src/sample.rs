@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use wherefrom_artifact::{Exec, Store, bad_input};
+use wherefrom_pipeline::Plan;
 
 use crate::check::{Check, first_rows};
-use crate::plan::Plan;
 
 /// For a model with a tokenizer and a user without a corpus: rows of different lengths.
 const SENTENCES: [&str; 8] = [

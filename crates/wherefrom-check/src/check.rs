@@ -12,10 +12,9 @@ use wherefrom_artifact::{
     Artifact, Detail, Details, Example, Exec, Factors, Gradients, MANIFEST, Manifest, Store, Tokens, bad_input,
 };
 use wherefrom_model::{Coverage, Precision};
+use wherefrom_pipeline::{Plan, model_folder};
 
 use crate::compare::{Agreement, Spread, agreement, spearman};
-use crate::hub::model_folder;
-use crate::plan::Plan;
 use crate::sample;
 
 /// Least cosine of an example's gradient in reduced precision with the one in float32, in any module.
@@ -261,7 +260,7 @@ fn wherefrom_model_refuses(error: &anyhow::Error) -> bool {
 }
 
 fn coverage(manifest: &Manifest, verdict: &mut Verdict) -> Result<()> {
-    let Some(text) = crate::show::coverage(manifest) else { return Ok(()) };
+    let Some(text) = wherefrom_inspect::coverage(manifest) else { return Ok(()) };
     writeln!(verdict.text, "coverage  {text}")?;
     let coverage: Coverage = serde_json::from_value(manifest.summary["coverage"].clone())?;
     if 2 * coverage.attributed < coverage.without_embeddings() {

@@ -15,9 +15,6 @@ use wherefrom_artifact::{
 };
 use wherefrom_model::Coverage;
 
-use crate::plan::Plan;
-use crate::step::Source;
-
 /// Rows shown.
 const ROWS: usize = 5;
 /// Rows of a self-influence shown.
@@ -28,20 +25,6 @@ const QUERIES: usize = 20;
 const EXCERPT: usize = 90;
 /// Characters of a document's name shown.
 const WIDEST: usize = 40;
-
-impl Plan {
-    /// The table of the last `rank` step of those that were run, if there is one.
-    pub fn last_ranking(&self, done: &[crate::Done]) -> Result<Option<String>> {
-        let Some(last) = done.iter().rev().find(|done| done.kind == Kind::Ranking) else { return Ok(None) };
-        let mut known = BTreeMap::new();
-        for source in self.steps.iter().flat_map(|step| step.wires.iter().map(|wire| &wire.source)) {
-            if let Source::Artifact { folder, key, .. } = source {
-                known.insert(key.clone(), folder.clone());
-            }
-        }
-        ranking(&self.store, &last.folder, &known).map(Some)
-    }
-}
 
 /// For each query its text, the strongest examples of either sign, and what they say.
 ///
@@ -79,16 +62,9 @@ pub fn ranking(store: &Store, folder: &Path, known: &BTreeMap<String, PathBuf>) 
     Ok(text)
 }
 
-impl Plan {
-    /// Which parameters the last of those steps attributes that says so, and which not, by name and share.
-    pub fn coverage(&self, done: &[crate::Done]) -> Option<String> {
-        let manifests = done.iter().rev().filter_map(|done| Manifest::read(&done.folder).ok());
-        manifests.filter_map(|manifest| coverage(&manifest)).next()
-    }
-}
-
+/// Which parameters the stage of an artifact attributed and which not, by name and share, where its manifest says so:
 /// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
-pub(crate) fn coverage(manifest: &Manifest) -> Option<String> {
+pub fn coverage(manifest: &Manifest) -> Option<String> {
     let coverage: Coverage = serde_json::from_value(manifest.summary.get("coverage")?.clone()).ok()?;
     let share = |size: u64| format!("{:.1} %", 100.0 * size as f64 / coverage.total as f64);
     // Layers together: model.layers.*.self_attn.q_proj.
@@ -177,7 +153,7 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         writeln!(text, "model     {model}")?;
     }
     let (parts, rows) = (manifest.parts.len(), manifest.rows());
-    writeln!(text, "parts     {parts}, {rows} rows, {}", crate::units::bytes(manifest.bytes() as f64))?;
+    writeln!(text, "parts     {parts}, {rows} rows, {}", wherefrom_artifact::bytes(manifest.bytes() as f64))?;
     if let Some(coverage) = coverage(&manifest) {
         writeln!(text, "coverage  {coverage}")?;
     }
@@ -188,7 +164,7 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
     }
     if manifest.kind.format() == Format::Folder {
         for part in &manifest.parts {
-            writeln!(text, "file      {} ({})", part.name, crate::units::bytes(part.bytes as f64))?;
+            writeln!(text, "file      {} ({})", part.name, wherefrom_artifact::bytes(part.bytes as f64))?;
         }
         return Ok(text);
     }
