@@ -1,1 +1,1 @@
-//! Tests across crates: golden numbers and the import law.
+//! Tests across crates: golden numbers.

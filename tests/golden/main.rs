@@ -5,7 +5,6 @@
 #![allow(clippy::print_stdout)] // `just golden` shows the figures.
 
 mod index;
-mod law;
 mod study;
 
 use study::{Choice, Labels, Set, Study};
