@@ -1,14 +1,36 @@
-//! A Hugging Face tokenizer, and the special tokens that its post-processor puts around a text.
+//! A Hugging Face tokenizer: texts to tokens that know their bytes, and the special tokens around a text.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
-use tokenizers::Tokenizer;
+use tokenizers::models::ModelWrapper;
+use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
 use wherefrom_artifact::bad_input;
 
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
+/// What a text begins after where nothing else is before it: the first special token of these that a tokenizer has, its
+/// beginning of text or else its end of text.
+const STARTS: [&str; 12] = [
+    "<|begin_of_text|>",
+    "<|startoftext|>",
+    "<s>",
+    "<bos>",
+    "<|bos|>",
+    "[BOS]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|eos|>",
+    "[EOS]",
+];
+/// Bytes of the longest text that is encoded. A tokenizer takes some 130 bytes of memory for each, 2 GiB in all.
+pub(crate) const LONGEST_TEXT: usize = 16 << 20;
+/// Characters on either side of a boundary that a normalizer may make one of; Unicode's limit is 30 marks.
+const MERGED: usize = 32;
 
 /// Text to tokens without special tokens, which `prefix` and `suffix` hold.
 pub(crate) struct Encoder {
@@ -17,12 +39,27 @@ pub(crate) struct Encoder {
     pub(crate) prefix: Vec<u32>,
     /// Special tokens after a text.
     pub(crate) suffix: Vec<u32>,
+    /// What a completion begins after that has neither a prompt nor a prefix before it.
+    pub(crate) start: Option<u32>,
+    /// The share of merges that the file says to leave out at random; none are.
+    pub(crate) dropout: Option<f32>,
+}
+
+/// The tokens of a text of which parts are measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) ids: Vec<u32>,
+    /// Byte of the text where each begins.
+    pub(crate) starts: Vec<usize>,
+    /// Which of them stand for something that is measured.
+    pub(crate) targets: Vec<bool>,
 }
 
 impl Encoder {
-    /// Reads a `tokenizer.json`; its own truncation and padding are left out.
+    /// Reads a `tokenizer.json`; its own truncation, padding and dropout are left out.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut tokenizer = load(path)?;
+        let dropout = without_dropout(&mut tokenizer);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| refuse(path, &error))?;
         let Some((prefix, suffix)) = specials(&tokenizer) else {
@@ -31,7 +68,10 @@ impl Encoder {
                 path.display()
             )));
         };
-        Ok(Self { tokenizer, prefix, suffix })
+        // What is left for it to do is to take white space off the bytes that a token stands for.
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
+        let start = start(&tokenizer).or(suffix.last().copied());
+        Ok(Self { tokenizer, prefix, suffix, start, dropout })
     }
 
     /// The tokens of `text` alone.
@@ -39,17 +79,51 @@ impl Encoder {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        encode(&self.tokenizer, text, false).map_err(|error| {
-            format!("the tokenizer cannot encode this text ({error}); mend the text or remove the row")
+        bounded(text)?;
+        encode(&self.tokenizer, text, false).map_err(|error| unencoded(&error))
+    }
+
+    /// The tokens of `text`, encoded once, and which of them are targets where only parts of it are measured: those that
+    /// stand for a byte of `measured`, be it with others. The ranges ascend and lie at characters.
+    pub(crate) fn encode_measured(&self, text: &str, measured: &[Range<usize>]) -> Result<Tokens, String> {
+        if text.is_empty() {
+            return Ok(Tokens::default());
+        }
+        bounded(text)?;
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| unencoded(&error))?;
+        let measured = measured.iter().filter(|part| !part.is_empty());
+        let measured: Vec<_> = measured.map(|part| self.unmerged(text, part.start)..part.end).collect();
+        // A token without bytes of its own counts with the byte where it stands.
+        let holds = |&(start, end): &(usize, usize)| {
+            measured.iter().any(|part| start < part.end && part.start < end.max(start + 1))
+        };
+        let spans = encoding.get_offsets();
+        Ok(Tokens {
+            ids: encoding.get_ids().to_vec(),
+            starts: spans.iter().map(|span| span.0).collect(),
+            targets: spans.iter().map(holds).collect(),
         })
     }
 
-    /// The tokens of `text` alone, each with the byte of `text` where it begins.
-    pub(crate) fn encode_with_starts(&self, text: &str) -> Result<Vec<(u32, usize)>, String> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|error| {
-            format!("the tokenizer cannot encode this text ({error}); mend the text or remove the row")
-        })?;
-        Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().map(|offset| offset.0)).collect())
+    /// `at`, or where before it the character begins that the normalizer makes of characters on both sides of `at`. The
+    /// tokens of such a character claim the first of its bytes alone.
+    fn unmerged(&self, text: &str, at: usize) -> usize {
+        let (before, after) = text.split_at(at);
+        let Some(normalizer) = self.tokenizer.get_normalizer() else { return at };
+        if after.chars().next().is_none_or(|first| first.is_ascii()) {
+            return at;
+        }
+        let near = before.char_indices().rev().take(MERGED).last().map_or(0, |(start, _)| start);
+        let end = after.char_indices().nth(MERGED).map_or(text.len(), |(end, _)| at + end);
+        let normalized = |part: &str| {
+            let mut part = NormalizedString::from(part);
+            normalizer.normalize(&mut part).is_ok().then(|| part.get().to_string())
+        };
+        let Some(whole) = normalized(&text[near..end]) else { return at };
+        let apart = |cut: &usize| normalized(&text[near..*cut]).is_some_and(|left| whole.starts_with(&left));
+        let cuts = before.char_indices().rev().take(MERGED).map(|(cut, _)| cut).filter(|&cut| cut > near || near == 0);
+        // A normalizer that looks far beyond the boundary says nothing about it.
+        std::iter::once(at).chain(cuts).find(apart).unwrap_or(at)
     }
 
     /// The text of `ids`, special tokens left out.
@@ -86,6 +160,38 @@ fn refuse(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
 
 fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> tokenizers::Result<Vec<u32>> {
     Ok(tokenizer.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
+}
+
+fn bounded(text: &str) -> Result<(), String> {
+    if text.len() <= LONGEST_TEXT {
+        return Ok(());
+    }
+    Err(format!(
+        "the text has {} bytes, and a row may have {LONGEST_TEXT} ({} MiB); split the document into several rows",
+        text.len(),
+        LONGEST_TEXT >> 20
+    ))
+}
+
+fn unencoded(error: &dyn std::fmt::Display) -> String {
+    format!("the tokenizer cannot encode this text ({error}); mend the text or remove the row")
+}
+
+/// Turns the dropout of a BPE off, and says what it was: with it the tokens of a text are others each time.
+fn without_dropout(tokenizer: &mut Tokenizer) -> Option<f32> {
+    let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
+    let dropout = model.dropout.filter(|&dropout| dropout > 0.0)?;
+    let mut model = model.clone();
+    model.dropout = None;
+    tokenizer.with_model(model);
+    Some(dropout)
+}
+
+/// The special token that a text begins after where there is nothing else, if the tokenizer has a known one.
+fn start(tokenizer: &Tokenizer) -> Option<u32> {
+    let added = tokenizer.get_added_tokens_decoder();
+    let special = |name: &&str| added.iter().find(|(_, token)| token.special && token.content == **name);
+    STARTS.iter().find_map(special).map(|(&id, _)| id)
 }
 
 /// What encoding with special tokens adds on both sides of what encoding without them gives.

@@ -6,6 +6,8 @@
 mod chat;
 mod corpus;
 mod encoder;
+mod measured;
+mod notes;
 mod pack;
 mod refusals;
 mod row;

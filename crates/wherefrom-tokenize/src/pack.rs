@@ -1,8 +1,8 @@
-//! Documents side by side in windows of `max-tokens`.
+//! Documents side by side in windows of `max-tokens`, and long ones in pieces.
 //!
 //! A document that does not fit into what is left of a window begins the next. One that is longer than a window is split;
 //! each piece begins with the last token of the one before, so that every target has something before it and is a target
-//! once.
+//! once. Nothing else is put before a piece: training on concatenated text has no beginning of text there either.
 
 use wherefrom_artifact::Example;
 
@@ -24,27 +24,16 @@ impl<'a> Packer<'a> {
         Self { max, attend, encoder, open: Example::default(), full: Vec::new() }
     }
 
-    /// Adds a document, whole or in pieces; says whether it was split.
-    pub(crate) fn add(&mut self, document: Example) -> Result<bool, String> {
-        let tokens = document.input_ids.len();
-        if tokens <= self.max {
+    /// Adds a document, whole or in pieces.
+    pub(crate) fn add(&mut self, document: Example) -> Result<(), String> {
+        if document.input_ids.len() <= self.max {
             self.place(document);
-            return Ok(false);
+            return Ok(());
         }
-        let mut start = 0;
-        while start + 1 < tokens {
-            let kept = start..(start + self.max).min(tokens);
-            let mut target_mask = document.target_mask[kept.clone()].to_vec();
-            target_mask[0] = false;
-            let next = kept.end - 1;
-            if target_mask.contains(&true) {
-                let input_ids = document.input_ids[kept].to_vec();
-                let text = self.encoder.map_or(Ok(String::new()), |encoder| encoder.decode(&input_ids))?;
-                self.place(Example { docs: document.docs.clone(), input_ids, target_mask, text, ..Example::default() });
-            }
-            start = next;
+        for piece in pieces(&document, self.max, self.encoder)? {
+            self.place(Example { docs: document.docs.clone(), ..piece });
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Puts a piece of at most `max` tokens into the open window, or into a new one.
@@ -73,4 +62,22 @@ impl<'a> Packer<'a> {
             self.full.push(window);
         }
     }
+}
+
+/// The pieces of a document of more than `max` tokens that have targets, without a name; their texts are decoded.
+pub(crate) fn pieces(document: &Example, max: usize, encoder: Option<&Encoder>) -> Result<Vec<Example>, String> {
+    let tokens = document.input_ids.len();
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    while start + 1 < tokens {
+        let kept = start..(start + max).min(tokens);
+        start = kept.end - 1;
+        let mut target_mask = document.target_mask[kept.clone()].to_vec();
+        target_mask[0] = false;
+        if target_mask.contains(&true) {
+            let input_ids = document.input_ids[kept].to_vec();
+            let text = encoder.map_or(Ok(String::new()), |encoder| encoder.decode(&input_ids))?;
+            pieces.push(Example { input_ids, target_mask, text, ..Example::default() });
+        }
+    }
+    Ok(pieces)
 }

@@ -17,13 +17,14 @@ use wherefrom_artifact::{Draft, Example, Exec, Row as _, bad_input};
 use crate::chat::Chat;
 use crate::corpus::{Corpus, Place, RawRow, Rows};
 use crate::encoder::Encoder;
+use crate::notes::{Notes, Tally};
 use crate::pack::Packer;
 use crate::refusals::Refusals;
 use crate::row::{Content, Names, Row};
 use crate::window::{Window, Windows};
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Windows of a part.
 const PART: u64 = 8192;
@@ -52,7 +53,7 @@ pub struct Config {
     /// Whether a prompt is what a user asks and a completion what the assistant answers, by the model's chat template.
     #[serde(default, skip_serializing_if = "is_default")]
     pub chat: bool,
-    /// One window a row, or many rows in a window.
+    /// One window a row, several of a long row, or many rows in a window.
     #[serde(default, skip_serializing_if = "is_default")]
     pub windows: Windowing,
     /// What a token of a packed window sees.
@@ -89,10 +90,13 @@ impl Config {
         if self.every == 0 {
             return Err(bad_input("every = 0 takes no row; set it to 1 (all rows) or more"));
         }
-        if self.windows == Windowing::Pack && self.untargeted == Untargeted::Keep {
-            return Err(bad_input("windows = \"pack\" takes no rows without targets; remove untargeted = \"keep\""));
+        if self.windows != Windowing::Truncate && self.untargeted == Untargeted::Keep {
+            let windows = if self.windows == Windowing::Pack { "pack" } else { "split" };
+            return Err(bad_input(format!(
+                "windows = \"{windows}\" takes no rows without targets; remove untargeted = \"keep\""
+            )));
         }
-        if self.windows == Windowing::Truncate && self.attend == Attend::Window {
+        if self.windows != Windowing::Pack && self.attend == Attend::Window {
             return Err(bad_input("attend = \"window\" goes with windows = \"pack\"; set it or remove `attend`"));
         }
         Names::new(&self.column, &self.columns).map(drop)
@@ -117,6 +121,8 @@ pub enum Windowing {
     /// A row is a window; what is too long is cut.
     #[default]
     Truncate,
+    /// A row that is too long becomes several windows.
+    Split,
     /// Rows fill windows; what is too long is split.
     Pack,
 }
@@ -171,8 +177,8 @@ struct Span {
     windows: u64,
     tokens: u64,
     targets: u64,
-    /// Rows of which tokens were left out, or which were split.
-    cut: u64,
+    /// What was done to rows.
+    tally: Tally,
     longest: u64,
     largest_id: u32,
     largest_id_example: u64,
@@ -187,7 +193,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
     let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
     let chat = inputs.chat_template.as_deref().map(Chat::open).transpose()?;
-    let max = if config.windows == Windowing::Pack { usize::MAX } else { config.max_tokens };
+    if let Some(dropout) = encoder.as_ref().and_then(|encoder| encoder.dropout) {
+        exec.reporter.warn(&format!(
+            "the tokenizer has a dropout of {dropout}, with which the tokens of a text are others each time; it is off here"
+        ));
+    }
+    let max = if config.windows == Windowing::Truncate { config.max_tokens } else { usize::MAX };
     let windows = Windows { config, max, encoder: encoder.as_ref(), chat: chat.as_ref() };
     let spans = draft.plan(|| survey(&corpus, &windows, exec))?;
 
@@ -232,7 +243,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
             let span = spans.last_mut().context("a row has a span")?;
             span.rows += 1;
             match made.and_then(|made| maker.add(made)) {
-                Ok(cut) => span.cut += u64::from(cut),
+                Ok(notes) => span.tally.add(notes, || corpus.shown(raw.place)),
                 Err(what) => refusals.add(&corpus.shown(raw.place), &what),
             }
             span.count(&mut maker.ready);
@@ -249,7 +260,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
 
 /// The windows of each row of `chunk`.
 fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Result<Vec<Window>, String>> {
-    let packed = windows.config.windows == Windowing::Pack;
+    let documents = windows.config.windows != Windowing::Truncate;
     let of = |raw: &RawRow| {
         let row = Row::parse(&raw.raw, corpus.names())?;
         let query = match &row.content {
@@ -257,8 +268,10 @@ fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Re
             Content::Mean(_) => true,
             _ => false,
         };
-        if packed && query {
-            return Err("the row is a query, and queries are not packed; tokenise them in a step of their own".into());
+        if documents && query {
+            return Err(
+                "the row is a query, and queries are not packed or split; tokenise them in a step of their own".into(),
+            );
         }
         windows.windows(row, corpus.document(raw.place))
     };
@@ -279,20 +292,20 @@ impl<'a> Maker<'a> {
         Self { packer: packed.then(|| Packer::new(max_tokens, attend, windows.encoder)), ready: Vec::new() }
     }
 
-    /// Takes the windows of a row; says whether it was cut or split.
-    fn add(&mut self, made: Vec<Window>) -> Result<bool, String> {
-        let mut cut = false;
+    /// Takes the windows of a row; says what was done to it.
+    fn add(&mut self, made: Vec<Window>) -> Result<Notes, String> {
+        // Samples and pieces of a row share theirs.
+        let notes = made.first().map(|window| window.notes).unwrap_or_default();
         for window in made {
-            cut |= window.cut;
             match &mut self.packer {
                 None => self.ready.push(window.example),
                 Some(packer) => {
-                    cut |= packer.add(window.example)?;
+                    packer.add(window.example)?;
                     self.ready.append(&mut packer.full);
                 }
             }
         }
-        Ok(cut)
+        Ok(notes)
     }
 
     /// Ends a part.
@@ -356,22 +369,21 @@ fn write(
 
 fn summarise(config: &Config, exec: &Exec, draft: &mut Draft, spans: &[Span]) -> Result<()> {
     let sum = |field: fn(&Span) -> u64| spans.iter().map(field).sum::<u64>();
-    let (rows, cut) = (sum(|span| span.rows), sum(|span| span.cut));
-    let packed = config.windows == Windowing::Pack;
+    let rows = sum(|span| span.rows);
+    let mut tally = Tally::default();
+    spans.iter().for_each(|span| tally.merge(&span.tally));
     draft.summary("examples", sum(|span| span.windows))?;
     draft.summary("rows", rows)?;
     draft.summary("tokens", sum(|span| span.tokens))?;
     draft.summary("targets", sum(|span| span.targets))?;
-    draft.summary("truncated", if packed { 0 } else { cut })?;
+    draft.summary("truncated", tally.cut.rows)?;
+    draft.summary("lost_tokens", tally.lost)?;
     draft.summary("longest", spans.iter().map(|span| span.longest).max())?;
     // The first of equals.
     let largest = spans.iter().rev().max_by_key(|span| span.largest_id).context("a corpus has a span")?;
     draft.summary("largest_id", largest.largest_id)?;
     draft.summary("largest_id_example", largest.largest_id_example)?;
-    if cut > 0 && !packed {
-        let max = config.max_tokens;
-        exec.reporter.warn(&format!("{cut} of {rows} rows were longer than max-tokens = {max} and were cut"));
-    }
+    tally.say(config, rows, &*exec.reporter);
     Ok(())
 }
 

@@ -1,17 +1,22 @@
 //! One row to token windows: targets, special tokens, truncation, and the weighted segments of a query.
 
+use std::ops::Range;
+
 use wherefrom_artifact::Example;
 
 use crate::chat::Chat;
 use crate::encoder::Encoder;
+use crate::measured::{Measured, NO_COMPLETION, NO_CONTRAST, measured};
+use crate::notes::Notes;
+use crate::pack;
 use crate::row::{Content, Message, Row};
-use crate::tokenize::{Config, Untargeted};
+use crate::tokenize::{Config, Untargeted, Windowing};
 
 /// Rows to windows of at most `max` tokens a segment.
 pub(crate) struct Windows<'a> {
     /// What a window is.
     pub(crate) config: &'a Config,
-    /// `config.max_tokens`; no bound where windows are packed after.
+    /// `config.max_tokens`; no bound where windows are packed or split after.
     pub(crate) max: usize,
     /// Needed for rows of text.
     pub(crate) encoder: Option<&'a Encoder>,
@@ -19,18 +24,18 @@ pub(crate) struct Windows<'a> {
     pub(crate) chat: Option<&'a Chat>,
 }
 
-/// A window and whether the row was longer.
+/// A window and what was done to its row.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     /// The row of the artifact, without a number.
     pub(crate) example: Example,
-    /// Tokens were left out.
-    pub(crate) cut: bool,
+    /// What the row's user should know.
+    pub(crate) notes: Notes,
 }
 
 impl Windows<'_> {
-    /// The windows of a row whose name is `document` if it has none: one, or one a sample; or why there is none and what
-    /// to do.
+    /// The windows of a row whose name is `document` if it has none: one, or one a sample or piece; or why there is none and
+    /// what to do.
     pub(crate) fn windows(&self, row: Row, document: String) -> Result<Vec<Window>, String> {
         let samples = if let Content::Prompt { samples, .. } = &row.content { *samples } else { None };
         let mut window = self.window(row.content)?;
@@ -46,7 +51,7 @@ impl Windows<'_> {
         example.doc_starts = vec![0];
         let Some(samples) = samples else {
             example.docs = vec![id];
-            return Ok(vec![window]);
+            return self.split(window);
         };
         let sample = |number| {
             let mut window = window.clone();
@@ -54,6 +59,20 @@ impl Windows<'_> {
             window
         };
         Ok((1..=samples).map(sample).collect())
+    }
+
+    /// The window; with `windows = "split"` the pieces of one that is longer than `max-tokens`.
+    fn split(&self, window: Window) -> Result<Vec<Window>, String> {
+        let Window { example, notes } = window;
+        if self.config.windows != Windowing::Split || example.input_ids.len() <= self.config.max_tokens {
+            return Ok(vec![Window { example, notes }]);
+        }
+        let mut pieces = pack::pieces(&example, self.config.max_tokens, self.encoder)?;
+        for (number, piece) in (1..).zip(&mut pieces) {
+            piece.docs = vec![format!("{}/piece-{number}", example.docs[0])];
+            piece.doc_starts = vec![0];
+        }
+        Ok(pieces.into_iter().map(|example| Window { example, notes }).collect())
     }
 
     fn window(&self, content: Content) -> Result<Window, String> {
@@ -87,159 +106,109 @@ impl Windows<'_> {
         if ids.is_empty() {
             return Err("the text is empty; give the row text or remove it".into());
         }
-        let mut input_ids = [&encoder.prefix[..], &ids, &encoder.suffix].concat();
-        let cut = input_ids.len() > self.max;
-        input_ids.truncate(self.max);
-        let target_mask = targets_from(1, input_ids.len());
-        Ok(Window { example: Example { input_ids, target_mask, text, ..Example::default() }, cut })
+        let ids = [&encoder.prefix[..], &ids, &encoder.suffix].concat();
+        let mask = targets_from(1, ids.len());
+        Ok(self.kept(&ids, &mask, Example { text, ..Example::default() }))
     }
 
-    /// The conversation as the chat template renders it, the assistant's turns its targets. Cut at the end; where that would
-    /// leave out every target, at the beginning.
+    /// The conversation as the chat template renders it, encoded once, the assistant's turns its targets.
     fn messages(&self, messages: &[Message]) -> Result<Window, String> {
         let (encoder, chat) = (self.encoder()?, self.chat()?);
         if self.config.untargeted == Untargeted::Keep && messages.last().is_some_and(|last| last.role != "assistant") {
-            return self.completed(chat.prompt(messages)?, None, None, &[]);
+            return measured(Measured::nothing(chat.prompt(messages)?), None, &[], encoder, self.max);
         }
         let rendered = chat.conversation(messages)?;
-        let (ids, starts): (Vec<_>, Vec<_>) = encoder.encode_with_starts(&rendered.text)?.into_iter().unzip();
-        let target = |place: usize| place > 0 && rendered.answers.iter().any(|answer| answer.contains(&starts[place]));
-        let mask: Vec<_> = (0..ids.len()).map(target).collect();
-        if !mask.contains(&true) {
+        let tokens = encoder.encode_measured(&rendered.text, &rendered.answers)?;
+        if !tokens.targets.contains(&true) {
             return Err("no turn of `messages` is the assistant's, so nothing is predicted; add an answer, or set \
                         `untargeted = \"keep\"` if the model is to write it"
                 .into());
         }
-        let start = first_kept(&mask, self.max).unwrap_or(0);
-        let kept = start..ids.len().min(start.saturating_add(self.max));
-        let mut target_mask = mask[kept.clone()].to_vec();
-        target_mask[0] = false;
         let completion_start = rendered.answers.last().map_or(0, |answer| answer.start) as u32;
-        let cut = kept.len() < ids.len();
-        let input_ids = ids[kept].to_vec();
-        let example = Example { input_ids, target_mask, completion_start, text: rendered.text, ..Example::default() };
-        Ok(Window { example, cut })
+        let example = Example { completion_start, text: rendered.text, ..Example::default() };
+        Ok(self.kept(&tokens.ids, &tokens.targets, example))
     }
 
     /// A prompt and what follows it; with `chat` they are what a user asks and the assistant answers.
     fn prompt(&self, prompt: String, completion: Option<String>, contrast: Option<String>) -> Result<Window, String> {
-        if !self.config.chat {
-            let prefix = &self.encoder()?.prefix;
-            return self.completed(prompt, completion, contrast, prefix);
+        let completion = completion.filter(|completion| !completion.is_empty());
+        if completion.is_none() && (self.config.untargeted == Untargeted::Refuse || contrast.is_some()) {
+            return Err(NO_COMPLETION.into());
         }
-        let chat = self.chat()?;
-        let asked = Message { role: "user".into(), content: prompt };
-        let given = chat.prompt(std::slice::from_ref(&asked))?;
-        let answer = |content: String| {
-            let rendered = chat.conversation(&[asked.clone(), Message { role: "assistant".into(), content }])?;
-            let end = rendered.answers.last().map_or(rendered.text.len(), |answer| answer.end);
-            let text = rendered.text[..end].strip_prefix(&given[..]).map(str::to_string);
-            text.ok_or_else(|| "the chat template changes the prompt once it is answered; give `messages`".to_string())
+        if contrast.as_ref().is_some_and(String::is_empty) {
+            return Err(NO_CONTRAST.into());
+        }
+        if self.config.chat {
+            return self.asked(prompt, completion, contrast);
+        }
+        let encoder = self.encoder()?;
+        let Some(completion) = completion else {
+            return measured(Measured::nothing(prompt), None, &encoder.prefix, encoder, self.max);
         };
-        let (completion, contrast) = (completion.map(answer).transpose()?, contrast.map(answer).transpose()?);
-        self.completed(given, completion, contrast, &[])
+        // The space before a word is a part of its token: a prompt that ends in one is cut before it.
+        let start = prompt.trim_end().len();
+        let after = |completion: String| Measured { text: prompt.clone() + &completion, start };
+        let mut window = measured(after(completion), contrast.map(after), &encoder.prefix, encoder, self.max)?;
+        window.notes.moved = start < prompt.len();
+        Ok(window)
     }
 
-    /// prefix + the end of the prompt + the whole completion; a rival completion gets the same prompt, in a segment of its
-    /// own with weight -1.
-    fn completed(
-        &self,
-        prompt: String,
-        completion: Option<String>,
-        contrast: Option<String>,
-        prefix: &[u32],
-    ) -> Result<Window, String> {
-        let encoder = self.encoder()?;
-        let prompt_ids = encoder.encode(&prompt)?;
-        let completion_ids = encoder.encode(completion.as_deref().unwrap_or_default())?;
-        if completion_ids.is_empty() && (self.config.untargeted == Untargeted::Refuse || contrast.is_some()) {
-            return Err("the row has no completion tokens; give it a `completion`, or set `untargeted = \"keep\"` if it is to be \
-                        completed"
-                .into());
-        }
-        let rival_ids = contrast.as_ref().map(|contrast| encoder.encode(contrast)).transpose()?;
-        if rival_ids.as_ref().is_some_and(Vec::is_empty) {
-            return Err("`contrast` has no tokens; give it text or remove the key".into());
-        }
-        let longest = completion_ids.len().max(rival_ids.as_ref().map_or(0, Vec::len));
-        let given = self.given(&prompt_ids, prefix, longest)?;
-        if given.is_empty() && completion_ids.is_empty() {
-            return Err("the prompt is empty; give the row text or remove it".into());
-        }
-        let piece = |completion_ids: &[u32], completion: &str| {
-            let (input_ids, target_mask) = joined(&given, completion_ids);
-            let completion_start = u32::try_from(prompt.len()).unwrap_or(0);
-            Example {
-                input_ids,
-                target_mask,
-                completion_start,
-                text: prompt.clone() + completion,
-                ..Example::default()
-            }
+    /// What a user asks and the assistant answers, as the chat template renders it.
+    fn asked(&self, prompt: String, completion: Option<String>, contrast: Option<String>) -> Result<Window, String> {
+        let (encoder, chat) = (self.encoder()?, self.chat()?);
+        let asked = Message { role: "user".into(), content: prompt };
+        let answered = |content: String| {
+            let rendered = chat.conversation(&[asked.clone(), Message { role: "assistant".into(), content }])?;
+            let answer = rendered.answers.last().ok_or("the chat template says nowhere what the assistant answers")?;
+            Ok::<_, String>(Measured { text: rendered.text[..answer.end].into(), start: answer.start })
         };
-        let cut = given.len() < prefix.len() + prompt_ids.len();
-        let own = piece(&completion_ids, completion.as_deref().unwrap_or_default());
-        let (Some(rival_ids), Some(rival)) = (rival_ids, contrast) else { return Ok(Window { example: own, cut }) };
-        let rival = piece(&rival_ids, &rival);
-        if [&own, &rival].iter().any(|piece| !piece.target_mask.contains(&true)) {
-            return Err("a completion of one token has nothing before it, and position 0 can never be a target; give the row a \
-                        `prompt`"
-                .into());
-        }
-        Ok(Window { example: weighted(vec![(own, 1.0), (rival, -1.0)]), cut })
+        let own = match completion {
+            Some(completion) => answered(completion)?,
+            None => Measured::nothing(chat.prompt(std::slice::from_ref(&asked))?),
+        };
+        let mut window = measured(own, contrast.map(answered).transpose()?, &[], encoder, self.max)?;
+        // A template's last token before an answer may well hold its beginning.
+        window.notes.shared = false;
+        Ok(window)
     }
 
     /// The mean of n measurements: their segments with weights over n.
     fn mean(&self, items: Vec<Content>) -> Result<Window, String> {
         let share = 1.0 / items.len() as f32;
-        let (mut pieces, mut cut) = (Vec::new(), false);
+        let (mut pieces, mut notes) = (Vec::new(), Notes::default());
         for (index, item) in items.into_iter().enumerate() {
             let window = self.window(item).map_err(|what| format!("`mean[{index}]`: {what}"))?;
-            cut |= window.cut;
+            notes = notes.and(window.notes);
             pieces.push((window.example, share));
         }
-        Ok(Window { example: weighted(pieces), cut })
+        Ok(Window { example: weighted(pieces), notes })
     }
 
-    /// What comes before `completion` tokens: the prefix and as much of the prompt's end as there is room for.
-    fn given(&self, prompt: &[u32], prefix: &[u32], completion: usize) -> Result<Vec<u32>, String> {
-        let max = self.max;
-        let before = prefix.len() + prompt.len();
-        // One token before the completion makes all of it a target.
-        if completion + before.min(1) > max {
-            return Err(format!(
-                "the completion has {completion} tokens, its prompt {before}, and max-tokens = {max} must hold the whole \
-                 completion and one token before it; set max-tokens to {} or more, or shorten the completion",
-                completion + before.min(1)
-            ));
-        }
-        let room = max - completion;
-        let prefix = &prefix[..prefix.len().min(room)];
-        let kept = prompt.len().min(room - prefix.len());
-        Ok([prefix, &prompt[prompt.len() - kept..]].concat())
-    }
-
-    /// Tokens as given, cut at the end, or at the beginning where targets would be lost.
+    /// Tokens as given.
     fn ids(&self, ids: Vec<u32>, mask: Option<Vec<bool>>) -> Result<Window, String> {
-        let max = self.max;
         let text = self.encoder.map_or(Ok(String::new()), |encoder| encoder.decode(&ids))?;
-        let start = match &mask {
-            Some(mask) => first_kept(mask, max)?,
-            None => 0,
+        let mask = mask.unwrap_or_else(|| targets_from(1, ids.len()));
+        Ok(self.kept(&ids, &mask, Example { text, ..Example::default() }))
+    }
+
+    /// `example` with as many of `ids` as there is room for, chosen so that targets stay.
+    fn kept(&self, ids: &[u32], mask: &[bool], example: Example) -> Window {
+        let kept = kept(mask, self.max);
+        let mut target_mask = mask[kept.clone()].to_vec();
+        // Nothing comes before it.
+        target_mask[0] = false;
+        let targets = |mask: &[bool]| mask.iter().filter(|&&target| target).count();
+        let notes = Notes {
+            lost: (ids.len() - kept.len()) as u64,
+            lost_targets: (targets(&mask[1..]) - targets(&target_mask)) as u64,
+            ..Notes::default()
         };
-        let kept = start..ids.len().min(start.saturating_add(max));
-        let example = Example {
-            target_mask: mask.map_or_else(|| targets_from(1, kept.len()), |mask| mask[kept.clone()].to_vec()),
-            input_ids: ids[kept.clone()].to_vec(),
-            text,
-            ..Example::default()
-        };
-        Ok(Window { example, cut: kept.len() < ids.len() })
+        Window { example: Example { input_ids: ids[kept].to_vec(), target_mask, ..example }, notes }
     }
 }
 
 /// Measurements as the segments of one row; each keeps its own weights, times that of its measurement.
-fn weighted(pieces: Vec<(Example, f32)>) -> Example {
+pub(crate) fn weighted(pieces: Vec<(Example, f32)>) -> Example {
     let mut all = Example::default();
     for (piece, weight) in pieces {
         let own: Vec<_> = piece.parts().collect();
@@ -258,29 +227,22 @@ fn weighted(pieces: Vec<(Example, f32)>) -> Example {
     all
 }
 
-/// Where a window of `max` tokens begins that holds every target and a token before the first:
-/// at the beginning, else so that it holds the end, else so that it ends with the last target.
-fn first_kept(mask: &[bool], max: usize) -> Result<usize, String> {
-    let targets = || (0..mask.len()).filter(|&position| mask[position]);
-    let (Some(first), Some(last)) = (targets().next(), targets().next_back()) else { return Ok(0) };
-    let starts = [0, mask.len().saturating_sub(max), (last + 1).saturating_sub(max)];
-    starts.into_iter().find(|&start| start < first && last < start.saturating_add(max)).ok_or_else(|| {
-        format!(
-            "the targets lie from position {first} to {last} of {} tokens and do not fit in max-tokens = {max} with one token \
-             before them; set max-tokens to {} or more, or shorten `target_mask`",
-            mask.len(),
-            last - first + 2
-        )
-    })
+/// Which `max` of the tokens stay. With every target and a token before the first: the beginning, else the end, else up to
+/// the last target. Where that does not fit: the last run of targets, an answer, and what is before it; of a run that is
+/// itself too long the beginning, after half a window of what is before it.
+fn kept(mask: &[bool], max: usize) -> Range<usize> {
+    let tokens = mask.len();
+    let targets = || (1..tokens).filter(|&position| mask[position]);
+    let (Some(first), Some(last)) = (targets().next(), targets().next_back()) else { return 0..tokens.min(max) };
+    let run = (1..=last).rev().take_while(|&position| mask[position]).last().unwrap_or(last);
+    let from = |start: usize| start..tokens.min(start.saturating_add(max));
+    let ends = [0, tokens.saturating_sub(max), (last + 1).saturating_sub(max)].map(from);
+    let holds = |first: usize, window: &Range<usize>| window.start < first && last < window.end;
+    let whole = ends.iter().find(|&window| holds(first, window));
+    let answer = || ends.last().filter(|&window| holds(run, window));
+    whole.or_else(answer).cloned().unwrap_or_else(|| from(run.saturating_sub(max / 2)))
 }
 
-/// Tokens and targets of a completion after what is given; never a target at position 0.
-fn joined(given: &[u32], completion: &[u32]) -> (Vec<u32>, Vec<bool>) {
-    let ids = [given, completion].concat();
-    let mask = targets_from(given.len().max(1), ids.len());
-    (ids, mask)
-}
-
-fn targets_from(first: usize, tokens: usize) -> Vec<bool> {
+pub(crate) fn targets_from(first: usize, tokens: usize) -> Vec<bool> {
     (0..tokens).map(|position| position >= first).collect()
 }

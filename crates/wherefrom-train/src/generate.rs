@@ -17,7 +17,7 @@ use wherefrom_model::{Batch, Model, Sequence, resolve_device};
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// How a continuation is drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,8 +190,11 @@ impl Generator<'_> {
                 });
             }
             for (&index, given) in members.iter().zip(given) {
-                let text = self.continuation(&prompts[index].input_ids, given)?;
-                prompts[index].text.push_str(&text);
+                let prompt = &mut prompts[index];
+                // For show: the ids stay as they were drawn, and are not encoded again.
+                let text = self.continuation(&prompt.input_ids, given)?;
+                prompt.completion_start = u32::try_from(prompt.text.len()).unwrap_or(0);
+                prompt.text.push_str(&text);
             }
         }
         Ok(())

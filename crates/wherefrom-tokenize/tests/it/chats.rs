@@ -111,3 +111,24 @@ fn what_a_template_cannot_do_is_refused() {
     let message = first(&bench, &config(64), &asked, &template(&bench, &plain)).unwrap_err().to_string();
     assert!(message.contains("no turn of `messages` is the assistant's"), "{message}");
 }
+
+#[test]
+fn a_conversation_that_is_too_long_keeps_targets() {
+    let bench = Bench::new();
+    let plain = json!({"chat_template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"});
+    let chat = template(&bench, &plain);
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let long = "And the earth was without form, and void. ".repeat(4);
+    let two = json!({"messages": [
+        turn("user", &long), turn("assistant", "God"), turn("user", &long), turn("assistant", "void")
+    ]});
+    let row = first(&bench, &config(16), &two, &chat).unwrap();
+    assert_eq!((row.input_ids.len(), answers(&row)), (16, vec!["void".to_string()]));
+    let one = json!({"messages": [turn("user", &long), turn("assistant", &long)]});
+    let row = first(&bench, &config(16), &one, &chat).unwrap();
+    let said = answers(&row);
+    assert_eq!(row.target_mask, (0..16).map(|place| place >= 8).collect::<Vec<_>>());
+    assert!(said.len() == 1 && long.starts_with(&said[0]), "{said:?}");
+    let warnings = bench.warnings();
+    assert_eq!(warnings.iter().filter(|warning| warning.contains("longer than max-tokens = 16")).count(), 2);
+}

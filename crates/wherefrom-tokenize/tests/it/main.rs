@@ -1,5 +1,6 @@
 //! Both stages through the store, as the pipeline runs them.
 
+mod boundary;
 mod chats;
 mod packs;
 mod property;

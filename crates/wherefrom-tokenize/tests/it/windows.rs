@@ -1,6 +1,6 @@
 //! What a row becomes.
 
-use wherefrom_tokenize::tokenize::{Config, Untargeted};
+use wherefrom_tokenize::tokenize::{Config, Untargeted, Windowing};
 
 use crate::{Bench, bare_tokenizer, config, ids, tokenizer};
 
@@ -31,8 +31,15 @@ fn truncation_keeps_the_beginning_of_a_text_and_is_counted() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0].text, "And the earth was without form\nand void");
     assert_eq!(rows[0].input_ids, [vec![BOS], ids(&rows[0].text)[..5].to_vec()].concat());
-    assert_eq!(bench.warnings(), ["1 of 2 rows were longer than max-tokens = 6 and were cut"]);
+    let lost = ids(&rows[0].text).len() + 2 - 6;
+    let said = format!(
+        "1 of 2 rows were longer than max-tokens = 6 and were cut: {lost} tokens are lost, {lost} of them targets; windows = \
+         \"split\" keeps those of documents (the first: {}:1)",
+        corpus.display()
+    );
+    assert_eq!(bench.warnings(), [said]);
     let count = |name: &str| tokens.manifest().count(name).unwrap();
+    assert_eq!(count("lost_tokens"), lost as u64);
     let all = || rows.iter().flat_map(|row| &row.input_ids);
     assert_eq!((count("examples"), count("truncated"), count("longest")), (2, 1, 6));
     assert_eq!((count("tokens"), count("targets")), (all().count() as u64, all().count() as u64 - 2));
@@ -42,11 +49,11 @@ fn truncation_keeps_the_beginning_of_a_text_and_is_counted() {
 }
 
 #[test]
-fn prompt_and_completion_are_encoded_apart_and_only_the_completion_is_a_target() {
+fn a_prompt_is_given_and_only_its_completion_is_a_target() {
     let bench = Bench::new();
     let rows = bench.examples(&config(64), "{\"prompt\": \"And the\", \"completion\": \" earth\"}\n");
-    let (prompt, completion) = (ids("And the"), ids(" earth"));
-    assert_eq!(rows[0].input_ids, [vec![BOS], prompt.clone(), completion].concat());
+    let prompt = ids("And the");
+    assert_eq!(rows[0].input_ids, [vec![BOS], ids("And the earth")].concat());
     assert_eq!(rows[0].target_mask, (0..rows[0].input_ids.len()).map(|i| i > prompt.len()).collect::<Vec<_>>());
     assert_eq!(rows[0].text, "And the earth");
 }
@@ -91,8 +98,11 @@ fn position_0_is_never_a_target() {
     let corpus =
         bench.file("c.jsonl", "{\"prompt\": \"\", \"completion\": \"And the earth\"}\n{\"text\": \"And the earth\"}\n");
     let tokens = bench.tokenize(&config(64), &corpus, Some(&bare)).unwrap();
-    for row in tokens.read::<wherefrom_artifact::Example>(0).unwrap() {
-        assert_eq!(row.input_ids, ids("And the earth"));
+    let rows = tokens.read::<wherefrom_artifact::Example>(0).unwrap();
+    // The whole completion is measured, after a token for the beginning; of a text all but the first.
+    assert_eq!(rows[0].input_ids, [vec![BOS], ids("And the earth")].concat());
+    assert_eq!(rows[1].input_ids, ids("And the earth"));
+    for row in rows {
         assert_eq!(row.target_mask, (0..row.input_ids.len()).map(|i| i > 0).collect::<Vec<_>>());
     }
 }
@@ -129,6 +139,78 @@ fn long_input_ids_keep_their_targets() {
     assert_eq!(cut(&[4, 5]).input_ids, [12, 13, 14, 15]);
     let unmasked = bench.examples(&config(4), "{\"input_ids\": [10,11,12,13,14,15]}\n").remove(0);
     assert_eq!((unmasked.input_ids, unmasked.target_mask), (vec![10, 11, 12, 13], vec![false, true, true, true]));
+}
+
+#[test]
+fn where_targets_do_not_fit_the_last_answer_stays_or_the_beginning_of_a_long_one() {
+    let cut = |targets: &[usize]| {
+        let bench = Bench::new();
+        let mask: Vec<bool> = (0..10).map(|i| targets.contains(&i)).collect();
+        let line = format!("{{\"input_ids\": [10,11,12,13,14,15,16,17,18,19], \"target_mask\": {mask:?}}}\n");
+        let row = bench.examples(&config(4), &line).remove(0);
+        let kept: Vec<_> = (0..4).filter(|&place| row.target_mask[place]).map(|place| row.input_ids[place]).collect();
+        let said = format!(" {} of them targets", targets.len() - kept.len());
+        (row.input_ids, kept, bench.warnings()[0].contains(&said))
+    };
+    // The last answer fits, with what is before it.
+    assert_eq!(cut(&[1, 2, 8]), (vec![15, 16, 17, 18], vec![18], true));
+    assert_eq!(cut(&[1, 3, 5, 7, 8, 9]), (vec![16, 17, 18, 19], vec![17, 18, 19], true));
+    // It does not: its beginning, after half a window of the question, or less where there is less.
+    assert_eq!(cut(&[1, 5, 6, 7, 8, 9]), (vec![13, 14, 15, 16], vec![15, 16], true));
+    assert_eq!(cut(&[1, 2, 3, 4, 5, 6]), (vec![10, 11, 12, 13], vec![11, 12, 13], true));
+}
+
+#[test]
+fn of_a_completion_that_is_too_long_the_beginning_is_measured() {
+    let bench = Bench::new();
+    let (prompt, completion) = (ids("And the earth was"), ids(" without form, and void"));
+    let line = "{\"prompt\": \"And the earth was\", \"completion\": \" without form, and void\"}\n";
+    let max = completion.len();
+    let row = bench.examples(&config(max), line).remove(0);
+    let kept = prompt.len().min(max / 2 - 1);
+    let expected = [&[BOS], &prompt[prompt.len() - kept..], &completion[..max - kept - 1]].concat();
+    assert_eq!((&row.input_ids, &row.target_mask), (&expected, &(0..max).map(|i| i > kept).collect()));
+    assert_eq!(row.text, "And the earth was without form, and void");
+    let lost = prompt.len() - kept + kept + 1;
+    let said = format!("{lost} tokens are lost, {} of them targets", kept + 1);
+    assert!(bench.warnings()[0].contains(&said), "{said}: {:?}", bench.warnings());
+}
+
+#[test]
+fn a_long_row_is_split_when_asked() {
+    let bench = Bench::new();
+    let split = Config { windows: Windowing::Split, ..config(4) };
+    let lines = "{\"id\": \"d\", \"input_ids\": [10,11,12,13,14,15,16,17]}\n{\"input_ids\": [10,11,12,13]}\n";
+    let rows = bench.examples(&split, lines);
+    let of = |row: &wherefrom_artifact::Example| (row.docs[0].clone(), row.input_ids.clone(), row.target_mask[0]);
+    let expected = [
+        ("d/piece-1", vec![10, 11, 12, 13]),
+        // A piece begins with the last token of the one before, which is no target there.
+        ("d/piece-2", vec![13, 14, 15, 16]),
+        ("d/piece-3", vec![16, 17]),
+        ("row 1", vec![10, 11, 12, 13]),
+    ];
+    assert_eq!(rows.iter().map(of).collect::<Vec<_>>(), expected.map(|(doc, ids)| (doc.to_string(), ids, false)));
+    assert!(rows.iter().all(|row| row.target_mask[1..].iter().all(|&target| target) && row.segments.is_empty()));
+    assert_eq!(rows.iter().map(|row| row.example).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert!(bench.warnings().is_empty());
+
+    // Of a text: the prefix is in the first piece and the suffix in the last alone.
+    let text = "And the earth was without form, and void";
+    let corpus = bench.file("text.jsonl", serde_json::json!({ "text": text }).to_string());
+    let tokens = bench.tokenize(&split, &corpus, Some(crate::tokenizer_file())).unwrap();
+    let rows: Vec<wherefrom_artifact::Example> = tokens.rows().unwrap().map(Result::unwrap).collect();
+    let whole = [vec![BOS], ids(text), vec![EOS]].concat();
+    let joined: Vec<u32> = rows.iter().flat_map(|row| row.input_ids[1..].to_vec()).collect();
+    assert_eq!(joined, whole[1..]);
+    assert_eq!(rows.len(), (whole.len() - 1).div_ceil(3));
+    for (number, row) in rows.iter().enumerate() {
+        assert_eq!((&row.docs[..], &row.doc_starts[..]), (&[format!("row 0/piece-{}", number + 1)][..], &[0][..]));
+        assert_eq!(row.text, tokenizer().decode(&row.input_ids, true).unwrap());
+        assert!(row.input_ids.len() <= 4);
+    }
+    assert_eq!(tokens.manifest().count("lost_tokens"), Some(0));
+    assert_eq!((tokens.manifest().count("rows"), tokens.manifest().count("truncated")), (Some(1), Some(0)));
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn generate_continues_prompts_and_passes_the_rest_through() {
         assert_eq!(row.target_mask, [vec![false; length], vec![true; 3]].concat());
         let text: String = row.input_ids.iter().map(|id| format!("w{id} ")).collect();
         assert_eq!(row.text, text.trim_end());
-        assert_eq!(row.docs, prompt.docs);
+        assert_eq!((row.completion_start as usize, &row.docs), (prompt.text.len(), &prompt.docs));
     }
     let count = |name: &str| output.manifest().count(name);
     assert_eq!(count("tokens"), Some(after.iter().map(|row| row.input_ids.len() as u64).sum()));

@@ -142,10 +142,11 @@ fn an_empty_corpus_is_refused() {
 }
 
 #[test]
-fn a_completion_longer_than_the_window_is_refused() {
+fn a_contrast_longer_than_the_window_is_refused() {
     let bench = bench();
     let long = " and".repeat(40);
-    bench.file("queries.jsonl", format!("{{\"prompt\": \"And\", \"completion\": \"{long}\"}}\n"));
+    let row = format!("{{\"prompt\": \"And\", \"completion\": \" God\", \"contrast\": \"{long}\"}}\n");
+    bench.file("queries.jsonl", row);
     let fragments = ["queries.jsonl:1: ", "the completion has ", "max-tokens = 32", "set max-tokens to "];
     refused_with(&bench, RUN, &fragments, &["tokens"]);
 }

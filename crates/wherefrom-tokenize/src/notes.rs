@@ -1,0 +1,130 @@
+//! What was done to rows that their user should know: counted while the corpus is checked, and said at the end.
+
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::Reporter;
+
+use crate::tokenize::Config;
+
+/// What was done to one row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    /// Tokens left out.
+    pub(crate) lost: u64,
+    /// How many of them were targets.
+    pub(crate) lost_targets: u64,
+    /// White space at the end of the prompt became a part of the completion.
+    pub(crate) moved: bool,
+    /// A token holds the end of the prompt and the beginning of the completion.
+    pub(crate) shared: bool,
+    /// The completion had nothing before it, and a special token was put there.
+    pub(crate) begun: bool,
+}
+
+impl Notes {
+    /// Both of two measurements of a row.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            lost_targets: self.lost_targets + other.lost_targets,
+            moved: self.moved || other.moved,
+            shared: self.shared || other.shared,
+            begun: self.begun || other.begun,
+        }
+    }
+}
+
+/// How often something was done to a row, and where first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Noted {
+    pub(crate) rows: u64,
+    first: String,
+}
+
+impl Noted {
+    fn add(&mut self, done: bool, place: &impl Fn() -> String) {
+        if done {
+            if self.rows == 0 {
+                self.first = place();
+            }
+            self.rows += 1;
+        }
+    }
+
+    fn merge(&mut self, later: &Self) {
+        if self.rows == 0 {
+            self.first.clone_from(&later.first);
+        }
+        self.rows += later.rows;
+    }
+}
+
+/// The notes of many rows.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    /// Rows of which tokens were left out.
+    pub(crate) cut: Noted,
+    /// Tokens left out.
+    pub(crate) lost: u64,
+    lost_targets: u64,
+    moved: Noted,
+    shared: Noted,
+    begun: Noted,
+}
+
+impl Tally {
+    /// Counts a row, which lies at `place`.
+    pub(crate) fn add(&mut self, notes: Notes, place: impl Fn() -> String) {
+        self.cut.add(notes.lost > 0, &place);
+        self.lost += notes.lost;
+        self.lost_targets += notes.lost_targets;
+        self.moved.add(notes.moved, &place);
+        self.shared.add(notes.shared, &place);
+        self.begun.add(notes.begun, &place);
+    }
+
+    /// Counts the rows of a later part.
+    pub(crate) fn merge(&mut self, later: &Self) {
+        self.cut.merge(&later.cut);
+        self.lost += later.lost;
+        self.lost_targets += later.lost_targets;
+        self.moved.merge(&later.moved);
+        self.shared.merge(&later.shared);
+        self.begun.merge(&later.begun);
+    }
+
+    /// Says what was done to how many of `rows`.
+    pub(crate) fn say(&self, config: &Config, rows: u64, reporter: &dyn Reporter) {
+        let Self { cut, lost, lost_targets, moved, shared, begun } = self;
+        let max = config.max_tokens;
+        let said = [
+            (
+                cut,
+                format!(
+                    "were longer than max-tokens = {max} and were cut: {lost} tokens are lost, {lost_targets} of them targets; \
+                     windows = \"split\" keeps those of documents"
+                ),
+            ),
+            (
+                moved,
+                "have a prompt that ends in white space; it was moved to the beginning of the completion, where tokens that \
+                 begin with a space have it, and is measured there"
+                    .into(),
+            ),
+            (
+                shared,
+                "have a token that holds the end of the prompt and the beginning of the completion; it is measured as a part of \
+                 the completion"
+                    .into(),
+            ),
+            (
+                begun,
+                "have nothing before their completion, and the tokenizer puts nothing before a text: they begin with its special \
+                 token for the beginning or end of a text, and their first token is measured after it"
+                    .into(),
+            ),
+        ];
+        for (noted, what) in said.iter().filter(|(noted, _)| noted.rows > 0) {
+            reporter.warn(&format!("{} of {rows} rows {what} (the first: {})", noted.rows, noted.first));
+        }
+    }
+}
