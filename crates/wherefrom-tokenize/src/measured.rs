@@ -38,7 +38,8 @@ struct Piece {
 
 impl Piece {
     fn new(of: Measured, encoder: &Encoder) -> Result<Self, String> {
-        let tokens = encoder.encode_measured(&of.text, &[of.start..of.text.len()])?;
+        let measured = of.start..of.text.len();
+        let tokens = encoder.encode_measured(&of.text, std::slice::from_ref(&measured))?;
         let first = tokens.targets.iter().position(|&target| target);
         let shared = first.is_some_and(|first| tokens.starts[first] < of.start);
         Ok(Self { given: first.unwrap_or(tokens.ids.len()), shared, ids: tokens.ids, of })
