@@ -30,7 +30,7 @@ impl Reporter for Silent {
 pub struct Exec {
     /// `auto`, `cpu`, `gpu` or `gpu:N`, resolved by the model crate.
     pub device: String,
-    /// Padded tokens in one batch.
+    /// Tokens in one batch, where all its sequences are as long as the longest.
     pub batch_tokens: usize,
     /// Bytes that may be held at once; none = what the machine has to spare.
     pub memory: Option<u64>,

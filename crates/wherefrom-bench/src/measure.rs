@@ -127,7 +127,7 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
         } else {
             model.taps(&batch, &Labels::Empirical, &selection, &mut |_| Ok(()))?;
         }
-        clock.advance(batch.real_tokens() as u64);
+        clock.advance(batch.rows() as u64);
     }
     clock.end();
     Ok(())

@@ -22,7 +22,7 @@ impl Subject {
         }
     }
 
-    /// Padded tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given, but for what they do not do.
+    /// Tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given, but for what they do not do.
     pub(crate) fn batch_tokens(self, work: Work) -> usize {
         match (self, work) {
             (Self::Quickstart, _) => 4096,

@@ -76,7 +76,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
 }
 
-/// Fits with any labels; a part per module. Every real token counts, also one that is no target.
+/// Fits with any labels; a part per module. Every token that the module saw counts, also one that is no target.
 pub fn run_with_labels(
     config: &Config,
     labels: &Labels,
@@ -103,7 +103,7 @@ pub fn run_with_labels(
         let modules = pass.selection.modules();
         let slots = slots(modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
-        let sums = pass.sum(draft, &forms, |tap, _, sums| {
+        let sums = pass.sum(draft, &forms, |tap, sums| {
             for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.module == tap.index) {
                 let x = match slot.side {
                     Side::Activation => &tap.activations,
@@ -122,7 +122,7 @@ pub fn run_with_labels(
                     Side::Activation => others(selection.modules(), module),
                     Side::Gradient => Vec::new(),
                 };
-                let (module, side, count) = (module.name.clone(), slot.side, sums.counts.tokens);
+                let (module, side, count) = (module.name.clone(), slot.side, sums.seen[index]);
                 let row = Covariance { module, side, shared_with, count, size: slot.block.len(), matrix };
                 <Covariance as Row<Covariances>>::to_batch(&[row])
             });

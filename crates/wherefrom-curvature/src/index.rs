@@ -118,7 +118,7 @@ impl Pass<'_> {
                 let Places { share, rotation, places } = &self.modules[tap.index];
                 let a = rotation.activation.rows_into(tap.activations);
                 let d = rotation.gradient.rows_into(tap.output_gradients);
-                picked_products(places, d, a, &mut kept, |kept, values| kept.add(share, values));
+                picked_products(places, d, a, &tap.tokens.sequences, &mut kept, |kept, values| kept.add(share, values));
                 Ok(())
             })?;
             for (&index, kept) in group.iter().zip(kept) {

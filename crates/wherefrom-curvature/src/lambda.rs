@@ -88,13 +88,13 @@ pub fn run_with_labels(
         };
         let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).collect();
         let mut shared = SharedInput::default();
-        let sums = pass.sum(draft, &forms, |tap, batch, sums| {
+        let sums = pass.sum(draft, &forms, |tap, sums| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
             let (mut a, mut d) = (tap.activations, tap.output_gradients);
             if let Some(basis) = rotations.get(tap.index) {
                 (a, d) = (shared.rotated(tap.index, &basis.activation, a), basis.gradient.rows_into(d));
             }
-            sums[tap.index].add_squared_products(d, a, batch.len());
+            sums[tap.index].add_squared_products(d, a, &tap.tokens.sequences);
             Ok(())
         })?;
         drop(rotations);

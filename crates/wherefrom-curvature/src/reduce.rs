@@ -14,6 +14,8 @@ use crate::passes::{fits, room, split};
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
+/// Name of the checkpoint.
+const SUMS: &str = "sums-by-module";
 /// Numbers that are read or written at once.
 const CHUNK: usize = 1 << 16;
 
@@ -60,10 +62,10 @@ impl<'a> Fit<'a> {
         let (per_pass, room) = (self.exec.modules_per_pass, room(self.exec, &self.model.config));
         let bytes = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
         let mut left: Vec<usize> = (0..modules.len()).filter(|&place| !draft.has(place)).collect();
-        let begun: Vec<usize> = match draft.restore_each("sums")? {
+        let begun: Vec<usize> = match draft.restore_each(SUMS)? {
             Some(mut saved) => {
-                let names = Header::read(&mut saved)?.modules;
-                (0..modules.len()).filter(|&place| names.contains(&modules[place].name)).collect()
+                let saved = Header::read(&mut saved)?.modules;
+                (0..modules.len()).filter(|&place| saved.iter().any(|(name, _)| *name == modules[place].name)).collect()
             }
             None => Vec::new(),
         };
@@ -113,6 +115,8 @@ pub(crate) struct Pass<'a> {
 /// Sums by slot.
 pub(crate) struct Sums {
     pub(crate) slots: Vec<Sum>,
+    /// Tokens that each module of the pass saw.
+    pub(crate) seen: Vec<u64>,
     pub(crate) counts: Counts,
     next: usize,
 }
@@ -123,7 +127,7 @@ impl Pass<'_> {
         &self,
         draft: &Draft,
         forms: &[Form],
-        mut visit: impl FnMut(Tap<'_>, &Batch, &mut [Sum]) -> Result<()>,
+        mut visit: impl FnMut(Tap<'_>, &mut [Sum]) -> Result<()>,
     ) -> Result<Sums> {
         let Fit { task, model, labels, tokens, exec, .. } = *self.fit;
         let names = self.selection.modules().iter().map(|module| module.name.clone()).collect::<Vec<_>>();
@@ -138,9 +142,12 @@ impl Pass<'_> {
             for chosen in model.batches(&lengths, exec.batch_tokens) {
                 let chosen: Vec<_> = chosen.into_iter().map(|index| sequences[index]).collect();
                 let batch = Batch::new(&chosen, &model.device);
-                model.taps(&batch, labels, &self.selection, &mut |tap| visit(tap, &batch, &mut sums.slots))?;
-                sums.counts.tokens += batch.real_tokens() as u64;
-                exec.reporter.advance(batch.real_tokens() as u64);
+                model.taps(&batch, labels, &self.selection, &mut |tap| {
+                    sums.seen[tap.index] += tap.tokens.sequences.rows() as u64;
+                    visit(tap, &mut sums.slots)
+                })?;
+                sums.counts.tokens += batch.rows() as u64;
+                exec.reporter.advance(batch.rows() as u64);
             }
             sums.slots.iter_mut().try_for_each(Sum::settle)?;
             sums.counts.examples += examples.len() as u64;
@@ -162,7 +169,7 @@ impl Pass<'_> {
 impl Pass<'_> {
     /// The modules of this pass are parts now: its sums have served their purpose.
     pub(crate) fn end(&self, draft: &Draft) -> Result<()> {
-        draft.forget("sums")?;
+        draft.forget(SUMS)?;
         if self.number + 1 < self.of {
             let (done, all) = ((self.number + 1) * self.spans.len(), self.of * self.spans.len());
             draft.checkpoint("done", format!("{done}/{all}").as_bytes())?;
@@ -171,12 +178,13 @@ impl Pass<'_> {
     }
 }
 
-/// What a checkpoint says of itself: next span, tokens, examples, bytes of the names (u64 each), and names as JSON.
+/// What a checkpoint says of itself: next span, tokens, examples, bytes of the list (u64 each), and the modules with the
+/// tokens that each saw, a list as JSON.
 #[derive(Default)]
 struct Header {
     next: usize,
     counts: Counts,
-    modules: Vec<String>,
+    modules: Vec<(String, u64)>,
 }
 
 impl Header {
@@ -188,18 +196,18 @@ impl Header {
         };
         let (next, tokens, examples, length) = (word()? as usize, word()?, word()?, word()?);
         ensure!(length < 1 << 30, "a checkpoint has no such header: remove the draft");
-        let mut names = vec![0; length as usize];
-        from.read_exact(&mut names).context("read a checkpoint")?;
-        let modules = serde_json::from_slice(&names).context("read a checkpoint")?;
+        let mut list = vec![0; length as usize];
+        from.read_exact(&mut list).context("read a checkpoint")?;
+        let modules = serde_json::from_slice(&list).context("read a checkpoint")?;
         Ok(Self { next, counts: Counts { tokens, examples }, modules })
     }
 
     fn write(&self, into: &mut dyn Write) -> Result<()> {
-        let names = serde_json::to_vec(&self.modules)?;
-        for word in [self.next as u64, self.counts.tokens, self.counts.examples, names.len() as u64] {
+        let list = serde_json::to_vec(&self.modules)?;
+        for word in [self.next as u64, self.counts.tokens, self.counts.examples, list.len() as u64] {
             into.write_all(&word.to_le_bytes())?;
         }
-        Ok(into.write_all(&names)?)
+        Ok(into.write_all(&list)?)
     }
 }
 
@@ -207,13 +215,14 @@ impl Sums {
     /// Slots of the given forms, zero, or as an earlier run left them for the same modules.
     fn restore(draft: &Draft, names: &[String], forms: &[Form]) -> Result<Self> {
         let slots = forms.iter().map(|&form| Sum::zeros(form)).collect();
-        let mut sums = Self { slots, counts: Counts::default(), next: 0 };
-        let Some(mut saved) = draft.restore_each("sums")? else { return Ok(sums) };
+        let mut sums = Self { slots, seen: vec![0; names.len()], counts: Counts::default(), next: 0 };
+        let Some(mut saved) = draft.restore_each(SUMS)? else { return Ok(sums) };
         let header = Header::read(&mut saved)?;
-        if header.modules != names {
+        if !header.modules.iter().map(|(name, _)| name).eq(names) {
             return Ok(sums);
         }
         (sums.next, sums.counts) = (header.next, header.counts);
+        sums.seen = header.modules.into_iter().map(|(_, seen)| seen).collect();
         let mut bytes = vec![0; 8 * CHUNK];
         for values in sums.slots.iter_mut().flat_map(|slot| slot.values_mut().chunks_mut(CHUNK)) {
             let bytes = &mut bytes[..8 * values.len()];
@@ -226,8 +235,9 @@ impl Sums {
     }
 
     fn save(&self, draft: &Draft, names: &[String]) -> Result<()> {
-        draft.checkpoint_each("sums", |into| {
-            Header { next: self.next, counts: self.counts, modules: names.into() }.write(into)?;
+        draft.checkpoint_each(SUMS, |into| {
+            let modules = names.iter().cloned().zip(self.seen.iter().copied()).collect();
+            Header { next: self.next, counts: self.counts, modules }.write(into)?;
             for values in self.slots.iter().flat_map(|slot| slot.values().chunks(CHUNK)) {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 into.write_all(&bytes)?;

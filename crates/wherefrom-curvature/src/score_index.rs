@@ -15,7 +15,7 @@ use wherefrom_artifact::{
     Artifact, Coordinates, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Index, Lambda, Row, Score, Scores,
     check_training_examples,
 };
-use wherefrom_linalg::kernels::picked_products;
+use wherefrom_linalg::kernels::{Ragged, picked_products};
 use wherefrom_linalg::signs::{SignSums, row_bytes};
 use wherefrom_model::resolve_device;
 
@@ -187,7 +187,8 @@ fn weigh(
     let device = rotation.activation.0[0].device();
     let left = rotation.gradient.columns_into(tensor(row.left, row.left_shape, &device));
     let right = rotation.activation.columns_into(tensor(row.right, row.right_shape, &device));
-    picked_products(places, left.transpose(), right.transpose(), &mut [into], |into, values| {
+    let one = Ragged::new([row.rank]);
+    picked_products(places, left.transpose(), right.transpose(), &one, &mut [into], |into, values| {
         for ((into, value), factor) in into.iter_mut().zip(values).zip(factors) {
             *into = value * factor;
         }

@@ -14,7 +14,7 @@ use wherefrom_artifact::{
     Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, resolve_device};
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
@@ -102,7 +102,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
             let batch = Batch::new(&sequences, &device);
             model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
-                let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, batch.len());
+                let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, &tap.tokens.sequences);
                 for (&index, square) in group.iter().zip(values(squares)?) {
                     rows[index].by_module[tap.index] = (scale * f64::from(square)) as f32;
                 }
@@ -119,10 +119,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     Ok(())
 }
 
-/// <P(G_z), G_z> of every example: a [batch * tokens, in], d [batch * tokens, out] -> [batch, 1].
-fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, batch: usize) -> Tensor<2> {
+/// <P(G_z), G_z> of every example: a [rows, in], d [rows, out] -> [examples, 1].
+fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, examples: &Ragged) -> Tensor<2> {
     if let Some(basis) = &inverse.rotation {
         (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
     }
-    weighted_squares(inverse.reciprocal.clone(), d, a, batch)
+    weighted_squares(inverse.reciprocal.clone(), d, a, examples)
 }

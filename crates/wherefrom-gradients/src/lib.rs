@@ -63,8 +63,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
                 let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
                 let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
-                for (b, &index) in group.iter().enumerate() {
-                    let tokens = b * batch.tokens..b * batch.tokens + batch.lengths[b];
+                for (&index, tokens) in group.iter().zip(tap.tokens.sequences.iter()) {
                     rows[index].push(Factors {
                         row: examples[index].example,
                         module: name.clone(),
@@ -77,7 +76,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 }
                 Ok(())
             })?;
-            exec.reporter.advance(batch.real_tokens() as u64);
+            exec.reporter.advance(batch.rows() as u64);
         }
         draft.write_each(
             part,

@@ -80,10 +80,13 @@ fn gated_back(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(inputs).bench_local_values(|(d, gate, up)| gated_backward(d, gate, up, Activation::Silu));
 }
 
+fn examples() -> Ragged {
+    Ragged::new([TOKENS; BATCH])
+}
+
 fn shape() -> AttentionShape {
     AttentionShape {
-        batch: BATCH,
-        tokens: TOKENS,
+        sequences: examples(),
         spans: (0..BATCH).map(|b| b * TOKENS..(b + 1) * TOKENS).collect(),
         heads: HEADS,
         key_heads: KEY_HEADS,
@@ -128,7 +131,7 @@ fn rms_norm_back(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 8, 64])]
 fn paired_sums_of_queries(bencher: Bencher<'_, '_>, queries: usize) {
     let (x, y) = (random(0, ROWS, queries * RANK), random(1, ROWS, queries * RANK));
-    bencher.bench_local(|| paired_sums(black_box(x.clone()), y.clone(), BATCH, queries));
+    bencher.bench_local(|| paired_sums(black_box(x.clone()), y.clone(), &examples(), queries));
 }
 
 /// The same from factors, by whichever way is shorter.
@@ -136,7 +139,7 @@ fn paired_sums_of_queries(bencher: Bencher<'_, '_>, queries: usize) {
 fn scan_of_queries(bencher: Bencher<'_, '_>, queries: usize) {
     let (left, right) = (random(0, INNER, queries * RANK), random(1, queries * RANK, WIDTH));
     let (d, a) = (random(2, ROWS, INNER), random(3, ROWS, WIDTH));
-    bencher.bench_local(|| scan(&left, &right, black_box(d.clone()), a.clone(), BATCH, queries));
+    bencher.bench_local(|| scan(&left, &right, black_box(d.clone()), a.clone(), &examples(), queries));
 }
 
 /// What lambda does with the rotated tokens of each module.
@@ -145,7 +148,7 @@ fn squared_products(bencher: Bencher<'_, '_>) {
     let (d, a) = (random(0, ROWS, INNER), random(1, ROWS, WIDTH));
     let mut sum = Sum::zeros(Form::Full([INNER, WIDTH]));
     let bencher = bencher.counter(operations(INNER, ROWS, WIDTH));
-    bencher.bench_local(|| sum.add_squared_products(d.clone(), a.clone(), BATCH));
+    bencher.bench_local(|| sum.add_squared_products(d.clone(), a.clone(), &examples()));
 }
 
 /// What covariance does with the tokens of each module; half of these operations are the floor.

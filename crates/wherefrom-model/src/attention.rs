@@ -10,9 +10,9 @@ use wherefrom_linalg::kernels::{
 
 use crate::family::{Fused, HeadNorms};
 use crate::layer::Layer;
-use crate::walk::Walk;
+use crate::walk::{Walk, input_of};
 
-/// What the backward pass needs, all [batch * tokens, width].
+/// What the backward pass needs, all [rows, width].
 pub(crate) struct Attention {
     /// As attention reads them: normed and turned.
     queries: Tensor<2>,
@@ -42,7 +42,7 @@ impl Places {
 }
 
 impl Attention {
-    /// input [batch * tokens, hidden] -> what is kept, and what the heads have read [batch * tokens, width].
+    /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width].
     pub(crate) fn forward(layer: &Layer<'_>, places: &Places, input: &Tensor<2>) -> (Self, Tensor<2>) {
         let layout = layer.config.layout();
         let [mut queries, mut keys, values] = match layout.attention_inputs {
@@ -81,8 +81,7 @@ impl Attention {
             d_queries = query_norm.backward_by_head(d_queries, queries);
             d_keys = key_norm.backward_by_head(d_keys, keys);
         }
-        let padding = walk.padding.clone();
-        let input = LazyCell::new(|| padding.clear(input(), layer.config.bias.attention_inputs));
+        let input = LazyCell::new(|| input_of(input(), layer.config.bias.attention_inputs));
         let tap = || input.clone();
         Ok(match layout.attention_inputs {
             [q, k, v] => {

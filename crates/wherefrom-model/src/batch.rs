@@ -1,8 +1,9 @@
-//! Sequences side by side: bucketed by length so that almost nothing is padding.
+//! Sequences one after another, without padding, and which of them go together.
 
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use wherefrom_linalg::kernels::Ragged;
 
 /// One training sequence or query.
 #[derive(Debug, Clone, Copy)]
@@ -34,24 +35,21 @@ impl<'a> Sequence<'a> {
     }
 }
 
-/// Sequences padded on the right to the longest. Row b * tokens + t is token t of sequence b.
+/// Sequences one after another: a row for each token.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Example numbers.
     pub examples: Vec<u64>,
-    /// Real tokens of each sequence.
-    pub lengths: Vec<usize>,
-    /// Padded length.
-    pub tokens: usize,
-    /// Position of each row in its segment, 0 on padding: [batch * tokens].
-    pub positions: Vec<usize>,
+    /// Every row, by sequence.
+    pub tokens: TokenRows,
+    /// Position of each row in its segment.
+    pub(crate) positions: Vec<usize>,
     /// Rows of each segment: what attends to itself alone.
     pub(crate) spans: Vec<Range<usize>>,
     /// Rows that predict a target, with the target's sequence, position and id.
     pub(crate) targets: Vec<Target>,
-    /// Token ids, padded with 0: [batch * tokens].
+    /// Token ids: [rows].
     pub(crate) ids: Tensor<1, Int>,
-    device: Device,
 }
 
 /// A token to be predicted.
@@ -72,67 +70,63 @@ pub(crate) struct Target {
 impl Batch {
     /// Puts sequences side by side on a device.
     pub fn new(sequences: &[Sequence<'_>], device: &Device) -> Self {
-        let lengths: Vec<_> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        let tokens = lengths.iter().copied().max().unwrap_or(0);
-        let mut ids = vec![0_i32; sequences.len() * tokens];
-        let mut positions = vec![0; sequences.len() * tokens];
+        let tokens = TokenRows::whole(sequences.iter().map(|sequence| sequence.input_ids.len()));
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
         let (mut spans, mut targets) = (Vec::new(), Vec::new());
         for (b, sequence) in sequences.iter().enumerate() {
             for (part, weight) in sequence.parts() {
-                let first = b * tokens + part.start;
-                spans.push(first..b * tokens + part.end);
+                let first = ids.len();
+                spans.push(first..first + part.len());
                 for (position, t) in part.enumerate() {
-                    let (row, id) = (first + position, sequence.input_ids[t]);
-                    ids[row] = id.cast_signed();
-                    positions[row] = position;
+                    let id = sequence.input_ids[t];
+                    ids.push(id.cast_signed());
+                    positions.push(position);
                     if position > 0 && sequence.target_mask[t] {
-                        targets.push(Target { row: row - 1, sequence: b, position: t, id, weight });
+                        targets.push(Target { row: first + position - 1, sequence: b, position: t, id, weight });
                     }
                 }
             }
         }
-        let ids = Tensor::from_data(TensorData::new(ids, [sequences.len() * tokens]), device);
+        let rows = ids.len();
+        let ids = Tensor::from_data(TensorData::new(ids, [rows]), device);
         let examples = sequences.iter().map(|sequence| sequence.example).collect();
-        Self { examples, lengths, tokens, positions, spans, targets, ids, device: device.clone() }
+        Self { examples, tokens, positions, spans, targets, ids }
     }
 
     /// Number of sequences.
     pub fn len(&self) -> usize {
-        self.lengths.len()
+        self.examples.len()
     }
 
     /// Whether there is no sequence.
     pub fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
+        self.examples.is_empty()
     }
 
-    /// Whether a sequence has more than one segment.
-    pub fn segmented(&self) -> bool {
-        self.spans.len() > self.len()
-    }
-
-    /// Real tokens.
-    pub fn real_tokens(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-
-    /// 1 on real tokens, 0 on padding: [batch * tokens, 1]; none where nothing is padding.
-    pub(crate) fn real(&self) -> Option<Tensor<2>> {
-        if self.lengths.iter().all(|&length| length == self.tokens) {
-            return None;
-        }
-        let mask: Vec<f32> = self
-            .lengths
-            .iter()
-            .flat_map(|&length| (0..self.tokens).map(move |t| if t < length { 1.0 } else { 0.0 }))
-            .collect();
-        let rows = mask.len();
-        Some(Tensor::from_data(TensorData::new(mask, [rows, 1]), &self.device))
+    /// Tokens of all sequences.
+    pub fn rows(&self) -> usize {
+        self.positions.len()
     }
 }
 
-/// Groups sequences of like length: each batch has at most `batch_tokens` padded tokens, or one sequence.
-/// Depends on lengths and order alone.
+/// The rows of a tensor by sequence, and which token each is of: all tokens of the batch, or those that a module saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRows {
+    /// Rows of each sequence, in the batch's order.
+    pub sequences: Ragged,
+    /// Place of each row's token in its sequence.
+    pub positions: Vec<usize>,
+}
+
+impl TokenRows {
+    /// Every token of sequences of these lengths.
+    pub(crate) fn whole(lengths: impl Iterator<Item = usize> + Clone) -> Self {
+        Self { sequences: Ragged::new(lengths.clone()), positions: lengths.flat_map(|length| 0..length).collect() }
+    }
+}
+
+/// Groups sequences of like length: in each batch as many sequences as have at most `batch_tokens` tokens where all are as
+/// long as its longest, or one. Depends on lengths and order alone.
 pub fn batches(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<_> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));

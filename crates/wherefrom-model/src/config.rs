@@ -118,11 +118,6 @@ impl Config {
         [self.num_attention_heads, self.num_key_value_heads].map(|heads| heads * self.head_dim)
     }
 
-    /// Whether a row that is zero at the embedding is zero everywhere.
-    pub(crate) fn keeps_zero(&self) -> bool {
-        self.bias == Bias::default() && self.layout().norm != NormKind::Layer
-    }
-
     /// Linear maps of a block.
     pub(crate) fn modules_per_layer(&self) -> usize {
         self.layout().attention_inputs.len() + self.layout().mlp_inputs.len() + 2

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use wherefrom_linalg::kernels::{AttentionShape, RotationTable, round_like};
+use wherefrom_linalg::kernels::{AttentionShape, RotationTable};
 
 use crate::attention::{Attention, Places};
 use crate::batch::Batch;
 use crate::config::{Config, Residual};
 use crate::layer::Layer;
 use crate::mlp::Mlp;
-use crate::walk::{Event, Padding, Until, Walk};
+use crate::walk::{Event, Until, Walk, input_of};
 use crate::weights::Parameters;
 
-/// What the backward pass needs of one block, all [batch * tokens, width]. The norms' and the gate's outputs are
+/// What the backward pass needs of one block, all [rows, width]. The norms' and the gate's outputs are
 /// cheap, so they are computed again rather than kept: that is a third of the memory.
 struct Block {
     input: Tensor<2>,
@@ -39,15 +39,13 @@ pub(crate) struct Forward {
     blocks: Vec<Kept>,
     pub(crate) output: Tensor<2>,
     places: Places,
-    padding: Padding,
 }
 
-/// The residual stream of every token: [batch * tokens, hidden]; what `backward` needs is kept as far as it will walk.
+/// The residual stream of every token: [rows, hidden]; what `backward` needs is kept as far as it will walk.
 pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, keep: Option<Until<'_>>) -> Forward {
     let places = places(config, batch);
-    let padding = Padding { real: batch.real(), zero: config.keeps_zero() };
     let modules = config.modules_per_layer();
-    let mut x = embed(config, parameters, batch, &padding);
+    let mut x = embed(config, parameters, batch);
     let mut blocks = Vec::new();
     for index in 0..config.num_hidden_layers {
         let layer = Layer { config, parameters, index };
@@ -60,7 +58,7 @@ pub(crate) fn forward(config: &Config, parameters: &Parameters, batch: &Batch, k
             None => {}
         }
     }
-    Forward { blocks, output: x, places, padding }
+    Forward { blocks, output: x, places }
 }
 
 /// What attention or MLP reads of the stream x: norm(x), or x itself where the norm comes after.
@@ -100,8 +98,8 @@ pub(crate) fn backward(
     until: Until<'_>,
     visit: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<()> {
-    let Forward { mut blocks, places, padding, .. } = forward;
-    let mut walk = Walk { until, padding, visit };
+    let Forward { mut blocks, places, .. } = forward;
+    let mut walk = Walk { until, visit };
     for index in (until.layer(config.modules_per_layer())..config.num_hidden_layers).rev() {
         let layer = Layer { config, parameters, index };
         let block = match blocks.pop() {
@@ -142,7 +140,6 @@ impl Block {
         let (config, layout) = (layer.config, layer.config.layout());
         let output = layer.attention_output();
         let last = layer.first_module() + config.modules_per_layer() - 1;
-        let padding = walk.padding.clone();
         let [attended, computed] = match self.branches {
             Some([attended, computed]) => [Some(attended), Some(computed)],
             None => [None, None],
@@ -150,7 +147,7 @@ impl Block {
 
         let (mlp, middle) = (self.mlp, self.middle);
         let d_branch = returning(layer, layout.mlp_norm, &d, computed, walk)?;
-        walk.modules(last, &|| padding.clear(mlp.inner(layer), config.bias.mlp), &[&d_branch])?;
+        walk.modules(last, &|| input_of(mlp.inner(layer), config.bias.mlp), &[&d_branch])?;
         if walk.ends_at(last) {
             return Ok(None);
         }
@@ -165,7 +162,7 @@ impl Block {
         let d_branch = returning(layer, layout.attention_norm, d_stream, attended, walk)?;
         drop(behind);
         if let Some(heads) = self.heads {
-            walk.modules(output, &|| padding.clear(heads.clone(), config.bias.attention_output), &[&d_branch])?;
+            walk.modules(output, &|| input_of(heads.clone(), config.bias.attention_output), &[&d_branch])?;
         }
         if walk.ends_at(output) {
             return Ok(None);
@@ -210,23 +207,20 @@ fn merging(
 
 fn places(config: &Config, batch: &Batch) -> Places {
     let shape = AttentionShape {
-        batch: batch.len(),
-        tokens: batch.tokens,
+        sequences: batch.tokens.sequences.clone(),
         spans: batch.spans.clone(),
         heads: config.num_attention_heads,
         key_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
         scale: config.attention_scale,
     };
-    let table = config.rotary.map(|rotary| {
-        let table = RotationTable::new(batch.tokens, config.head_dim, &rotary.frequencies());
-        if batch.segmented() { table.at(&batch.positions) } else { table }
-    });
+    let table =
+        config.rotary.map(|rotary| RotationTable::new(batch.positions.clone(), config.head_dim, &rotary.frequencies()));
     Places { shape, table }
 }
 
-/// Embedding of tokens, scaled, and of positions; zero on padding.
-fn embed(config: &Config, parameters: &Parameters, batch: &Batch, padding: &Padding) -> Tensor<2> {
+/// Embedding of tokens, scaled, and of positions.
+fn embed(config: &Config, parameters: &Parameters, batch: &Batch) -> Tensor<2> {
     let layout = config.layout();
     let mut x = parameters[&format!("{}.weight", layout.embedding)].clone().select(0, batch.ids.clone());
     if config.embedding_scale != 1.0 {
@@ -236,10 +230,7 @@ fn embed(config: &Config, parameters: &Parameters, batch: &Batch, padding: &Padd
         let places = positions_of(batch, &x);
         x = x + parameters[&format!("{positions}.weight")].clone().select(0, places);
     }
-    match &padding.real {
-        Some(real) => x.clone() * round_like(real.clone(), &x),
-        None => x,
-    }
+    x
 }
 
 fn embedding_gradients(
@@ -259,7 +250,7 @@ fn embedding_gradients(
     [Some(tokens), positions].into_iter().flatten().collect()
 }
 
-/// Position of every row in its segment: [batch * tokens].
+/// Position of every row in its segment: [rows].
 fn positions_of(batch: &Batch, like: &Tensor<2>) -> Tensor<1, Int> {
     let positions: Vec<_> = batch.positions.iter().map(|&position| position as i32).collect();
     let rows = positions.len();

@@ -8,7 +8,7 @@ pub const ACTIVATION_BYTES: usize = 1 << 30;
 /// Fewer tokens than this make products slow.
 const LEAST_TOKENS: usize = 256;
 
-/// Padded tokens of a batch: what is asked for, or as many as keep so many bytes of activations.
+/// Tokens of a batch: what is asked for, or as many as keep so many bytes of activations.
 pub(crate) fn batch_tokens(config: &Config, asked: usize, bytes: usize) -> usize {
     asked.min((bytes / (4 * kept(config)).max(1)).max(LEAST_TOKENS))
 }

@@ -22,7 +22,7 @@ mod rotary;
 mod walk;
 mod weights;
 
-pub use batch::{Batch, Sequence, batches};
+pub use batch::{Batch, Sequence, TokenRows, batches};
 pub use config::{Bias, Config, Residual, Shape, end_tokens};
 pub use device::{
     Adapter, adapters, automatic_device, device_name, fits, has_gpu_support, is_gpu, precisions, resolve_device,
@@ -35,4 +35,5 @@ pub use module::{Coverage, Module, Modules, Selection};
 pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use weights::{Parameters, check, no_safetensors};
+pub use wherefrom_linalg::kernels::Ragged;
 pub use wherefrom_linalg::memory::peak_bytes;

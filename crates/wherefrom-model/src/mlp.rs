@@ -7,9 +7,9 @@ use burn::tensor::Tensor;
 use wherefrom_linalg::kernels::{activate, activate_backward, gated, gated_backward};
 
 use crate::layer::Layer;
-use crate::walk::Walk;
+use crate::walk::{Walk, input_of};
 
-/// What the backward pass needs, [batch * tokens, inner]. The output, f(gate) up or f(up), is cheap, so it is computed
+/// What the backward pass needs, [rows, inner]. The output, f(gate) up or f(up), is cheap, so it is computed
 /// again.
 pub(crate) struct Mlp {
     gate: Option<Tensor<2>>,
@@ -17,7 +17,7 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// input [batch * tokens, hidden]
+    /// input [rows, hidden]
     pub(crate) fn forward(layer: &Layer<'_>, input: &Tensor<2>) -> Self {
         match layer.config.layout().mlp_inputs {
             [gate, up] => Self { gate: Some(layer.linear(gate, input)), up: layer.linear(up, input) },
@@ -43,8 +43,7 @@ impl Mlp {
     ) -> Result<Option<Tensor<2>>> {
         let layout = layer.config.layout();
         let first = layer.attention_output() + 1;
-        let padding = walk.padding.clone();
-        let input = LazyCell::new(|| padding.clear(input(), layer.config.bias.mlp));
+        let input = LazyCell::new(|| input_of(input(), layer.config.bias.mlp));
         let (names, activation) = (layout.mlp_inputs, layer.config.activation);
         Ok(match self.gate {
             Some(gate) => {

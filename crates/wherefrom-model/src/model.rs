@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_linalg::kernels::{cross_entropy, product, round, sample_rows, widen};
 use wherefrom_linalg::random;
 
-use crate::batch::{Batch, Target, batches};
+use crate::batch::{Batch, Target, TokenRows, batches};
 use crate::config::Config;
 use crate::decoder::{self, scatter_rows};
 use crate::device::fits;
@@ -61,16 +61,18 @@ impl Labels {
     }
 }
 
-/// One module's activations and output gradients over a batch. Row b * tokens + t; padding rows are zero in both.
+/// One module's activations and output gradients over a batch: a row for each token that it saw.
 #[derive(Debug)]
 pub struct Tap<'a> {
     /// Place of the module in the selection.
     pub index: usize,
     /// The module.
     pub module: &'a Module,
-    /// a [batch * tokens, in].
+    /// Which tokens those are.
+    pub tokens: &'a TokenRows,
+    /// a [rows, in].
     pub activations: Tensor<2>,
-    /// d [batch * tokens, out]: gradient of the summed loss at the module's output.
+    /// d [rows, out]: gradient of the summed loss at the module's output.
     pub output_gradients: Tensor<2>,
 }
 
@@ -142,7 +144,7 @@ impl Model {
         batches(lengths, self.batch_tokens(batch_tokens, footprint::ACTIVATION_BYTES))
     }
 
-    /// Padded tokens of a batch whose activations have to fit so many bytes.
+    /// Tokens of a batch whose activations have to fit so many bytes.
     pub fn batch_tokens(&self, asked: usize, bytes: usize) -> usize {
         footprint::batch_tokens(&self.config, asked, bytes)
     }
@@ -192,7 +194,8 @@ impl Model {
             let Some(place) = selection.place(index) else { return Ok(()) };
             let module = &self.modules[index];
             let output_gradients = self.unscaled(d);
-            visit(Tap { index: place, module, activations: widen(activations()), output_gradients })
+            let (tokens, activations) = (&batch.tokens, widen(activations()));
+            visit(Tap { index: place, module, tokens, activations, output_gradients })
         })?;
         let mut losses = vec![0.0; batch.len()];
         for (target, loss) in batch.targets.iter().zip(by_target) {
@@ -206,14 +209,14 @@ impl Model {
     pub fn token_losses(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let forward = decoder::forward(&self.config, &self.parameters, batch, None);
         let (by_target, _, _) = self.head_loss(&forward.output, batch, &Labels::Empirical, false)?;
-        let mut losses: Vec<_> = batch.lengths.iter().map(|&length| vec![0.0; length]).collect();
+        let mut losses: Vec<_> = batch.tokens.sequences.iter().map(|rows| vec![0.0; rows.len()]).collect();
         for (target, loss) in batch.targets.iter().zip(by_target) {
             losses[target.sequence][target.position] = loss;
         }
         Ok(losses)
     }
 
-    /// Logits of every position: [batch * tokens, vocabulary].
+    /// Logits of every token: [rows, vocabulary].
     pub fn logits(&self, batch: &Batch) -> Tensor<2> {
         let forward = decoder::forward(&self.config, &self.parameters, batch, None);
         self.head_logits(forward.output)
@@ -222,7 +225,7 @@ impl Model {
     /// Logits after each sequence's last token: [batch, vocabulary].
     pub fn next_token_logits(&self, batch: &Batch) -> Tensor<2> {
         let forward = decoder::forward(&self.config, &self.parameters, batch, None);
-        let rows = batch.lengths.iter().enumerate().map(|(b, length)| b * batch.tokens + length - 1).collect();
+        let rows = batch.tokens.sequences.iter().map(|rows| rows.end - 1).collect();
         self.head_logits(forward.output.select(0, self.indices(rows)))
     }
 
@@ -259,7 +262,7 @@ impl Model {
     }
 
     /// The vocabulary head at the positions that predict a target, in chunks: loss by target without its weight, and dL at
-    /// the residual stream [batch * tokens, hidden]; with `parameters`, also the gradients of head and final norm.
+    /// the residual stream [rows, hidden]; with `parameters`, also the gradients of head and final norm.
     fn head_loss(
         &self,
         output: &Tensor<2>,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::Tensor;
-use wherefrom_linalg::kernels::{append_one, round_like};
+use wherefrom_linalg::kernels::append_one;
 
 use crate::module::Selection;
 
@@ -43,7 +43,6 @@ impl Until<'_> {
 /// A walk back, and who is told.
 pub(crate) struct Walk<'a> {
     pub(crate) until: Until<'a>,
-    pub(crate) padding: Padding,
     pub(crate) visit: &'a mut dyn FnMut(Event<'_>) -> Result<()>,
 }
 
@@ -72,25 +71,7 @@ impl Walk<'_> {
     }
 }
 
-/// Inputs of modules as curvature is to see them.
-///
-/// Biases make padding rows other than zero on the way forward. Nothing is at stake there: attention leaves the rows
-/// out, and gradients are zero on them. But taps have no mask, so that inputs are cleared before they are handed out.
-#[derive(Clone)]
-pub(crate) struct Padding {
-    /// 1 on real rows, 0 on padding; none where nothing is padding.
-    pub(crate) real: Option<Tensor<2>>,
-    /// Whether padding rows are zero all the way.
-    pub(crate) zero: bool,
-}
-
-impl Padding {
-    /// x, or [x | 1] for a map with a bias: zero on padding.
-    pub(crate) fn clear(&self, x: Tensor<2>, bias: bool) -> Tensor<2> {
-        match &self.real {
-            real if bias => append_one(x, real.as_ref()),
-            Some(real) if !self.zero => x.clone() * round_like(real.clone(), &x),
-            _ => x,
-        }
-    }
+/// The input of a module as curvature sees it: x, or [x | 1] for a map with a bias.
+pub(crate) fn input_of(x: Tensor<2>, bias: bool) -> Tensor<2> {
+    if bias { append_one(x) } else { x }
 }

@@ -43,7 +43,7 @@ pub const WHOLE_QUERY_BYTES: usize = 3 << 30;
 /// Queries from which on a scan goes by way of gradients: see `wherefrom_linalg::kernels::scan`.
 const MANY_QUERIES: usize = 24;
 
-/// Padded tokens from which on one thread multiplies a batch as well as two multiply twice as many.
+/// Tokens from which on one thread multiplies a batch as well as two multiply twice as many.
 const LONG_BATCH: usize = 512;
 
 /// What is computed.
@@ -251,7 +251,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// How many batches of a scan run side by side, and their padded tokens.
+    /// How many batches of a scan run side by side, and their tokens.
     ///
     /// On the CPU a batch a thread, as long as that leaves them long: no thread then waits for another. The matrices of
     /// many queries are multiplied out once a batch, so that theirs is one and large: of what memory is left, and no more
@@ -310,7 +310,7 @@ impl Pass<'_> {
         let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
         self.taps(batch, |tap| {
             let module = &self.queries.modules[tap.index];
-            let products = scan(module, count, tap.activations, tap.output_gradients, batch.len(), batch.tokens);
+            let products = scan(module, count, tap.activations, tap.output_gradients, &tap.tokens.sequences);
             total = total.clone() + products;
             Ok(())
         })?;
@@ -349,23 +349,26 @@ impl Pass<'_> {
         for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, ACTIVATION_BYTES))
         {
             self.taps(&batch, |tap| {
+                let sequences = &tap.tokens.sequences;
                 for query in queries.numbers.clone() {
                     let chosen: Vec<_> =
                         (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
-                    if chosen.is_empty() {
+                    let chosen_rows: Vec<_> = chosen.iter().flat_map(|&b| sequences.of(b)).collect();
+                    if chosen_rows.is_empty() {
                         continue;
                     }
                     let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
-                    if chosen.len() < group.len() {
-                        let indices = indices(&chosen, batch.tokens, self.device);
+                    if chosen_rows.len() < sequences.rows() {
+                        let indices = indices(&chosen_rows, self.device);
                         (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
                     }
                     let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
-                    for (&b, tokens) in chosen.iter().zip(tokens.chunks_exact(batch.tokens)) {
+                    let mut tokens = tokens.into_iter();
+                    for b in chosen {
                         let row = &mut rows[place[&(query as u32, group[b])]];
                         let mut sum = 0.0_f64;
-                        for (into, &value) in row.by_token.iter_mut().zip(tokens) {
-                            *into += self.scale * value;
+                        for (&position, value) in tap.tokens.positions[sequences.of(b)].iter().zip(&mut tokens) {
+                            row.by_token[position] += self.scale * value;
                             sum += f64::from(self.scale * value);
                         }
                         row.by_module[tap.index] = sum as f32;
@@ -392,9 +395,9 @@ fn sequence(example: &Example) -> Sequence<'_> {
     }
 }
 
-/// The rows of the chosen sequences of a batch.
-fn indices(chosen: &[usize], tokens: usize, device: &Device) -> Tensor<1, Int> {
-    let rows: Vec<i32> = chosen.iter().flat_map(|&b| (b * tokens..(b + 1) * tokens).map(|row| row as i32)).collect();
+/// Rows as an index on the device.
+fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
     let n = rows.len();
     Tensor::from_data(TensorData::new(rows, [n]), device)
 }

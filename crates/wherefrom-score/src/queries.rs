@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use wherefrom_artifact::{Artifact, Error, Factors, Preconditioned};
-use wherefrom_linalg::kernels::{self, product};
+use wherefrom_linalg::kernels::{self, Ragged, example_products, product};
 use wherefrom_model::{Module, Modules, Selection};
 
 /// Every query's matrix for one module.
@@ -193,25 +193,13 @@ impl Place {
     }
 }
 
-/// <P_q, G_z> of every query and sequence, from tokens: a [batch * tokens, in], d [batch * tokens, out] -> [batch, Q].
+/// <P_q, G_z> of every query and sequence, from tokens: a [rows, in], d [rows, out] -> [sequences, Q].
 ///
 /// Low rank: <L R^T, sum_t d_t a_t^T> = sum_t (L^T d_t) . (R^T a_t). Full: G_z is formed and multiplied.
-pub(crate) fn scan(
-    queries: &ModuleQueries,
-    count: usize,
-    a: Tensor<2>,
-    d: Tensor<2>,
-    batch: usize,
-    tokens: usize,
-) -> Tensor<2> {
+pub(crate) fn scan(queries: &ModuleQueries, count: usize, a: Tensor<2>, d: Tensor<2>, sequences: &Ragged) -> Tensor<2> {
     match queries {
-        ModuleQueries::Low(low) => kernels::scan(&low.left, &low.right, d, a, batch, count),
-        ModuleQueries::Full(matrices) => {
-            let ([_, in_features], [_, out_features]) = (a.dims(), d.dims());
-            let d = d.reshape([batch, tokens, out_features]).swap_dims(1, 2);
-            let gradients = d.matmul(a.reshape([batch, tokens, in_features]));
-            product(gradients.reshape([batch, out_features * in_features]), (**matrices).clone().transpose())
-        }
+        ModuleQueries::Low(low) => kernels::scan(&low.left, &low.right, d, a, sequences, count),
+        ModuleQueries::Full(matrices) => product(example_products(d, a, sequences), (**matrices).clone().transpose()),
     }
 }
 

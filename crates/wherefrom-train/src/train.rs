@@ -56,7 +56,7 @@ pub struct Config {
     /// Passes over the tokens.
     #[serde(default = "defaults::epochs")]
     pub epochs: usize,
-    /// Padded tokens of a step. Unlike [`Exec::batch_tokens`] it changes the result.
+    /// Tokens of a step, where all its sequences are as long as the longest. Unlike [`Exec::batch_tokens`] it changes the result.
     #[serde(default = "defaults::batch_tokens")]
     pub batch_tokens: usize,
     /// Peak learning rate.
@@ -226,12 +226,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 )));
             }
             moments.step(config, progress.step, steps, &mut model.parameters, gradients, targets);
-            progress.count(steps, batch.real_tokens() as u64, loss, targets);
+            progress.count(steps, batch.rows() as u64, loss, targets);
             if saved.elapsed() >= INTERVAL || progress.step.is_multiple_of(epoch_steps) {
                 draft.checkpoint(STATE, &state::to_bytes(&model.parameters, &moments, &progress)?)?;
                 saved = Instant::now();
             }
-            exec.reporter.advance(batch.real_tokens() as u64);
+            exec.reporter.advance(batch.rows() as u64);
         }
     }
     exec.reporter.end();

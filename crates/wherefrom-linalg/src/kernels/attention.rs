@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::cpu::{contiguous, exp, is_cpu, lane_max, lane_sum, tensor, values, vectorised};
 use super::precision::{reduced, round, widen};
 use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::ragged::Ragged;
 
 /// Queries that the CPU path handles at once: 64 rows of scores over 1,024 keys are 256 KiB, which
 /// stays in the second-level cache.
@@ -19,12 +20,9 @@ const QUERY_BLOCK: usize = 64;
 /// How rows and columns of queries, keys and values are to be read.
 #[derive(Debug, Clone)]
 pub struct AttentionShape {
-    /// Sequences.
-    pub batch: usize,
-    /// Padded tokens of every sequence.
-    pub tokens: usize,
-    /// Runs of rows that attend to themselves alone, ascending; none crosses a sequence. Rows in none are padding, and
-    /// get output zero and gradient zero.
+    /// Rows of each sequence.
+    pub sequences: Ragged,
+    /// Runs of rows that attend to themselves alone, ascending; together they are all rows, and none crosses a sequence.
     pub spans: Vec<Range<usize>>,
     /// Query heads.
     pub heads: usize,
@@ -43,11 +41,9 @@ impl AttentionShape {
 
     /// The rows of each span out of all rows, `width` values each.
     fn split<'a>(&self, mut rest: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        let mut row = 0;
         let own = |span: &Range<usize>| {
-            let (_, tail) = std::mem::take(&mut rest).split_at_mut((span.start - row) * width);
-            let (own, tail) = tail.split_at_mut(span.len() * width);
-            (rest, row) = (tail, span.end);
+            let (own, tail) = std::mem::take(&mut rest).split_at_mut(span.len() * width);
+            rest = tail;
             own
         };
         self.spans.iter().map(own).collect()
@@ -56,8 +52,7 @@ impl AttentionShape {
 
 /// O = softmax(mask(s Q K^T)) V per head, with s = `scale`.
 ///
-/// q [batch * tokens, heads * head_dim], k and v [batch * tokens, key_heads * head_dim]
-/// -> [batch * tokens, heads * head_dim], rows b * tokens + t, zero on padding
+/// q [rows, heads * head_dim], k and v [rows, key_heads * head_dim] -> [rows, heads * head_dim]
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
     if let Some(dtype) = reduced(&q) {
         return round(causal_attention(widen(q), widen(k), widen(v), shape), dtype);
@@ -65,7 +60,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
     if !is_cpu(&q.device()) {
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
         let output = probabilities(q, k, shape).matmul(v);
-        return mask_padding(unfold_queries(output, shape), shape);
+        return unfold_queries(output, shape);
     }
     let [rows, width] = q.dims();
     let kv = k.dims()[1];
@@ -112,7 +107,7 @@ pub fn causal_attention_backward(
         return (round(d_q, dtype), round(d_k, dtype), round(d_v, dtype));
     }
     if !is_cpu(&q.device()) {
-        let d_output = fold_queries(mask_padding(d_output, shape), shape);
+        let d_output = fold_queries(d_output, shape);
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
         let p = probabilities(q.clone(), k.clone(), shape);
         let d_v = p.clone().swap_dims(2, 3).matmul(d_output.clone());
@@ -261,32 +256,36 @@ fn place(destination: &mut [f32], source: &[f32], index: usize, block: usize, wi
     }
 }
 
-/// [batch * tokens, heads * dim] -> [batch, key heads, group * tokens, dim]
+/// [rows, heads * dim] -> [sequences, key heads, group * longest, dim], zero beyond a sequence's end
 fn fold_queries(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
-    let (batch, group) = (shape.batch, shape.group());
-    x.reshape([batch, shape.tokens, shape.heads, shape.head_dim]).swap_dims(1, 2).reshape([
+    let group = shape.group();
+    let x = shape.sequences.padded(&x, 0..shape.sequences.len());
+    let [batch, tokens, _] = x.dims();
+    x.reshape([batch, tokens, shape.heads, shape.head_dim]).swap_dims(1, 2).reshape([
         batch,
         shape.key_heads,
-        group * shape.tokens,
+        group * tokens,
         shape.head_dim,
     ])
 }
 
 fn unfold_queries(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
-    let batch = shape.batch;
-    x.reshape([batch, shape.heads, shape.tokens, shape.head_dim])
-        .swap_dims(1, 2)
-        .reshape([batch * shape.tokens, shape.heads * shape.head_dim])
+    let [batch, _, tokens, _] = x.dims();
+    let tokens = tokens / shape.group();
+    let x = x.reshape([batch, shape.heads, tokens, shape.head_dim]).swap_dims(1, 2);
+    shape.sequences.unpadded(x.reshape([batch * tokens, shape.heads * shape.head_dim]))
 }
 
-/// [batch * tokens, key heads * dim] -> [batch, key heads, tokens, dim]
+/// [rows, key heads * dim] -> [sequences, key heads, longest, dim], zero beyond a sequence's end
 fn fold_keys(x: Tensor<2>, shape: &AttentionShape) -> Tensor<4> {
-    x.reshape([shape.batch, shape.tokens, shape.key_heads, shape.head_dim]).swap_dims(1, 2)
+    let x = shape.sequences.padded(&x, 0..shape.sequences.len());
+    let [batch, tokens, _] = x.dims();
+    x.reshape([batch, tokens, shape.key_heads, shape.head_dim]).swap_dims(1, 2)
 }
 
 fn unfold_keys(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
-    let rows = shape.batch * shape.tokens;
-    x.swap_dims(1, 2).reshape([rows, shape.key_heads * shape.head_dim])
+    let [batch, _, tokens, _] = x.dims();
+    shape.sequences.unpadded(x.swap_dims(1, 2).reshape([batch * tokens, shape.key_heads * shape.head_dim]))
 }
 
 /// [batch, key heads, group * tokens, tokens], causal inside each span
@@ -300,35 +299,27 @@ fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> Tensor<4
 
 /// True where the token of the row must not see that of the column: later ones, and those of other spans.
 ///
-/// [1 or batch, 1, tokens, tokens]
+/// Beyond a sequence's end rows see their like: a row that sees nothing has no softmax.
+///
+/// [1 or sequences, 1, longest, longest]
 fn unseen(shape: &AttentionShape, device: &Device) -> Tensor<4, Bool> {
-    let (batch, tokens) = (shape.batch, shape.tokens);
+    let (batch, tokens) = (shape.sequences.len(), shape.sequences.longest());
     let future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, device).reshape([1, 1, tokens, tokens]);
-    if shape.spans.iter().all(|span| span.start.is_multiple_of(tokens)) {
+    if shape.spans.len() == batch {
         return future;
     }
-    // 0 is padding, which sees itself: a row that sees nothing has no softmax.
+    // 0 lies beyond the end.
     let mut numbers = vec![0_i32; batch * tokens];
-    for (number, span) in (1..).zip(&shape.spans) {
-        numbers[span.clone()].fill(number);
+    let mut spans = (1..).zip(&shape.spans).peekable();
+    for (sequence, rows) in shape.sequences.iter().enumerate() {
+        while let Some((number, span)) = spans.next_if(|(_, span)| span.end <= rows.end) {
+            let first = sequence * tokens + span.start - rows.start;
+            numbers[first..first + span.len()].fill(number);
+        }
     }
     let numbers = Tensor::<1, Int>::from_data(TensorData::new(numbers, [batch * tokens]), device);
     let size = [batch, 1, tokens, tokens];
     let own = numbers.clone().reshape([batch, 1, tokens, 1]).expand(size);
     let other = numbers.reshape([batch, 1, 1, tokens]).expand(size);
     own.not_equal(other).bool_or(future.expand(size))
-}
-
-/// Zeroes the rows that are in no span.
-fn mask_padding(x: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
-    let rows = shape.batch * shape.tokens;
-    if shape.spans.iter().map(Range::len).sum::<usize>() == rows {
-        return x;
-    }
-    let mut mask = vec![0.0f32; rows];
-    for span in &shape.spans {
-        mask[span.clone()].fill(1.0);
-    }
-    let mask = Tensor::<2>::from_data(TensorData::new(mask, [rows, 1]), &x.device());
-    x * mask
 }

@@ -5,27 +5,28 @@ use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, lane_sum, tensor, values, vectorised};
 use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::ragged::Ragged;
 
 /// Values of a product from which examples are taken one by one, each with all threads: 16 MiB of f32 a thread.
 const LARGE: usize = 1 << 22;
 
-/// s[b, q] = sum over the tokens t of example b, and over r, of x[b t, q r] y[b t, q r].
+/// s[b, q] = sum over the tokens t of example b, and over r, of x[t, q r] y[t, q r].
 ///
-/// x, y `[batch * tokens, count * rank]` -> `[batch, count]`; token sums in float64 on the CPU.
-pub fn paired_sums(x: Tensor<2>, y: Tensor<2>, batch: usize, count: usize) -> Tensor<2> {
+/// x, y `[rows, count * rank]` -> `[examples, count]`; token sums in float64 on the CPU.
+pub fn paired_sums(x: Tensor<2>, y: Tensor<2>, examples: &Ragged, count: usize) -> Tensor<2> {
     let [rows, width] = x.dims();
     assert_eq!(y.dims(), [rows, width], "pairs of one shape");
-    assert!(batch > 0 && count > 0 && rows.is_multiple_of(batch) && width.is_multiple_of(count), "whole examples");
-    let (tokens, rank) = (rows / batch, width / count);
+    assert!(rows == examples.rows() && count > 0 && width.is_multiple_of(count), "whole examples and queries");
+    let (batch, rank) = (examples.len(), width / count);
     if !is_cpu(&x.device()) {
-        let by_direction = (x * y).reshape([batch, tokens, width]).sum_dim(1);
+        let by_direction = examples.padded(&(x * y), 0..batch).sum_dim(1);
         return by_direction.reshape([batch, count, rank]).sum_dim(2).reshape([batch, count]);
     }
     let (x, y) = (contiguous(x), contiguous(y));
     let (x, y) = (values(&x), values(&y));
     let mut sums = vec![0.0f32; batch * count];
-    let example = tokens * width;
-    sums.par_chunks_mut(count).zip(x.par_chunks(example).zip(y.par_chunks(example))).for_each(|(sums, (x, y))| {
+    sums.par_chunks_mut(count).enumerate().for_each(|(example, sums)| {
+        let (x, y) = (examples.slice(x, width, example), examples.slice(y, width, example));
         let mut exact = vec![0.0f64; count];
         vectorised(
             #[inline(always)]
@@ -48,13 +49,13 @@ pub fn paired_sums(x: Tensor<2>, y: Tensor<2>, batch: usize, count: usize) -> Te
 
 /// sum over the elements of w (d_z^T a_z)^2, for each example z; without weights w is 1.
 ///
-/// w `[out, in]`, d `[batch * tokens, out]`, a `[batch * tokens, in]` -> `[batch, 1]`; sums in float64 on the CPU.
-pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, batch: usize) -> Tensor<2> {
+/// w `[out, in]`, d `[rows, out]`, a `[rows, in]` -> `[examples, 1]`; sums in float64 on the CPU.
+pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, examples: &Ragged) -> Tensor<2> {
     let ([rows, out], [other, inside]) = (d.dims(), a.dims());
-    assert!(rows == other && batch > 0 && rows.is_multiple_of(batch), "whole examples");
+    assert!(rows == other && rows == examples.rows(), "a row for each token of the examples");
     assert!(weights.as_ref().is_none_or(|weights| weights.dims() == [out, inside]), "a weight for each element");
     if !is_cpu(&d.device()) {
-        let sums = products_of(&d, &a, batch).map(|products| {
+        let sums = products_of(&d, &a, examples).map(|products| {
             let length = products.dims()[0];
             let squares = products.square().reshape([length, out * inside]);
             let weighted = match &weights {
@@ -67,47 +68,63 @@ pub fn weighted_squares(weights: Option<Tensor<2>>, d: Tensor<2>, a: Tensor<2>, 
     }
     let weights = weights.map(contiguous);
     let weights = weights.as_ref().map(values);
-    let mut sums = vec![0.0f32; batch];
-    each_product(d, a, &mut sums, |sum, product| *sum = weighted_square(product, weights, inside) as f32);
-    tensor(sums, [batch, 1])
+    let mut sums = vec![0.0f32; examples.len()];
+    each_product(d, a, examples, &mut sums, |sum, product| *sum = weighted_square(product, weights, inside) as f32);
+    tensor(sums, [examples.len(), 1])
+}
+
+/// d_z^T a_z of each example z, zero where it has no rows: d `[rows, out]`, a `[rows, in]` -> `[examples, out * in]`.
+pub fn example_products(d: Tensor<2>, a: Tensor<2>, examples: &Ragged) -> Tensor<2> {
+    let ([rows, out], [other, inside]) = (d.dims(), a.dims());
+    assert!(rows == other && rows == examples.rows(), "a row for each token of the examples");
+    let size = out * inside;
+    if !is_cpu(&d.device()) {
+        let products = products_of(&d, &a, examples).map(|products| {
+            let length = products.dims()[0];
+            products.reshape([length, size])
+        });
+        return Tensor::cat(products.collect(), 0);
+    }
+    let mut products = vec![0.0f32; examples.len() * size];
+    let mut states: Vec<_> = products.chunks_exact_mut(size).collect();
+    each_product(d, a, examples, &mut states, |state, product| state.copy_from_slice(product));
+    tensor(products, [examples.len(), size])
 }
 
 /// Hands d_z^T a_z `[out * in]` of each example z to `visit`, with its state, on the CPU.
 pub(super) fn each_product<S: Send>(
     d: Tensor<2>,
     a: Tensor<2>,
+    examples: &Ragged,
     states: &mut [S],
     visit: impl Fn(&mut S, &[f32]) + Sync,
 ) {
-    let ([rows, out], [_, inside], batch) = (d.dims(), a.dims(), states.len());
+    let ([_, out], [_, inside], batch) = (d.dims(), a.dims(), states.len());
+    assert_eq!(batch, examples.len(), "a state for each example");
     let (d, a) = (contiguous(d), contiguous(a));
     let (d, a) = (values(&d), values(&a));
     let (workers, parallelism) = workers(out, inside, batch);
-    let (tokens, share) = (rows / batch, batch.div_ceil(workers));
-    (states.par_chunks_mut(share))
-        .zip(d.par_chunks(share * tokens * out).zip(a.par_chunks(share * tokens * inside)))
-        .for_each(|(states, (d, a))| {
-            let mut product = vec![0.0f32; out * inside];
-            let examples = d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside));
-            for (state, (d, a)) in states.iter_mut().zip(examples) {
-                let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
-                let mut view = View::rows(&mut product, out, inside);
-                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
-                visit(state, &product);
-            }
-        });
+    let share = batch.div_ceil(workers).max(1);
+    states.par_chunks_mut(share).enumerate().for_each(|(chunk, states)| {
+        let mut product = vec![0.0f32; out * inside];
+        for (example, state) in (chunk * share..).zip(states) {
+            let (d, a) = (examples.slice(d, out, example), examples.slice(a, inside, example));
+            let tokens = examples.of(example).len();
+            let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
+            let mut view = View::rows(&mut product, out, inside);
+            accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
+            visit(state, &product);
+        }
+    });
 }
 
 /// d_z^T a_z of the examples z in order, `[some, out, in]` at a time, by burn's operations.
-pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, batch: usize) -> impl Iterator<Item = Tensor<3>> {
-    let ([rows, out], [_, inside]) = (d.dims(), a.dims());
-    let (tokens, step) = (rows / batch, (4 * LARGE / (out * inside)).clamp(1, batch));
+pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, examples: &Ragged) -> impl Iterator<Item = Tensor<3>> {
+    let ([_, out], [_, inside], batch) = (d.dims(), a.dims(), examples.len());
+    let step = (4 * LARGE / (out * inside)).clamp(1, batch.max(1));
     (0..batch).step_by(step).map(move |start| {
-        let length = step.min(batch - start);
-        let chosen = |x: &Tensor<2>, width| {
-            x.clone().narrow(0, start * tokens, length * tokens).reshape([length, tokens, width])
-        };
-        chosen(d, out).swap_dims(1, 2).matmul(chosen(a, inside))
+        let some = start..batch.min(start + step);
+        examples.padded(d, some.clone()).swap_dims(1, 2).matmul(examples.padded(a, some))
     })
 }
 

@@ -6,16 +6,17 @@
 //! bfloat16 (see `precision.rs`).
 
 mod activation;
+mod append;
 mod attention;
 mod cpu;
 mod cross_entropy;
 mod examples;
 mod layer_norm;
-mod padding;
 mod picked;
 mod precision;
 mod product;
 mod queries;
+mod ragged;
 mod rms_norm;
 mod rope;
 mod sums;
@@ -23,15 +24,16 @@ mod thin;
 mod tile;
 
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward};
+pub use append::append_one;
 pub use attention::{AttentionShape, causal_attention, causal_attention_backward};
 pub use cross_entropy::{cross_entropy, sample_rows};
-pub use examples::{paired_sums, weighted_squares};
+pub use examples::{example_products, paired_sums, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
-pub use padding::append_one;
 pub use picked::picked_products;
 pub use precision::{round, round_like, widen};
 pub use product::{add_product, product};
 pub use queries::{ScanShape, scan, scan_by_gradient};
+pub use ragged::Ragged;
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};
 pub use sums::{Form, Sum, squared_products_bytes};

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::cpu::{contiguous, is_cpu, tensor, values};
 use super::examples::{paired_sums, products_of};
 use super::product::product;
+use super::ragged::Ragged;
 use super::tile::{QUERIES, ROWS, Tile};
 
 /// Rows and columns of a tile, at most.
@@ -19,7 +20,7 @@ const TASK: usize = 64;
 
 /// What a scan of one module is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct ScanShape {
+pub struct ScanShape<'a> {
     /// Output width.
     pub out: usize,
     /// Input width.
@@ -28,36 +29,43 @@ pub struct ScanShape {
     pub rank: usize,
     /// Queries.
     pub count: usize,
-    /// Examples of the batch.
-    pub batch: usize,
-    /// Tokens of each.
-    pub tokens: usize,
+    /// The tokens of each example.
+    pub examples: &'a Ragged,
 }
 
-impl ScanShape {
+impl ScanShape<'_> {
     /// Multiply-adds by way of the tokens: sum_t (L^T d_t) . (R^T a_t).
     pub fn by_token(&self) -> f64 {
-        (self.batch * self.tokens) as f64 * (self.count * self.rank) as f64 * (self.out + self.inside) as f64
+        self.examples.rows() as f64 * (self.count * self.rank) as f64 * (self.out + self.inside) as f64
     }
 
     /// Multiply-adds by way of the gradients: G_z of every example, L R^T of every query, and their products.
     pub fn by_gradient(&self) -> f64 {
-        let (size, batch, count) = ((self.out * self.inside) as f64, self.batch as f64, self.count as f64);
-        size * (batch * self.tokens as f64 + count * self.rank as f64 + count * batch)
+        let (size, count) = ((self.out * self.inside) as f64, self.count as f64);
+        size * (self.examples.rows() as f64 + count * self.rank as f64 + count * self.examples.len() as f64)
     }
 }
 
 /// s[z, q] = <L_q R_q^T, sum_t d_t a_t^T> of every example z and query q.
 ///
-/// left `[out, count * rank]`, right `[count * rank, in]`, d `[batch * tokens, out]`, a `[batch * tokens, in]` ->
-/// `[batch, count]`. By way of the tokens or of the gradients, whichever takes fewer operations.
-pub fn scan(left: &Tensor<2>, right: &Tensor<2>, d: Tensor<2>, a: Tensor<2>, batch: usize, count: usize) -> Tensor<2> {
-    let ([rows, out], [_, inside], [_, width]) = (d.dims(), a.dims(), left.dims());
-    let shape = ScanShape { out, inside, rank: width / count, count, batch, tokens: rows / batch };
+/// left `[out, count * rank]`, right `[count * rank, in]`, d `[rows, out]`, a `[rows, in]` -> `[examples, count]`. By way of the tokens or of the gradients, whichever takes fewer operations.
+pub fn scan(
+    left: &Tensor<2>,
+    right: &Tensor<2>,
+    d: Tensor<2>,
+    a: Tensor<2>,
+    examples: &Ragged,
+    count: usize,
+) -> Tensor<2> {
+    let ([_, out], [_, inside], [_, width]) = (d.dims(), a.dims(), left.dims());
+    if examples.rows() == 0 {
+        return Tensor::zeros([examples.len(), count], &d.device());
+    }
+    let shape = ScanShape { out, inside, rank: width / count, count, examples };
     if shape.by_gradient() < shape.by_token() {
         scan_by_gradient(left, right, d, a, shape)
     } else {
-        paired_sums(product(d, left.clone()), product(a, right.clone().transpose()), batch, count)
+        paired_sums(product(d, left.clone()), product(a, right.clone().transpose()), examples, count)
     }
 }
 
@@ -67,9 +75,9 @@ pub fn scan_by_gradient(
     right: &Tensor<2>,
     d: Tensor<2>,
     a: Tensor<2>,
-    shape: ScanShape,
+    shape: ScanShape<'_>,
 ) -> Tensor<2> {
-    let ScanShape { out, inside, count, batch, .. } = shape;
+    let (ScanShape { out, inside, count, .. }, batch) = (shape, shape.examples.len());
     if !is_cpu(&d.device()) {
         return on_device(left, right, &d, &a, shape);
     }
@@ -102,13 +110,13 @@ pub fn scan_by_gradient(
     tensor(sums.into_iter().map(|sum| sum as f32).collect(), [batch, count])
 }
 
-fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, shape: ScanShape) -> Tensor<2> {
-    let ScanShape { out, inside, rank, count, batch, .. } = shape;
+fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, shape: ScanShape<'_>) -> Tensor<2> {
+    let ScanShape { out, inside, rank, count, examples } = shape;
     let size = out * inside;
     let left = left.clone().reshape([out, count, rank]).swap_dims(0, 1);
     let right = right.clone().reshape([count, rank, inside]);
     let together = (HELD_ON_DEVICE / size).clamp(1, count);
-    let examples = products_of(d, a, batch).map(|gradients| {
+    let products = products_of(d, a, examples).map(|gradients| {
         let gradients = gradients.clone().reshape([gradients.dims()[0], size]);
         let sums = (0..count).step_by(together).map(|first| {
             let many = together.min(count - first);
@@ -117,5 +125,5 @@ fn on_device(left: &Tensor<2>, right: &Tensor<2>, d: &Tensor<2>, a: &Tensor<2>, 
         });
         Tensor::cat(sums.collect(), 1)
     });
-    Tensor::cat(examples.collect(), 0)
+    Tensor::cat(products.collect(), 0)
 }

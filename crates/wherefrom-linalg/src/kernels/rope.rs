@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of `transformers`.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::cpu::{is_cpu, values_mut, wrap, writable};
@@ -18,65 +18,67 @@ pub enum Rotation {
     Backward,
 }
 
-/// cos and sin of position x frequency, for positions 0..tokens or those that [`RotationTable::at`] names.
+/// cos and sin of position x frequency, and the position of each row.
 #[derive(Debug, Clone)]
 pub struct RotationTable {
-    tokens: usize,
+    positions: Vec<usize>,
     head_dim: usize,
     half: usize,
+    /// By position, `half` values each.
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
 impl RotationTable {
     /// angle(t, i) = t frequency(i), computed in float64. The first 2 x frequencies values of each head turn, the rest stay.
-    pub fn new(tokens: usize, head_dim: usize, frequencies: &[f64]) -> Self {
+    pub fn new(positions: Vec<usize>, head_dim: usize, frequencies: &[f64]) -> Self {
         let half = frequencies.len();
         assert!(2 * half <= head_dim, "two values of a head turn together");
+        let tokens = positions.iter().max().map_or(0, |&last| last + 1);
         let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |frequency| t as f64 * frequency));
         let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { tokens, head_dim, half, cos, sin }
+        Self { positions, head_dim, half, cos, sin }
     }
 
-    /// The table with a row for each of `positions`, all below `tokens`: for rows that do not count from 0.
-    pub fn at(&self, positions: &[usize]) -> Self {
-        let half = self.half;
-        let rows = |table: &[f32]| positions.iter().flat_map(|&t| &table[t * half..(t + 1) * half]).copied().collect();
-        Self { tokens: positions.len(), head_dim: self.head_dim, half, cos: rows(&self.cos), sin: rows(&self.sin) }
-    }
-
-    fn tensors(&self, device: &Device) -> (Tensor<4>, Tensor<4>) {
-        let shape = [1, self.tokens, 1, self.half];
-        let build = |values: &Vec<f32>| Tensor::from_data(TensorData::new(values.clone(), shape), device);
+    /// cos and sin of every row: [rows, 1, half]
+    fn tensors(&self, device: &Device) -> (Tensor<3>, Tensor<3>) {
+        let (rows, half) = (self.positions.len(), self.half);
+        let positions: Vec<_> = self.positions.iter().map(|&position| position as i32).collect();
+        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [rows]), device);
+        let build = |values: &Vec<f32>| {
+            let table = TensorData::new(values.clone(), [values.len() / half.max(1), half]);
+            Tensor::<2>::from_data(table, device).select(0, positions.clone()).reshape([rows, 1, half])
+        };
         (build(&self.cos), build(&self.sin))
     }
 }
 
 /// For each head, with (a, b) the halves of the part that turns: (a cos - b sin, b cos + a sin).
 ///
-/// x [batch * tokens, heads * head_dim], row r turned by row r mod tokens of the table -> the same shape
+/// x [rows, heads * head_dim], each row turned by its position -> the same shape
 pub fn rotate(x: Tensor<2>, table: &RotationTable, rotation: Rotation) -> Tensor<2> {
     if let Some(dtype) = reduced(&x) {
         return round(rotate(widen(x), table, rotation), dtype);
     }
     let [rows, width] = x.dims();
     let (dim, half) = (table.head_dim, table.half);
+    assert_eq!(rows, table.positions.len(), "a position for each row");
     let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
     if !is_cpu(&x.device()) {
         let (cos, sin) = table.tensors(&x.device());
         let sin = sin * sign;
-        let x = x.reshape([rows / table.tokens, table.tokens, width / dim, dim]);
-        let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+        let x = x.reshape([rows, width / dim, dim]);
+        let (a, b) = (x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half));
         let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
         if 2 * half < dim {
-            parts.push(x.narrow(3, 2 * half, dim - 2 * half));
+            parts.push(x.narrow(2, 2 * half, dim - 2 * half));
         }
-        return Tensor::cat(parts, 3).reshape([rows, width]);
+        return Tensor::cat(parts, 2).reshape([rows, width]);
     }
     let mut buffer = writable(x);
-    values_mut(&mut buffer).par_chunks_mut(width.max(1) * ROWS).enumerate().for_each(|(chunk, rows)| {
-        for (row, values) in rows.chunks_exact_mut(width).enumerate() {
-            let t = (chunk * ROWS + row) % table.tokens;
+    let chunks = values_mut(&mut buffer).par_chunks_mut(width.max(1) * ROWS).zip(table.positions.par_chunks(ROWS));
+    chunks.for_each(|(rows, positions)| {
+        for (values, &t) in rows.chunks_exact_mut(width).zip(positions) {
             let cos = &table.cos[t * half..(t + 1) * half];
             let sin = &table.sin[t * half..(t + 1) * half];
             for head in values.chunks_exact_mut(dim) {

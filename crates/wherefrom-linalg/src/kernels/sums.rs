@@ -6,9 +6,12 @@ use rayon::prelude::*;
 use super::cpu::{contiguous, is_cpu, values, vectorised};
 use super::examples::products_of;
 use super::product::{Accumulate, MatrixRef, View, accumulate, add_product, product};
+use super::ragged::Ragged;
 
 /// Rows of a triangle that one task takes: fewer make products slow, more leave less of the square out.
 const BAND: usize = 96;
+/// Rows whose products are added in float32 one after the other; each further run is added to their sum.
+const RUN: usize = 256;
 /// Numbers of a product that one task holds.
 const TILE: usize = 1 << 20;
 
@@ -51,7 +54,7 @@ impl Sum {
         Self { form, values: vec![0.0; form.len()], pending: None }
     }
 
-    /// += x^T x, x `[tokens, n]`, for a symmetric sum: rows of zeros add nothing.
+    /// += x^T x, x `[tokens, n]`, for a symmetric sum.
     ///
     /// On the CPU half of the product is formed, which is tokens n (n + 1) operations.
     ///
@@ -76,29 +79,32 @@ impl Sum {
         bands.into_par_iter().with_max_len(1).for_each(|(first, sum)| {
             let end = band_end(first, n);
             let mut tile = vec![0.0f32; (end - first) * end];
-            let mut view = View::rows(&mut tile, end - first, end);
-            let (rows, columns) =
-                (MatrixRef::rows(&x[first..], tokens, end - first, n), MatrixRef::rows(x, tokens, end, n));
-            accumulate(&mut view, &rows.transposed(), &columns, Accumulate::Replace, gemm::Parallelism::None);
+            for start in (0..tokens).step_by(RUN) {
+                let (run, x) = (RUN.min(tokens - start), &x[start * n..]);
+                let mut view = View::rows(&mut tile, end - first, end);
+                let (rows, columns) =
+                    (MatrixRef::rows(&x[first..], run, end - first, n), MatrixRef::rows(x, run, end, n));
+                let mode = if start == 0 { Accumulate::Replace } else { Accumulate::Add };
+                accumulate(&mut view, &rows.transposed(), &columns, mode, gemm::Parallelism::None);
+            }
             add_triangle(sum, first, &tile, end);
         });
     }
 
     /// += sum over the examples z of (d_z^T a_z)^2, elementwise, for a full sum `[out, in]`.
     ///
-    /// d `[batch * tokens, out]`, a `[batch * tokens, in]`
+    /// d `[rows, out]`, a `[rows, in]`; an example without rows adds nothing.
     ///
     /// # Panics
     /// Where the sum has another form.
-    pub fn add_squared_products(&mut self, d: Tensor<2>, a: Tensor<2>, batch: usize) {
+    pub fn add_squared_products(&mut self, d: Tensor<2>, a: Tensor<2>, examples: &Ragged) {
         let ([rows, out], [other, inside]) = (d.dims(), a.dims());
         assert_eq!(self.form, Form::Full([out, inside]), "d^T a of [tokens, out] and [tokens, in]");
-        assert!(rows == other && batch > 0 && rows.is_multiple_of(batch), "whole examples");
-        let tokens = rows / batch;
+        assert!(rows == other && rows == examples.rows(), "a row for each token of the examples");
         if !is_cpu(&d.device()) {
             let sum = self.pending.take().unwrap_or_else(|| Tensor::zeros([out, inside], &d.device()));
             self.pending = Some(
-                products_of(&d, &a, batch)
+                products_of(&d, &a, examples)
                     .fold(sum, |sum, products| sum + products.square().sum_dim(0).reshape([out, inside])),
             );
             return;
@@ -109,9 +115,9 @@ impl Sum {
         self.values.par_chunks_mut(band * inside).enumerate().for_each(|(index, sum)| {
             let (first, height) = (index * band, sum.len() / inside);
             let (mut squares, mut tile) = (vec![0.0f32; sum.len()], vec![0.0f32; sum.len()]);
-            for (d, a) in d.chunks_exact(tokens * out).zip(a.chunks_exact(tokens * inside)) {
-                let d = MatrixRef::rows(&d[first..], tokens, height, out);
-                let a = MatrixRef::rows(a, tokens, inside, inside);
+            for rows in examples.iter().filter(|rows| !rows.is_empty()) {
+                let d = MatrixRef::rows(&d[rows.start * out + first..], rows.len(), height, out);
+                let a = MatrixRef::rows(&a[rows.start * inside..], rows.len(), inside, inside);
                 let mut view = View::rows(&mut tile, height, inside);
                 accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
                 add_squares(&mut squares, &tile);

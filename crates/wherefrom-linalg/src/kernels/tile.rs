@@ -31,17 +31,18 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// d_z^T a_z of the examples z: d `[batch * tokens, out]`, a `[batch * tokens, in]`.
-    pub(super) fn new(rows: Range<usize>, columns: Range<usize>, d: &[f32], a: &[f32], shape: ScanShape) -> Self {
-        let ScanShape { out, inside, batch, tokens, .. } = shape;
+    /// d_z^T a_z of the examples z: d `[rows, out]`, a `[rows, in]`.
+    pub(super) fn new(rows: Range<usize>, columns: Range<usize>, d: &[f32], a: &[f32], shape: ScanShape<'_>) -> Self {
+        let ScanShape { out, inside, examples, .. } = shape;
         let width = columns.len().next_multiple_of(LINE);
         let distance = rows.len().next_multiple_of(ROWS) * width + APART;
-        let mut gradients = vec![0.0f32; LINE + batch * distance];
+        let mut gradients = vec![0.0f32; LINE + examples.len() * distance];
         let start = gradients.as_ptr().align_offset(size_of::<[f32; LINE]>()).min(LINE);
-        let examples = d.par_chunks_exact(tokens * out).zip(a.par_chunks_exact(tokens * inside));
-        gradients[start..].par_chunks_exact_mut(distance).zip(examples).for_each(|(gradient, (d, a))| {
-            let d = MatrixRef::rows(&d[rows.start..], tokens, rows.len(), out);
-            let a = MatrixRef::rows(&a[columns.start..], tokens, columns.len(), inside);
+        let own = gradients[start..].par_chunks_exact_mut(distance).enumerate().take(examples.len());
+        own.filter(|(example, _)| !examples.of(*example).is_empty()).for_each(|(example, gradient)| {
+            let tokens = examples.of(example);
+            let d = MatrixRef::rows(&d[tokens.start * out + rows.start..], tokens.len(), rows.len(), out);
+            let a = MatrixRef::rows(&a[tokens.start * inside + columns.start..], tokens.len(), columns.len(), inside);
             let mut view = View { values: gradient, rows: rows.len(), cols: columns.len(), row_stride: width };
             accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
         });
@@ -57,7 +58,7 @@ impl Tile {
         left: &[f32],
         right: &[f32],
         queries: Range<usize>,
-        shape: ScanShape,
+        shape: ScanShape<'_>,
     ) -> Vec<f64> {
         pulp::Arch::new().dispatch(InnerProducts { tile: self, left, right, queries, shape })
     }
@@ -68,7 +69,7 @@ struct InnerProducts<'a> {
     left: &'a [f32],
     right: &'a [f32],
     queries: Range<usize>,
-    shape: ScanShape,
+    shape: ScanShape<'a>,
 }
 
 impl WithSimd for InnerProducts<'_> {
@@ -76,7 +77,7 @@ impl WithSimd for InnerProducts<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f64> {
-        let mut sums = vec![0.0; self.shape.batch * self.queries.len()];
+        let mut sums = vec![0.0; self.shape.examples.len() * self.queries.len()];
         let vectors = self.tile.width / S::F32_LANES;
         let mut first = 0;
         while first < vectors {
@@ -94,8 +95,9 @@ impl InnerProducts<'_> {
     /// Adds what N vectors of columns have, of all rows, for Z examples at a time.
     #[inline(always)]
     fn strip<S: Simd, const N: usize, const Z: usize>(&self, simd: S, first: usize, sums: &mut [f64]) -> usize {
-        let Self { tile, left, queries, shape: ScanShape { rank, count, batch, .. }, .. } = self;
-        let (rank, many, column) = (*rank, queries.len(), first * S::F32_LANES);
+        let Self { tile, left, queries, shape: ScanShape { rank, count, examples, .. }, .. } = self;
+        let (rank, batch) = (*rank, examples.len());
+        let (many, column) = (queries.len(), first * S::F32_LANES);
         let right = self.right_factors::<S, N>(simd, column);
         let mut lanes = vec![[[simd.splat_f32s(0.0); QUERIES]; Z]; many.div_ceil(QUERIES) * batch.div_ceil(Z)];
         let mut wholes = [[[simd.splat_f32s(0.0); N]; ROWS]; QUERIES];

@@ -200,20 +200,12 @@ fn layer_norm_paths_agree() {
 }
 
 #[test]
-fn a_one_is_appended_to_real_rows_alone() {
+fn a_one_is_appended_to_every_row() {
     let x = random(1, SHAPE, 1.0);
-    let real: Vec<f32> = (0..SHAPE[0]).map(|row| if row % 7 < 5 { 1.0 } else { 0.0 }).collect();
-    let mask = Input { values: real.clone(), shape: [SHAPE[0], 1] };
-    let (fast, plain) = both(|| append_one(x.tensor(), Some(&mask.tensor())));
-    assert_eq!(host(fast.clone()), host(plain));
-    let expected: Vec<f32> = host(x.tensor())
-        .chunks(SHAPE[1])
-        .zip(&real)
-        .flat_map(|(row, &real)| row.iter().map(move |x| x * real).chain([real]))
-        .collect();
+    let (fast, plain) = both(|| append_one(x.tensor()));
+    let expected: Vec<f32> = x.values.chunks(SHAPE[1]).flat_map(|row| row.iter().copied().chain([1.0])).collect();
     assert_eq!(host(fast), expected);
-    let (fast, plain) = both(|| append_one(x.tensor(), None));
-    assert_eq!(host(fast), host(plain));
+    assert_eq!(host(plain), expected);
 }
 
 /// A sum to which `add` is applied twice, as a matrix.
@@ -242,20 +234,58 @@ fn gram_matrices_agree() {
 
 #[test]
 fn sums_over_examples_agree() {
-    // 3 examples of 5 tokens; 4 queries of rank 6, and a product of [7, 11].
+    for lengths in [&[5, 5, 5][..], &[9, 6], &[7, 0, 8], &[0, 14, 0, 1]] {
+        sums_agree(&Ragged::new(lengths.iter().copied()));
+    }
+}
+
+/// 15 rows; 4 queries of rank 6, and a product of [7, 11].
+fn sums_agree(examples: &Ragged) {
     let (x, y) = (random(1, [15, 24], 1.0), random(2, [15, 24], 1.0));
-    let (fast, plain) = both(|| paired_sums(x.tensor(), y.tensor(), 3, 4));
-    assert_eq!(fast.dims(), [3, 4]);
-    assert!(error(fast, plain) < 1e-6);
     let (d, a) = (random(4, [15, 7], 1.0), random(5, [15, 11], 1.0));
-    let (fast, plain) = both(|| summed(Form::Full([7, 11]), |sum| sum.add_squared_products(d.tensor(), a.tensor(), 3)));
-    assert!(error(fast, plain) < 1e-6);
+    // The gradient of every example in float64.
+    let gradient = |rows: std::ops::Range<usize>| -> Vec<f64> {
+        let element = |i: usize, j: usize| {
+            rows.clone().map(|t| f64::from(d.values[t * 7 + i]) * f64::from(a.values[t * 11 + j])).sum()
+        };
+        (0..7).flat_map(|i| (0..11).map(move |j| (i, j))).map(|(i, j)| element(i, j)).collect()
+    };
+    let gradients: Vec<_> = examples.iter().map(gradient).collect();
+    let check = |(fast, plain): (Tensor<2>, Tensor<2>), shape: [usize; 2], exact: &[f64]| {
+        assert_eq!((fast.dims(), plain.dims()), (shape, shape), "{examples:?}");
+        for found in [fast, plain] {
+            let off = error_of(found, exact);
+            assert!(off < 1e-6, "{examples:?}: off by {off:e} of the largest");
+        }
+    };
+    let count = examples.len();
+    let paired = |rows: std::ops::Range<usize>, q: usize| -> f64 {
+        let terms = rows.flat_map(|t| (q * 6..(q + 1) * 6).map(move |k| t * 24 + k));
+        terms.map(|i| f64::from(x.values[i]) * f64::from(y.values[i])).sum()
+    };
+    let exact: Vec<f64> =
+        examples.iter().flat_map(|rows| (0..4).map(move |q| (rows.clone(), q))).map(|(r, q)| paired(r, q)).collect();
+    check(both(|| paired_sums(x.tensor(), y.tensor(), examples, 4)), [count, 4], &exact);
+    check(both(|| example_products(d.tensor(), a.tensor(), examples)), [count, 77], &gradients.concat());
+    let squares: Vec<f64> = (0..77).map(|i| 2.0 * gradients.iter().map(|g| g[i].powi(2)).sum::<f64>()).collect();
+    let squared = || summed(Form::Full([7, 11]), |sum| sum.add_squared_products(d.tensor(), a.tensor(), examples));
+    check(both(squared), [7, 11], &squares);
     let weights = random(6, [7, 11], 1.0) + 3.0;
     for weights in [Some(weights), None] {
-        let (fast, plain) = both(|| weighted_squares(weights.as_ref().map(Input::tensor), d.tensor(), a.tensor(), 3));
-        assert_eq!(fast.dims(), [3, 1]);
-        assert!(error(fast, plain) < 1e-6);
+        let weight = |i: usize| weights.as_ref().map_or(1.0, |weights| f64::from(weights.values[i]));
+        let exact: Vec<f64> =
+            gradients.iter().map(|g| g.iter().enumerate().map(|(i, x)| weight(i) * x * x).sum()).collect();
+        let own = || weighted_squares(weights.as_ref().map(Input::tensor), d.tensor(), a.tensor(), examples);
+        check(both(own), [count, 1], &exact);
     }
+    let places = [3, 76, 20];
+    let picked = || {
+        let mut states = vec![Vec::new(); count];
+        picked_products(&places, d.tensor(), a.tensor(), examples, &mut states, |state, values| state.extend(values));
+        Input { values: states.concat(), shape: [count, 3] }.tensor()
+    };
+    let exact: Vec<f64> = gradients.iter().flat_map(|g| places.map(|place| g[place as usize])).collect();
+    check(both(picked), [count, 3], &exact);
 }
 
 /// What a sum of n float32 numbers loses where they are added one after the other, as a GPU may do it.
@@ -266,17 +296,22 @@ fn rounding(n: usize) -> f64 {
 #[test]
 fn scans_are_those_of_float64() {
     // Several tiles, strips and tasks of queries; rows, columns, examples and queries that do not fill a step.
-    for (out, inside, rank, count, batch, tokens) in
-        [(805, 333, 3, 21, 6, 2), (7, 100, 5, 4, 4, 3), (205, 70, 1, 3, 333, 1)]
-    {
+    for (out, inside, rank, count, lengths) in [
+        (805, 333, 3, 21, vec![2; 6]),
+        (7, 100, 5, 4, vec![3; 4]),
+        (205, 70, 1, 3, vec![1; 333]),
+        (61, 70, 2, 9, vec![4, 1, 0, 7, 2]),
+    ] {
+        let examples = Ragged::new(lengths);
+        let rows = examples.rows();
         let (left, right) = (random(1, [out, count * rank], 1.0), random(2, [count * rank, inside], 1.0));
-        let (d, a) = (random(3, [batch * tokens, out], 1.0), random(4, [batch * tokens, inside], 1.0));
+        let (d, a) = (random(3, [rows, out], 1.0), random(4, [rows, inside], 1.0));
         let dot = |n: usize, x: &dyn Fn(usize) -> f32, y: &dyn Fn(usize) -> f32| -> f64 {
             (0..n).map(|i| f64::from(x(i)) * f64::from(y(i))).sum()
         };
         // sum over tokens t and directions k of (d_t . left_k) (a_t . right_k)
         let pair = |z: usize, q: usize| -> f64 {
-            let terms = (z * tokens..(z + 1) * tokens).flat_map(|t| (q * rank..(q + 1) * rank).map(move |k| (t, k)));
+            let terms = examples.of(z).flat_map(|t| (q * rank..(q + 1) * rank).map(move |k| (t, k)));
             let term = |(t, k): (usize, usize)| {
                 dot(out, &|i| d.values[t * out + i], &|i| left.values[i * count * rank + k])
                     * dot(inside, &|j| a.values[t * inside + j], &|j| right.values[k * inside + j])
@@ -284,15 +319,15 @@ fn scans_are_those_of_float64() {
             terms.map(term).sum()
         };
         let exact: Vec<f64> =
-            (0..batch).flat_map(|z| (0..count).map(move |q| (z, q))).map(|(z, q)| pair(z, q)).collect();
-        let shape = ScanShape { out, inside, rank, count, batch, tokens };
+            (0..examples.len()).flat_map(|z| (0..count).map(move |q| (z, q))).map(|(z, q)| pair(z, q)).collect();
+        let shape = ScanShape { out, inside, rank, count, examples: &examples };
         let by_gradient = || scan_by_gradient(&left.tensor(), &right.tensor(), d.tensor(), a.tensor(), shape);
         let by_token = || {
             let (x, y) = (product(d.tensor(), left.tensor()), product(a.tensor(), right.tensor().transpose()));
-            paired_sums(x, y, batch, count)
+            paired_sums(x, y, &examples, count)
         };
         let ((fast, plain), (fast_by_token, plain_by_token)) = (both(by_gradient), both(by_token));
-        assert_eq!(fast.dims(), [batch, count]);
+        assert_eq!(fast.dims(), [examples.len(), count]);
         let one_by_one = if cfg!(feature = "wgpu") { rounding(out * inside).max(1e-6) } else { 1e-6 };
         for (what, found, bound) in [
             ("by gradient", fast, 1e-6),
@@ -339,9 +374,10 @@ fn cross_entropy_does_not_write_into_a_shared_tensor() {
 fn rotation_paths_agree_and_backward_undoes_forward() {
     let (tokens, dim) = (11, 6);
     let x = random(1, [5 * tokens, 4 * dim], 1.0);
+    let positions: Vec<usize> = (0..5 * tokens).map(|row| row * 7 % tokens).collect();
     // The whole of a head, and its first four values.
     for frequencies in [&[1.0, 0.1, 0.01][..], &[1.0, 0.1]] {
-        let table = RotationTable::new(tokens, dim, frequencies);
+        let table = RotationTable::new(positions.clone(), dim, frequencies);
         for rotation in [Rotation::Forward, Rotation::Backward] {
             let (fast, plain) = both(|| rotate(x.tensor(), &table, rotation));
             assert!(error(fast, plain) < 1e-6);
@@ -349,36 +385,26 @@ fn rotation_paths_agree_and_backward_undoes_forward() {
         let there = rotate(x.tensor(), &table, Rotation::Forward);
         assert!(error(rotate(there, &table, Rotation::Backward), x.tensor()) < 1e-6);
     }
-    // Rows that say where they are.
-    let table = RotationTable::new(tokens, dim, &[1.0, 0.1]);
-    let positions: Vec<usize> = (0..5 * tokens).map(|row| row * 7 % tokens).collect();
-    let (fast, plain) = both(|| rotate(x.tensor(), &table.at(&positions), Rotation::Forward));
-    assert!(error(fast.clone(), plain) < 1e-6);
+    // Row 3 stands at position 10, and is turned there as anywhere.
+    let table = |positions| RotationTable::new(positions, dim, &[1.0, 0.1]);
     let row = |x: Tensor<2>, row: usize| x.narrow(0, row, 1);
-    let alone = Tensor::cat(vec![row(x.tensor(), 0), row(x.tensor(), 3)], 0);
-    let expected = rotate(alone, &table.at(&[0, 10]), Rotation::Forward);
-    assert_eq!(host(row(fast, 3)), host(row(expected, 1)));
+    let all = rotate(x.tensor(), &table(positions), Rotation::Forward);
+    let alone = rotate(row(x.tensor(), 3), &table(vec![10]), Rotation::Forward);
+    assert_eq!(host(row(all, 3)), host(alone));
 }
 
 #[test]
 fn attention_paths_agree() {
-    // More than one query block, a group of three query heads to a key head, ragged lengths.
-    attention_agrees(&[0..150, 150..151, 300..397]);
-    // Several spans in a sequence, and padding at its end or none.
-    attention_agrees(&[0..70, 70..71, 71..150, 150..151, 300..310, 310..397]);
+    // More than one query block, a group of three query heads to a key head, ragged lengths; several spans in a sequence.
+    attention_agrees(&[150, 1, 97], &[0..150, 150..151, 151..248]);
+    attention_agrees(&[150, 1, 97], &[0..70, 70..71, 71..150, 150..151, 151..161, 161..248]);
+    attention_agrees(&[90, 90], &[0..90, 90..180]);
 }
 
-fn attention_agrees(spans: &[std::ops::Range<usize>]) {
-    let shape = AttentionShape {
-        batch: 3,
-        tokens: 150,
-        spans: spans.to_vec(),
-        heads: 6,
-        key_heads: 2,
-        head_dim: 8,
-        scale: 0.3,
-    };
-    let rows = 3 * 150;
+fn attention_agrees(lengths: &[usize], spans: &[std::ops::Range<usize>]) {
+    let sequences = Ragged::new(lengths.iter().copied());
+    let rows = sequences.rows();
+    let shape = AttentionShape { sequences, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8, scale: 0.3 };
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);
     let (fast, plain) = both(|| causal_attention(q.tensor(), k.tensor(), v.tensor(), &shape));
@@ -465,15 +491,12 @@ fn reduced_types_are_rounded_once_around_float32_arithmetic() {
             same(found.0, expected.0);
             same(found.1, expected.1);
         }
-        let real = Tensor::<2>::from_floats([[1.0], [1.0], [0.0], [1.0], [1.0], [0.0]], &device());
-        same(append_one(half(&x), Some(&real)), append_one(wide(&x), Some(&real)));
-        same(append_one(half(&x), None), append_one(wide(&x), None));
-        let table = RotationTable::new(3, 4, &[1.0, 0.1]);
+        same(append_one(half(&x)), append_one(wide(&x)));
+        let table = RotationTable::new(vec![0, 1, 2, 0, 1, 2], 4, &[1.0, 0.1]);
         same(rotate(half(&x), &table, Rotation::Forward), rotate(wide(&x), &table, Rotation::Forward));
         let shape = AttentionShape {
-            batch: 2,
-            tokens: 3,
-            spans: vec![0..3, 3..5],
+            sequences: Ragged::new([4, 2]),
+            spans: vec![0..4, 4..6],
             heads: 2,
             key_heads: 2,
             head_dim: 4,

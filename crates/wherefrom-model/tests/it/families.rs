@@ -30,8 +30,9 @@ fn logits_and_losses_agree() {
         let found = values(fixture.model.logits(&batch));
         let losses = fixture.model.token_losses(&batch).unwrap();
         for (i, ids) in fixture.sequences.iter().enumerate() {
-            let start = i * batch.tokens * width;
-            let found = &found[start..start + ids.len() * width];
+            let rows = batch.tokens.sequences.of(i);
+            assert_eq!(rows.len(), ids.len());
+            let found = &found[rows.start * width..rows.end * width];
             assert_close(name, found, &fixture.floats[&format!("logits.{i}")]);
             assert_close(name, &losses[i], &fixture.floats[&format!("losses.{i}")]);
         }
@@ -48,7 +49,7 @@ fn gradients_of_every_parameter_agree() {
     }
 }
 
-/// sum_t d_t a_t^T is the module's gradient with its bias as last column, and padding is zero in both factors.
+/// sum_t d_t a_t^T is the module's gradient with its bias as last column; a tap has a row for each token and no other.
 #[test]
 fn taps_make_the_gradient_of_every_module() {
     for name in FAMILIES {
@@ -56,17 +57,15 @@ fn taps_make_the_gradient_of_every_module() {
         let batch = fixture.batch();
         let (gradients, ..) = fixture.model.parameter_gradients(&batch).unwrap();
         let selection = Selection::new(&Modules::Named("all".into()), fixture.model.modules()).unwrap();
-        let padded: Vec<_> = (0..2).map(|i| fixture.sequences[i].len()..batch.tokens).collect();
-        assert!(padded.iter().any(|rows| !rows.is_empty()), "{name}: nothing is padding");
+        let lengths: Vec<_> = fixture.sequences.iter().map(Vec::len).collect();
+        assert_ne!(lengths[0], lengths[1], "{name}: equal lengths prove nothing");
+        let positions: Vec<_> = lengths.iter().flat_map(|&length| 0..length).collect();
         let mut seen = 0;
         let visit = &mut |tap: Tap<'_>| {
-            assert_eq!(tap.activations.dims()[1], tap.module.in_features);
-            for (i, rows) in padded.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-                for factor in [&tap.activations, &tap.output_gradients] {
-                    let rows = factor.clone().narrow(0, i * batch.tokens + rows.start, rows.len());
-                    assert!(values(rows).iter().all(|&value| value == 0.0), "{name}: {}", tap.module.name);
-                }
-            }
+            assert_eq!(tap.activations.dims(), [positions.len(), tap.module.in_features]);
+            assert_eq!(tap.output_gradients.dims(), [positions.len(), tap.module.out_features]);
+            assert_eq!(tap.tokens.sequences.iter().map(|rows| rows.len()).collect::<Vec<_>>(), lengths);
+            assert_eq!(tap.tokens.positions, positions);
             let mut expected = gradients[&tap.module.weight()].clone();
             if tap.module.bias {
                 expected = Tensor::cat(vec![expected, gradients[&tap.module.bias()].clone().transpose()], 1);
@@ -108,7 +107,7 @@ fn a_walk_that_ends_early_makes_the_same_taps() {
 
 /// A sequence alone, and beside a longer one.
 #[test]
-fn padding_changes_nothing() {
+fn what_stands_beside_a_sequence_changes_nothing() {
     for name in FAMILIES {
         let fixture = Fixture::family(name);
         let together = fixture.model.token_losses(&fixture.batch()).unwrap();

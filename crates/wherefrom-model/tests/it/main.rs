@@ -72,7 +72,7 @@ impl Fixture {
         self.model.config.shapes().iter().any(|shape| shape.name == name && shape.transposed)
     }
 
-    /// Both sequences in one batch, the shorter one padded; every token but the first is a target.
+    /// Both sequences, of different lengths, in one batch; every token but the first is a target.
     fn batch(&self) -> Batch {
         let masks: Vec<Vec<bool>> = self.sequences.iter().map(|ids| (0..ids.len()).map(|t| t > 0).collect()).collect();
         let sequences: Vec<_> = (self.sequences.iter().zip(&masks).enumerate())
@@ -122,8 +122,9 @@ fn logits_agree(name: &str) {
     let width = fixture.model.config.vocab_size;
     let found = values(fixture.model.logits(&batch));
     for (i, ids) in fixture.sequences.iter().enumerate() {
-        let start = i * batch.tokens * width;
-        assert_close(name, &found[start..start + ids.len() * width], &fixture.floats[&format!("logits.{i}")]);
+        let rows = batch.tokens.sequences.of(i);
+        assert_eq!(rows.len(), ids.len());
+        assert_close(name, &found[rows.start * width..rows.end * width], &fixture.floats[&format!("logits.{i}")]);
     }
 }
 
@@ -210,7 +211,7 @@ fn segments_agree_with_sequences(fixture: &Fixture) {
     let starts = [0, second.len() as u32, second.len() as u32 + 3];
     let mask: Vec<bool> = (0..ids.len() as u32).map(|t| !starts.contains(&t)).collect();
     let packed = Sequence { example: 0, input_ids: &ids, target_mask: &mask, segments: &starts, weights: &weights };
-    // Beside it a plain sequence, so that one row is padded and one is not.
+    // Beside it a plain sequence of another length.
     let plain_mask: Vec<bool> = (0..first.len()).map(|t| t > 0).collect();
     let plain = Sequence::new(1, first, &plain_mask);
     let batch = Batch::new(&[packed, plain], &model.device);
