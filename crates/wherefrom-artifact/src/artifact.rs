@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::disk;
 use crate::error::Error;
-use crate::kind::{ArtifactKind, Format, Kind};
+use crate::kinds::{ArtifactKind, Format, Kind};
 use crate::manifest::Manifest;
 use crate::part;
 

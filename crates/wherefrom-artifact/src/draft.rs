@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::disk;
 use crate::error::bad_input;
-use crate::kind::{Format, Kind};
+use crate::kinds::{Format, Kind};
 use crate::manifest::{Manifest, Part};
 use crate::part;
 use crate::recipe::Recipe;

@@ -6,21 +6,20 @@
 //! Keep this crate free of tensors: every stage depends on it, and so does whoever writes a stage elsewhere.
 
 mod artifact;
-mod columns;
 mod disk;
 mod draft;
 mod error;
 mod exec;
-mod index;
-mod kind;
+mod kinds;
+mod lineage;
 mod manifest;
 mod part;
+mod read;
 mod recipe;
-mod rows;
 mod span;
 mod store;
 mod stored;
-mod tables;
+pub mod text;
 mod units;
 
 pub use artifact::{Artifact, open_any, verify};
@@ -28,16 +27,10 @@ pub use disk::{digest, files, rename, replace, write_atomically};
 pub use draft::Draft;
 pub use error::{Error, bad_input, check_training_examples};
 pub use exec::{Exec, Reporter, Silent};
-pub use index::{Coordinate, Signs, SignsOf};
-pub use kind::{
-    ArtifactKind, Candidates, Coordinates, Covariances, Details, Eigenbasis, Format, Gradients, Index, Kind, Lambda,
-    Losses, Model, Preconditioned, Ranking, Report, Scores, SelfInfluence, Tokenizer, Tokens,
-};
+pub use kinds::*;
+pub use lineage::Lineage;
 pub use manifest::{MANIFEST, Manifest, Part};
 pub use recipe::{Recipe, canonical_json};
-pub use rows::{
-    Basis, Candidate, Covariance, Detail, Example, Factors, LambdaSum, Loss, OwnInfluence, Ranked, Row, Score, Side,
-};
 pub use span::Span;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;

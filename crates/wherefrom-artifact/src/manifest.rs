@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::disk::write_atomically;
 use crate::error::Error;
-use crate::kind::Kind;
+use crate::kinds::Kind;
 use crate::recipe::{Recipe, canonical_json};
 
 /// The file that makes a folder an artifact.

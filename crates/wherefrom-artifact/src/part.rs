@@ -21,7 +21,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::Error;
-use crate::kind::{Format, Kind};
+use crate::kinds::{Format, Kind};
 use crate::stored::{Losses, scale_of};
 
 /// In the footer of an Arrow part: what float16 has changed.
@@ -89,7 +89,7 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
                 expected.data_type()
             ));
         };
-        if kind.halved().contains(&expected.name().as_str()) && halves(field.data_type()) {
+        if kind.halved(expected.name()) && halves(field.data_type()) {
             let scale = scale_of(expected.name());
             if found.field_with_name(&scale).is_ok_and(|field| *field.data_type() == DataType::Float32) {
                 continue;

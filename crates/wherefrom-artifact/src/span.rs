@@ -4,8 +4,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
-use crate::kind::Tokens;
-use crate::rows::Example;
+use crate::kinds::{Example, Row, Tokens};
 
 /// Tokens in a span at least: some seconds of a small model, some minutes of a large one.
 const SPAN_TOKENS: u64 = 1 << 16;
@@ -70,7 +69,7 @@ impl Artifact<Tokens> {
     pub fn read_span(&self, span: &Span) -> Result<Vec<Example>> {
         let mut rows = Vec::with_capacity(span.len());
         for batch in self.batches_from(span.part, span.start, span.len())? {
-            let batch = <Example as crate::rows::Row<Tokens>>::from_batch(&batch?);
+            let batch = <Example as Row<Tokens>>::from_batch(&batch?);
             rows.extend(batch.with_context(|| self.folder().display().to_string())?);
         }
         Ok(rows)

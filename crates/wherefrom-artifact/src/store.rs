@@ -20,7 +20,7 @@ use crate::disk;
 use crate::draft::{self, Draft};
 use crate::error::{Error, bad_input};
 use crate::exec::Reporter;
-use crate::kind::Kind;
+use crate::kinds::Kind;
 use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
 

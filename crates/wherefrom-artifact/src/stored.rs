@@ -14,7 +14,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::kind::Kind;
+use crate::kinds::Kind;
 
 /// How a stage stores its matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub(crate) fn schema(kind: Kind, stored: Stored) -> Schema {
         return schema;
     }
     let fields = schema.fields().iter().flat_map(|field| {
-        if !kind.halved().contains(&field.name().as_str()) {
+        if !kind.halved(field.name()) {
             return vec![field.clone()];
         }
         let item = Field::new_list_field(DataType::Float16, true);
@@ -96,7 +96,7 @@ impl Losses {
 pub(crate) fn halve(kind: Kind, batch: &RecordBatch, losses: &mut Losses) -> Result<RecordBatch> {
     let mut columns: Vec<(String, ArrayRef)> = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if !kind.halved().contains(&field.name().as_str()) {
+        if !kind.halved(field.name()) {
             columns.push((field.name().clone(), column.clone()));
             continue;
         }

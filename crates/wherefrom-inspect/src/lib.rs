@@ -9,4 +9,4 @@ mod export;
 mod show;
 
 pub use export::export;
-pub use show::{coverage, ranking, show};
+pub use show::{coverage, rows, show};

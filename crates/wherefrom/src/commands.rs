@@ -100,7 +100,7 @@ fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
     })?;
     if let Some(last) = done.iter().rev().find(|done| done.kind == Kind::Ranking) {
-        let text = wherefrom_inspect::ranking(&plan.store, &last.folder, &plan.outside())?;
+        let text = wherefrom_inspect::rows(&plan.store, &last.folder, &plan.outside())?;
         say(&format!("\n{text}"))?;
     }
     let manifests = done.iter().rev().filter_map(|done| Manifest::read(&done.folder).ok());

@@ -12,7 +12,7 @@ use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, U
 use crate::error::Error;
 use crate::stored::scale_of;
 
-pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = impl AsRef<[T::Native]>>) -> ArrayRef {
+pub(super) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = impl AsRef<[T::Native]>>) -> ArrayRef {
     let rows: Vec<_> = rows.collect();
     let lengths = rows.iter().map(|row| row.as_ref().len());
     let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::with_capacity(lengths.sum()));
@@ -23,7 +23,7 @@ pub(crate) fn lists<T: ArrowPrimitiveType>(rows: impl Iterator<Item = impl AsRef
     Arc::new(builder.finish())
 }
 
-pub(crate) fn bool_lists<'a>(rows: impl Iterator<Item = &'a [bool]>) -> ArrayRef {
+pub(super) fn bool_lists<'a>(rows: impl Iterator<Item = &'a [bool]>) -> ArrayRef {
     let mut builder = ListBuilder::new(BooleanBuilder::new());
     for row in rows {
         builder.values().append_slice(row);
@@ -32,7 +32,7 @@ pub(crate) fn bool_lists<'a>(rows: impl Iterator<Item = &'a [bool]>) -> ArrayRef
     Arc::new(builder.finish())
 }
 
-pub(crate) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]>) -> ArrayRef {
+pub(super) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]>) -> ArrayRef {
     let mut builder = ListBuilder::new(StringBuilder::new());
     for row in rows {
         row.iter().for_each(|text| builder.values().append_value(text));
@@ -41,15 +41,15 @@ pub(crate) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]>) -> Arra
     Arc::new(builder.finish())
 }
 
-pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+pub(super) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
-pub(crate) fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(super) fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-pub(crate) fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = T::Native>) -> ArrayRef {
+pub(super) fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = T::Native>) -> ArrayRef {
     Arc::new(PrimitiveArray::<T>::from_iter_values(values))
 }
 
@@ -57,28 +57,28 @@ pub(crate) fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = T::Nat
 pub(crate) struct Columns<'a>(pub(crate) &'a RecordBatch);
 
 impl<'a> Columns<'a> {
-    pub(crate) fn any(&self, name: &str) -> Result<&'a ArrayRef> {
+    pub(super) fn any(&self, name: &str) -> Result<&'a ArrayRef> {
         let what = || Error::Mismatch(format!("column `{name}` is missing")).into();
         self.0.column_by_name(name).ok_or_else(what)
     }
-    pub(crate) fn u64(&self, name: &str) -> Result<&'a UInt64Array> {
+    pub(super) fn u64(&self, name: &str) -> Result<&'a UInt64Array> {
         Ok(self.any(name)?.as_primitive())
     }
-    pub(crate) fn u32(&self, name: &str) -> Result<&'a UInt32Array> {
+    pub(super) fn u32(&self, name: &str) -> Result<&'a UInt32Array> {
         Ok(self.any(name)?.as_primitive())
     }
-    pub(crate) fn f32(&self, name: &str) -> Result<&'a Float32Array> {
+    pub(super) fn f32(&self, name: &str) -> Result<&'a Float32Array> {
         Ok(self.any(name)?.as_primitive())
     }
     pub(crate) fn utf8(&self, name: &str) -> Result<&'a StringArray> {
         Ok(self.any(name)?.as_string())
     }
-    pub(crate) fn list(&self, name: &str) -> Result<&'a ListArray> {
+    pub(super) fn list(&self, name: &str) -> Result<&'a ListArray> {
         Ok(self.any(name)?.as_list())
     }
 }
 
-pub(crate) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec<T::Native> {
+pub(super) fn values<T: ArrowPrimitiveType>(list: &ListArray, row: usize) -> Vec<T::Native> {
     list.value(row).as_primitive::<T>().values().to_vec()
 }
 
@@ -89,7 +89,7 @@ impl Columns<'_> {
     }
 
     /// Values of a matrix, stored as float32 or as float16 with a scale.
-    pub(crate) fn matrix(&self, name: &str, row: usize) -> Result<Vec<f32>> {
+    pub(super) fn matrix(&self, name: &str, row: usize) -> Result<Vec<f32>> {
         let list = self.list(name)?;
         let mut values = match list.value_type() {
             DataType::Float16 => {
@@ -105,20 +105,20 @@ impl Columns<'_> {
     }
 }
 
-pub(crate) fn floats(list: &ListArray, row: usize) -> Vec<f32> {
+pub(super) fn floats(list: &ListArray, row: usize) -> Vec<f32> {
     values::<Float32Type>(list, row)
 }
 
-pub(crate) fn bools(list: &ListArray, row: usize) -> Vec<bool> {
+pub(super) fn bools(list: &ListArray, row: usize) -> Vec<bool> {
     let array: BooleanArray = list.value(row).as_boolean().clone();
     array.values().iter().collect()
 }
 
-pub(crate) fn texts(list: &ListArray, row: usize) -> Vec<String> {
+pub(super) fn texts(list: &ListArray, row: usize) -> Vec<String> {
     list.value(row).as_string::<i32>().iter().flatten().map(str::to_string).collect()
 }
 
-pub(crate) fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {
+pub(super) fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {
     match values::<UInt32Type>(list, row)[..] {
         [rows, columns] => Ok([rows as usize, columns as usize]),
         ref other => Err(Error::Mismatch(format!("shape {other:?} has not two numbers")).into()),
@@ -126,17 +126,17 @@ pub(crate) fn shape(list: &ListArray, row: usize) -> Result<[usize; 2]> {
 }
 
 /// Refuses values that are not as many as their shape says.
-pub(crate) fn filled(what: &str, shape: [usize; 2], values: &[f32]) -> Result<()> {
+pub(super) fn filled(what: &str, shape: [usize; 2], values: &[f32]) -> Result<()> {
     if shape[0].checked_mul(shape[1]) == Some(values.len()) {
         return Ok(());
     }
     Err(Error::Mismatch(format!("{what} has {} values, not {} x {}", values.len(), shape[0], shape[1])).into())
 }
 
-pub(crate) fn shapes(shapes: impl Iterator<Item = [usize; 2]>) -> ArrayRef {
+pub(super) fn shapes(shapes: impl Iterator<Item = [usize; 2]>) -> ArrayRef {
     lists::<UInt32Type>(shapes.map(|[rows, columns]| vec![to_u32(rows), to_u32(columns)]))
 }
 
-pub(crate) fn to_u32(value: usize) -> u32 {
+pub(super) fn to_u32(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

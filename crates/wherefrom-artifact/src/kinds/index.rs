@@ -1,29 +1,35 @@
-//! The index: which coordinates of the eigenbasis it keeps, and the signs of every example's gradient there.
+//! Signs of every example's gradient at the coordinates that an index keeps.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::Result;
-use arrow::array::{ArrayRef, AsArray as _, BinaryArray, RecordBatch};
-use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
+use arrow::array::{ArrayRef, AsArray as _, BinaryArray};
+use arrow::datatypes::{Float32Type, UInt64Type};
+use arrow::record_batch::RecordBatch;
 
 use crate::artifact::Artifact;
-use crate::columns::{Columns, batch, numbers, strings};
 use crate::error::Error;
-use crate::kind::{Coordinates, Index};
-use crate::rows::Row;
+use crate::kinds::columns::{Columns, batch, numbers};
+use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::{Export, Format, Index, Row};
 
-/// One coordinate of Q_S^T G Q_A. Its place in the table is the place of its bit in an index.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Coordinate {
-    /// Module name.
-    pub module: String,
-    /// Column of Q_S.
-    pub row: u32,
-    /// Column of Q_A.
-    pub column: u32,
-    /// sqrt(Lambda): how far the coordinate lies from 0 over the examples of the fit.
-    pub deviation: f32,
-}
+pub(super) const DEFINITION: Definition = Definition {
+    name: "index",
+    version: 1,
+    format: Format::Arrow,
+    columns: &[
+        Column::new("example", Values::UInt64),
+        Column::new("scale", Values::Float32),
+        Column::new("signs", Values::Binary),
+    ],
+    show: |folder, _| {
+        first::<Index, Signs>(folder, |row| {
+            format!("example {} scale {:.4} {} bytes of signs", row.example, row.scale, row.signs.len())
+        })
+    },
+    export: Export::None,
+};
 
 /// One example of an index: its gradient is about scale * deviation * (1, or -1 where the bit is set) at each coordinate.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,36 +42,9 @@ pub struct Signs {
     pub signs: Vec<u8>,
 }
 
-impl Row<Coordinates> for Coordinate {
-    fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
-        batch(vec![
-            ("module", strings(rows.iter().map(|row| &row.module[..]))),
-            ("row", numbers::<UInt32Type>(rows.iter().map(|row| row.row))),
-            ("column", numbers::<UInt32Type>(rows.iter().map(|row| row.column))),
-            ("deviation", numbers::<Float32Type>(rows.iter().map(|row| row.deviation))),
-        ])
-    }
-
-    fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
-        let columns = Columns(batch);
-        let (module, row, column) = (columns.utf8("module")?, columns.u32("row")?, columns.u32("column")?);
-        let deviation = columns.f32("deviation")?;
-        let coordinate = |i| {
-            let deviation = deviation.value(i);
-            if !(deviation > 0.0 && deviation.is_finite()) {
-                let (module, row, column) = (module.value(i), row.value(i), column.value(i));
-                let what = format!("deviation {deviation} of {module} [{row}, {column}] is not above zero");
-                return Err(Error::Mismatch(what).into());
-            }
-            Ok(Self { module: module.value(i).into(), row: row.value(i), column: column.value(i), deviation })
-        };
-        (0..batch.num_rows()).map(coordinate).collect()
-    }
-}
-
 impl Row<Index> for Signs {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
-        let signs: ArrayRef = std::sync::Arc::new(BinaryArray::from_iter_values(rows.iter().map(|row| &row.signs)));
+        let signs: ArrayRef = Arc::new(BinaryArray::from_iter_values(rows.iter().map(|row| &row.signs)));
         batch(vec![
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
             ("scale", numbers::<Float32Type>(rows.iter().map(|row| row.scale))),
@@ -133,5 +112,21 @@ impl SignsOf {
         let column = Columns(&self.batch).any("signs")?.as_binary::<i32>();
         let start = column.value_offsets()[0] as usize + rows.start * self.width;
         Ok(&column.value_data()[start..start + rows.len() * self.width])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kinds::round_trip::*;
+
+    proptest! {
+        #![proptest_config(few())]
+        #[test]
+        fn rows_come_back(example: u64, scale in number(), signs in vec(any::<u8>(), 0..40)) {
+            round_trip::<Index, _>(&[Signs { example, scale, signs }]);
+        }
     }
 }

@@ -1,0 +1,138 @@
+//! Activation and gradient covariances, summed over tokens.
+
+use anyhow::Result;
+use arrow::datatypes::{Float32Type, UInt64Type};
+use arrow::record_batch::RecordBatch;
+
+use crate::error::Error;
+use crate::kinds::columns::{Columns, batch, filled, floats, lists, numbers, shape, shapes, string_lists, strings};
+use crate::kinds::definition::{Column, Definition, Tensors, Values, first};
+use crate::kinds::{Covariances, Export, Format, Row};
+
+pub(super) const DEFINITION: Definition = Definition {
+    name: "covariances",
+    version: 2,
+    format: Format::Arrow,
+    columns: &[
+        Column::new("module", Values::Utf8),
+        Column::new("side", Values::Utf8),
+        Column::new("shared_with", Values::ListOfUtf8).optional(),
+        Column::new("count", Values::UInt64),
+        Column::new("shape", Values::ListOfUInt32),
+        Column::new("matrix", Values::ListOfFloat32),
+    ],
+    show: |folder, _| {
+        first::<Covariances, Covariance>(folder, |row| {
+            format!("{} {} [{size}, {size}] over {} tokens", row.module, row.side.name(), row.count, size = row.size)
+        })
+    },
+    export: Export::Tensors(|folder| {
+        Tensors::of::<Covariances, Covariance>(folder, |tensors, row| {
+            for module in row.modules() {
+                let name = tensors.block(format!("{module}.{}", row.side.name()));
+                tensors.count(&name, row.count);
+                tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix.clone());
+            }
+        })
+    }),
+};
+
+/// Which covariance: of a module's inputs, or of its output gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// A = E[a a^T].
+    Activation,
+    /// S = E[d d^T].
+    Gradient,
+}
+
+impl Side {
+    /// As in the `side` column.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Activation => "activation",
+            Self::Gradient => "gradient",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "activation" => Ok(Self::Activation),
+            "gradient" => Ok(Self::Gradient),
+            other => Err(Error::Mismatch(format!("side `{other}` is neither `activation` nor `gradient`")).into()),
+        }
+    }
+}
+
+/// A sum of outer products over `count` tokens: [n, n], row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Covariance {
+    /// Module name.
+    pub module: String,
+    /// Which side.
+    pub side: Side,
+    /// Later modules that read the same input, and hence have this matrix.
+    pub shared_with: Vec<String>,
+    /// Tokens summed over.
+    pub count: u64,
+    /// n.
+    pub size: usize,
+    /// Row-major values.
+    pub matrix: Vec<f32>,
+}
+
+impl Covariance {
+    /// Every module that has this matrix.
+    pub fn modules(&self) -> impl Iterator<Item = &String> {
+        [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
+impl Row<Covariances> for Covariance {
+    fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
+        batch(vec![
+            ("module", strings(rows.iter().map(|row| &row.module[..]))),
+            ("side", strings(rows.iter().map(|row| row.side.name()))),
+            ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
+            ("count", numbers::<UInt64Type>(rows.iter().map(|row| row.count))),
+            ("shape", shapes(rows.iter().map(|row| [row.size, row.size]))),
+            ("matrix", lists::<Float32Type>(rows.iter().map(|row| &row.matrix))),
+        ])
+    }
+
+    fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
+        let columns = Columns(batch);
+        let (module, side, count) = (columns.utf8("module")?, columns.utf8("side")?, columns.u64("count")?);
+        let (shapes, matrix) = (columns.list("shape")?, columns.list("matrix")?);
+        let row = |i| -> Result<Self> {
+            let (module, matrix, size) = (module.value(i), floats(matrix, i), shape(shapes, i)?[0]);
+            filled(&format!("matrix of {module}"), [size, size], &matrix)?;
+            let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
+            Ok(Self { module: module.into(), side, shared_with, count: count.value(i), size, matrix })
+        };
+        (0..batch.num_rows()).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kinds::round_trip::*;
+
+    proptest! {
+        #![proptest_config(few())]
+        #[test]
+        fn rows_come_back(
+            module in text(), shared_with in many_texts(0..3), count in 1..=u64::MAX, x in vec(-1e6_f32..1e6, 3),
+        ) {
+            let matrix: Vec<f32> = x.iter().flat_map(|row| x.iter().map(move |column| row * column)).collect();
+            let row = |side| {
+                let (module, shared_with, matrix) = (module.clone(), shared_with.clone(), matrix.clone());
+                Covariance { module, side, shared_with, count, size: 3, matrix }
+            };
+            round_trip::<Covariances, _>(&[row(Side::Activation), row(Side::Gradient)]);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Eigenvalues and eigenvectors of the covariances.
+
+use anyhow::Result;
+use arrow::datatypes::Float32Type;
+use arrow::record_batch::RecordBatch;
+
+use crate::kinds::columns::{Columns, batch, filled, floats, lists, shapes, string_lists, strings};
+use crate::kinds::definition::{Column, Definition, Tensors, Values, first};
+use crate::kinds::{Eigenbasis, Export, Format, Row, Side};
+
+pub(super) const DEFINITION: Definition = Definition {
+    name: "eigenbasis",
+    version: 2,
+    format: Format::Arrow,
+    columns: &[
+        Column::new("module", Values::Utf8),
+        Column::new("side", Values::Utf8),
+        Column::new("shared_with", Values::ListOfUtf8).optional(),
+        Column::new("values", Values::ListOfFloat32),
+        Column::new("shape", Values::ListOfUInt32),
+        Column::new("vectors", Values::ListOfFloat32),
+    ],
+    show: |folder, _| {
+        first::<Eigenbasis, Basis>(folder, |row| {
+            let [least, largest] = [row.values.first(), row.values.last()].map(|value| value.copied().unwrap_or(0.0));
+            let (module, side, count) = (&row.module, row.side.name(), row.values.len());
+            format!("{module} {side} {count} eigenvalues, {least:.3e} to {largest:.3e}")
+        })
+    },
+    export: Export::Tensors(|folder| {
+        Tensors::of::<Eigenbasis, Basis>(folder, |tensors, row| {
+            for module in row.modules() {
+                let name = tensors.block(format!("{module}.{}", row.side.name()));
+                let n = row.values.len();
+                tensors.push(format!("{name}.values"), vec![n], row.values.clone());
+                tensors.push(format!("{name}.vectors"), vec![n, n], row.vectors.clone());
+            }
+        })
+    }),
+};
+
+/// Eigenvalues ascending, eigenvectors as the columns of [n, n], row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Basis {
+    /// Module name.
+    pub module: String,
+    /// Which side.
+    pub side: Side,
+    /// Later modules whose matrix this is too.
+    pub shared_with: Vec<String>,
+    /// Eigenvalues, of the mean over tokens.
+    pub values: Vec<f32>,
+    /// Row-major eigenvectors.
+    pub vectors: Vec<f32>,
+}
+
+impl Basis {
+    /// Every module that has this matrix.
+    pub fn modules(&self) -> impl Iterator<Item = &String> {
+        [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
+impl Row<Eigenbasis> for Basis {
+    fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
+        batch(vec![
+            ("module", strings(rows.iter().map(|row| &row.module[..]))),
+            ("side", strings(rows.iter().map(|row| row.side.name()))),
+            ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
+            ("values", lists::<Float32Type>(rows.iter().map(|row| &row.values))),
+            ("shape", shapes(rows.iter().map(|row| [row.values.len(), row.values.len()]))),
+            ("vectors", lists::<Float32Type>(rows.iter().map(|row| &row.vectors))),
+        ])
+    }
+
+    fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
+        let columns = Columns(batch);
+        let (module, side) = (columns.utf8("module")?, columns.utf8("side")?);
+        let (eigenvalues, vectors) = (columns.list("values")?, columns.list("vectors")?);
+        let row = |i| -> Result<Self> {
+            let (module, values, vectors) = (module.value(i), floats(eigenvalues, i), floats(vectors, i));
+            filled(&format!("vectors of {module}"), [values.len(); 2], &vectors)?;
+            let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
+            Ok(Self { module: module.into(), side, shared_with, values, vectors })
+        };
+        (0..batch.num_rows()).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kinds::round_trip::*;
+
+    proptest! {
+        #![proptest_config(few())]
+        #[test]
+        fn rows_come_back(
+            module in text(), shared_with in many_texts(0..3), values in many_numbers(2), angle in 0.0_f32..6.0,
+        ) {
+            let (sin, cos) = angle.sin_cos();
+            let row = |side| {
+                let (module, shared_with, values) = (module.clone(), shared_with.clone(), values.clone());
+                Basis { module, side, shared_with, values, vectors: vec![cos, -sin, sin, cos] }
+            };
+            round_trip::<Eigenbasis, _>(&[row(Side::Activation), row(Side::Gradient)]);
+        }
+    }
+}

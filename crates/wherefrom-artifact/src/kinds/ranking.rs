@@ -1,0 +1,210 @@
+//! The most influential examples of each query.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
+use arrow::record_batch::RecordBatch;
+use serde_json::{Value, json};
+
+use crate::artifact::Artifact;
+use crate::kinds::columns::{Columns, batch, numbers, strings};
+use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::{Example, Export, Format, Ranking, Row};
+use crate::lineage::Lineage;
+use crate::text::{EXCERPT, clipped, excerpt, one_line, significant};
+
+pub(super) const DEFINITION: Definition = Definition {
+    name: "ranking",
+    version: 1,
+    format: Format::Parquet,
+    columns: &[
+        Column::new("query", Values::UInt32),
+        Column::new("sign", Values::Utf8),
+        Column::new("rank", Values::UInt32),
+        Column::new("example", Values::UInt64),
+        Column::new("doc", Values::Utf8),
+        Column::new("influence", Values::Float32),
+        Column::new("text", Values::Utf8),
+    ],
+    show: table,
+    export: Export::Lines(lines),
+};
+
+/// Queries shown.
+const QUERIES: usize = 20;
+/// Characters of a document's name shown.
+pub(super) const WIDEST: usize = 40;
+
+/// A row of a ranking. Ranks start at 1 in each sign.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranked {
+    /// Query number.
+    pub query: u32,
+    /// True for `positive`.
+    pub positive: bool,
+    /// 1 is the strongest.
+    pub rank: u32,
+    /// Example number.
+    pub example: u64,
+    /// Its documents, joined.
+    pub doc: String,
+    /// Nats per added copy.
+    pub influence: f32,
+    /// Its text.
+    pub text: String,
+}
+
+impl Row<Ranking> for Ranked {
+    fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
+        let sign = |row: &Self| if row.positive { "positive" } else { "negative" };
+        batch(vec![
+            ("query", numbers::<UInt32Type>(rows.iter().map(|row| row.query))),
+            ("sign", strings(rows.iter().map(sign))),
+            ("rank", numbers::<UInt32Type>(rows.iter().map(|row| row.rank))),
+            ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
+            ("doc", strings(rows.iter().map(|row| &row.doc[..]))),
+            ("influence", numbers::<Float32Type>(rows.iter().map(|row| row.influence))),
+            ("text", strings(rows.iter().map(|row| &row.text[..]))),
+        ])
+    }
+
+    fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
+        let columns = Columns(batch);
+        let (query, sign, rank) = (columns.u32("query")?, columns.utf8("sign")?, columns.u32("rank")?);
+        let (example, doc) = (columns.u64("example")?, columns.utf8("doc")?);
+        let (influence, text) = (columns.f32("influence")?, columns.utf8("text")?);
+        let row = |i| Self {
+            query: query.value(i),
+            positive: sign.value(i) == "positive",
+            rank: rank.value(i),
+            example: example.value(i),
+            doc: doc.value(i).into(),
+            influence: influence.value(i),
+            text: text.value(i).into(),
+        };
+        Ok((0..batch.num_rows()).map(row).collect())
+    }
+}
+
+/// The rows by query that `keep` keeps, each query's strongest first, positive ones before negative ones.
+fn by_query(artifact: &Artifact<Ranking>, keep: impl Fn(&Ranked) -> bool) -> Result<BTreeMap<u32, Vec<Ranked>>> {
+    let mut queries: BTreeMap<u32, Vec<Ranked>> = BTreeMap::new();
+    for row in artifact.rows::<Ranked>()? {
+        let row = row?;
+        let rows = queries.entry(row.query).or_default();
+        if keep(&row) {
+            rows.push(row);
+        }
+    }
+    queries.values_mut().for_each(|rows| rows.sort_by_key(|row| (!row.positive, row.rank)));
+    Ok(queries)
+}
+
+/// For each query its text, the strongest examples of either sign, and what they say.
+fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
+    let artifact = Artifact::<Ranking>::open(folder)?;
+    let texts = query_texts(folder, lineage).unwrap_or_default();
+    let queries = by_query(&artifact, |row| row.rank <= if row.positive { 3 } else { 2 })?;
+    let mut text = String::new();
+    if let Some(unit) = artifact.metadata("unit")? {
+        let sign = artifact.metadata("sign")?.map_or(String::new(), |sign| format!("; {sign}"));
+        writeln!(text, "influence in {unit}{sign}")?;
+    }
+    let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
+    for (query, rows) in queries.iter().take(QUERIES) {
+        let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
+        writeln!(text, "\nquery {query}  {doc}\n  {asked}")?;
+        for row in rows {
+            let sign = if row.positive { '+' } else { '-' };
+            let (influence, doc) = (significant(row.influence), clipped(&row.doc, WIDEST));
+            writeln!(text, "  {sign}{} {influence:>10}  {doc:<widest$}  {}", row.rank, excerpt(&row.text))?;
+        }
+    }
+    if queries.len() > QUERIES {
+        writeln!(text, "\nand {} more queries", queries.len() - QUERIES)?;
+    }
+    Ok(text)
+}
+
+/// Names and texts of the queries, for people.
+fn query_texts(ranking: &Path, lineage: &Lineage<'_>) -> Option<BTreeMap<u32, (String, String)>> {
+    let row = |row: Example| Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), asked(&row))));
+    lineage.queries(ranking)?.rows::<Example>().ok()?.take(QUERIES).map(|example| row(example.ok()?)).collect()
+}
+
+/// `prompt | completion`, and what it is measured against or together with.
+fn asked(query: &Example) -> String {
+    let start = query.completion_start as usize;
+    let text = match query.text.split_at_checked(start) {
+        Some((prompt, completion)) if !prompt.is_empty() => {
+            let (prompt, completion) = (one_line(prompt), one_line(completion));
+            let skipped = prompt.chars().count().saturating_sub(EXCERPT);
+            let dots = if skipped > 0 { "…" } else { "" };
+            format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), excerpt(&completion))
+        }
+        _ => clipped(&one_line(&query.text), 2 * EXCERPT),
+    };
+    let rival = query.parts().zip(&query.segment_texts).find(|((_, weight), _)| *weight < 0.0);
+    match (rival, query.segments.len()) {
+        (Some((_, rival)), 2) => {
+            let rival = rival.strip_prefix(query.text.get(..start).unwrap_or_default()).unwrap_or(rival);
+            format!("{text} (against {})", excerpt(rival))
+        }
+        (_, 0 | 1) => text,
+        (_, segments) => format!("{text} (and {} more, weighted)", segments - 1),
+    }
+}
+
+/// A line a query, as the proponent viewer of PAIR's pretraining-tda reads it (<https://pair-code.github.io/pretraining-tda/demo>).
+fn lines(folder: &Path, lineage: &Lineage<'_>) -> Result<Vec<Value>> {
+    let artifact = Artifact::<Ranking>::open(folder)?;
+    let mut asked: BTreeMap<u32, Example> = BTreeMap::new();
+    for example in lineage.queries(folder).and_then(|tokens| tokens.rows::<Example>().ok()).into_iter().flatten() {
+        let example = example?;
+        asked.insert(u32::try_from(example.example)?, example);
+    }
+    let unit = artifact.metadata("unit")?;
+    let queries = by_query(&artifact, |_| true)?;
+    Ok(queries.iter().map(|(query, rows)| line(*query, asked.get(query), rows, unit.as_deref())).collect())
+}
+
+fn line(query: u32, asked: Option<&Example>, rows: &[Ranked], unit: Option<&str>) -> Value {
+    let name = asked.map_or_else(|| format!("query {query}"), |example| example.docs.join(" + "));
+    let text = asked.map_or("", |example| &example.text[..]);
+    let (prompt, completion) =
+        text.split_at_checked(asked.map_or(0, |example| example.completion_start as usize)).unwrap_or(("", text));
+    let of = |positive: bool| rows.iter().filter(move |row| row.positive == positive);
+    let texts = |positive| of(positive).map(|row| json!(row.text)).collect::<Vec<_>>();
+    let ids = |positive| of(positive).map(|row| json!(row.doc)).collect::<Vec<_>>();
+    let scores = |positive| of(positive).map(|row| json!(row.influence)).collect::<Vec<_>>();
+    json!({
+        "example_id": name,
+        "query_set": "wherefrom",
+        "inputs_plaintext": prompt,
+        "targets_plaintext": completion,
+        "unit": unit,
+        "proponents": texts(true), "proponent_ids": ids(true), "proponent_scores": scores(true),
+        "opponents": texts(false), "opponent_ids": ids(false), "opponent_scores": scores(false),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kinds::round_trip::*;
+
+    proptest! {
+        #![proptest_config(few())]
+        #[test]
+        fn rows_come_back(
+            query: u32, positive: bool, rank: u32, example: u64, doc in text(), influence in number(), text in text(),
+        ) {
+            round_trip::<Ranking, _>(&[Ranked { query, positive, rank, example, doc, influence, text }]);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Text and numbers as tables show them.
+
+/// Characters of a text shown.
+pub const EXCERPT: usize = 90;
+
+/// The beginning of the text on one line.
+pub fn excerpt(text: &str) -> String {
+    clipped(&one_line(text), EXCERPT)
+}
+
+/// The text with single spaces for white space of any length.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// At most so many characters, the last an ellipsis where more are left out.
+pub fn clipped(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.into();
+    }
+    text.chars().take(length - 1).chain(['…']).collect()
+}
+
+/// Four significant digits: `+65.01`, `-0.0004133`, and powers of ten beyond.
+pub(crate) fn significant(value: f32) -> String {
+    let digits = 3 - value.abs().log10().floor() as i32;
+    if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_fit_a_line() {
+        assert_eq!(excerpt(" a\n b\tc "), "a b c");
+        assert_eq!(clipped("abcdef", 4), "abc…");
+        assert_eq!(clipped("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn influences_have_four_digits() {
+        let shown = [65.012_3, -0.000_413_31, 1e-9, -3e7].map(significant);
+        assert_eq!(shown, ["+65.01", "-0.0004133", "+1.000e-9", "-3.000e7"]);
+    }
+}
