@@ -8,6 +8,7 @@ mod corpus;
 mod encoder;
 mod measured;
 mod notes;
+mod ordered;
 mod pack;
 mod refusals;
 mod row;

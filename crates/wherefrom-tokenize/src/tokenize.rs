@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, Example, Exec, Row as _, bad_input};
 
-use crate::chat::Chat;
+use crate::chat::{Chat, Date};
 use crate::corpus::{Corpus, Place, RawRow, Rows};
 use crate::encoder::Encoder;
 use crate::notes::{Notes, Tally};
@@ -53,6 +53,9 @@ pub struct Config {
     /// Whether a prompt is what a user asks and a completion what the assistant answers, by the model's chat template.
     #[serde(default, skip_serializing_if = "is_default")]
     pub chat: bool,
+    /// The day that a chat template is told where it asks for one: `2024-07-26`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
     /// One window a row, several of a long row, or many rows in a window.
     #[serde(default, skip_serializing_if = "is_default")]
     pub windows: Windowing,
@@ -71,6 +74,7 @@ impl Config {
             every: all(),
             untargeted: Untargeted::Refuse,
             chat: false,
+            date: None,
             windows: Windowing::Truncate,
             attend: Attend::Document,
         }
@@ -99,7 +103,12 @@ impl Config {
         if self.windows != Windowing::Pack && self.attend == Attend::Window {
             return Err(bad_input("attend = \"window\" goes with windows = \"pack\"; set it or remove `attend`"));
         }
+        self.day()?;
         Names::new(&self.column, &self.columns).map(drop)
+    }
+
+    fn day(&self) -> Result<Option<Date>> {
+        self.date.as_deref().map(Date::parse).transpose()
     }
 }
 
@@ -192,7 +201,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
     let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
-    let chat = inputs.chat_template.as_deref().map(Chat::open).transpose()?;
+    let day = config.day()?;
+    let chat = inputs.chat_template.as_deref().map(|path| Chat::open(path, day)).transpose()?;
     if let Some(dropout) = encoder.as_ref().and_then(|encoder| encoder.dropout) {
         exec.reporter.warn(&format!(
             "the tokenizer has a dropout of {dropout}, with which the tokens of a text are others each time; it is off here"

@@ -9,17 +9,24 @@ use wherefrom_tokenize::tokenize::{self, Config, Untargeted};
 
 use crate::{Bench, config, recipe, tokenizer, tokenizer_file};
 
+fn fixtures(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat").join(name)
+}
+
 fn fixture() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat/templates.json");
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(fixtures("templates.json")).unwrap()).unwrap()
 }
 
 /// The first row of a corpus of one, by the template in `chat`.
 fn first(bench: &Bench, config: &Config, row: &Value, chat: &Path) -> anyhow::Result<Example> {
+    first_with(bench, config, row, chat, tokenizer_file())
+}
+
+fn first_with(bench: &Bench, config: &Config, row: &Value, chat: &Path, tokenizer: &Path) -> anyhow::Result<Example> {
     let corpus = bench.file("chat.jsonl", format!("{row}\n"));
     let inputs = tokenize::Inputs {
         corpus: corpus.clone(),
-        tokenizer: Some(tokenizer_file().into()),
+        tokenizer: Some(tokenizer.into()),
         chat_template: Some(chat.into()),
     };
     let config_value = json!({"config": serde_json::to_value(config)?, "chat": fs::read_to_string(chat)?});
@@ -102,9 +109,10 @@ fn what_a_template_cannot_do_is_refused() {
     assert!(refused(json!({})).contains("has no `chat_template`"));
     assert!(refused(json!({"chat_template": "{% for %}"})).contains("the chat template: "));
     assert!(refused(json!({"chat_template": "{{ raise_exception('not so') }}"})).contains("not so"));
-    // The number of turns at the beginning: no rendering continues another.
+    // No other words can be rendered in the place of the answer's.
     let message =
-        refused(json!({"chat_template": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"}));
+        refused(json!({"chat_template": "{{ messages | length }}{% for m in messages %}{{ m.content if m.content in \
+        ['Who?', 'God.'] else raise_exception('unheard of') }}{% endfor %}"}));
     assert!(message.contains("turn 1") && message.contains("generation"), "{message}");
     let asked = json!({"messages": [{"role": "user", "content": "Who?"}]});
     let plain = json!({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"});
@@ -131,4 +139,207 @@ fn a_conversation_that_is_too_long_keeps_targets() {
     assert!(said.len() == 1 && long.starts_with(&said[0]), "{said:?}");
     let warnings = bench.warnings();
     assert_eq!(warnings.iter().filter(|warning| warning.contains("longer than max-tokens = 16")).count(), 2);
+}
+
+/// What is refused of a row of two turns by a template, without the row's place.
+fn refusal(bench: &Bench, config: &Config, template: &str) -> String {
+    let turns = json!({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "God."}]});
+    let chat = self::template(bench, &json!({"chat_template": template}));
+    first(bench, config, &turns, &chat).unwrap_err().to_string()
+}
+
+/// The texts of the runs of targets of a row, by their bytes.
+fn spoken(bench: &Bench, rendered: &Value, specials: &Value) -> (String, Vec<String>) {
+    let mut chat = specials.clone();
+    chat["chat_template"] = rendered["template"].clone();
+    let chat = template(bench, &chat);
+    let row = first(bench, &config(4096), &json!({"messages": rendered["messages"]}), &chat).unwrap();
+    (row.text.clone(), answers(&row))
+}
+
+#[test]
+fn answers_without_marks_are_told_by_what_changes_with_their_words() {
+    let fixture = fixture();
+    for rendered in fixture["answers"].as_array().unwrap() {
+        let (text, found) = spoken(&Bench::new(), rendered, &fixture["specials"]);
+        assert_eq!(text, rendered["text"].as_str().unwrap(), "{}", rendered["name"]);
+        // Answers side by side are one run.
+        let expected: Vec<_> =
+            rendered["answers"].as_array().unwrap().iter().map(|said| said.as_str().unwrap()).collect();
+        assert_eq!(found, expected, "{} {text:?}", rendered["name"]);
+    }
+}
+
+#[test]
+fn targets_are_the_tokens_that_transformers_masks() {
+    let fixture = fixture();
+    for rendered in fixture["masks"].as_array().unwrap() {
+        let bench = Bench::new();
+        let mut chat = fixture["specials"].clone();
+        chat["chat_template"] = rendered["template"].clone();
+        let chat = template(&bench, &chat);
+        let row = json!({"messages": rendered["messages"]});
+        let tokenizer = fixtures("tokenizer.json");
+        let numbers = |name: &str| rendered[name].as_str().unwrap().split(' ').map(|id| id.parse().unwrap()).collect();
+        let (ids, mask): (Vec<u32>, Vec<u32>) = (numbers("input_ids"), numbers("mask"));
+        if !mask.contains(&1) {
+            continue;
+        }
+        let row = first_with(&bench, &config(4096), &row, &chat, &tokenizer).unwrap();
+        assert_eq!(row.input_ids, ids, "{}", rendered["name"]);
+        let found: Vec<_> = row.target_mask.iter().map(|&target| u32::from(target)).collect();
+        assert_eq!(found, mask, "{} {:?}", rendered["name"], row.text);
+    }
+}
+
+#[test]
+fn expressions_are_what_jinja_makes_of_them() {
+    let fixture: Value = serde_json::from_slice(&fs::read(fixtures("expressions.json")).unwrap()).unwrap();
+    let day = Some(fixture["date"].as_str().unwrap().to_string());
+    let keep = Config { untargeted: Untargeted::Keep, date: day, ..config(1 << 20) };
+    let asked = json!({"messages": fixture["messages"]});
+    let bench = Bench::new();
+    let text_of = |template: &str| {
+        let mut chat = fixture["specials"].clone();
+        chat["chat_template"] = template.into();
+        first(&bench, &keep, &asked, &self::template(&bench, &chat)).map(|row| row.text)
+    };
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_string()).collect()
+    };
+    let (given, separator) = (fixture["given"].as_str().unwrap(), fixture["separator"].as_str().unwrap());
+    for rendered in fixture["rendered"].as_array().unwrap() {
+        let templates = texts(&rendered["templates"]);
+        let found = text_of(&format!("{given}{}", templates.join(separator))).unwrap();
+        let found: Vec<_> = found.split(separator).map(str::to_string).collect();
+        let expected = texts(&rendered["texts"]);
+        assert_eq!(found.len(), expected.len());
+        for ((template, found), expected) in templates.iter().zip(found).zip(expected) {
+            assert_eq!(found, expected, "{template}");
+        }
+    }
+    for template in texts(&fixture["refused"]) {
+        assert!(text_of(&template).is_err(), "{template}");
+    }
+}
+
+#[test]
+fn a_template_that_asks_for_the_date_is_told_the_day_of_the_step_or_refused() {
+    let bench = Bench::new();
+    let asks = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let message = refusal(&bench, &config(64), asks);
+    assert!(message.contains("tokenizer_config.json asks for the date"), "{message}");
+    assert!(message.contains("date = \"2024-07-26\""), "{message}");
+    // In a macro minijinja calls it by another name.
+    let message = refusal(&bench, &config(64), "{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}");
+    assert!(message.contains("asks for the date"), "{message}");
+    let dated = Config { date: Some("2024-07-26".into()), ..config(64) };
+    let turns = json!({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "God."}]});
+    let chat = template(&bench, &json!({"chat_template": asks}));
+    assert_eq!(first(&bench, &dated, &turns, &chat).unwrap().text, "26 Jul 2024Who?God.");
+    // One that has a date of its own.
+    let own = "{{ strftime_now('%Y') if strftime_now is defined else 'then' }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let chat = template(&bench, &json!({"chat_template": own}));
+    assert_eq!(first(&bench, &config(64), &turns, &chat).unwrap().text, "thenWho?God.");
+    for wrong in ["2024-7-26", "2024-02-30", "2023-02-29", "26 Jul 2024", "2024-13-01", ""] {
+        let message = Config { date: Some(wrong.into()), ..config(64) }.check().unwrap_err().to_string();
+        assert!(message.contains("is no day"), "{message}");
+    }
+}
+
+#[test]
+fn errors_of_a_template_name_its_file_and_what_to_do() {
+    let bench = Bench::new();
+    let message = refusal(&bench, &config(64), "a\n{{ messages | nosuchfilter }}");
+    for part in ["tokenizer_config.json", "nosuchfilter", "line 2", "chat-template"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let message = refusal(&bench, &config(64), "a\n{{ messages[0].content.nosuchmethod() }}");
+    assert!(message.contains("line 2") && message.contains("chat-template"), "{message}");
+    // What the template itself says is about the row.
+    let message = refusal(&bench, &config(64), "{{ raise_exception('Roles must alternate') }}");
+    assert!(message.contains("(Roles must alternate); mend `messages`"), "{message}");
+    // A file beside is what is read, and what is named.
+    bench.file("chat_template.jinja", "{{ nothing() }}");
+    let message = refusal(&bench, &config(64), "never read");
+    assert!(message.contains("chat_template.jinja"), "{message}");
+}
+
+#[test]
+fn the_template_for_tools_is_not_taken_without_tools() {
+    let bench = Bench::new();
+    let template_of = |said: &str| format!("{said}{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}");
+    let both = json!({"chat_template": [
+        {"name": "tool_use", "template": template_of("tools:")}, {"name": "default", "template": template_of("plain:")},
+    ]});
+    let turns = json!({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "God."}]});
+    assert_eq!(first(&bench, &config(64), &turns, &template(&bench, &both)).unwrap().text, "plain:Who?God.");
+}
+
+#[test]
+fn templates_that_have_no_end_or_no_bounds_are_refused() {
+    let long = "a".repeat(2 << 20);
+    let deep = |open: &str, close: &str, times: usize| open.repeat(times) + &close.repeat(times);
+    let cases = [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".into(), "steps"),
+        ("{% for i in range(10**9) %}{% endfor %}".into(), ""),
+        ("{{ 'a' * 10**9 }}".into(), ""),
+        ("{{ [1] * 10**9 }}".into(), ""),
+        ("{{ 'a' * 10**18 }}".into(), ""),
+        ("{{ ('a' * 10**6).replace('a', 'b' * 10**6) }}".into(), ""),
+        ("{{ 'a'.center(10**9) }}{{ 'a'.ljust(10**9) }}".into(), ""),
+        ("{{ 'a' | center(10**12) }}".into(), ""),
+        ("{{ 'a'.zfill(10**12) }}".into(), ""),
+        ("{{ 'a\tb'.expandtabs(10**12) }}".into(), ""),
+        ("{{ 'a\nb' | indent(10**10) }}".into(), ""),
+        ("{{ ('\n' * 10**6) | indent(10**4, blank=true) }}".into(), ""),
+        ("{{ ('x' * 10**6).join(range(10**5) | map('string')) }}".into(), ""),
+        ("{{ range(10**5) | join('x' * 10**6) }}".into(), ""),
+        ("{{ '%1000000000d' % 5 }}".into(), ""),
+        ("{{ '%*d' % (10**9, 5) }}".into(), ""),
+        ("{{ '%.1000000000f' % 5.0 }}".into(), ""),
+        ("{{ '{:1000000000}'.format(5) }}".into(), ""),
+        ("{{ '{:{w}}'.format(5, w=10**9) }}".into(), ""),
+        ("{{ '%1000000000s' | format('a') }}".into(), ""),
+        ("{{ [1] | tojson(indent=10**10) }}".into(), ""),
+        ("{{ [1] | batch(10**9, 'x') | list }}".into(), ""),
+        ("{{ [1] | slice(10**9) | list }}".into(), ""),
+        ("{{ 10 ** 10 ** 10 }}".into(), ""),
+        ("{{ 'a' | wordwrap(0) }}{% for i in range(10**5) %}{% for j in range(10**5) %}x{% endfor %}{% endfor %}".into(), ""),
+        ("{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}".into(), ""),
+        ("{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x + [1] %}{% endfor %}{{ ns.x }}".into(), ""),
+        ("{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".into(), "deep"),
+        ("{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = {'a': ns.x}.items() %}{% endfor %}".into(), "deep"),
+        ("{% set x = [] %}".to_string() + &"{% set x = [x] %}".repeat(20000) + "{{ x == x }}", "deep"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".into(), ""),
+        ("{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}".into(), ""),
+        ("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}".into(), ""),
+        ("{{ ".to_string() + &"not ".repeat(100_000) + "1 }}", "nested too deeply"),
+        ("{{ ".to_string() + &"-".repeat(100_000) + "1 }}", "nested too deeply"),
+        (format!("{{{{ {} }}}}", deep("(", ")", 100_000)), "nested too deeply"),
+        (format!("{{{{ {} }}}}", deep("[", "]", 100_000)), "nested too deeply"),
+        (format!("{{{{ {} }}}}", "[".repeat(100_000)), ""),
+        ("{{ 1".to_string() + &" + 1".repeat(100_000) + " }}", "nested too deeply"),
+        ("{{ 1".to_string() + &" if 1 else 1".repeat(50_000) + " }}", "nested too deeply"),
+        ("{{ a".to_string() + &".a".repeat(100_000) + " }}", "nested too deeply"),
+        ("{{ a".to_string() + &"()".repeat(100_000) + " }}", "nested too deeply"),
+        ("{{ a".to_string() + &"|e".repeat(100_000) + " }}", "nested too deeply"),
+        ("{{ 2".to_string() + &" ** 2".repeat(100_000) + " }}", "nested too deeply"),
+        ("{{ 1".to_string() + &" is odd".repeat(100_000) + " }}", "nested too deeply"),
+        (deep("{% if 1 %}", "{% endif %}", 40_000), "nested too deeply"),
+        (deep("{% for a in b %}", "{% endfor %}", 30_000), "nested too deeply"),
+        ("{% if 1 %}".to_string() + &"{% elif 1 %}".repeat(50_000) + "{% endif %}", "nested too deeply"),
+        (format!("{{{{ '{long}' }}}}"), "bytes"),
+        ("{".repeat(500_000), ""),
+        ("{% raw %}".to_string() + &"{%".repeat(400_000), ""),
+    ];
+    for (template, said) in cases {
+        let bench = Bench::new();
+        let begun = std::time::Instant::now();
+        let shown = &template[..template.len().min(90)];
+        let message = refusal(&bench, &config(64), &template);
+        assert!(message.contains(said), "{shown}: {message}");
+        assert!(message.len() < 4096, "{shown}: {} bytes", message.len());
+        assert!(begun.elapsed().as_secs() < 20, "{shown}: {:?}", begun.elapsed());
+    }
 }

@@ -1,0 +1,61 @@
+//! What a template may use: steps, memory, and depth of what it keeps.
+
+use minijinja::value::ValueKind;
+use minijinja::{Error, ErrorKind, State, Value};
+
+/// Steps of one rendering: an instruction each, or 64 bytes. So that is also the memory: 256 MiB at most.
+pub(super) const FUEL: u64 = 4 << 20;
+/// Bytes of the longest text that is rendered.
+pub(super) const LONGEST_TEXT: usize = 16 << 20;
+/// Lists and dictionaries inside one another in what is assigned. Those of a row are 128 deep at most.
+const DEPTH: usize = 256;
+
+/// Pays for a text of `bytes` before it is made.
+pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel((bytes / 64) as u64)
+}
+
+/// What is assigned, if it is not nested too deeply: values are compared, printed and dropped by functions that call
+/// themselves.
+pub(super) fn assigned(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+    shallow(state, &value, 0)?;
+    Ok(value)
+}
+
+fn shallow(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > DEPTH {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a value is nested too deeply: more than {DEPTH} lists inside one another"),
+        ));
+    }
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+        return Ok(());
+    }
+    // Of a dictionary the iterator gives the keys alone.
+    let pairs = value.as_object().and_then(|object| object.try_iter_pairs());
+    match pairs.filter(|_| value.kind() == ValueKind::Map) {
+        Some(pairs) => {
+            for (_, item) in pairs {
+                state.consume_fuel(1)?;
+                shallow(state, &item, depth + 1)?;
+            }
+        }
+        None => {
+            let Some(items) = value.as_object().and_then(|object| object.try_iter()) else { return Ok(()) };
+            for item in items {
+                state.consume_fuel(1)?;
+                shallow(state, &item, depth + 1)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is iterated over, if Python would: nothing but what has items, and what is not there.
+pub(super) fn iterated(value: Value) -> Result<Value, Error> {
+    if value.is_undefined() || (!value.is_none() && value.try_iter().is_ok()) {
+        return Ok(value);
+    }
+    Err(Error::new(ErrorKind::InvalidOperation, format!("{} cannot be iterated over", value.kind())))
+}

@@ -1,0 +1,309 @@
+//! The text of a template as minijinja takes it, and its limits.
+//!
+//! Jinja as `transformers` runs it has a tag of its own, `{% generation %}`, and Python's `%`, which formats text. Both are
+//! put into words that minijinja has. What is assigned passes a filter that refuses deep values. Depth and length are
+//! checked here because a parser that calls itself has no other end than that of its stack.
+
+use super::tokens::{Kind, Token, scan};
+
+/// Bytes of the longest template.
+const LONGEST: usize = 1 << 20;
+/// Blocks, and branches of one `if`, inside one another.
+const BLOCKS: usize = 100;
+/// Brackets inside one another in one tag.
+const BRACKETS: usize = 64;
+/// Operators in one tag.
+const OPERATORS: usize = 1000;
+/// Filter around what `{% generation %}` holds, and the variable that collects where it is.
+pub(super) const GENERATION: &str = "wherefrom_generation";
+pub(super) const SPANS: &str = "wherefrom_spans";
+/// Filter for `%`.
+pub(super) const REMAINDER: &str = "wherefrom_remainder";
+/// Filter for what is assigned.
+pub(super) const ASSIGNED: &str = "wherefrom_assigned";
+
+/// Filter for what is iterated over.
+pub(super) const ITERATED: &str = "wherefrom_iterated";
+
+/// A template that minijinja takes.
+pub(super) struct Source {
+    pub(super) text: String,
+    /// The template says itself what the assistant writes.
+    pub(super) marks: bool,
+    /// It asks whether the arguments of a call are text, so it takes them as they are.
+    pub(super) takes_text_arguments: bool,
+}
+
+impl Source {
+    /// Reads a template; what is refused is said.
+    pub(super) fn new(template: &str) -> Result<Self, String> {
+        if template.len() > LONGEST {
+            return Err(format!("it has {} bytes and may have {LONGEST}", template.len()));
+        }
+        // As Jinja does before anything else.
+        let template = template.replace("\r\n", "\n").replace('\r', "\n");
+        let mut source =
+            Self { text: String::with_capacity(template.len()), marks: false, takes_text_arguments: false };
+        let (mut blocks, mut read) = (Vec::new(), 0);
+        while let Some(start) = opener(&template[read..]) {
+            let rest = &template[read + start..];
+            let at = |what: String| format!("line {}: {what}", 1 + template[..read + start].matches('\n').count());
+            source.text.push_str(&template[read..read + start]);
+            let end = match verbatim(rest) {
+                Some((end, raw)) => {
+                    let (begin, inside) = rest[..end].split_at(raw);
+                    source.text.push_str(begin);
+                    // Jinja keeps a line that ends here, minijinja does not.
+                    source.text.push_str(if inside.starts_with('\n') && !begin.ends_with("-%}") { "\n" } else { "" });
+                    source.text.push_str(inside);
+                    end
+                }
+                None => source.tag(rest, &mut blocks).map_err(at)?,
+            };
+            read += start + end;
+        }
+        source.text.push_str(&template[read..]);
+        Ok(source)
+    }
+
+    /// Adds the tag that `text` begins with; its length.
+    fn tag(&mut self, text: &str, blocks: &mut Vec<usize>) -> Result<usize, String> {
+        let block = text.starts_with("{%");
+        let (tag, end) = tag(text, if block { "%}" } else { "}}" }).ok_or("a tag is not closed")?;
+        let tokens = scan(tag.inner)?;
+        check(&tokens)?;
+        self.takes_text_arguments |= asks_for_text_arguments(&tokens);
+        if block {
+            nest(blocks, &tokens)?;
+        }
+        self.push(&tag, block, tokens);
+        Ok(end)
+    }
+
+    fn push(&mut self, tag: &Tag<'_>, block: bool, tokens: Vec<Token>) {
+        let (opener, closer) = if block { ("{%", "%}") } else { ("{{", "}}") };
+        let word = tokens.iter().find(|token| token.kind == Kind::Name).filter(|_| block).map(|token| &token.text[..]);
+        let (left, right) = (tag.left, tag.right);
+        // A frame of its own, as what a block of `transformers` sets is not seen outside.
+        let inner = match word {
+            Some("generation") => {
+                self.marks = true;
+                format!(" with %}}{{% filter {GENERATION}({SPANS}) ")
+            }
+            Some("endgeneration") => " endfilter %}{% endwith ".into(),
+            Some("set") => written(assigned(remainders(tokens))),
+            Some("for") => written(iterated(remainders(tokens))),
+            _ => written(remainders(tokens)),
+        };
+        // What is rewritten keeps its lines, so that errors name the right one.
+        let lines = tag.inner.matches('\n').count().saturating_sub(inner.matches('\n').count());
+        self.text.push_str(&format!("{opener}{left}{inner}{} {right}{closer}", "\n".repeat(lines)));
+    }
+}
+
+/// A tag's inside, and its signs about white space.
+struct Tag<'a> {
+    left: &'a str,
+    inner: &'a str,
+    right: &'a str,
+}
+
+/// Where the next tag or comment begins.
+fn opener(text: &str) -> Option<usize> {
+    let opens = |(at, _): &(usize, &str)| text[at + 1..].starts_with(['{', '%', '#']);
+    text.match_indices('{').find(opens).map(|(at, _)| at)
+}
+
+/// The length of a comment or raw block that `text` begins with, and of its first tag.
+fn verbatim(text: &str) -> Option<(usize, usize)> {
+    if text.starts_with("{#") {
+        return Some((text.find("#}").map_or(text.len(), |end| end + 2), 0));
+    }
+    let word = |text: &str, word: &str| {
+        let inner = text.strip_prefix("{%")?;
+        let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner).trim_start().strip_prefix(word)?.trim_start();
+        let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner).strip_prefix("%}")?;
+        Some(text.len() - inner.len())
+    };
+    let begin = word(text, "raw")?;
+    let mut end = begin;
+    loop {
+        let Some(next) = text[end..].find("{%") else { return Some((text.len(), begin)) };
+        end += next;
+        match word(&text[end..], "endraw") {
+            Some(length) => return Some((end + length, begin)),
+            None => end += 2,
+        }
+    }
+}
+
+/// The tag that `text` begins with, and its length. Text in quotes and brackets hides what would close it.
+fn tag<'a>(text: &'a str, closer: &str) -> Option<(Tag<'a>, usize)> {
+    let signed = |text: &'a str| usize::from(text.starts_with(['-', '+']));
+    let (bytes, left) = (text.as_bytes(), signed(&text[2..]));
+    let (mut at, mut depth, mut quote) = (2 + left, 0_usize, None);
+    while at < bytes.len() {
+        let byte = bytes[at];
+        match quote {
+            Some(_) if byte == b'\\' => at += 1,
+            Some(open) => quote = Some(open).filter(|&open| open != byte),
+            None if depth == 0 && bytes[at..].starts_with(closer.as_bytes()) => {
+                let right = usize::from(at > 2 + left && matches!(bytes[at - 1], b'-' | b'+'));
+                let (inner, signs) = (&text[2 + left..at - right], &text[at - right..at]);
+                return Some((Tag { left: &text[2..2 + left], inner, right: signs }, at + 2));
+            }
+            None => match byte {
+                b'\'' | b'"' => quote = Some(byte),
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            },
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Refuses expressions that nest too deep.
+fn check(tokens: &[Token]) -> Result<(), String> {
+    let (mut depth, mut operators) = (0_usize, 0);
+    for token in tokens {
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        operators += usize::from(token.links());
+        if depth > BRACKETS {
+            return Err(format!(
+                "an expression is nested too deeply: more than {BRACKETS} brackets inside one another"
+            ));
+        }
+        if operators > OPERATORS {
+            return Err(format!("an expression is nested too deeply: more than {OPERATORS} operators in one tag"));
+        }
+    }
+    Ok(())
+}
+
+/// Follows which blocks are open: each with its branches.
+fn nest(blocks: &mut Vec<usize>, tokens: &[Token]) -> Result<(), String> {
+    let Some(word) = tokens.first().map(|token| &token.text[..]) else { return Ok(()) };
+    let opens = ["if", "for", "macro", "call", "filter", "with", "block", "autoescape", "generation"];
+    if opens.contains(&word) || (word == "set" && !tokens.iter().any(|token| token.text == "=")) {
+        blocks.push(1);
+    } else if let ("elif", Some(branches)) = (word, blocks.last_mut()) {
+        *branches += 1;
+    } else if word.starts_with("end") {
+        blocks.pop();
+    }
+    if blocks.iter().sum::<usize>() > BLOCKS {
+        return Err(format!("blocks are nested too deeply: more than {BLOCKS} inside one another"));
+    }
+    Ok(())
+}
+
+/// `call.arguments is string`, and its like.
+fn asks_for_text_arguments(tokens: &[Token]) -> bool {
+    tokens.iter().enumerate().any(|(index, token)| {
+        let mut rest = tokens[index + 1..].iter().map(|token| &token.text[..]);
+        let test = rest.find(|text| !["]", "is", "not"].contains(text));
+        token.text.trim_matches(['\'', '"']) == "arguments"
+            && test.is_some_and(|test| ["string", "mapping"].contains(&test))
+    })
+}
+
+/// `set name = value`, the value through the filter that refuses deep ones.
+fn assigned(mut tokens: Vec<Token>) -> Vec<Token> {
+    if let Some(equals) = tokens.iter().position(|token| token.text == "=") {
+        let value = written(tokens.split_off(equals + 1));
+        tokens.push(Token::operand(format!(" ({})|{ASSIGNED} ", value.trim())));
+    }
+    tokens
+}
+
+/// `for name in values`, the values through the filter that refuses what Python cannot iterate over.
+fn iterated(mut tokens: Vec<Token>) -> Vec<Token> {
+    let mut depth = 0_usize;
+    let (mut start, mut end) = (None, tokens.len());
+    for (index, token) in tokens.iter().enumerate() {
+        match (token.kind, &token.text[..]) {
+            (Kind::Open, _) => depth += 1,
+            (Kind::Close, _) => depth = depth.saturating_sub(1),
+            (Kind::Name, "in") if depth == 0 && start.is_none() => start = Some(index + 1),
+            (Kind::Name, "if" | "recursive") if depth == 0 && start.is_some() => {
+                end = index;
+                break;
+            }
+            _ => {}
+        }
+    }
+    let Some(start) = start.filter(|&start| start < end) else { return tokens };
+    let values = written(tokens[start..end].to_vec());
+    tokens.splice(start..end, [Token::operand(format!(" ({})|{ITERATED}", values.trim()))]);
+    tokens
+}
+
+/// `left % right` as `(left)|remainder(right)`, from the innermost brackets out and from left to right.
+fn remainders(mut tokens: Vec<Token>) -> Vec<Token> {
+    loop {
+        let mut depth = 0_usize;
+        let mut found: Option<(usize, usize)> = None;
+        for (index, token) in tokens.iter().enumerate() {
+            match token.kind {
+                Kind::Open => depth += 1,
+                Kind::Close => depth = depth.saturating_sub(1),
+                _ if token.text == "%" && found.is_none_or(|(_, deepest)| depth > deepest) => {
+                    found = Some((index, depth));
+                }
+                _ => {}
+            }
+        }
+        let Some((at, _)) = found else { return tokens };
+        let (start, end) = (left(&tokens, at), right(&tokens, at));
+        let (left, right) = (tokens[start..at].to_vec(), tokens[at + 1..end].to_vec());
+        let text = format!(" ({})|{REMAINDER}({})", written(left).trim(), written(right).trim());
+        tokens.splice(start..end, [Token::operand(text)]);
+    }
+}
+
+/// Where the left operand of the `%` at `at` begins: products are read from left to right.
+fn left(tokens: &[Token], at: usize) -> usize {
+    let (mut start, mut depth) = (at, 0_usize);
+    while start > 0 {
+        let token = &tokens[start - 1];
+        match token.kind {
+            Kind::Close => depth += 1,
+            Kind::Open if depth == 0 => break,
+            Kind::Open => depth -= 1,
+            _ if depth == 0 && token.ends_product(tokens[..start - 1].last()) => break,
+            _ => {}
+        }
+        start -= 1;
+    }
+    start
+}
+
+/// Where the right operand of the `%` at `at` ends.
+fn right(tokens: &[Token], at: usize) -> usize {
+    let (mut end, mut depth, mut test) = (at + 1, 0_usize, false);
+    while let Some(token) = tokens.get(end) {
+        let factor = ["*", "/", "//", "%"].contains(&&token.text[..]);
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close if depth == 0 => break,
+            Kind::Close => depth -= 1,
+            // A test belongs to the operand before it.
+            _ if token.text == "is" || (test && token.text == "not") => {}
+            _ if depth == 0 && (factor || token.ends_product(tokens[..end].last())) => break,
+            _ => {}
+        }
+        test = token.text == "is";
+        end += 1;
+    }
+    end
+}
+
+fn written(tokens: Vec<Token>) -> String {
+    tokens.into_iter().map(|token| token.space + &token.text).collect()
+}
