@@ -21,6 +21,7 @@ mod store;
 mod stored;
 pub mod text;
 mod units;
+mod visible;
 
 pub use artifact::{Artifact, open_any, verify};
 pub use disk::{digest, files, rename, replace, write_atomically};
@@ -35,3 +36,4 @@ pub use span::Span;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
 pub use units::{bytes, flops, parse_bytes};
+pub use visible::{visible, visible_after};

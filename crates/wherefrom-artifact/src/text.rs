@@ -21,6 +21,15 @@ pub fn clipped(text: &str, length: usize) -> String {
     text.chars().take(length - 1).chain(['…']).collect()
 }
 
+/// What stands above influences: their unit and sign, as the artifact says them, and what kind of number they are. Damping makes
+/// influence functions estimate the response of the model as it is, held near its weights (the proximal Bregman response
+/// function), which is not what training anew would do.
+pub fn influence_in(unit: &str, sign: Option<&str>) -> String {
+    let estimate =
+        if unit.starts_with("nats") { ", as the damped local response estimates it, not a retraining" } else { "" };
+    format!("{unit}{estimate}{}", sign.map_or_else(String::new, |sign| format!("; {sign}")))
+}
+
 /// Four significant digits: `+65.01`, `-0.0004133`, and powers of ten beyond.
 pub(crate) fn significant(value: f32) -> String {
     let digits = 3 - value.abs().log10().floor() as i32;
@@ -36,6 +45,15 @@ mod tests {
         assert_eq!(excerpt(" a\n b\tc "), "a b c");
         assert_eq!(clipped("abcdef", 4), "abc…");
         assert_eq!(clipped("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn nats_are_said_to_be_an_estimate() {
+        let nats = influence_in("nats per added copy", Some("positive = raises"));
+        let words =
+            "nats per added copy, as the damped local response estimates it, not a retraining; positive = raises";
+        assert_eq!(nats, words);
+        assert_eq!(influence_in("gradient product / N", None), "gradient product / N");
     }
 
     #[test]

@@ -27,12 +27,13 @@ use crate::tensors::{narrow, rotations};
 pub const VERSION: u32 = 1;
 
 /// What is fitted.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Labels of the loss whose gradients are summed.
     pub labels: LabelsKind,
-    /// Seed of sampled labels.
+    /// Seed of sampled labels; 1 by default, where that of the covariances is 0. With one seed both would draw the same labels:
+    /// the basis would fit the very sample that lambda is measured on, and the curvature would be further from the exact Fisher.
     pub seed: u64,
     /// Attributed modules.
     pub modules: Modules,
@@ -40,6 +41,18 @@ pub struct Config {
     pub precision: Precision,
     /// float32, or float16 with a scale for each module.
     pub store: Stored,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            labels: LabelsKind::default(),
+            seed: 1,
+            modules: Modules::default(),
+            precision: Precision::default(),
+            store: Stored::default(),
+        }
+    }
 }
 
 /// What it is fitted on.

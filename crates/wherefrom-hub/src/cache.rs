@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! <cache>/models--<owner>--<name>/refs/<revision>              the commit of a branch or tag
-//! <cache>/models--<owner>--<name>/blobs/<etag>                 contents; <etag>.part while they come in
+//! <cache>/models--<owner>--<name>/blobs/<digest>               contents; <digest>.incomplete while they come in
 //! <cache>/models--<owner>--<name>/snapshots/<commit>/<file>    links to blobs
-//! <cache>/models--<owner>--<name>/.wherefrom/<commit>.json        our own: names and sizes of the repository's files
+//! <cache>/models--<owner>--<name>/.wherefrom/<commit>.json        our own: names, lengths and digests of the repository's files
+//! <cache>/.locks/models--<owner>--<name>/<digest>.lock         held by whoever brings a blob
 //! ```
 //!
 //! The last one tells a whole snapshot from one that was interrupted.
@@ -12,21 +13,27 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use wherefrom_artifact::write_atomically;
 
-use crate::listing::{INDEX, Listing, WEIGHTS, matches, pattern, shards};
+use crate::listing::{INDEX, Listing, WEIGHTS, is_hex, matches, pattern, shards};
 use crate::reference::Reference;
 
-/// The hub as the environment has it: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what
-/// they mean to `huggingface_hub`.
+/// How long the hub may say nothing, unless `HF_HUB_DOWNLOAD_TIMEOUT` says so.
+const PATIENCE: u64 = 10;
+
+/// The hub as the environment has it: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_DOWNLOAD_TIMEOUT` and
+/// `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 #[derive(Debug, Clone)]
 pub struct Hub {
     pub(crate) cache: PathBuf,
     pub(crate) endpoint: String,
     pub(crate) token: Option<String>,
     pub(crate) offline: bool,
+    /// For a connection, an answer, and each piece of a body.
+    pub(crate) patience: Duration,
 }
 
 /// Files of the hub that are here.
@@ -60,6 +67,11 @@ impl Hub {
                 .filter(|token| !token.is_empty()),
             offline: text("HF_HUB_OFFLINE")
                 .is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase())),
+            patience: Duration::from_secs(
+                text("HF_HUB_DOWNLOAD_TIMEOUT")
+                    .and_then(|seconds| seconds.parse().ok())
+                    .map_or(PATIENCE, |seconds: u64| seconds.clamp(1, 3600)),
+            ),
         }
     }
 
@@ -75,9 +87,9 @@ impl Hub {
             let wanted = listing.wanted(reference, self.index(reference, &commit).as_deref())?;
             let absent: Vec<&String> = wanted.iter().filter(|name| !self.has(reference, &listing, name)).collect();
             if !absent.is_empty() {
-                let bytes: Option<u64> = absent.iter().map(|name| listing.files[*name].bytes).sum();
-                let size = bytes.map_or_else(String::new, |bytes| format!(", {:.1} MB", bytes as f64 / 1e6));
-                return Err(self.absent(reference, &format!(" ({} of its {} files{size})", absent.len(), wanted.len())));
+                let bytes: f64 = absent.iter().map(|name| listing.files[*name].bytes as f64).sum();
+                let files = format!(" ({} of its {} files, {:.1} MB)", absent.len(), wanted.len(), bytes / 1e6);
+                return Err(self.absent(reference, &files));
             }
             return found(place(&snapshot, reference, &wanted));
         }
@@ -137,8 +149,8 @@ impl Hub {
     fn commit(&self, reference: &Reference) -> Option<String> {
         let commit = fs::read_to_string(self.folder(reference).join("refs").join(&reference.revision));
         let commit = commit.map_or_else(|_| reference.revision.clone(), |text| text.trim().to_string());
-        let known = self.snapshot(reference, &commit).is_dir() || self.listing_file(reference, &commit).exists();
-        known.then_some(commit)
+        let known = || self.snapshot(reference, &commit).is_dir() || self.listing_file(reference, &commit).exists();
+        (is_hex(&commit, 40) && known()).then_some(commit)
     }
 
     fn listing_file(&self, reference: &Reference, commit: &str) -> PathBuf {
@@ -156,6 +168,9 @@ impl Hub {
             (self.listing_file(reference, &listing.commit), serde_json::to_vec(listing)?),
             (reached, listing.commit.clone().into_bytes()),
         ] {
+            if fs::read(&path).is_ok_and(|known| known == bytes) {
+                continue;
+            }
             fs::create_dir_all(path.parent().unwrap_or(&path))?;
             write_atomically(&path, &bytes)?;
         }
@@ -170,8 +185,8 @@ impl Hub {
     /// Whether a file is here, and as long as the hub says.
     pub(crate) fn has(&self, reference: &Reference, listing: &Listing, name: &str) -> bool {
         let length = fs::metadata(self.snapshot(reference, &listing.commit).join(name)).map(|file| file.len());
-        let bytes = listing.files.get(name).and_then(|file| file.bytes);
-        length.is_ok_and(|length| bytes.is_none_or(|bytes| bytes == length))
+        let bytes = listing.files.get(name).map(|file| file.bytes);
+        length.is_ok_and(|length| bytes == Some(length))
     }
 }
 

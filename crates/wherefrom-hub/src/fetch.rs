@@ -1,30 +1,36 @@
-//! From the hub into the cache, with the `hf-hub` crate.
+//! From the hub into the cache.
 //!
-//! A file comes in as `blobs/<etag>.part` and goes on from there after an interruption; it gets its name when it is whole.
+//! The listing says what there is: names, lengths and digests. A file comes in as `<digest>.incomplete`, goes on from there
+//! after an interruption, and gets its name when it is what the listing says.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::{fmt, fs};
 
 use anyhow::Result;
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
-use serde_json::Value;
 use wherefrom_artifact::{Reporter, bad_input};
 
+use crate::blob::Partial;
 use crate::cache::{Found, Hub, place};
-use crate::listing::Listing;
+use crate::client::{Client, Reach, Trouble, next_page};
+use crate::listing::{Entry, Listing, Revision, is_hex};
 use crate::reference::Reference;
 
 /// Tries that bring nothing new before a download is given up.
 const TRIES: u32 = 4;
-/// Wait after the first of them; each next is twice as long.
-const PAUSE: Duration = Duration::from_millis(250);
-/// How long the hub may take to list a repository.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Part of the hub's patience that is waited after the first of them; each next wait is twice as long.
+const PAUSE: u32 = 40;
+/// Bytes that make a try worth another.
+const PROGRESS: u64 = 64 << 10;
+/// Bytes that make a try that stalled worth another: it has been waited for already.
+const PROGRESS_OF_STALLED: u64 = 1 << 20;
+/// Bytes of a list of files.
+const LONGEST_LIST: u64 = 64 << 20;
+/// Files of a repository, from which on the hub's first answer may leave some out.
+const MANY_FILES: usize = 50_000;
+/// Pages of the list of such a repository.
+const PAGES: usize = 2000;
 
 impl Hub {
     /// Asks the hub what `reference` holds, so that [`Hub::find`] knows names and sizes; brings no file.
@@ -32,7 +38,8 @@ impl Hub {
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`], with the remedy: offline, no such repository or revision, no access, no network.
     pub fn ask(&self, reference: &Reference) -> Result<()> {
-        self.list(reference).map(drop)
+        let client = self.client(reference)?;
+        self.list(&client, reference).map(drop)
     }
 
     /// Brings what is not here of `reference` into the cache.
@@ -43,12 +50,9 @@ impl Hub {
         if let Ok(found) = self.find(reference) {
             return Ok(found);
         }
-        let listing = self.list(reference)?;
-        let api = self.api()?;
-        let kind = if reference.dataset { RepoType::Dataset } else { RepoType::Model };
-        // By commit: a branch may move while its files come in.
-        let repository = api.repo(Repo::with_revision(reference.repository.clone(), kind, listing.commit.clone()));
-        let task = Task { hub: self, reference, listing: &listing, repository, reporter };
+        let client = self.client(reference)?;
+        let listing = self.list(&client, reference)?;
+        let task = Task { hub: self, client: &client, reference, listing: &listing, reporter };
         let weights = |name: &String| name.ends_with(".safetensors") && reference.is_model();
         let wanted = || {
             let index = self.index(reference, &listing.commit);
@@ -64,48 +68,81 @@ impl Hub {
         })
     }
 
-    fn api(&self) -> Result<Api> {
-        let cache = Cache::new(self.cache.clone());
-        let api = ApiBuilder::from_cache(cache).with_endpoint(self.endpoint.clone()).with_token(self.token.clone());
-        Ok(api.with_progress(false).with_user_agent("wherefrom", env!("CARGO_PKG_VERSION")).build()?)
-    }
-
-    /// The repository's files at the revision.
-    fn list(&self, reference: &Reference) -> Result<Listing> {
+    fn client(&self, reference: &Reference) -> Result<Client> {
         if self.offline {
             return Err(bad_input(
                 self.find(reference).err().unwrap_or_else(|| format!("{reference}: HF_HUB_OFFLINE is set")),
             ));
         }
-        let kind = if reference.dataset { RepoType::Dataset } else { RepoType::Model };
-        let repository = Repo::with_revision(reference.repository.clone(), kind, reference.revision.clone());
-        let request = self.api()?.repo(repository).info_request().query("blobs", "true");
-        let request = request.config().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-        let mut answer = request.call().map_err(|error| self.unreachable(reference, &error.to_string()))?;
-        let status = answer.status().as_u16();
-        let code =
-            answer.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default().to_string();
-        if status != 200 {
-            return Err(self.refused(reference, status, &code));
-        }
-        let text = answer.body_mut().with_config().limit(1 << 28).read_to_string();
-        let text = text.map_err(|error| self.unreachable(reference, &error.to_string()))?;
-        let listing = serde_json::from_str::<Value>(&text).ok().as_ref().and_then(Listing::read);
-        let listing = listing.ok_or_else(|| self.unreachable(reference, "its answer is no list of files"))?;
-        self.keep(reference, &listing).map_err(|error| self.unwritable(&error))?;
+        Client::new(self).map_err(|trouble| bad_input(format!("{reference}: {trouble}")))
+    }
+
+    /// The repository's files at the revision.
+    fn list(&self, client: &Client, reference: &Reference) -> Result<Listing> {
+        let listing = self.listed(client, reference).map_err(|trouble| match trouble {
+            Trouble::Status(status, code) => self.refused(reference, status, &code),
+            Trouble::Refused(what) => bad_input(format!(
+                "{reference}: what the hub {} answers cannot be used ({what}); check HF_ENDPOINT, or give a local path",
+                self.endpoint
+            )),
+            trouble => bad_input(format!(
+                "{reference}: the hub {} cannot be reached ({trouble}); check the network and HF_ENDPOINT, or give a local path",
+                self.endpoint
+            )),
+        })?;
+        self.keep(reference, &listing).map_err(|error| self.unwritable(format_args!("{error:#}")))?;
         Ok(listing)
     }
 
-    fn unreachable(&self, reference: &Reference, what: &str) -> anyhow::Error {
-        bad_input(format!(
-            "{reference}: the hub {} cannot be reached ({what}); check the network and HF_ENDPOINT, or give a local path",
-            self.endpoint
-        ))
+    fn listed(&self, client: &Client, reference: &Reference) -> Result<Listing, Trouble> {
+        let no_list = || Trouble::Refused("it is no list of files".into());
+        let revision = escaped(&reference.revision).replace('/', "%2F");
+        let address = format!("{}/revision/{revision}?blobs=true", self.api(reference));
+        let answer = client.get(&address, 0, Reach::Endpoint)?;
+        let text = client.text(answer.body, LONGEST_LIST)?;
+        let Revision { sha, siblings } = serde_json::from_slice(&text).map_err(|_| no_list())?;
+        if is_hex(&reference.revision, 40) && sha != reference.revision {
+            return Err(Trouble::Refused("it is of another commit".into()));
+        }
+        let contradictory = || Trouble::Refused("its list of files has no commit, or a name twice".into());
+        if siblings.len() < MANY_FILES {
+            return Listing::new(&sha, siblings).ok_or_else(contradictory);
+        }
+        let commit = Some(&sha).filter(|sha| is_hex(sha, 40)).ok_or_else(contradictory)?;
+        Listing::new(commit, self.tree(client, reference, commit)?).ok_or_else(contradictory)
     }
 
-    fn unwritable(&self, error: &dyn std::fmt::Display) -> anyhow::Error {
+    /// The files of a very large repository, page by page: those of the folder that `reference` is about.
+    fn tree(&self, client: &Client, reference: &Reference, commit: &str) -> Result<Vec<Entry>, Trouble> {
+        let literal = reference.path.split(['*', '?', '[', '{']).next().unwrap_or_default();
+        let folder = literal.rsplit_once('/').map_or_else(String::new, |(folder, _)| format!("/{}", escaped(folder)));
+        let deep = !reference.is_model();
+        let mut address = format!("{}/tree/{commit}{folder}?recursive={deep}", self.api(reference));
+        let (mut entries, mut room) = (Vec::new(), 4 * LONGEST_LIST);
+        for _ in 0..PAGES {
+            let answer = client.get(&address, 0, Reach::Endpoint)?;
+            let next = next_page(&answer);
+            let text = client.text(answer.body, room)?;
+            room -= text.len() as u64;
+            let page: Vec<Entry> =
+                serde_json::from_slice(&text).map_err(|_| Trouble::Refused("it is no list of files".into()))?;
+            entries.extend(page);
+            match next {
+                None => return Ok(entries),
+                Some(next) => address = next?,
+            }
+        }
+        Err(Trouble::Refused(format!("its list of files has more than {PAGES} pages")))
+    }
+
+    fn api(&self, reference: &Reference) -> String {
+        let kind = if reference.dataset { "datasets" } else { "models" };
+        format!("{}/api/{kind}/{}", self.endpoint, reference.repository)
+    }
+
+    fn unwritable(&self, error: impl fmt::Display) -> anyhow::Error {
         bad_input(format!(
-            "the Hugging Face cache {} cannot be written ({error:#}); make room or give another folder as HF_HOME",
+            "the Hugging Face cache {} cannot be written ({error}); make room or give another folder as HF_HOME",
             self.cache.display()
         ))
     }
@@ -139,152 +176,146 @@ impl Hub {
 /// One download of several files.
 struct Task<'a> {
     hub: &'a Hub,
+    client: &'a Client,
     reference: &'a Reference,
     listing: &'a Listing,
-    repository: ApiRepo,
     reporter: &'a dyn Reporter,
 }
 
 impl Task<'_> {
     /// Those of `names` that are not here yet.
-    fn bring(&self, names: Vec<String>) -> Result<()> {
-        let absent = names.into_iter().filter(|name| !self.here(name)).collect::<Vec<_>>();
-        if absent.is_empty() {
+    fn bring(&self, mut names: Vec<String>) -> Result<()> {
+        names.retain(|name| !self.hub.has(self.reference, self.listing, name));
+        if names.is_empty() {
             return Ok(());
         }
-        let total = absent.iter().map(|name| self.listing.files[name].bytes.unwrap_or(0)).sum();
+        let total = names.iter().fold(0_u64, |sum, name| sum.saturating_add(self.listing.files[name].bytes));
         self.reporter.begin(&format!("fetch {}", self.reference.repository), "bytes", total, 0);
-        let brought = absent.iter().try_for_each(|name| self.file(name));
+        let brought = names.iter().try_for_each(|name| self.file(name));
         self.reporter.end();
         brought
     }
 
-    /// Whether the file is here; one that another commit has already is linked.
-    fn here(&self, name: &str) -> bool {
-        let (hub, listing) = (self.hub, self.listing);
-        if !hub.has(self.reference, listing, name)
-            && let Some(blob) = &listing.files[name].blob
-            && hub.folder(self.reference).join("blobs").join(blob).exists()
-        {
-            let link = hub.snapshot(self.reference, &listing.commit).join(name);
-            let up = "../".repeat(2 + name.matches('/').count());
-            // What cannot be linked is fetched.
-            let _linked = link_to(&format!("{up}blobs/{blob}"), &link);
-        }
-        hub.has(self.reference, listing, name)
-    }
-
-    /// One file: tried again as long as something of it comes through.
+    /// One file: its content among the blobs, and a link to it.
     fn file(&self, name: &str) -> Result<()> {
-        let address = |c: char| c.is_ascii_alphanumeric() || "/._-+=,@()".contains(c);
-        if !name.chars().all(address) {
-            return Err(
-                self.stopped(name, "its name cannot be asked for; fetch it with `hf download` and give the folder")
-            );
+        let listed = &self.listing.files[name];
+        let waits =
+            || self.reporter.warn(&format!("another process fetches {name} of {}; waiting for it", self.reference));
+        let partial = Partial::open(&self.hub.folder(self.reference), listed, waits);
+        if let Some(partial) = partial.map_err(|error| self.hub.unwritable(error))? {
+            self.blob(name, partial)?;
         }
-        let (mut told, mut tries, mut waited) = (0, 0, false);
+        let link = self.hub.snapshot(self.reference, &self.listing.commit).join(name);
+        link_to(&link, name, &listed.blob).map_err(|error| self.hub.unwritable(error))
+    }
+
+    /// Brings a blob: tried again as long as something of it comes through.
+    fn blob(&self, name: &str, mut partial: Partial<'_>) -> Result<()> {
+        let (endpoint, page) = (&self.hub.endpoint, self.reference.page());
+        let address = format!("{endpoint}/{page}/resolve/{}/{}", self.listing.commit, escaped(name));
+        let (mut told, mut tries) = (partial.at, 0);
+        // What an earlier download left may be what is wrong with the whole.
+        let mut patched = partial.at > 0;
+        self.reporter.advance(partial.at);
         loop {
-            if self.here(name) {
-                return Ok(());
-            }
-            let before = told;
-            // A link to nothing, or to what is too short, would stay as it is.
-            let _gone = fs::remove_file(self.hub.snapshot(self.reference, &self.listing.commit).join(name));
-            let bar = Bar { reporter: self.reporter, at: 0, told: &mut told };
-            let error = match self.repository.download_with_progress(name, bar) {
-                Ok(_) if self.hub.has(self.reference, self.listing, name) => continue,
-                // The server closed early and said nothing: away with it, and again.
-                Ok(_) => {
-                    self.remove(name, "");
-                    "it is not as long as the hub says".to_string()
-                }
-                // Another process is at it.
-                Err(ApiError::LockAcquisition(_)) => {
-                    if !std::mem::replace(&mut waited, true) {
-                        self.reporter
-                            .warn(&format!("another process fetches {name} of {}; waiting for it", self.reference));
+            let before = partial.at;
+            let trouble = match self.receive(&address, &mut partial, &mut told) {
+                Ok(()) => match partial.check() {
+                    Ok(()) => return partial.publish().map_err(|error| self.hub.unwritable(format_args!("{error:#}"))),
+                    Err(_) if patched => {
+                        patched = false;
+                        partial.restart().map_err(|error| self.hub.unwritable(error))?;
+                        continue;
                     }
-                    continue;
-                }
-                Err(error) => self.trouble(name, error)?,
+                    Err(what) => Trouble::Refused(what),
+                },
+                Err(trouble) => trouble,
             };
-            tries = if told > before { 1 } else { tries + 1 };
-            if tries >= TRIES {
-                let again = format!("{error}; what has come is kept: run again to go on");
-                return Err(self.stopped(name, &again));
+            let came = partial.at.saturating_sub(before);
+            let (passing, enough) = match &trouble {
+                Trouble::Stalled(_) => (came >= PROGRESS_OF_STALLED, true),
+                Trouble::Broken(_) | Trouble::Status(429 | 500..=599, _) => (true, came >= PROGRESS),
+                Trouble::Status(..) | Trouble::Refused(_) | Trouble::Disk(_) => (false, false),
+            };
+            tries = if enough { 1 } else { tries + 1 };
+            if !passing || tries >= TRIES {
+                return Err(self.stopped(name, trouble, partial));
             }
-            sleep(PAUSE * 2_u32.pow(tries - 1));
+            patched |= partial.at > 0;
+            sleep(self.hub.patience / PAUSE * 2_u32.pow(tries - 1));
         }
     }
 
-    /// Words for what may pass, and the end of what will not.
-    fn trouble(&self, name: &str, error: ApiError) -> Result<String> {
-        match &error {
-            ApiError::InvalidResume => self.remove(name, ".part"),
-            ApiError::RequestError(request) => match **request {
-                // Asked to go on after the last byte.
-                ureq::Error::StatusCode(416) => self.remove(name, ".part"),
-                // The hub lists what is gated, and refuses it file by file.
-                ureq::Error::StatusCode(status @ (401 | 403)) => {
-                    return Err(self.hub.refused(self.reference, status, "GatedRepo"));
+    /// One try: what follows what is here.
+    fn receive(&self, address: &str, partial: &mut Partial<'_>, told: &mut u64) -> Result<(), Trouble> {
+        if partial.missing() == 0 {
+            return Ok(());
+        }
+        let mut answer = match self.client.get(address, partial.at, Reach::Anywhere) {
+            // Asked to go on after what the hub takes for the end.
+            Err(Trouble::Status(416, _)) => {
+                partial.restart().map_err(Trouble::Disk)?;
+                return Err(Trouble::Broken("it is not as long as the hub says".into()));
+            }
+            answer => answer?,
+        };
+        let from = answer.part.unwrap_or(0);
+        if from != partial.at {
+            partial.restart().map_err(Trouble::Disk)?;
+            if from > 0 {
+                return Err(Trouble::Broken("another part of it came than was asked for".into()));
+            }
+        }
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = match answer.body.read(&mut buffer) {
+                Ok(0) | Err(_) if partial.missing() == 0 => return Ok(()),
+                Ok(0) => return Err(Trouble::Broken("it is not as long as the hub says".into())),
+                Ok(read) if read as u64 > partial.missing() => {
+                    return Err(Trouble::Refused("it is longer than the hub says".into()));
                 }
-                ureq::Error::StatusCode(404) => return Err(self.stopped(name, "it is not there any more; try again")),
-                _ => {}
-            },
-            ApiError::IoError(io)
-                if matches!(
-                    io.kind(),
-                    ErrorKind::StorageFull | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                return Err(self.hub.unwritable(io));
+                Ok(read) => read,
+                Err(error) => return Err(self.client.trouble(error.into())),
+            };
+            partial.append(&buffer[..read]).map_err(Trouble::Disk)?;
+            if partial.at > *told {
+                self.reporter.advance(partial.at - *told);
+                *told = partial.at;
             }
-            _ => {}
-        }
-        Ok(error.to_string())
-    }
-
-    /// Removes a file of the wrong length, or, with the ending `.part`, the beginning of one.
-    fn remove(&self, name: &str, ending: &str) {
-        if let Some(blob) = &self.listing.files[name].blob {
-            let _gone = fs::remove_file(self.hub.folder(self.reference).join("blobs").join(format!("{blob}{ending}")));
         }
     }
 
-    fn stopped(&self, name: &str, what: &str) -> anyhow::Error {
+    /// Words for the end of a download. What came of a file that may be as listed is kept.
+    fn stopped(&self, name: &str, trouble: Trouble, partial: Partial<'_>) -> anyhow::Error {
+        let what = match trouble {
+            // The hub lists what is gated, and refuses it file by file.
+            Trouble::Status(status @ (401 | 403), _) => return self.hub.refused(self.reference, status, "GatedRepo"),
+            Trouble::Status(404, _) => "it is not there any more; try again".into(),
+            Trouble::Disk(error) => return self.hub.unwritable(error),
+            Trouble::Refused(what) => {
+                let _left = partial.discard();
+                what
+            }
+            trouble => format!("{trouble}; what has come is kept: run again to go on"),
+        };
         bad_input(format!("{}: {name} could not be fetched: {what}", self.reference))
     }
 }
 
-/// A relative link, as the cache has them.
-fn link_to(target: &str, link: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(link.parent().unwrap_or(link))?;
+/// A path as addresses have it.
+fn escaped(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte);
+    path.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A relative link to a blob, as the cache has them; where there are no links, a second name.
+fn link_to(link: &Path, name: &str, blob: &str) -> io::Result<()> {
+    let folder = link.parent().unwrap_or(link);
+    fs::create_dir_all(folder)?;
     let _gone = fs::remove_file(link);
+    let blob = Path::new(&"../".repeat(2 + name.matches('/').count())).join("blobs").join(blob);
     #[cfg(unix)]
-    return std::os::unix::fs::symlink(target, link);
+    return std::os::unix::fs::symlink(blob, link);
     #[cfg(not(unix))]
-    return Err(std::io::Error::new(ErrorKind::Unsupported, target.to_string()));
-}
-
-/// Bytes of one try; those that an earlier one has told of are not told again.
-struct Bar<'a> {
-    reporter: &'a dyn Reporter,
-    at: u64,
-    told: &'a mut u64,
-}
-
-impl Progress for Bar<'_> {
-    fn init(&mut self, _size: usize, _name: &str) {
-        self.at = 0;
-    }
-
-    fn update(&mut self, bytes: usize) {
-        self.at += bytes as u64;
-        if self.at > *self.told {
-            self.reporter.advance(self.at - *self.told);
-            *self.told = self.at;
-        }
-    }
-
-    fn finish(&mut self) {}
+    return fs::hard_link(folder.join(blob), link);
 }

@@ -6,10 +6,15 @@
 //! [`Hub::find`] looks at the cache and makes no request; [`Hub::ask`] makes one, for names and sizes; [`Hub::fetch`]
 //! brings the files. What follows is identified by content: a name is never an identity.
 
+mod blob;
 mod cache;
+mod client;
 mod fetch;
 mod listing;
 mod reference;
 
 pub use cache::{Found, Hub};
 pub use reference::Reference;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! What a repository holds at a commit, and which of it is wanted.
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
@@ -15,33 +14,83 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// Endings of corpus files, the most telling first.
 const CORPORA: [&str; 6] = ["parquet", "jsonl", "ndjson", "jsonl.gz", "jsonl.zst", "json"];
 
-/// Files of a repository at a commit, by name.
+/// Bytes that a file beside the weights may have: whoever reads one holds all of it.
+const LARGEST_DESCRIPTION: u64 = 256 << 20;
+
+/// Files of a repository at a commit, by name. It says what each file has to be: names, lengths and digests come from here
+/// and nowhere else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Listing {
+    /// 40 hexadecimal digits.
     pub(crate) commit: String,
     pub(crate) files: BTreeMap<String, File>,
+    /// Names that are no paths below a folder, and files whose length or digest is not listed.
+    #[serde(default)]
+    pub(crate) unfit: BTreeSet<String>,
 }
 
 /// What the hub says of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     /// Its length.
-    pub(crate) bytes: Option<u64>,
-    /// Its name among the blobs of the cache.
-    pub(crate) blob: Option<String>,
+    pub(crate) bytes: u64,
+    /// Its name among the blobs of the cache: the SHA-256 of a large file (64 hexadecimal digits), git's SHA-1 of another (40).
+    pub(crate) blob: String,
+}
+
+/// A file, as answers have it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Entry {
+    /// `path` in a tree.
+    #[serde(alias = "path")]
+    rfilename: String,
+    /// `directory` for what is none, in a tree.
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    size: Option<i64>,
+    /// `oid` in a tree.
+    #[serde(rename = "blobId", alias = "oid", default)]
+    blob: Option<String>,
+    #[serde(default)]
+    lfs: Option<Lfs>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lfs {
+    /// `oid` in a tree.
+    #[serde(alias = "oid", default)]
+    sha256: Option<String>,
+}
+
+/// The hub's answer to what a revision is.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Revision {
+    pub(crate) sha: String,
+    pub(crate) siblings: Vec<Entry>,
 }
 
 impl Listing {
-    /// From the hub's answer `{sha, siblings: [{rfilename, size, blobId, lfs: {sha256}}]}`; names that would leave the
-    /// snapshot are left out.
-    pub(crate) fn read(answer: &Value) -> Option<Self> {
-        let text = |value: &Value| value.as_str().filter(|text| plain(text)).map(String::from);
-        let file = |entry: &Value| {
-            let blob = text(&entry["lfs"]["sha256"]).or_else(|| text(&entry["blobId"]));
-            Some((text(&entry["rfilename"])?, File { bytes: entry["size"].as_u64(), blob }))
-        };
-        let files = answer["siblings"].as_array()?.iter().filter_map(file).collect();
-        Some(Self { commit: text(&answer["sha"])?, files })
+    /// Of the files that the hub lists at `commit`; none if that is no commit, or a name comes twice.
+    pub(crate) fn new(commit: &str, entries: impl IntoIterator<Item = Entry>) -> Option<Self> {
+        let mut listing = Self { commit: commit.into(), ..Self::default() };
+        for entry in entries.into_iter().filter(|entry| entry.r#type.as_deref() != Some("directory")) {
+            let digest = |text: &String, digits| is_hex(text, digits);
+            let large = entry.lfs.map(|lfs| lfs.sha256.filter(|text| digest(text, 64)));
+            let blob = large.unwrap_or_else(|| entry.blob.filter(|text| digest(text, 40)));
+            let bytes = entry.size.and_then(|size| u64::try_from(size).ok());
+            let twice = match (plain(&entry.rfilename), bytes, blob) {
+                (true, Some(bytes), Some(blob)) => {
+                    listing.files.insert(entry.rfilename, File { bytes, blob }).is_some()
+                }
+                _ => !listing.unfit.insert(entry.rfilename),
+            };
+            if twice {
+                return None;
+            }
+        }
+        let once = listing.unfit.iter().all(|name| !listing.files.contains_key(name));
+        (is_hex(commit, 40) && once).then_some(listing)
     }
 
     /// Names of the files that `reference` is about; for a sharded checkpoint those that its `index` names, or, while
@@ -59,14 +108,29 @@ impl Listing {
             .flat_map(|pattern| self.files.keys().filter(|name| matches(pattern, name)))
             .cloned()
             .collect();
+        let meant = pattern.as_deref().unwrap_or(&reference.path);
+        self.fit(reference, |name| matches(meant, name))?;
         if !names.is_empty() {
             return Ok(names);
         }
         Err(format!("{reference}: nothing there is a corpus of that name; {}", self.holds()))
     }
 
+    /// Refuses what is wanted and cannot be fetched.
+    fn fit(&self, reference: &Reference, wanted: impl Fn(&str) -> bool) -> Result<(), String> {
+        match self.unfit.iter().find(|name| wanted(name)) {
+            Some(name) => Err(format!(
+                "{reference}: `{name}` cannot be fetched: its name is no path below a folder, or the hub lists neither length \
+                 nor digest of it; choose other files or another revision"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn checkpoint(&self, reference: &Reference, index: Option<&str>) -> Result<Vec<String>, String> {
         let has = |name: &str| self.files.contains_key(name);
+        let weight = |name: &str| !name.contains('/') && name.ends_with(".safetensors");
+        self.fit(reference, |name| describes(name) || name == INDEX || weight(name))?;
         if !has("config.json") {
             return Err(format!(
                 "{reference}: there is no config.json, so this is no checkpoint of `transformers`; {}",
@@ -74,7 +138,6 @@ impl Listing {
             ));
         }
         let mut names: Vec<String> = self.files.keys().filter(|name| describes(name)).cloned().collect();
-        let weight = |name: &str| !name.contains('/') && name.ends_with(".safetensors");
         match index {
             _ if has(WEIGHTS) => names.push(WEIGHTS.into()),
             Some(index) if has(INDEX) => names.extend([vec![INDEX.into()], shards(index)].concat()),
@@ -93,6 +156,13 @@ impl Listing {
         }
         if let Some(name) = names.iter().find(|name| !has(name)) {
             return Err(format!("{reference}: {INDEX} names `{name}`, which is not there; choose another revision"));
+        }
+        let large = |name: &&String| !name.ends_with(".safetensors") && self.files[*name].bytes > LARGEST_DESCRIPTION;
+        if let Some(name) = names.iter().find(large) {
+            let (bytes, most) = (self.files[name].bytes as f64 / 1e6, LARGEST_DESCRIPTION as f64 / 1e6);
+            return Err(format!(
+                "{reference}: {name} has {bytes:.0} MB; a file beside the weights has {most:.0} at most"
+            ));
         }
         Ok(names)
     }
@@ -147,9 +217,26 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
             .is_ok_and(|glob| glob.compile_matcher().is_match(name))
 }
 
-/// Whether a name stays below the folder that it is joined to.
+/// Whether a name stays below the folder that it is joined to, on any system, and is spelled in one way alone.
 fn plain(name: &str) -> bool {
-    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+    let strange = |part: &str| ["", ".", ".."].contains(&part) || cfg!(windows) && reserved(part);
+    !name.contains(|c: char| c == '\\' || c.is_control()) && !name.split('/').any(strange)
+}
+
+/// Names that mean something else on Windows: devices, streams, and what it shortens.
+fn reserved(part: &str) -> bool {
+    let stem = part.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    let numbered =
+        ["COM", "LPT"].iter().any(|device| stem.strip_prefix(device).is_some_and(|rest| rest.chars().count() == 1));
+    numbered
+        || ["CON", "PRN", "AUX", "NUL"].contains(&&*stem)
+        || part.ends_with(['.', ' '])
+        || part.contains(['<', '>', ':', '"', '|', '?', '*'])
+}
+
+/// Whether `text` is so many hexadecimal digits, as git and the hub write them.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -159,8 +246,13 @@ mod tests {
     use super::*;
 
     fn listing(names: &[&str]) -> Listing {
-        let siblings: Vec<Value> = names.iter().map(|name| json!({ "rfilename": name, "size": 3 })).collect();
-        Listing::read(&json!({ "sha": "c0ffee", "siblings": siblings })).unwrap()
+        read(names.iter().map(|name| json!({ "rfilename": name, "size": 3, "blobId": "0a".repeat(20) })).collect())
+            .unwrap()
+    }
+
+    fn read(siblings: Vec<Value>) -> Option<Listing> {
+        let answer: Revision = serde_json::from_value(json!({ "sha": "c0".repeat(20), "siblings": siblings })).unwrap();
+        Listing::new(&answer.sha, answer.siblings)
     }
 
     fn wanted(names: &[&str], reference: &str, index: Option<&str>) -> Result<Vec<String>, String> {
@@ -220,8 +312,81 @@ mod tests {
     }
 
     #[test]
-    fn names_that_leave_the_snapshot_are_left_out() {
-        assert!(listing(&["../config.json", "/etc/passwd", "a/../../b", ""]).files.is_empty());
+    fn names_that_leave_the_snapshot_are_no_files() {
+        let names = [
+            "../config.json",
+            "/etc/passwd",
+            "a/../../b",
+            "",
+            "a//b",
+            "a/./b",
+            "a/",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "a\u{1b}b",
+        ];
+        let found = listing(&names);
+        assert!(found.files.is_empty(), "{found:?}");
+        assert_eq!(found.unfit.len(), names.len());
         assert!(shards(r#"{"weight_map": {"a": "../x.safetensors"}}"#).is_empty());
+        assert_eq!(listing(&["a b/é%2f..?#.json"]).files.len(), 1, "strange, and a name all the same");
+        for name in ["con.json", "COM1", "nul", "a:b", "a.", "lpt9.txt"] {
+            assert!(reserved(name), "{name}");
+        }
+        assert!(!["config.json", "common", "a b", "lpt10"].into_iter().any(reserved));
+    }
+
+    /// What is not wanted may be listed as it likes; what is wanted is refused by name rather than left out.
+    #[test]
+    fn what_is_wanted_and_cannot_be_fetched_is_refused_by_name() {
+        let good = |name: &str| json!({ "rfilename": name, "size": 3, "blobId": "0a".repeat(20) });
+        let model = |entry: Value| {
+            let listing = read(vec![good("config.json"), good("model.safetensors"), entry]).unwrap();
+            listing.wanted(&Reference::parse("hf:o/n").unwrap().unwrap(), None)
+        };
+        assert_eq!(model(good("../../evil.json")).unwrap(), ["config.json", "model.safetensors"]);
+        for entry in [
+            good("tokenizer\\..\\x.json"),
+            json!({ "rfilename": "tokenizer.json" }),
+            json!({ "rfilename": "tokenizer.json", "size": -5, "blobId": "0a".repeat(20) }),
+            json!({ "rfilename": "tokenizer.json", "size": 3, "blobId": "../../../x" }),
+            json!({ "rfilename": "tokenizer.json", "size": 3, "blobId": "0a".repeat(20), "lfs": { "sha256": "../x" } }),
+            json!({ "rfilename": "tokenizer.json", "size": 3, "blobId": "0a".repeat(20), "lfs": {} }),
+        ] {
+            let error = model(entry.clone()).unwrap_err();
+            assert!(error.contains("`tokenizer") && error.contains("cannot be fetched"), "{entry}: {error}");
+        }
+        let mut large = good("tokenizer.json");
+        large["size"] = json!(LARGEST_DESCRIPTION + 1);
+        assert!(model(large).unwrap_err().contains("tokenizer.json has 268 MB"));
+        let dataset = read(vec![good("data/a.jsonl"), good("data/b\\c.jsonl")]).unwrap();
+        let error = dataset.wanted(&Reference::parse("hf:datasets/o/n/data").unwrap().unwrap(), None).unwrap_err();
+        assert!(error.contains("b\\c.jsonl"), "{error}");
+    }
+
+    #[test]
+    fn a_listing_says_one_thing_of_a_file_at_a_commit() {
+        let entry = |size: u32| json!({ "rfilename": "a", "size": size, "blobId": "0a".repeat(20) });
+        assert!(read(vec![entry(1)]).is_some());
+        assert!(read(vec![entry(1), entry(2)]).is_none());
+        assert!(read(vec![entry(1), json!({ "rfilename": "a" })]).is_none());
+        for commit in ["main", "../../../x", "", "C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0C0", "x/y"] {
+            assert!(Listing::new(commit, []).is_none(), "{commit}");
+        }
+    }
+
+    /// The two forms of the hub's answers.
+    #[test]
+    fn siblings_and_trees_are_read_alike() {
+        let sibling = json!({ "rfilename": "w", "size": 9, "blobId": "0a".repeat(20), "lfs": { "sha256": "0b".repeat(32), "size": 9 } });
+        let tree = json!([
+            { "type": "directory", "oid": "0c".repeat(20), "size": 0, "path": "d" },
+            { "type": "file", "oid": "0a".repeat(20), "size": 9, "path": "w", "lfs": { "oid": "0b".repeat(32), "size": 9, "pointerSize": 100 } },
+        ]);
+        let tree: Vec<Entry> = serde_json::from_value(tree).unwrap();
+        let tree = Listing::new(&"c0".repeat(20), tree).unwrap();
+        assert_eq!(read(vec![sibling]).unwrap(), tree);
+        assert_eq!(tree.files["w"], File { bytes: 9, blob: "0b".repeat(32) });
     }
 }

@@ -15,6 +15,7 @@
   function fill(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes || {})) {
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (name === "style") element.style.cssText = value; // an attribute is what the page's policy forbids
       else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
     }
     element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));

@@ -6,13 +6,12 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Detail, Error, Example, Loss, Ranked, Score};
+use wherefrom_artifact::{Detail, Error, Example, Loss, Ranked, Score, visible};
 
 use crate::duplicates::{Near, Runs, near};
 use crate::layers::{Grid, centre_of_mass};
 use crate::pieces::{Pieces, tokenizer};
 use crate::statistics::{Distribution, Influences, describe};
-use crate::visible::visible;
 use crate::{Config, Inputs};
 
 /// All that the page shows, as the artifacts have it.

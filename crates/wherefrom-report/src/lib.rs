@@ -13,7 +13,6 @@ mod layers;
 mod page;
 mod pieces;
 pub mod statistics;
-mod visible;
 
 use std::path::PathBuf;
 
@@ -27,7 +26,7 @@ use crate::gather::Gathered;
 use crate::header::Header;
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of query data that lie in the page itself; what is beyond goes to side files, one a query.
 const INLINE: usize = 7 << 20;

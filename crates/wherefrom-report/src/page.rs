@@ -1,15 +1,19 @@
 //! The page: one HTML file with its style, its script and its data inside.
 
 use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use wherefrom_artifact::text::influence_in;
+use wherefrom_artifact::visible;
 
 use crate::Config;
 use crate::gather::{Gathered, Summary};
 use crate::header::{Header, Made, grouped};
 use crate::statistics::{Distribution, PowerLaw};
-use crate::visible::visible;
 
 const STYLE: &str = include_str!("../assets/report.css");
 const SCRIPT: &str = include_str!("../assets/report.js");
@@ -24,6 +28,17 @@ pub(crate) fn embedded(value: &impl Serialize) -> Result<String> {
         .replace('\u{2029}', "\\u2029"))
 }
 
+/// What a browser lets the page do: its own style and its own script, and whatever that script loads, which is the files of
+/// queries beside the page. Nothing else is fetched, run or sent, whatever a text should bring about.
+fn policy() -> String {
+    let digest = |text: &str| STANDARD.encode(Sha256::digest(text));
+    format!(
+        "default-src 'none'; script-src 'strict-dynamic' 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
+        digest(SCRIPT),
+        digest(STYLE)
+    )
+}
+
 /// The whole file. `inline` is the JSON of the queries that lie in it.
 pub(crate) fn page(
     config: &Config,
@@ -33,6 +48,8 @@ pub(crate) fn page(
     inline: &[(u32, String)],
 ) -> Result<String> {
     let title = visible(&config.title);
+    let unit = header.unit.as_deref().unwrap_or("the unit of the scores");
+    let sign = header.sign.as_deref().unwrap_or("positive = one more copy raises log p(completion)");
     let study = embedded(&json!({
         "grid": gathered.grid,
         "queries": summaries,
@@ -44,6 +61,7 @@ pub(crate) fn page(
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(policy());
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) }
@@ -54,8 +72,7 @@ pub(crate) fn page(
                 header {
                     h1 { (title) }
                     p.lead {
-                        (grouped(summaries.len() as u64)) " queries. Influence in " (header.unit.as_deref().unwrap_or("the unit of the scores"))
-                        "; " (header.sign.as_deref().unwrap_or("positive = one more copy raises log p(completion)")) "."
+                        (grouped(summaries.len() as u64)) " queries. Influence in " (visible(&influence_in(unit, Some(sign)))) "."
                     }
                     dl.facts {
                         @for (name, value) in &header.facts { div { dt { (name) } dd { (visible(value)) } } }

@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::bad_input;
-
-use crate::visible::visible;
+use wherefrom_artifact::{bad_input, visible_after};
 
 /// A text as the tokens have it, made safe to show.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -17,6 +15,9 @@ pub(crate) struct Pieces {
     /// UTF-16 code units of `text` by token. 0: the token's bytes are the beginning of a character that a later token ends,
     /// and count there.
     pub(crate) lengths: Vec<usize>,
+    /// The last character, as the tokens have it.
+    #[serde(skip)]
+    last: Option<char>,
 }
 
 /// Reads a `tokenizer.json`.
@@ -63,7 +64,8 @@ impl Pieces {
     }
 
     fn push(&mut self, text: &str) {
-        let shown = visible(text);
+        let shown = visible_after(self.last, text);
+        self.last = text.chars().next_back().or(self.last);
         self.lengths.push(shown.encode_utf16().count());
         self.text += &shown;
     }

@@ -1,8 +1,6 @@
 //! The verbs: each a few calls of the pipeline crate, and lines on stdout.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,27 +9,9 @@ use wherefrom_artifact::{Exec, Kind, Manifest, State, Store, bad_input, bytes, f
 use wherefrom_check::{Check, Verdict};
 use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single};
 
+use crate::output::{say, say_path};
 use crate::progress::Progress;
 use crate::{Cli, Command};
-
-/// stdout could not be written.
-#[derive(Debug)]
-pub(crate) struct Unheard(pub(crate) io::Error);
-
-impl fmt::Display for Unheard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "write to stdout: {}", self.0)
-    }
-}
-
-impl std::error::Error for Unheard {}
-
-/// One line, or several, to stdout.
-fn say(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    write!(out, "{text}{end}").and_then(|()| out.flush()).map_err(|error| Unheard(error).into())
-}
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
@@ -60,7 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Export { artifact, output } => {
             wherefrom_inspect::export(&store, &store.resolve(&artifact)?, &output)?;
-            say(&output.display().to_string())
+            say_path(&output)
         }
         Command::Ls => list(&store),
         Command::Rm { artifact } => {
@@ -79,7 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Stage { name, config, input, output, model } => {
             let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
             let folder = wherefrom_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
-            say(&folder.display().to_string())
+            say_path(&folder)
         }
     }
 }
@@ -161,7 +141,7 @@ fn preimage(plan: &Plan, step: &str) -> Result<()> {
 fn path(plan: &Plan, name: &str) -> Result<()> {
     let step = plan.find(name)?;
     match step.folder(&plan.store) {
-        Some(folder) if step.state == State::Cached => say(&folder.display().to_string()),
+        Some(folder) if step.state == State::Cached => say_path(&folder),
         _ => Err(bad_input(format!(
             "step `{name}` is not made yet ({}); run `wherefrom run {} --to {name}`",
             step.why,

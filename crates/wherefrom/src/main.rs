@@ -1,10 +1,10 @@
 //! `wherefrom`: which training examples made the model say this.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod commands;
+mod output;
 mod progress;
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -129,14 +129,21 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // What was typed may have come from elsewhere: a glob that met a strange file.
+        Err(error) if error.use_stderr() => {
+            output::note(error.to_string().trim_end());
+            return ExitCode::from(2);
+        }
+        Err(help) => help.exit(),
+    };
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            use io::Write as _;
-            let _unheard = writeln!(io::stderr(), "error: {error:#}");
+            output::note(format_args!("error: {error:#}"));
             ExitCode::from(if users(&error) { 2 } else { 1 })
         }
     }
@@ -149,6 +156,6 @@ fn users(error: &anyhow::Error) -> bool {
 
 fn pipe_closed(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<commands::Unheard>().is_some_and(|unheard| unheard.0.kind() == ErrorKind::BrokenPipe)
+        cause.downcast_ref::<output::Unheard>().is_some_and(|unheard| unheard.0.kind() == ErrorKind::BrokenPipe)
     })
 }

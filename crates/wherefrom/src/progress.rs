@@ -1,12 +1,12 @@
 //! Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use wherefrom_artifact::Reporter;
-use wherefrom_artifact::bytes;
+use wherefrom_artifact::{Reporter, bytes, visible};
+
+use crate::output::{note, notes_are_seen};
 
 /// Time before the first plain line, so that short tasks say nothing.
 const QUIET: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ struct Task {
 impl Progress {
     /// To stderr, whatever it is.
     pub(crate) fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), task: Mutex::new(None) }
+        Self { terminal: notes_are_seen(), task: Mutex::new(None) }
     }
 
     fn task(&self) -> MutexGuard<'_, Option<Task>> {
@@ -66,7 +66,7 @@ impl Reporter for Progress {
             } else {
                 "{msg:<16} [{bar:30}] {human_pos}/{human_len} {prefix} {per_sec} ETA {eta}"
             };
-            let bar = ProgressBar::new(total).with_message(task.to_string()).with_prefix(unit.to_string());
+            let bar = ProgressBar::new(total).with_message(visible(task)).with_prefix(visible(unit));
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -92,7 +92,7 @@ impl Reporter for Progress {
         }
         let due = task.said.map_or_else(|| task.start.elapsed() > QUIET, |said| said.elapsed() > PAUSE);
         if due {
-            let _unheard = writeln!(io::stderr(), "{}", task.line());
+            note(task.line());
             task.said = Some(Instant::now());
         }
     }
@@ -103,7 +103,7 @@ impl Reporter for Progress {
             Some(bar) => bar.finish_and_clear(),
             None if task.said.is_some() => {
                 let seconds = task.start.elapsed().as_secs_f64();
-                let _unheard = writeln!(io::stderr(), "{}: {} {} in {seconds:.1} s", task.name, task.done, task.unit);
+                note(format_args!("{}: {} {} in {seconds:.1} s", task.name, task.done, task.unit));
             }
             None => {}
         }
@@ -113,12 +113,8 @@ impl Reporter for Progress {
         let task = self.task();
         let line = format!("warning: {message}");
         match task.as_ref().and_then(|task| task.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| {
-                let _unheard = writeln!(io::stderr(), "{line}");
-            }),
-            None => {
-                let _unheard = writeln!(io::stderr(), "{line}");
-            }
+            Some(bar) => bar.suspend(|| note(line)),
+            None => note(line),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Column {
 pub(super) fn first<K: ArtifactKind, R: Row<K>>(folder: &Path, line: impl Fn(&R) -> String) -> Result<String> {
     let mut text = String::new();
     for row in Artifact::<K>::open(folder)?.rows::<R>()?.take(ROWS) {
-        writeln!(text, "{}", line(&row?))?;
+        writeln!(text, "{}", line(&row?).replace(['\n', '\r'], " "))?;
     }
     Ok(text)
 }

@@ -14,7 +14,7 @@ use crate::kinds::columns::{Columns, batch, numbers, strings};
 use crate::kinds::definition::{Column, Definition, Values};
 use crate::kinds::{Example, Export, Format, Ranking, Row};
 use crate::lineage::Lineage;
-use crate::text::{EXCERPT, clipped, excerpt, one_line, significant};
+use crate::text::{EXCERPT, clipped, excerpt, influence_in, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "ranking",
@@ -110,16 +110,15 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     let queries = by_query(&artifact, |row| row.rank <= if row.positive { 3 } else { 2 })?;
     let mut text = String::new();
     if let Some(unit) = artifact.metadata("unit")? {
-        let sign = artifact.metadata("sign")?.map_or(String::new(), |sign| format!("; {sign}"));
-        writeln!(text, "influence in {unit}{sign}")?;
+        writeln!(text, "influence in {}", influence_in(&unit, artifact.metadata("sign")?.as_deref()))?;
     }
     let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
     for (query, rows) in queries.iter().take(QUERIES) {
         let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
-        writeln!(text, "\nquery {query}  {doc}\n  {asked}")?;
+        writeln!(text, "\nquery {query}  {}\n  {asked}", one_line(doc))?;
         for row in rows {
             let sign = if row.positive { '+' } else { '-' };
-            let (influence, doc) = (significant(row.influence), clipped(&row.doc, WIDEST));
+            let (influence, doc) = (significant(row.influence), clipped(&one_line(&row.doc), WIDEST));
             writeln!(text, "  {sign}{} {influence:>10}  {doc:<widest$}  {}", row.rank, excerpt(&row.text))?;
         }
     }

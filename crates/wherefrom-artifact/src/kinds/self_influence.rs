@@ -14,7 +14,7 @@ use crate::kinds::definition::{Column, Definition, Values};
 use crate::kinds::ranking::WIDEST;
 use crate::kinds::{Example, Export, Format, Row, SelfInfluence, Tokens};
 use crate::lineage::Lineage;
-use crate::text::{clipped, excerpt, significant};
+use crate::text::{clipped, excerpt, influence_in, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "self-influence",
@@ -79,13 +79,12 @@ fn strongest(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     }
     let mut text = String::new();
     if let Some(unit) = artifact.metadata("unit")? {
-        let sign = artifact.metadata("sign")?.map_or(String::new(), |sign| format!("; {sign}"));
-        writeln!(text, "influence on itself in {unit}{sign}")?;
+        writeln!(text, "influence on itself in {}", influence_in(&unit, artifact.metadata("sign")?.as_deref()))?;
     }
     let widest = texts.values().map(|(doc, _)| doc.chars().count()).max().unwrap_or(0).min(WIDEST);
     for (rank, row) in rows.iter().enumerate() {
         let (doc, said) = texts.get(&row.example).map_or(("", ""), |(doc, text)| (doc, text));
-        let (rank, influence, doc) = (rank + 1, significant(row.influence), clipped(doc, WIDEST));
+        let (rank, influence, doc) = (rank + 1, significant(row.influence), clipped(&one_line(doc), WIDEST));
         writeln!(text, "  {rank:>2} {influence:>10}  example {:<6}  {doc:<widest$}  {}", row.example, excerpt(said))?;
     }
     Ok(text)

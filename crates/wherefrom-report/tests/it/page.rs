@@ -104,6 +104,11 @@ fn whatever_the_corpus_has_is_text() {
     ];
     let study = Study::new(&hostile, &hostile, 2);
     let page = study.page(&Config { title: "<script>alert('title')</script>".into(), ..config() }, true);
+    for part in ["default-src 'none'", "script-src 'strict-dynamic' 'sha256-", "style-src 'sha256-"] {
+        let policy = page.html.split("Content-Security-Policy\" content=\"").nth(1).unwrap().split('"').next().unwrap();
+        assert!(policy.contains(part) && !policy.contains("unsafe"), "{policy}");
+    }
+    assert!(page.html.find("Content-Security-Policy") < page.html.find("<style"), "a policy is of what follows it");
     // Two scripts of data for each query and the study, and the page's own.
     assert_eq!(page.html.matches("<script").count(), hostile.len() + 2);
     assert_eq!(page.html.matches("</script").count(), hostile.len() + 2);

@@ -270,7 +270,7 @@ fn a_broken_download_goes_on_where_it_stopped() {
     contains(&bench.refused(&fetch), &["model.safetensors could not be fetched", "run again"]);
     assert!(!bench.path(&weights).exists());
     let parts = files(&bench.path(MODEL).join("blobs"));
-    let part = parts.iter().find(|path| path.extension().is_some_and(|ending| ending == "part")).unwrap();
+    let part = parts.iter().find(|path| path.extension().is_some_and(|ending| ending == "incomplete")).unwrap();
     assert_eq!(fs::read(part).unwrap(), whole[..100_000]);
 
     // Once more, and then through.
@@ -288,7 +288,7 @@ fn a_broken_download_goes_on_where_it_stopped() {
 fn a_download_that_ends_early_and_says_nothing_is_no_file() {
     let (server, bench) = bench();
     let fetch = ["run", "study.toml", "--to", "train"];
-    server.break_off(&[100_000; 4], true);
+    server.break_off(&[100_000, 0, 0, 0], true);
     let Said { code, err, .. } = bench.wherefrom(&fetch);
     assert_eq!(code, Some(2));
     contains(&err, &["model.safetensors could not be fetched", "not as long as the hub says"]);

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::json;
+use sha1::{Digest as _, Sha1};
+use sha2::Sha256;
 
 /// The commit of every repository.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -81,12 +83,13 @@ fn large(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".parquet")
 }
 
-/// A stand-in for sha256 and git's digest: any name that is the content's own.
-fn blob(content: &[u8]) -> String {
-    content
-        .iter()
-        .fold(content.len() as u128, |sum, &byte| sum.wrapping_mul(0x0100_0000_01b3).wrapping_add(byte.into()))
-        .to_string()
+/// The digest that the hub lists: SHA-256 of large files, git's SHA-1 of others.
+fn blob(name: &str, content: &[u8]) -> String {
+    let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    if large(name) {
+        return hex(&Sha256::digest(content));
+    }
+    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
@@ -137,9 +140,9 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Answer {
             return Err((404, "RevisionNotFound"));
         }
         let siblings = files.iter().map(|(name, content)| {
-            let mut entry = json!({ "rfilename": name, "size": content.len(), "blobId": blob(content) });
+            let mut entry = json!({ "rfilename": name, "size": content.len(), "blobId": blob("", content) });
             if large(name) {
-                entry["lfs"] = json!({ "sha256": blob(content), "size": content.len() });
+                entry["lfs"] = json!({ "sha256": blob(name, content), "size": content.len() });
             }
             entry
         });
@@ -168,7 +171,7 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Answer {
             format!(
                 "302 Found\r\nLocation: {endpoint}/storage{path}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{}\"\r\n\
                  X-Linked-Size: {}\r\nContent-Length: 0\r\n",
-                blob(&content),
+                blob(name, &content),
                 content.len()
             ),
             Vec::new(),
@@ -197,7 +200,7 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Answer {
     };
     let head = format!(
         "206 Partial Content\r\nETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {start}-{}/{}\r\n{length}",
-        blob(&content),
+        blob(name, &content),
         end - 1,
         content.len()
     );

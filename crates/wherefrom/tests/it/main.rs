@@ -19,4 +19,5 @@ mod resume;
 mod reuse;
 mod shells;
 mod study;
+mod terminal;
 mod verbs;

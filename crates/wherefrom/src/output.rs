@@ -1,0 +1,56 @@
+//! What the command prints, all of it: results on stdout, everything else on stderr. Whatever a corpus, a file's name or a hub
+//! brought into a line is made visible here, so that none of it reaches the terminal as a command.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
+
+use anyhow::Result;
+use wherefrom_artifact::visible;
+
+/// stdout could not be written.
+#[derive(Debug)]
+pub(crate) struct Unheard(pub(crate) io::Error);
+
+impl fmt::Display for Unheard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write to stdout: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unheard {}
+
+/// One line, or several, to stdout.
+pub(crate) fn say(text: &str) -> Result<()> {
+    write(visible(text).as_bytes(), text.ends_with('\n'))
+}
+
+/// The path that was asked for, to stdout: a program that reads it gets it byte for byte.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn say_path(path: &Path) -> Result<()> {
+    if io::stdout().is_terminal() {
+        say(&path.display().to_string())
+    } else {
+        write(path.as_os_str().as_encoded_bytes(), false)
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+fn write(text: &[u8], ended: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let end: &[u8] = if ended { b"" } else { b"\n" };
+    let written = out.write_all(text).and_then(|()| out.write_all(end)).and_then(|()| out.flush());
+    written.map_err(|error| Unheard(error).into())
+}
+
+/// A line to stderr. Nobody may be listening.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn note(line: impl fmt::Display) {
+    let _unheard = writeln!(io::stderr(), "{}", visible(&line.to_string()));
+}
+
+/// Whether stderr is a terminal.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn notes_are_seen() -> bool {
+    io::stderr().is_terminal()
+}
