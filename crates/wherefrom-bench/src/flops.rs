@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use wherefrom_curvature::covariance;
-use wherefrom_model::{Config, Modules, Selection};
+use wherefrom_model::{Config, Modules, Outline, Selection};
 
 use crate::random::RANK;
 use crate::work::{Subject, Work};
@@ -21,8 +21,9 @@ pub(crate) struct Shapes {
 
 impl Shapes {
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let all = config.modules();
-        let selection = Selection::new(&Modules::default(), &all)?;
+        let outline = Outline::new(config);
+        let all = outline.modules();
+        let selection = Selection::new(&Modules::default(), all)?;
         let product = |module: &wherefrom_model::Module| (module.in_features * module.out_features) as f64;
         let chosen = selection.modules();
         Ok(Self {

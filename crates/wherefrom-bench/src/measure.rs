@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Example, Exec, Reporter as _, Silent, Tokens};
 use wherefrom_linalg::memory::peak_bytes;
-use wherefrom_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_device};
+use wherefrom_model::{Batch, Labels, Model, Modules, Outline, Selection, Sequence, resolve_device};
 
 use crate::clock::{Clock, Loop};
 use crate::place::Place;
@@ -98,7 +98,7 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
         place.store.remove(&place.artifact(work)?, &Silent)?;
     }
     let passes = matches!(work, Work::CovariancePasses | Work::LambdaPasses);
-    let modules = Selection::new(&Modules::default(), &place.config()?.modules())?.modules().len();
+    let modules = Selection::new(&Modules::default(), Outline::new(&place.config()?).modules())?.modules().len();
     let exec = Exec {
         batch_tokens: place.subject.batch_tokens(work),
         memory: Some(MEMORY),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Factors, Preconditioned, Row, Tokens};
 use wherefrom_linalg::random::{normal, uniform};
-use wherefrom_model::{Config, Model, Modules, Selection, resolve_device};
+use wherefrom_model::{Config, Model, Modules, Outline, Selection, resolve_device};
 
 /// Of low-rank queries.
 pub(crate) const RANK: usize = 32;
@@ -66,7 +66,7 @@ pub(crate) fn preconditioned(config: &Config, queries: usize, draft: &mut Draft)
     };
     draft.metadata("method", "ekfac");
     draft.metadata("rank", RANK.to_string());
-    let selection = Selection::new(&Modules::default(), &config.modules())?;
+    let selection = Selection::new(&Modules::default(), Outline::new(config).modules())?;
     for (part, module) in selection.modules().iter().enumerate() {
         let (out_features, in_features) = (module.out_features, module.in_features);
         let rows = (0..queries as u64).map(|row| Factors {

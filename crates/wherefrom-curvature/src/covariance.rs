@@ -94,7 +94,7 @@ pub fn run_with_labels(
     }
     draft.metadata("blocks", config.blocks.to_string());
     draft.summary("blocks", config.blocks)?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }

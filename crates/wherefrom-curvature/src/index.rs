@@ -62,7 +62,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.metadata("coordinates", table.count.to_string());
     draft.summary("coordinates", table.count)?;
     draft.summary("modules", &names)?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
 
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     if (0..spans.len()).all(|part| draft.has(part)) {

@@ -86,7 +86,7 @@ pub fn run_with_labels(
         fits(&device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
     }
     draft.store(config.store);
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }

@@ -1,7 +1,7 @@
 //! How many modules are summed in one pass over the tokens: as many as fit the memory.
 
 use wherefrom_artifact::Exec;
-use wherefrom_model::{Config, Footprint};
+use wherefrom_model::{Footprint, Outline};
 
 /// Bytes that may be held: what is given, or most of what is free. None where nobody knows: of a GPU.
 pub fn limit(exec: &Exec) -> Option<u64> {
@@ -14,8 +14,8 @@ pub fn number_bytes(device: &str) -> u64 {
 }
 
 /// Bytes for sums: the limit, less what running the model takes.
-pub(crate) fn room(exec: &Exec, config: &Config) -> Option<u64> {
-    Some(limit(exec)?.saturating_sub(Footprint::new(config, exec.batch_tokens).total()))
+pub(crate) fn room(exec: &Exec, outline: &Outline) -> Option<u64> {
+    Some(limit(exec)?.saturating_sub(Footprint::new(outline, exec.batch_tokens).total()))
 }
 
 /// Whether these modules are no more than one pass takes: `per_pass` of them, or as many as `room` has bytes for.

@@ -59,7 +59,7 @@ impl<'a> Fit<'a> {
     pub(crate) fn passes(&'a self, draft: &Draft, bytes: impl Fn(&[Module]) -> u64) -> Result<Vec<Pass<'a>>> {
         let spans: Vec<Span> = draft.plan(|| self.tokens.spans())?;
         let modules = self.selection.modules();
-        let (per_pass, room) = (self.exec.modules_per_pass, room(self.exec, &self.model.config));
+        let (per_pass, room) = (self.exec.modules_per_pass, room(self.exec, &self.model.outline));
         let bytes = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
         let mut left: Vec<usize> = (0..modules.len()).filter(|&place| !draft.has(place)).collect();
         let begun: Vec<usize> = match draft.restore_each(SUMS)? {

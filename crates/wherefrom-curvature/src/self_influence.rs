@@ -80,7 +80,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.metadata("damping", serde_json::to_string(&config.damping)?);
     draft.metadata("modules", serde_json::to_string(&names)?);
     draft.summary("modules", &names)?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
 
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     if (0..spans.len()).all(|part| draft.has(part)) {

@@ -42,7 +42,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let device = resolve_device(&exec.device)?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
-    draft.summary("coverage", Coverage::new(&model.config, &selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     exec.reporter.begin("gradients", "tokens", inputs.tokens.tokens(), 0);
     for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {

@@ -6,9 +6,8 @@ use anyhow::Result;
 use serde_json::Value;
 use wherefrom_linalg::kernels::Activation;
 
-use crate::family::{self, Architecture, HeadNorms, Layout, NormKind, llama};
+use crate::family::{self, Architecture, Layout, llama};
 use crate::keys::Keys;
-use crate::module::Module;
 use crate::rotary::Rotary;
 
 /// Sizes and options of a decoder-only language model; sizes under their Hugging Face names.
@@ -74,17 +73,6 @@ pub struct Bias {
     pub mlp: bool,
 }
 
-/// One tensor of a checkpoint, as it is in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// Its name in `transformers`.
-    pub name: String,
-    /// `[out, in]` of a map, `[rows, width]` of an embedding, `[width]` of a bias or gain.
-    pub sizes: Vec<usize>,
-    /// Whether the file has it as `[in, out]`.
-    pub transposed: bool,
-}
-
 impl Config {
     /// Reads `config.json` in `folder`.
     ///
@@ -116,83 +104,6 @@ impl Config {
     /// Width of all query heads, and of all key heads.
     pub(crate) fn head_widths(&self) -> [usize; 2] {
         [self.num_attention_heads, self.num_key_value_heads].map(|heads| heads * self.head_dim)
-    }
-
-    /// Linear maps of a block.
-    pub(crate) fn modules_per_layer(&self) -> usize {
-        self.layout().attention_inputs.len() + self.layout().mlp_inputs.len() + 2
-    }
-
-    /// Every linear map of the blocks, in forward order, without loading weights. The vocabulary head is none of them.
-    pub fn modules(&self) -> Vec<Module> {
-        let (layout, bias) = (self.layout(), self.bias);
-        let (hidden, inner, [queries, keys]) = (self.hidden_size, self.intermediate_size, self.head_widths());
-        let mut modules = Vec::new();
-        for layer in 0..self.num_hidden_layers {
-            // Maps into attention, or into the MLP, read one input.
-            let mut group = |names: &[&str], inside: usize, widths: &[usize], bias: bool| {
-                let full = |name: &str| format!("{}.{layer}.{name}", layout.blocks);
-                for (name, &out_features) in names.iter().zip(widths) {
-                    let (name, input, in_features) = (full(name), full(names[0]), inside + usize::from(bias));
-                    modules.push(Module { name, in_features, out_features, bias, input, layer });
-                }
-            };
-            let fused = [queries + 2 * keys];
-            let widths = if layout.attention_inputs.len() == 1 { &fused[..] } else { &[queries, keys, keys] };
-            group(layout.attention_inputs, hidden, widths, bias.attention_inputs);
-            group(&[layout.attention_output], queries, &[hidden], bias.attention_output);
-            group(layout.mlp_inputs, hidden, &[inner; 2], bias.mlp);
-            group(&[layout.mlp_output], inner, &[hidden], bias.mlp);
-        }
-        modules
-    }
-
-    /// Every tensor of the checkpoint.
-    pub fn shapes(&self) -> Vec<Shape> {
-        let layout = self.layout();
-        let plain = |name: String, sizes: Vec<usize>| Shape { name, sizes, transposed: false };
-        let embedding = vec![self.vocab_size, self.hidden_size];
-        let mut shapes = vec![plain(format!("{}.weight", layout.embedding), embedding.clone())];
-        if let Some(positions) = layout.positions {
-            shapes.push(plain(format!("{positions}.weight"), vec![self.max_position_embeddings, self.hidden_size]));
-        }
-        for module in self.modules() {
-            let sizes = vec![module.out_features, module.in_features - usize::from(module.bias)];
-            shapes.push(Shape { name: module.weight(), sizes, transposed: layout.transposed });
-            if module.bias {
-                shapes.push(plain(module.bias(), vec![module.out_features]));
-            }
-        }
-        let norm = |shapes: &mut Vec<_>, name: &str, width: usize| {
-            shapes.push(plain(format!("{name}.weight"), vec![width]));
-            if layout.norm == NormKind::Layer {
-                shapes.push(plain(format!("{name}.bias"), vec![width]));
-            }
-        };
-        let [queries, keys] = self.head_widths();
-        for layer in 0..self.num_hidden_layers {
-            let name = |name: &str| format!("{}.{layer}.{name}", layout.blocks);
-            norm(&mut shapes, &name(layout.attention_norm), self.hidden_size);
-            norm(&mut shapes, &name(layout.mlp_norm), self.hidden_size);
-            let widths = match layout.head_norms {
-                HeadNorms::None => continue,
-                HeadNorms::PerHead => [self.head_dim; 2],
-                HeadNorms::Whole => [queries, keys],
-            };
-            for (norm_name, width) in HeadNorms::NAMES.into_iter().zip(widths) {
-                norm(&mut shapes, &name(norm_name), width);
-            }
-        }
-        norm(&mut shapes, layout.final_norm, self.hidden_size);
-        if !self.tie_word_embeddings {
-            shapes.push(plain(format!("{}.weight", layout.head[0]), embedding));
-        }
-        shapes
-    }
-
-    /// Number of parameters.
-    pub fn parameters(&self) -> u64 {
-        self.shapes().iter().map(|shape| shape.sizes.iter().product::<usize>() as u64).sum()
     }
 }
 

@@ -3,8 +3,8 @@
 //! reads   config.json, model.safetensors (or shards)
 //! writes  the same, for checkpoints that are trained here
 
-mod attention;
 mod batch;
+mod blocks;
 mod config;
 mod decoder;
 mod device;
@@ -12,28 +12,33 @@ mod error;
 mod family;
 mod footprint;
 mod found;
+mod head;
 mod keys;
-mod layer;
-mod mlp;
+mod linear;
 mod model;
 mod module;
+mod norm;
+mod outline;
 mod precision;
 mod rotary;
-mod walk;
+mod taps;
 mod weights;
 
 pub use batch::{Batch, Sequence, TokenRows, batches};
-pub use config::{Bias, Config, Residual, Shape, end_tokens};
+pub use config::{Bias, Config, Residual, end_tokens};
 pub use device::{
     Adapter, adapters, automatic_device, device_name, fits, has_gpu_support, is_gpu, precisions, resolve_device,
 };
 pub use error::BadInput;
 pub use family::Architecture;
 pub use footprint::{ACTIVATION_BYTES, Footprint};
-pub use model::{Labels, LabelsKind, Model, Tap};
-pub use module::{Coverage, Module, Modules, Selection};
+pub use head::{Labels, LabelsKind};
+pub use model::Model;
+pub use module::{Coverage, Module, Modules, Part, Selection};
+pub use outline::{Outline, Shape};
 pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
+pub use taps::Tap;
 pub use weights::{Parameters, check, no_safetensors};
 pub use wherefrom_linalg::kernels::Ragged;
 pub use wherefrom_linalg::memory::peak_bytes;

@@ -1,13 +1,14 @@
 //! Which linear maps are attributed, and how much of the model that is.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use anyhow::Result;
 use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
 use crate::error::bad_input;
+use crate::outline::Outline;
 
 /// One linear map W [out, in] of the checkpoint; a bias is the last column of W, and a 1 the last value of its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,17 @@ pub struct Module {
     pub input: String,
     /// Block number.
     pub layer: usize,
+    /// What it belongs to.
+    pub part: Part,
+}
+
+/// The parts of a block that have linear maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Queries, keys, values, and the map out of the heads.
+    Attention,
+    /// Gate, up and down.
+    Mlp,
 }
 
 impl Module {
@@ -86,7 +98,7 @@ impl Selection {
                 "all" => chosen.fill(true),
                 "mlp" => {
                     for (chosen, module) in chosen.iter_mut().zip(modules) {
-                        *chosen = module.name.contains(".mlp.");
+                        *chosen = module.part == Part::Mlp;
                     }
                 }
                 other => {
@@ -148,11 +160,10 @@ impl Selection {
         self.places.iter().position(Option::is_some).unwrap_or(0)
     }
 
-    /// Whether a block of so many modules is computed again on the way back, rather than kept: none of it is chosen, and
+    /// Whether a block of these modules is computed again in the backward pass, rather than kept: none of it is chosen, and
     /// memory is short.
-    pub(crate) fn spares(&self, block: usize, modules_per_layer: usize) -> bool {
-        let own = block * modules_per_layer..(block + 1) * modules_per_layer;
-        self.part && self.places[own].iter().all(Option::is_none)
+    pub(crate) fn computes_again(&self, block: &Range<usize>) -> bool {
+        self.part && self.places[block.clone()].iter().all(Option::is_none)
     }
 
     /// Where the model's module `index` stands in the selection.
@@ -183,16 +194,15 @@ impl Coverage {
     }
 
     /// Coverage of a model by a selection.
-    pub fn new(config: &Config, selection: &Selection) -> Self {
+    pub fn new(outline: &Outline, selection: &Selection) -> Self {
         let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new() };
         let own: HashSet<_> = selection.modules.iter().flat_map(|module| [module.weight(), module.bias()]).collect();
-        for shape in config.shapes() {
-            let size = shape.sizes.iter().product::<usize>() as u64;
-            coverage.total += size;
-            if own.contains(&shape.name) {
-                coverage.attributed += size;
+        for tensor in outline.tensors() {
+            coverage.total += tensor.numbers();
+            if own.contains(&tensor.name) {
+                coverage.attributed += tensor.numbers();
             } else {
-                coverage.unattributed.push((shape.name, size));
+                coverage.unattributed.push((tensor.name.clone(), tensor.numbers()));
             }
         }
         coverage

@@ -45,7 +45,7 @@ impl Precision {
         }
     }
 
-    /// What the loss is multiplied by on the way back, and taps are divided by: a power of two, so that nothing is rounded.
+    /// What the loss is multiplied by in the backward pass, and taps are divided by: a power of two, so that nothing is rounded.
     ///
     /// Gradients of float16 have 16 bits for 2^-24 to 2^16. With 2^8, an output gradient may be as small as 2^-32 and as
     /// large as 255.

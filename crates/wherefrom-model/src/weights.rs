@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::config::{Config, Shape};
+use crate::config::Config;
 use crate::error::bad_input;
+use crate::outline::{Outline, Shape};
 
 /// Parameters by Hugging Face name. Maps are [out, in], vectors (gains, biases) [1, n].
 pub type Parameters = BTreeMap<String, Tensor<2>>;
@@ -75,7 +76,7 @@ fn each(folder: &Path, config: &Config, visit: &mut Visit<'_>) -> Result<()> {
         })?;
         tensors.extend(header.tensors().into_iter().map(|(name, view)| (name, (view, *path))));
     }
-    for shape in config.shapes() {
+    for shape in Outline::new(config).tensors() {
         let name = &shape.name;
         let Some((view, path)) = spellings(config, name).iter().find_map(|name| tensors.get(name)) else {
             return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {}", folder.display())));
@@ -98,7 +99,7 @@ fn each(folder: &Path, config: &Config, visit: &mut Visit<'_>) -> Result<()> {
                 path.display()
             )));
         }
-        visit(&shape, view, path)?;
+        visit(shape, view, path)?;
     }
     Ok(())
 }
@@ -171,14 +172,14 @@ fn to_f32(view: &TensorView<'_>) -> Vec<f32> {
 /// The parameters as one float32 safetensors file, with the metadata that `transformers` asks for.
 pub(crate) fn to_bytes(config: &Config, parameters: &Parameters) -> Result<Vec<u8>> {
     let mut buffers = Vec::new();
-    for shape in config.shapes() {
+    for shape in Outline::new(config).tensors() {
         let tensor = parameters.get(&shape.name).with_context(|| format!("parameter {}", shape.name))?.clone();
-        let (tensor, mut sizes) = (if shape.transposed { tensor.transpose() } else { tensor }, shape.sizes);
+        let (tensor, mut sizes) = (if shape.transposed { tensor.transpose() } else { tensor }, shape.sizes.clone());
         if shape.transposed {
             sizes.reverse();
         }
         let values: Vec<f32> = tensor.to_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        buffers.push((shape.name, sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
+        buffers.push((shape.name.clone(), sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
     }
     let views = buffers
         .iter()

@@ -6,7 +6,7 @@ use serde_json::Value;
 use wherefrom_artifact::{Exec, Kind, State};
 use wherefrom_curvature::precondition::Rank;
 use wherefrom_curvature::{covariance, eigenbasis, lambda, passes, precondition, waves};
-use wherefrom_model::{Config, Footprint, Module, Modules, Selection};
+use wherefrom_model::{Config, Footprint, Module, Modules, Outline, Selection};
 
 use crate::plan::Plan;
 use crate::stage::Stage;
@@ -92,13 +92,14 @@ struct Shape {
 impl Shape {
     fn new(config: &Config, modules: &Value, batch_tokens: usize) -> Option<Self> {
         let choice: Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
-        let selection = Selection::new(&choice, &config.modules()).ok()?;
+        let outline = Outline::new(config);
+        let selection = Selection::new(&choice, outline.modules()).ok()?;
         let product = |module: &Module| (module.in_features * module.out_features) as f64;
-        let head = (config.vocab_size * config.hidden_size) as f64;
+        let head = outline.vocabulary() as f64 * outline.hidden() as f64;
         let modules = selection.modules().to_vec();
         Some(Self {
-            footprint: Footprint::new(config, batch_tokens),
-            forward: config.modules().iter().map(product).sum::<f64>() + head,
+            footprint: Footprint::new(&outline, batch_tokens),
+            forward: outline.modules().iter().map(product).sum::<f64>() + head,
             products: modules.iter().map(product).sum(),
             sums: modules.iter().map(|module| (module.in_features + module.out_features) as f64).sum(),
             modules,

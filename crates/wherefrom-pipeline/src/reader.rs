@@ -265,7 +265,8 @@ impl<'a> Reader<'a> {
         let modules = knobs.get("modules").cloned().map_or_else(|| Ok(Default::default()), serde_json::from_value);
         let modules: Result<wherefrom_model::Modules, _> = modules;
         if let Ok(modules) = modules
-            && let Err(error) = wherefrom_model::Selection::new(&modules, &config.modules())
+            && let Err(error) =
+                wherefrom_model::Selection::new(&modules, wherefrom_model::Outline::new(&config).modules())
         {
             self.problems.other(place, &format!("`modules`: {error:#}"));
         }

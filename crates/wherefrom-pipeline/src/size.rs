@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use wherefrom_artifact::{Kind, Manifest};
-use wherefrom_model::{Coverage, Modules, Selection};
+use wherefrom_model::{Coverage, Modules, Outline, Selection};
 
 use crate::plan::Plan;
 use crate::stage::Stage;
@@ -76,12 +76,15 @@ impl Plan {
 
 fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option<String> {
     let modules: Modules = serde_json::from_value(modules.clone()).ok()?;
-    let coverage = Coverage::new(config, &Selection::new(&modules, &config.modules()).ok()?);
+    let outline = Outline::new(config);
+    let coverage = Coverage::new(&outline, &Selection::new(&modules, outline.modules()).ok()?);
     // Tables with a row for each token or position: embeddings, and the head.
     let tables = [config.vocab_size, config.max_position_embeddings];
     let embedding = |name: &str| {
-        let shapes = config.shapes();
-        shapes.iter().any(|shape| shape.name == name && shape.sizes.len() == 2 && tables.contains(&shape.sizes[0]))
+        outline
+            .tensors()
+            .iter()
+            .any(|shape| shape.name == name && shape.sizes.len() == 2 && tables.contains(&shape.sizes[0]))
     };
     let (embeddings, mut rest): (Vec<_>, Vec<_>) = coverage.unattributed.iter().partition(|(name, _)| embedding(name));
     let blocks = coverage.total - embeddings.iter().map(|(_, size)| size).sum::<u64>();

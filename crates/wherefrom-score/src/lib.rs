@@ -127,12 +127,12 @@ pub fn run_in_groups(
     let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("modules", serde_json::to_string(&names)?);
     draft.summary("modules", &names)?;
-    draft.summary("coverage", Coverage::new(&model.config, &survey.selection))?;
+    draft.summary("coverage", Coverage::new(&model.outline, &survey.selection))?;
 
     let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
     // One group as a rule: what a part holds has room in memory beside the model.
     let (footprint, limit) =
-        (Footprint::new(&model.config, exec.batch_tokens), wherefrom_linalg::memory::limit(&exec.device, exec.memory));
+        (Footprint::new(&model.outline, exec.batch_tokens), wherefrom_linalg::memory::limit(&exec.device, exec.memory));
     let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
     let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);

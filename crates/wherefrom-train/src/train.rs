@@ -241,7 +241,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if trained > 0 {
         draft.provenance("tokens_per_second", trained as f64 / started.elapsed().as_secs_f64())?;
     }
-    draft.summary("parameters", model.config.parameters())?;
+    draft.summary("parameters", model.outline.parameters())?;
     draft.summary("final_loss", progress.curve.last().map(|(_, _, loss)| loss))?;
     draft.summary("loss_curve", progress.curve)
 }

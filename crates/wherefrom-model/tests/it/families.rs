@@ -137,7 +137,7 @@ fn mlp_chooses_the_maps_of_every_mlp() {
         let selection = Selection::new(&Modules::Named("mlp".into()), fixture.model.modules()).unwrap();
         let expected = config.num_hidden_layers * if name.starts_with("gpt") { 2 } else { 3 };
         assert_eq!(selection.modules().len(), expected, "{name}");
-        let coverage = Coverage::new(config, &selection);
+        let coverage = Coverage::new(&fixture.model.outline, &selection);
         let left: u64 = coverage.unattributed.iter().map(|(_, size)| size).sum();
         assert_eq!(coverage.attributed + left, coverage.total);
         let own: u64 = selection.modules().iter().map(|module| (module.in_features * module.out_features) as u64).sum();

@@ -69,7 +69,7 @@ impl Fixture {
     }
 
     fn transposed(&self, name: &str) -> bool {
-        self.model.config.shapes().iter().any(|shape| shape.name == name && shape.transposed)
+        self.model.outline.tensors().iter().any(|shape| shape.name == name && shape.transposed)
     }
 
     /// Both sequences, of different lengths, in one batch; every token but the first is a target.

@@ -166,7 +166,7 @@ fn loss_falls_and_the_folder_loads() {
     let device = wherefrom_model::resolve_device("cpu").unwrap();
     let model = wherefrom_model::Model::load(&folder, &device).unwrap();
     assert_eq!(model.config, config.model().unwrap());
-    assert_eq!(manifest.summary["parameters"], json!(model.config.parameters()));
+    assert_eq!(manifest.summary["parameters"], json!(model.outline.parameters()));
     let json: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     assert_eq!((&json["bos_token_id"], &json["eos_token_id"]), (&json!(1), &json!(2)));
 }

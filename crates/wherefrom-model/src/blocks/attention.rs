@@ -1,0 +1,96 @@
+//! Attention: from the residual stream to the map out of the heads, and back.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use wherefrom_linalg::kernels::{
+    AttentionShape, Rotation, RotationTable, causal_attention, causal_attention_backward, rotate,
+};
+
+use crate::linear::{Linear, Maps};
+use crate::norm::Norm;
+use crate::taps::Pass;
+use crate::weights::Parameters;
+
+/// Attention of one block.
+#[derive(Debug, Clone)]
+pub(crate) struct Attention {
+    /// Before attention, or after it.
+    pub(crate) norm: Norm,
+    /// Those that make queries, keys and values.
+    pub(crate) inputs: Maps,
+    /// Norms of queries and of keys.
+    pub(crate) head_norms: Option<[Norm; 2]>,
+    pub(crate) output: Linear,
+    /// What scores are multiplied by.
+    pub(crate) scale: f32,
+}
+
+/// What the backward pass needs, all [rows, width].
+pub(crate) struct Attended {
+    /// As attention reads them: normed and turned.
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    /// Queries and keys before their norms.
+    plain: Option<[Tensor<2>; 2]>,
+}
+
+/// Where the tokens of a batch stand.
+pub(crate) struct Places {
+    pub(crate) shape: AttentionShape,
+    pub(crate) table: Option<RotationTable>,
+}
+
+impl Places {
+    fn turn(&self, x: Tensor<2>, rotation: Rotation) -> Tensor<2> {
+        match &self.table {
+            Some(table) => rotate(x, table, rotation),
+            None => x,
+        }
+    }
+}
+
+impl Attention {
+    fn shape(&self, places: &Places) -> AttentionShape {
+        AttentionShape { scale: self.scale, ..places.shape.clone() }
+    }
+
+    /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width].
+    pub(crate) fn forward(&self, parameters: &Parameters, places: &Places, input: &Tensor<2>) -> (Attended, Tensor<2>) {
+        let made: [Tensor<2>; 3] = self.inputs.forward(parameters, input).try_into().expect("queries, keys and values");
+        let [mut queries, mut keys, values] = made;
+        let mut plain = None;
+        if let Some([query_norm, key_norm]) = &self.head_norms {
+            plain = Some([queries.clone(), keys.clone()]);
+            queries = query_norm.forward_by_head(parameters, queries);
+            keys = key_norm.forward_by_head(parameters, keys);
+        }
+        let (queries, keys) = (places.turn(queries, Rotation::Forward), places.turn(keys, Rotation::Forward));
+        let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &self.shape(places));
+        (Attended { queries, keys, values, plain }, heads)
+    }
+
+    /// From the gradient at the heads to that at the input; none where the backward pass ends here.
+    pub(crate) fn backward(
+        &self,
+        attended: Attended,
+        places: &Places,
+        d_heads: Tensor<2>,
+        input: &dyn Fn() -> Tensor<2>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Option<Tensor<2>>> {
+        let Attended { queries, keys, values, plain } = attended;
+        let (d_queries, d_keys, d_values) =
+            causal_attention_backward(d_heads, queries, keys, values, &self.shape(places));
+        let mut d_queries = places.turn(d_queries, Rotation::Backward);
+        let mut d_keys = places.turn(d_keys, Rotation::Backward);
+        if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
+            let parameters = pass.parameters;
+            pass.report(|| query_norm.gradients_by_head(parameters, &d_queries, &queries))?;
+            pass.report(|| key_norm.gradients_by_head(parameters, &d_keys, &keys))?;
+            d_queries = query_norm.backward_by_head(parameters, d_queries, queries);
+            d_keys = key_norm.backward_by_head(parameters, d_keys, keys);
+        }
+        self.inputs.backward(pass, input, [d_queries, d_keys, d_values])
+    }
+}

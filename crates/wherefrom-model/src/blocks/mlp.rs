@@ -1,0 +1,64 @@
+//! The MLP: from the residual stream to the map out of the inner values, and back.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use wherefrom_linalg::kernels::{Activation, activate, activate_backward, gated, gated_backward};
+
+use crate::linear::{Linear, Maps};
+use crate::norm::Norm;
+use crate::taps::Pass;
+use crate::weights::Parameters;
+
+/// The MLP of one block.
+#[derive(Debug, Clone)]
+pub(crate) struct Mlp {
+    /// Before the MLP, or after it.
+    pub(crate) norm: Norm,
+    /// Gate and up, or up alone.
+    pub(crate) inputs: Maps,
+    pub(crate) activation: Activation,
+    pub(crate) output: Linear,
+}
+
+/// What the backward pass needs, [rows, inner]. What the map out of it reads, f(gate) up or f(up), is cheap, so it is
+/// computed again.
+pub(crate) struct Computed {
+    gate: Option<Tensor<2>>,
+    up: Tensor<2>,
+}
+
+impl Mlp {
+    /// input [rows, hidden]
+    pub(crate) fn forward(&self, parameters: &Parameters, input: &Tensor<2>) -> Computed {
+        let mut made = self.inputs.forward(parameters, input);
+        let up = made.pop().expect("a map into the MLP");
+        Computed { gate: made.pop(), up }
+    }
+
+    /// What the map out of it reads.
+    pub(crate) fn inner(&self, computed: &Computed) -> Tensor<2> {
+        let up = computed.up.clone();
+        match &computed.gate {
+            Some(gate) => gated(gate.clone(), up, self.activation),
+            None => activate(up, self.activation),
+        }
+    }
+
+    /// From the gradient at the inner values to that at the input; none where the backward pass ends here.
+    pub(crate) fn backward(
+        &self,
+        computed: Computed,
+        d_inner: Tensor<2>,
+        input: &dyn Fn() -> Tensor<2>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Option<Tensor<2>>> {
+        let Computed { gate, up } = computed;
+        match gate {
+            Some(gate) => {
+                let (d_gate, d_up) = gated_backward(d_inner, gate, up, self.activation);
+                self.inputs.backward(pass, input, [d_gate, d_up])
+            }
+            None => self.inputs.backward(pass, input, [activate_backward(d_inner, up, self.activation)]),
+        }
+    }
+}

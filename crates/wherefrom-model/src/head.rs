@@ -1,0 +1,151 @@
+//! The vocabulary head: logits, and the cross-entropy of targets with its gradient at the residual stream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use wherefrom_linalg::kernels::{cross_entropy, product, sample_rows};
+use wherefrom_linalg::random;
+
+use crate::batch::{Batch, Target};
+use crate::decoder::scatter_rows;
+use crate::error::bad_input;
+use crate::model::{Model, add};
+use crate::precision::Precision;
+use crate::weights::Parameters;
+
+/// Logits in memory at once: 48 MiB of f32. A third less cost a twentieth of the speed.
+pub(crate) const HEAD_LOGITS: usize = 3 << 22;
+
+/// Which labels the loss is taken against, as a knob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelsKind {
+    /// One draw per token from the model's own next-token distribution (Grosse et al. 2023, section 2.3).
+    #[default]
+    Sampled,
+    /// The text's own tokens.
+    Empirical,
+}
+
+/// Which labels the loss is taken against.
+#[derive(Debug, Clone)]
+pub enum Labels {
+    /// The text's own tokens.
+    Empirical,
+    /// Drawn from the model; the uniform number is a hash of (seed, example, position of the target).
+    Sampled {
+        /// The seed.
+        seed: u64,
+    },
+    /// Given by example: entry t replaces token t as the target of position t - 1.
+    Given(Arc<HashMap<u64, Vec<i64>>>),
+}
+
+impl Labels {
+    /// The labels of a knob and its seed.
+    pub fn new(kind: LabelsKind, seed: u64) -> Self {
+        match kind {
+            LabelsKind::Sampled => Self::Sampled { seed },
+            LabelsKind::Empirical => Self::Empirical,
+        }
+    }
+}
+
+/// Cross-entropy of a batch's targets.
+pub(crate) struct HeadLoss {
+    /// Of each target, without its weight.
+    pub(crate) by_target: Vec<f32>,
+    /// Gradient of the weighted sum at the last residual stream, before the final norm: [rows, hidden].
+    pub(crate) d: Tensor<2>,
+    /// Gradients of head and final norm, if they were asked for.
+    pub(crate) gradients: Parameters,
+}
+
+impl Model {
+    /// [vocabulary, hidden]
+    fn head(&self) -> Tensor<2> {
+        self.parameters[&self.outline.head].clone()
+    }
+
+    /// Logits of rows of the last residual stream.
+    pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Tensor<2> {
+        product(self.outline.final_norm.forward(&self.parameters, stream), self.head().transpose())
+    }
+
+    /// Cross-entropy at the positions that predict a target, in chunks; with `parameters`, also the gradients of head and
+    /// final norm.
+    pub(crate) fn head_loss(
+        &self,
+        output: &Tensor<2>,
+        batch: &Batch,
+        labels: &Labels,
+        parameters: bool,
+    ) -> Result<HeadLoss> {
+        let (head, norm) = (self.head(), &self.outline.final_norm);
+        let mut d_output = output.zeros_like();
+        let mut by_target = Vec::with_capacity(batch.targets.len());
+        let mut gradients = Parameters::new();
+        let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
+        for targets in batch.targets.chunks(chunk) {
+            let rows = self.indices(targets.iter().map(|target| target.row).collect());
+            let x = output.clone().select(0, rows.clone());
+            let hidden = norm.forward(&self.parameters, x.clone());
+            let logits = product(hidden.clone(), head.clone().transpose());
+            let labels = self.labels(&logits, batch, targets, labels)?;
+            let (loss, mut d_logits) = cross_entropy(logits, &labels);
+            self.finite(&loss)?;
+            by_target.extend(loss);
+            if targets.iter().any(|target| target.weight != 1.0) {
+                let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
+                d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
+            }
+            let d_logits = self.scaled(d_logits);
+            let d_hidden = product(d_logits.clone(), head.clone());
+            if parameters {
+                add(&mut gradients, self.outline.head.clone(), product(d_logits.transpose(), hidden));
+                for (name, gradient) in norm.gradients(&d_hidden, &x) {
+                    add(&mut gradients, name, gradient);
+                }
+            }
+            let d_x = norm.backward(&self.parameters, x.zeros_like(), d_hidden, x);
+            d_output = scatter_rows(d_output, rows, d_x);
+        }
+        Ok(HeadLoss { by_target, d: d_output, gradients })
+    }
+
+    fn finite(&self, losses: &[f32]) -> Result<()> {
+        if self.precision == Precision::F32 || losses.iter().all(|loss| loss.is_finite()) {
+            return Ok(());
+        }
+        let name = self.precision.name();
+        Err(bad_input(format!(
+            "precision = \"{name}\": the model's loss is not a finite number, its activations overflow; use \"bf16\" or \
+             \"f32\" (`wherefrom check` compares them)"
+        )))
+    }
+
+    fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {
+        match labels {
+            Labels::Empirical => Ok(targets.iter().map(|target| target.id).collect()),
+            Labels::Sampled { seed } => {
+                let uniform =
+                    |target: &Target| random::uniform(*seed, batch.examples[target.sequence], target.position as u64);
+                Ok(sample_rows(logits.clone(), &targets.iter().map(uniform).collect::<Vec<_>>()))
+            }
+            Labels::Given(given) => {
+                let label = |target: &Target| {
+                    let example = batch.examples[target.sequence];
+                    let label = given.get(&example).and_then(|labels| labels.get(target.position));
+                    let label = label.and_then(|label| u32::try_from(*label).ok());
+                    label.with_context(|| {
+                        format!("example {example} has no given label at position {}", target.position)
+                    })
+                };
+                targets.iter().map(label).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! RMSNorm and LayerNorm, forward and backward.
+
+use burn::tensor::Tensor;
+use wherefrom_linalg::kernels::{
+    layer_norm, layer_norm_backward, layer_norm_gain_gradient, rms_norm, rms_norm_backward, rms_norm_gain_gradient,
+    widen,
+};
+
+use crate::family::NormKind;
+use crate::weights::Parameters;
+
+/// One norm of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct Norm {
+    name: String,
+    weight: String,
+    kind: NormKind,
+    epsilon: f32,
+}
+
+impl Norm {
+    pub(crate) fn new(name: String, kind: NormKind, epsilon: f32) -> Self {
+        Self { weight: format!("{name}.weight"), name, kind, epsilon }
+    }
+
+    fn bias(&self) -> String {
+        format!("{}.bias", self.name)
+    }
+
+    fn gain(&self, parameters: &Parameters) -> Tensor<2> {
+        let weight = parameters[&self.weight].clone();
+        if self.kind == NormKind::RmsAboveOne { widen(weight) + 1.0 } else { weight }
+    }
+
+    pub(crate) fn forward(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
+        let gain = self.gain(parameters);
+        match self.kind {
+            NormKind::Layer => layer_norm(x, gain, parameters[&self.bias()].clone(), self.epsilon),
+            _ => rms_norm(x, gain, self.epsilon),
+        }
+    }
+
+    /// stream + dL/dx, where d is the gradient at the norm's output.
+    pub(crate) fn backward(&self, parameters: &Parameters, stream: Tensor<2>, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let gain = self.gain(parameters);
+        match self.kind {
+            NormKind::Layer => layer_norm_backward(stream, d, x, gain, self.epsilon),
+            _ => rms_norm_backward(stream, d, x, gain, self.epsilon),
+        }
+    }
+
+    /// Gradients of its parameters, by name.
+    pub(crate) fn gradients(&self, d: &Tensor<2>, x: &Tensor<2>) -> Vec<(String, Tensor<2>)> {
+        let (d, x) = (d.clone(), x.clone());
+        match self.kind {
+            NormKind::Layer => {
+                let bias = d.clone().sum_dim(0);
+                vec![(self.weight.clone(), layer_norm_gain_gradient(d, x, self.epsilon)), (self.bias(), bias)]
+            }
+            _ => vec![(self.weight.clone(), rms_norm_gain_gradient(d, x, self.epsilon))],
+        }
+    }
+
+    /// [`Norm::forward`] on each stretch of a row that is as long as the gain.
+    pub(crate) fn forward_by_head(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
+        let shape = x.dims();
+        self.forward(parameters, self.heads(parameters, x)).reshape(shape)
+    }
+
+    /// dL/dx of [`Norm::forward_by_head`].
+    pub(crate) fn backward_by_head(&self, parameters: &Parameters, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let shape = x.dims();
+        let (d, x) = (self.heads(parameters, d), self.heads(parameters, x));
+        self.backward(parameters, x.zeros_like(), d, x).reshape(shape)
+    }
+
+    /// Gradients of the parameters of [`Norm::forward_by_head`].
+    pub(crate) fn gradients_by_head(
+        &self,
+        parameters: &Parameters,
+        d: &Tensor<2>,
+        x: &Tensor<2>,
+    ) -> Vec<(String, Tensor<2>)> {
+        self.gradients(&self.heads(parameters, d.clone()), &self.heads(parameters, x.clone()))
+    }
+
+    fn heads(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
+        let ([rows, width], own) = (x.dims(), parameters[&self.weight].dims()[1]);
+        x.reshape([rows * width / own, own])
+    }
+}

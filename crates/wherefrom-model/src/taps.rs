@@ -1,0 +1,76 @@
+//! What a backward pass is made for, what it reports, and how far it goes.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+
+use crate::batch::TokenRows;
+use crate::module::{Module, Selection};
+use crate::weights::Parameters;
+
+/// One module's activations and output gradients over a batch: a row for each token that it saw.
+#[derive(Debug)]
+pub struct Tap<'a> {
+    /// Place of the module in the selection.
+    pub index: usize,
+    /// The module.
+    pub module: &'a Module,
+    /// Which tokens those are.
+    pub tokens: &'a TokenRows,
+    /// a [rows, in].
+    pub activations: Tensor<2>,
+    /// d [rows, out]: gradient of the summed loss at the module's output.
+    pub output_gradients: Tensor<2>,
+}
+
+/// One thing that a backward pass found, last to first.
+pub(crate) enum Event<'a> {
+    /// A module's number, its input [rows, in], and the gradient at its output [rows, out].
+    Map(usize, Tensor<2>, &'a Tensor<2>),
+    /// The gradient of a parameter that belongs to no module.
+    Parameter(String, &'a Tensor<2>),
+}
+
+/// What a backward pass is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal<'a> {
+    /// Taps of these modules, down to the first.
+    Taps(&'a Selection),
+    /// Every parameter, embedding included.
+    Parameters,
+}
+
+impl Goal<'_> {
+    /// Number of the first module that is asked for: the pass ends there.
+    pub(crate) fn first(self) -> usize {
+        if let Self::Taps(selection) = self { selection.first() } else { 0 }
+    }
+
+    /// Whether a module's tap is asked for.
+    pub(crate) fn asks_for(self, module: usize) -> bool {
+        if let Self::Taps(selection) = self { selection.place(module).is_some() } else { true }
+    }
+}
+
+/// A backward pass on its way.
+pub(crate) struct Pass<'a> {
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) goal: Goal<'a>,
+    pub(crate) visit: &'a mut dyn FnMut(Event<'_>) -> Result<()>,
+}
+
+impl Pass<'_> {
+    /// Whether anything before this module is asked for.
+    pub(crate) fn goes_below(&self, module: usize) -> bool {
+        self.goal == Goal::Parameters || self.goal.first() < module
+    }
+
+    /// Reports gradients of parameters, if they are asked for.
+    pub(crate) fn report(&mut self, gradients: impl FnOnce() -> Vec<(String, Tensor<2>)>) -> Result<()> {
+        if self.goal == Goal::Parameters {
+            for (name, gradient) in gradients() {
+                (self.visit)(Event::Parameter(name, &gradient))?;
+            }
+        }
+        Ok(())
+    }
+}
