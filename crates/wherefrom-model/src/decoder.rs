@@ -23,6 +23,7 @@ enum Kept {
 pub(crate) struct Forward {
     /// From the lowest block that the backward pass reaches.
     kept: Vec<Kept>,
+    blocks: usize,
     pub(crate) output: Tensor<2>,
     places: Places,
 }
@@ -38,13 +39,26 @@ pub(crate) struct Decoder<'a> {
 impl Decoder<'_> {
     /// The last residual stream of every token: [rows, hidden]; what `backward` needs is kept as far as it will go.
     pub(crate) fn forward(self, batch: &Batch, goal: Option<Goal<'_>>) -> Forward {
+        self.forward_to(self.outline.blocks.len(), batch, goal, &mut |_, _| {})
+    }
+
+    /// The same after the first `last` blocks; `see` is shown every stream on the way, from 0, the embeddings.
+    pub(crate) fn forward_to(
+        self,
+        last: usize,
+        batch: &Batch,
+        goal: Option<Goal<'_>>,
+        see: &mut dyn FnMut(usize, &Tensor<2>),
+    ) -> Forward {
         let places = self.places(batch);
         let mut x = self.embed(batch);
+        see(0, &x);
         let mut kept = Vec::new();
-        for block in &self.outline.blocks {
+        for (index, block) in self.outline.blocks[..last].iter().enumerate() {
             let keep_heads = goal.is_some_and(|goal| goal.asks_for(block.attention.output.index));
             let (state, output) = block.forward(self.parameters, &places, x, keep_heads);
             x = output;
+            see(index + 1, &x);
             match goal.filter(|goal| goal.first() < block.modules.end) {
                 Some(Goal::Taps(selection)) if selection.computes_again(&block.modules) => {
                     kept.push(Kept::Input(state.input));
@@ -53,15 +67,15 @@ impl Decoder<'_> {
                 None => {}
             }
         }
-        Forward { kept, output: x, places }
+        Forward { kept, blocks: last, output: x, places }
     }
 
     /// Goes back from `d`, the gradient at the stream where `forward` ended, and reports to the pass as it goes.
     ///
     /// With W [out, in] and y = a W^T: dL/da = d W. The states of blocks are dropped as they are passed.
     pub(crate) fn backward(self, batch: &Batch, forward: Forward, mut d: Tensor<2>, pass: &mut Pass<'_>) -> Result<()> {
-        let Forward { mut kept, places, .. } = forward;
-        for block in self.outline.blocks.iter().rev() {
+        let Forward { mut kept, blocks, places, .. } = forward;
+        for block in self.outline.blocks[..blocks].iter().rev() {
             let state = match kept.pop() {
                 Some(Kept::Whole(state)) => state,
                 Some(Kept::Input(input)) => block.forward(self.parameters, &places, input, false).0,

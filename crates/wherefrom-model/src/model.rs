@@ -14,9 +14,11 @@ use crate::device::fits;
 use crate::family::NormKind;
 use crate::footprint;
 use crate::head::Labels;
+use crate::measurement::Measurement;
 use crate::module::{Module, Selection};
 use crate::outline::Outline;
 use crate::precision::Precision;
+use crate::site::Site;
 use crate::taps::{Event, Goal, Pass, Tap};
 use crate::weights::{self, Parameters};
 
@@ -119,9 +121,25 @@ impl Model {
         selection: &Selection,
         visit: &mut dyn FnMut(Tap<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
+        self.measurement_taps(batch, &Measurement::LogProbability, labels, selection, visit)
+    }
+
+    /// The same of -f, for a measurement f. A module that f does not depend on is not visited.
+    ///
+    /// # Errors
+    /// As [`Model::taps`].
+    pub fn measurement_taps(
+        &self,
+        batch: &Batch,
+        measurement: &Measurement,
+        labels: &Labels,
+        selection: &Selection,
+        visit: &mut dyn FnMut(Tap<'_>) -> Result<()>,
+    ) -> Result<Vec<f32>> {
         let goal = Goal::Taps(selection);
-        let forward = self.decoder().forward(batch, Some(goal));
-        let loss = self.head_loss(&forward.output, batch, labels, false)?;
+        let last = measurement.stream(&self.outline)?;
+        let forward = self.decoder().forward_to(last, batch, Some(goal), &mut |_, _| {});
+        let (values, d) = self.measured(measurement, &forward.output, batch, labels)?;
         let visit = &mut |event: Event<'_>| {
             let Event::Map(number, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
@@ -133,12 +151,36 @@ impl Model {
                 output_gradients: self.unscaled(d),
             })
         };
-        self.decoder().backward(batch, forward, loss.d, &mut Pass { parameters: &self.parameters, goal, visit })?;
-        let mut losses = vec![0.0; batch.len()];
-        for (target, loss) in batch.targets.iter().zip(loss.by_target) {
-            losses[target.sequence] += target.weight * loss;
+        self.decoder().backward(batch, forward, d, &mut Pass { parameters: &self.parameters, goal, visit })?;
+        Ok(values)
+    }
+
+    /// The residual stream of every token at the given sites, in forward order: [rows, hidden], in float32. Nothing is run
+    /// beyond the last of them.
+    ///
+    /// # Errors
+    /// Those of `visit`, and a site that the model does not have.
+    pub fn residual_streams(
+        &self,
+        batch: &Batch,
+        sites: &[Site],
+        visit: &mut dyn FnMut(Site, Tensor<2>) -> Result<()>,
+    ) -> Result<()> {
+        let blocks = self.outline.blocks.len();
+        let streams = sites.iter().map(|site| site.stream(blocks)).collect::<Result<Vec<_>>>()?;
+        let Some(&last) = streams.iter().max() else { return Ok(()) };
+        let mut outcome = Ok(());
+        let mut see = |stream: usize, x: &Tensor<2>| {
+            if outcome.is_ok() && sites.contains(&Site::Stream(stream)) {
+                outcome = visit(Site::Stream(stream), widen(x.clone()));
+            }
+        };
+        let output = self.decoder().forward_to(last, batch, None, &mut see).output;
+        outcome?;
+        if sites.contains(&Site::PostNorm) {
+            visit(Site::PostNorm, widen(self.outline.final_norm.forward(&self.parameters, output)))?;
         }
-        Ok(losses)
+        Ok(())
     }
 
     /// -log p(token t | tokens of its segment before) at every target t, 0 elsewhere, whatever the segment's weight; one

@@ -21,8 +21,8 @@ use wherefrom_artifact::{
     Row, Score, Scores, Span, Tokens, check_training_examples,
 };
 use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Model, Precision, Selection, Sequence, Tap, batches,
-    resolve_device,
+    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Tap,
+    batches, resolve_device,
 };
 
 use crate::queries::{Queries, Survey, by_token, scan};
@@ -121,8 +121,10 @@ pub fn run_in_groups(
     let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
 
     let nats = survey.method != "identity";
-    draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
-    draft.metadata("sign", "positive = one more copy raises log p(completion)");
+    let measurement = Measurement::LogProbability;
+    let per_copy = format!("{} per added copy", measurement.unit());
+    draft.metadata("unit", if nats { per_copy } else { "gradient product / N".into() });
+    draft.metadata("sign", format!("positive = one more copy raises {}", measurement.sign()));
     draft.metadata("method", survey.method.clone());
     let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("modules", serde_json::to_string(&names)?);

@@ -1,6 +1,7 @@
 //! Tiny random Llamas against `transformers` in float64 (tests/fixtures/llama/make_fixtures.py).
 
 mod families;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,11 +110,15 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
 }
 
 fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+    assert_within(TOLERANCE, what, found, expected);
+}
+
+fn assert_within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
     assert!(scale > 0.0, "{what}: a reference of zeros proves nothing");
     let worst = found.iter().zip(expected).fold(0.0_f32, |max, (x, y)| max.max((x - y).abs())) / scale;
-    assert!(worst <= TOLERANCE, "{what}: {worst:.1e}");
+    assert!(worst <= tolerance, "{what}: {worst:.1e}");
 }
 
 fn logits_agree(name: &str) {

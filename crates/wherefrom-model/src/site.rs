@@ -1,0 +1,58 @@
+//! Places in the residual stream.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Error, Result};
+
+use crate::error::bad_input;
+
+/// Where the residual stream is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Site {
+    /// Before the first block (0: the embeddings), or after so many blocks; the last is before the final norm.
+    Stream(usize),
+    /// After the final norm: what `transformers` calls the last of its hidden states.
+    PostNorm,
+}
+
+impl Site {
+    /// Every site of a model with so many blocks, in forward order.
+    pub fn all(blocks: usize) -> Vec<Self> {
+        (0..=blocks).map(Self::Stream).chain([Self::PostNorm]).collect()
+    }
+
+    /// Number of the stream that has to be there for it.
+    pub(crate) fn stream(self, blocks: usize) -> Result<usize> {
+        match self {
+            Self::Stream(site) if site > blocks => Err(bad_input(format!(
+                "site {site} is beyond the model's last: it has {blocks} blocks, so use 0 to {blocks} or post-norm"
+            ))),
+            Self::Stream(site) => Ok(site),
+            Self::PostNorm => Ok(blocks),
+        }
+    }
+}
+
+/// `0`, `1`, … or `post-norm`.
+impl fmt::Display for Site {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(site) => write!(formatter, "{site}"),
+            Self::PostNorm => formatter.write_str("post-norm"),
+        }
+    }
+}
+
+impl FromStr for Site {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "post-norm" => Ok(Self::PostNorm),
+            _ => word.parse().map(Self::Stream).map_err(|_| {
+                bad_input(format!("site `{word}` is unknown: use a number from 0 (the embeddings) on, or post-norm"))
+            }),
+        }
+    }
+}
