@@ -1,6 +1,6 @@
 //! The strongest examples of every query, by sign.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,14 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             ))
             .into());
         }
+        if row.example >= inputs.tokens.examples() {
+            return Err(Error::Mismatch(format!(
+                "the scores name example {}, and the tokens have {}; wire the tokens that were scored",
+                row.example,
+                inputs.tokens.examples()
+            ))
+            .into());
+        }
         if row.influence != 0.0 {
             let kept = best.entry((row.query, row.influence > 0.0)).or_default();
             kept.push(row);
@@ -98,8 +106,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         Scored::Details(details) => details.rows::<Score>()?.try_for_each(&mut push)?,
     }
     let mut texts: HashMap<u64, (String, String)> = HashMap::new();
-    for kept in best.values_mut() {
+    for ((query, _), kept) in &mut best {
         cut(kept, config.top);
+        let mut seen = HashSet::new();
+        if let Some(twice) = kept.iter().find(|row| !seen.insert(row.example)) {
+            let what = format!("query {query} and example {} are scored twice", twice.example);
+            return Err(Error::Mismatch(what).into());
+        }
         texts.extend(kept.iter().map(|row| (row.example, Default::default())));
     }
     for part in 0..inputs.tokens.parts() {

@@ -1,7 +1,8 @@
 //! Files that are there are complete: written under a temporary name, synced, renamed.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -31,17 +32,32 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("sync {}", folder.display()))
 }
 
+/// A name beside `path` that nobody else has: two processes, perhaps on two machines, may write one file at once.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
+    name.push(format!(".{}.tmp", unique()));
     path.with_file_name(name)
 }
 
-/// BLAKE3 of a file's content, hexadecimal.
+/// Sixteen digits that no other process, thread or call has. Process numbers would not do: containers share folders.
+pub fn unique() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
+/// BLAKE3 of a file's content, hexadecimal. The file is read and not mapped: whoever cuts it short in the meantime gets
+/// another digest, and no signal ends this process.
 pub fn digest(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).with_context(|| format!("read {}", path.display()))?;
-    Ok(hasher.finalize().to_hex().to_string())
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(path)?;
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; 1 << 23]);
+        loop {
+            match file.read(&mut bytes)? {
+                0 => return Ok(hasher.finalize().to_hex().to_string()),
+                length => hasher.update_rayon(&bytes[..length]),
+            };
+        }
+    };
+    read().with_context(|| format!("read {}", path.display()))
 }
 
 /// Removes what an interrupted [`replace`] left.

@@ -1,12 +1,12 @@
 //! An artifact in the making: `<key>.draft/`. A part that exists is complete; rerunning is resuming.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::FileWriter;
 use arrow::record_batch::RecordBatch;
@@ -14,22 +14,29 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::disk;
-use crate::error::bad_input;
+use crate::error::{Error, bad_input};
+use crate::ipc::Access;
 use crate::kinds::{Format, Kind};
-use crate::manifest::{Manifest, Part};
+use crate::manifest::{Manifest, Part, part_name};
+use crate::origin::{Origin, kept};
 use crate::part;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, canonical_json};
+use crate::sound::Sound;
 use crate::stored::{self, Losses, Stored};
 
 /// The frozen split of a draft.
 const PLAN: &str = "plan.json";
 /// Files of a draft that are not parts start so.
 const SCRATCH: &str = "scratch-";
+/// Folders that another program fills start so.
+const ATTEMPT: &str = "attempt-";
+/// Bytes of the digest that ends a checkpoint.
+const DIGEST: usize = blake3::OUT_LEN;
 
 /// A folder that becomes an artifact by one rename. Held by one process at a time (the store locks it).
 pub struct Draft {
@@ -40,18 +47,45 @@ pub struct Draft {
     summary: BTreeMap<String, Value>,
     provenance: BTreeMap<String, Value>,
     stored: Stored,
+    origin: Origin,
+    /// Parts that there will be.
+    parts: OnceLock<usize>,
+}
+
+/// What `plan.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    /// BLAKE3 of the plan's canonical JSON.
+    blake3: String,
+    plan: Value,
+}
+
+impl Plan {
+    fn new(plan: Value) -> Self {
+        Self { blake3: blake3::hash(canonical_json(&plan).as_bytes()).to_hex().to_string(), plan }
+    }
+
+    /// The plan in the file, if it is as it was written.
+    fn parse(text: &[u8]) -> Option<Value> {
+        let found: Self = serde_json::from_slice(text).ok()?;
+        let fresh = Self::new(found.plan);
+        (fresh.blake3 == found.blake3).then_some(fresh.plan)
+    }
 }
 
 impl Draft {
     pub(crate) fn open(kind: Kind, key: &str, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        // What a killed process was writing has a name that nobody will write to again.
+        disk::remove_temporary(&folder)?;
         let metadata = BTreeMap::from([
             ("wherefrom.kind".to_string(), kind.name().to_string()),
             ("wherefrom.version".to_string(), kind.version().to_string()),
             ("wherefrom.key".to_string(), key.to_string()),
         ]);
         let (summary, provenance) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored: Stored::F32 })
+        let (stored, parts) = (Stored::F32, OnceLock::new());
+        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored, origin: Origin::new(), parts })
     }
 
     /// What is being made.
@@ -75,16 +109,55 @@ impl Draft {
         fs::create_dir(&self.folder).with_context(|| format!("create {}", self.folder.display()))
     }
 
-    /// The split of the work: made once, read back by every later run of the same draft.
+    /// An empty folder for another program to fill. All that was there before is forgotten: a program that has outlived
+    /// its attempt writes into a folder of its own, where nobody looks any more.
+    pub fn attempt(&self) -> Result<PathBuf> {
+        self.clear()?;
+        let folder = self.folder.join(format!("{ATTEMPT}{}", disk::unique()));
+        fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Takes over the files of a folder that [`Draft::attempt`] has made, temporary ones left out.
+    pub fn take(&self, attempt: &Path) -> Result<()> {
+        for name in disk::files(attempt)? {
+            let to = self.folder.join(&name);
+            fs::create_dir_all(to.parent().context("a file has a folder")?)?;
+            disk::rename(&attempt.join(&name), &to)?;
+        }
+        fs::remove_dir_all(attempt).with_context(|| format!("remove {}", attempt.display()))
+    }
+
+    /// The split of the work: made once, read back by every later run of the same draft. A list has an item for each part;
+    /// where it has not, [`Draft::parts`] says how many there will be.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the plan is not as it was written.
     pub fn plan<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let path = self.folder.join(PLAN);
-        if path.exists() {
+        let value = if path.exists() {
             let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-            return serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()));
+            Plan::parse(&text).ok_or_else(|| self.corrupt(PLAN))?
+        } else {
+            let plan = Plan::new(serde_json::to_value(make()?)?);
+            disk::write_atomically(&path, &serde_json::to_vec(&plan)?)?;
+            plan.plan
+        };
+        let parts = value.as_array().map(Vec::len);
+        let plan = serde_json::from_value(value).map_err(|_| self.corrupt(PLAN))?;
+        if let Some(parts) = parts {
+            self.parts(parts);
         }
-        let plan = make()?;
-        disk::write_atomically(&path, &serde_json::to_vec(&plan)?)?;
         Ok(plan)
+    }
+
+    /// How many parts there will be: fewer are not sealed. The first to say so is right.
+    pub fn parts(&self, parts: usize) {
+        let _known = self.parts.set(parts);
+    }
+
+    fn corrupt(&self, name: &str) -> Error {
+        Error::Corrupt { path: self.folder.clone(), what: format!("{name} of a draft is not as it was written") }
     }
 
     /// A line of schema metadata for every part. Set it before the first part is written.
@@ -104,6 +177,11 @@ impl Draft {
         Ok(())
     }
 
+    /// What it goes back to: what its inputs agree on.
+    pub fn origin(&mut self, agreed: Origin) {
+        self.origin = kept(self.kind, agreed);
+    }
+
     /// How the matrices of all parts are stored. The manifest's summary will say what float16 has changed.
     pub fn store(&mut self, stored: Stored) {
         self.stored = stored;
@@ -116,7 +194,7 @@ impl Draft {
 
     /// The file of a part.
     pub fn part_path(&self, part: usize) -> PathBuf {
-        self.folder.join(format!("part-{part:05}.{}", self.kind.format().extension()))
+        self.folder.join(part_name(self.kind, part))
     }
 
     /// Writes one part: temporary name, sync, rename. Columns are matched to the kind's schema by name.
@@ -161,35 +239,52 @@ impl Draft {
 
     /// Saves working state (a partial sum) beside the parts; gone once the draft is sealed.
     pub fn checkpoint(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        disk::write_atomically(&self.scratch(name), bytes)
+        self.checkpoint_each(name, |into| Ok(into.write_all(bytes)?))
     }
 
-    /// Like [`Draft::checkpoint`], for state that should not lie in memory twice.
+    /// Like [`Draft::checkpoint`], for state that should not lie in memory twice. A digest ends the file.
     pub fn checkpoint_each(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         disk::replace(&self.scratch(name), |file| {
-            let mut writer = BufWriter::with_capacity(1 << 20, file);
+            let mut writer = Hashed { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() };
             fill(&mut writer)?;
-            Ok(writer.flush()?)
+            let digest = writer.hasher.finalize();
+            writer.inner.write_all(digest.as_bytes())?;
+            Ok(writer.inner.flush()?)
         })
     }
 
     /// Working state of an earlier run.
+    ///
+    /// # Errors
+    /// As [`Draft::restore_each`].
     pub fn restore(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.scratch(name);
-        if !path.exists() {
-            return Ok(None);
-        }
-        fs::read(&path).map(Some).with_context(|| format!("read {}", path.display()))
+        let Some(mut reader) = self.restore_each(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).with_context(|| format!("read {}", self.scratch(name).display()))?;
+        Ok(Some(bytes))
     }
 
     /// Like [`Draft::restore`], to be read piece by piece.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where it is not as it was written.
     pub fn restore_each(&self, name: &str) -> Result<Option<impl Read + use<>>> {
         let path = self.scratch(name);
         if !path.exists() {
             return Ok(None);
         }
-        let file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(Some(BufReader::with_capacity(1 << 20, file)))
+        let read = || -> Result<_> {
+            let mut file = File::open(&path)?;
+            let Some(length) = file.metadata()?.len().checked_sub(DIGEST as u64) else { return Ok(None) };
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader((&mut file).take(length))?;
+            let mut digest = [0; DIGEST];
+            file.read_exact(&mut digest)?;
+            file.rewind()?;
+            Ok((hasher.finalize() == digest).then(|| BufReader::with_capacity(1 << 20, file.take(length))))
+        };
+        let found = read().with_context(|| format!("read {}", path.display()))?;
+        found.map(Some).ok_or_else(|| self.corrupt(&format!("{SCRATCH}{name}")).into())
     }
 
     /// Working state that has served its purpose.
@@ -207,11 +302,12 @@ impl Draft {
 
     /// Parts present and parts planned, where the plan is a list; of sums, what their checkpoint `done` says (`3/12`).
     pub(crate) fn progress(folder: &Path) -> Option<(usize, usize)> {
-        let plan: Value = serde_json::from_slice(&fs::read(folder.join(PLAN)).ok()?).ok()?;
+        let plan = Plan::parse(&fs::read(folder.join(PLAN)).ok()?)?;
         let total = plan.as_array()?.len();
         let done = disk::files(folder).ok()?.iter().filter(|name| name.starts_with("part-")).count();
-        let summed = fs::read_to_string(folder.join(format!("{SCRATCH}done"))).ok().and_then(|text| {
-            let (done, total) = text.trim().split_once('/')?;
+        let summed = fs::read(folder.join(format!("{SCRATCH}done"))).ok().and_then(|bytes| {
+            let text = str::from_utf8(bytes.get(..bytes.len().checked_sub(DIGEST)?)?).ok()?;
+            let (done, total) = text.split_once('/')?;
             Some((done.parse().ok()?, total.parse().ok()?))
         });
         Some(summed.unwrap_or((done, total)))
@@ -230,26 +326,50 @@ impl Draft {
             .build())
     }
 
+    /// The files that are its parts, in order.
+    fn names(&self) -> Result<Vec<String>> {
+        let mut names = disk::files(&self.folder)?;
+        names.retain(|name| !working(name));
+        let (kind, folder) = (self.kind, self.folder.display());
+        if names.is_empty() {
+            let first = if kind.format() == Format::Folder { "files".into() } else { part_name(kind, 0) };
+            return Err(bad_input(format!("nothing was written: {} needs {first} in {folder}", kind.name())));
+        }
+        if kind.format() == Format::Folder {
+            return Ok(names);
+        }
+        // By number: `part-100000` comes after `part-99999`.
+        let parts: Vec<String> = (0..names.len()).map(|part| part_name(kind, part)).collect();
+        let known: BTreeSet<&String> = parts.iter().collect();
+        if let Some(other) = names.iter().find(|name| !known.contains(name)) {
+            return Err(bad_input(format!(
+                "{other} is not one of {} to {}: the parts of {} are numbered from 0 without gaps, and nothing else lies \
+                 in {folder}",
+                parts[0],
+                parts[parts.len() - 1],
+                kind.name()
+            )));
+        }
+        match self.parts.get() {
+            Some(&planned) if planned != parts.len() => {
+                bail!("{} of {planned} parts of {} were written in {folder}", parts.len(), kind.name())
+            }
+            _ => Ok(parts),
+        }
+    }
+
     /// Checks every part, writes the manifest, takes working files away, and renames the folder to `target`.
     pub(crate) fn seal(mut self, recipe: Recipe, target: &Path) -> Result<()> {
-        let mut parts = Vec::new();
-        let mut losses = Losses::default();
-        for name in disk::files(&self.folder)?.into_iter().filter(|name| !working(name)) {
+        let names = self.names()?;
+        let (mut parts, mut losses, mut sound) = (Vec::new(), Losses::default(), Sound::new(self.kind, 0));
+        for name in names {
             let path = self.folder.join(&name);
-            let rows = part::check_rows(self.kind, &path)?;
+            let rows = part::check_rows(&path, Access::Open, &mut sound)?;
             let bytes = fs::metadata(&path)?.len();
             if self.stored == Stored::F16 {
                 losses = losses.and(part::losses(&path)?.unwrap_or_default());
             }
             parts.push(Part { name, rows, bytes, blake3: disk::digest(&path)? });
-        }
-        if parts.is_empty() {
-            return Err(bad_input(format!(
-                "nothing was written: {} needs part-00000.{} in {}",
-                self.kind.name(),
-                self.kind.format().extension(),
-                self.folder.display()
-            )));
         }
         if self.stored == Stored::F16 {
             self.summary.insert("stored".into(), losses.summary());
@@ -260,6 +380,7 @@ impl Draft {
             version: self.kind.version(),
             key: self.key,
             recipe,
+            origin: self.origin,
             parts,
             summary: self.summary,
             provenance: self.provenance,
@@ -270,16 +391,37 @@ impl Draft {
     }
 }
 
+/// A writer that knows the digest of what it has written.
+struct Hashed<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Whether a file of a draft is no part of the artifact.
 fn working(name: &str) -> bool {
-    name == PLAN || name.starts_with(SCRATCH)
+    name == PLAN || name.starts_with(SCRATCH) || name.starts_with(ATTEMPT)
 }
 
 /// What is left of a sealing once the manifest is there; a killed process leaves it to the next.
 pub(crate) fn finish(folder: &Path, target: &Path) -> Result<()> {
     disk::remove_temporary(folder)?;
-    for name in disk::files(folder)?.iter().filter(|name| working(name)) {
-        fs::remove_file(folder.join(name))?;
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let (name, path) = (entry.as_ref().map(|entry| entry.file_name()), entry.as_ref().map(|entry| entry.path()));
+        let (Ok(name), Ok(path)) = (name, path) else { continue };
+        if name.to_str().is_some_and(working) {
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }?;
+        }
     }
     // Without a manifest it is no artifact: a killed `rm` left it.
     if target.exists() {

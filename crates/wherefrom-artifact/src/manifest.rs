@@ -1,8 +1,8 @@
 //! `manifest.json`: what an artifact is, where it came from, and the digests of its parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::disk::write_atomically;
 use crate::error::Error;
-use crate::kinds::Kind;
+use crate::kinds::{Format, Kind};
+use crate::origin::Origin;
 use crate::recipe::{Recipe, canonical_json};
 
 /// The file that makes a folder an artifact.
@@ -29,6 +30,11 @@ pub struct Part {
     pub blake3: String,
 }
 
+/// The file of a part of a table.
+pub(crate) fn part_name(kind: Kind, part: usize) -> String {
+    format!("part-{part:05}.{}", kind.format().extension())
+}
+
 /// The whole manifest. `seal` is the BLAKE3 of the canonical JSON of every other field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -40,6 +46,9 @@ pub struct Manifest {
     pub key: String,
     /// How it was made: the whole key preimage.
     pub recipe: Recipe,
+    /// What it goes back to, for whoever wires it beside others.
+    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    pub origin: Origin,
     /// Parts in order.
     pub parts: Vec<Part>,
     /// Facts about the content (examples, tokens, coverage, loss curve), equal for equal keys.
@@ -95,17 +104,40 @@ impl Manifest {
         if manifest.recipe.key() != manifest.key {
             return Err(corrupt("the key is not the digest of the recipe").into());
         }
+        manifest.check_parts().map_err(|what| corrupt(&what))?;
         Ok(manifest)
+    }
+
+    /// Parts of a table are numbered from 0; files of a folder lie inside it, each once.
+    fn check_parts(&self) -> Result<(), String> {
+        if self.parts.is_empty() {
+            return Err("the manifest names no part".into());
+        }
+        let mut names = BTreeSet::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            let inside = |step: Component<'_>| matches!(step, Component::Normal(_));
+            let fine = match self.kind.format() {
+                Format::Folder => Path::new(&part.name).components().all(inside) && !part.name.is_empty(),
+                _ => part.name == part_name(self.kind, number),
+            };
+            if !fine || part.name == MANIFEST {
+                return Err(format!("part {number} of the manifest is `{}`, which is no part of it", part.name));
+            }
+            if !names.insert(&part.name) {
+                return Err(format!("the manifest names part {} twice", part.name));
+            }
+        }
+        Ok(())
     }
 
     /// Sum of the parts' bytes.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes).sum()
+        self.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add)
     }
 
     /// Sum of the parts' rows.
     pub fn rows(&self) -> u64 {
-        self.parts.iter().map(|part| part.rows).sum()
+        self.parts.iter().map(|part| part.rows).fold(0, u64::saturating_add)
     }
 
     /// A whole number of the summary, if it is there.

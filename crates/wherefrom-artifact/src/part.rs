@@ -1,63 +1,53 @@
 //! Reading one part, Parquet or Arrow IPC, and checking its columns.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use arrow::array::{Array as _, AsArray as _};
-use arrow::buffer::Buffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::ipc::convert::try_fb_to_schema;
-use arrow::ipc::reader::{FileDecoder, FileReader, read_footer_length};
-use arrow::ipc::{Block, root_as_footer};
+use arrow::datatypes::{DataType, Schema};
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use memmap2::Mmap;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::Error;
+use crate::foreign::foreign;
+use crate::ipc::{Access, Ipc};
 use crate::kinds::{Format, Kind};
+use crate::sound::Sound;
 use crate::stored::{Losses, scale_of};
 
 /// In the footer of an Arrow part: what float16 has changed.
 pub(crate) const LOSSES: &str = "wherefrom.stored";
 
-/// Columns and metadata of a part, as written.
-pub(crate) fn schema(kind: Kind, path: &Path) -> Result<SchemaRef> {
+/// Metadata of a part, as written. Parts of a folder have none.
+pub(crate) fn metadata(kind: Kind, path: &Path, access: Access) -> Result<HashMap<String, String>> {
     match kind.format() {
-        Format::Folder => Ok(Arc::new(Schema::empty())),
-        Format::Parquet => {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?);
-            Ok(builder.map_err(|e| unreadable(path, &e))?.schema().clone())
-        }
-        Format::Arrow => {
-            let reader = FileReader::try_new(BufReader::new(File::open(path)?), None);
-            Ok(reader.map_err(|e| unreadable(path, &e))?.schema())
-        }
+        Format::Folder => Ok(HashMap::new()),
+        Format::Parquet => Ok(parquet(path)?.schema().metadata().clone().into()),
+        Format::Arrow => Ok(arrow(path, access)?.schema.metadata().clone().into()),
     }
 }
 
-/// Checks that the part has the kind's columns and metadata.
-pub(crate) fn check(kind: Kind, path: &Path) -> Result<()> {
-    if kind.format() == Format::Folder { Ok(()) } else { check_schema(kind, &*schema(kind, path)?, path) }
-}
-
-/// Checks all of a part that was just written, perhaps by a stranger's program: columns, metadata, and that every row
-/// can be read and has a value in every column. Returns its rows (0 for a folder's file).
-pub(crate) fn check_rows(kind: Kind, path: &Path) -> Result<u64> {
+/// Checks all of a part that was just written, perhaps by a stranger's program, or sealed elsewhere: columns, metadata, that
+/// every row can be read and has a value in every column, and that the values are [`Sound`]. Returns its rows (0 for a
+/// folder's file).
+pub(crate) fn check_rows(path: &Path, access: Access, sound: &mut Sound) -> Result<u64> {
+    let kind = sound.kind();
     if kind.format() == Format::Folder {
         return Ok(0);
     }
-    check(kind, path)?;
+    // Texts of what is sealed were read when it was, and are long.
+    let schema = kind.schema();
+    let fields = schema.fields().iter().filter(|field| access == Access::Open || field.name() != "text");
+    let columns: Vec<&str> = fields.map(|field| &field.name()[..]).collect();
     let mut rows = 0;
-    for batch in read(kind, path, &[], None)? {
+    for batch in read(kind, path, access, &columns, None)? {
         let batch = batch?;
-        for field in kind.schema().fields() {
+        for field in schema.fields() {
             let column = batch.column_by_name(field.name());
             let items =
                 column.and_then(|column| column.as_list_opt::<i32>()).map_or(0, |list| list.values().null_count());
@@ -66,6 +56,7 @@ pub(crate) fn check_rows(kind: Kind, path: &Path) -> Result<u64> {
                 return Err(Error::Schema { path: path.into(), what }.into());
             }
         }
+        sound.check(path, &batch)?;
         rows += batch.num_rows() as u64;
     }
     Ok(rows)
@@ -73,6 +64,31 @@ pub(crate) fn check_rows(kind: Kind, path: &Path) -> Result<u64> {
 
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
     Error::Corrupt { path: path.into(), what: format!("the part cannot be read ({error})") }.into()
+}
+
+fn arrow(path: &Path, access: Access) -> Result<Ipc> {
+    foreign(path, || Ipc::open(path, access).map_err(|error| unreadable(path, &error)))
+}
+
+/// A Parquet file whose metadata state nothing that lies outside it.
+fn parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let length = file.metadata()?.len();
+    let builder = foreign(path, || ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(path, &e)))?;
+    let inside = |number: i64| u64::try_from(number).ok().filter(|&number| number <= length);
+    for group in builder.metadata().row_groups() {
+        if group.num_rows() < 0 {
+            return Err(unreadable(path, &"a group has less than no rows"));
+        }
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or(0).min(column.data_page_offset());
+            let end = inside(start).zip(inside(column.compressed_size())).map(|(start, size)| start + size);
+            if end.is_none_or(|end| end > length) || column.num_values() < 0 || column.uncompressed_size() < 0 {
+                return Err(unreadable(path, &"a column lies outside the file"));
+            }
+        }
+    }
+    Ok(builder)
 }
 
 fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
@@ -123,9 +139,9 @@ fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
 
 /// What float16 has changed in a part that wherefrom wrote.
 pub(crate) fn losses(path: &Path) -> Result<Option<Losses>> {
-    let reader = FileReader::try_new(BufReader::new(File::open(path)?), None).map_err(|e| unreadable(path, &e))?;
-    let found = reader.custom_metadata().get(LOSSES);
-    found.map(|text| serde_json::from_str(text).context("read what float16 has changed")).transpose()
+    let part = arrow(path, Access::Open)?;
+    let found = part.metadata.iter().find(|(name, _)| name == LOSSES);
+    found.map(|(_, text)| serde_json::from_str(text).context("read what float16 has changed")).transpose()
 }
 
 /// Whether it is a list of float16.
@@ -174,49 +190,20 @@ pub(crate) struct Rows {
     pub(crate) length: usize,
 }
 
-/// The record batches of an Arrow IPC file, as views of its mapped pages: what is not looked at is not read.
-fn mapped(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ArrowError> {
-    let file = File::open(path)?;
-    // SAFETY: the map is read-only, and a sealed part is never written again; whoever changes it while it is read gets
-    // wrong values, as with any reader.
-    #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(&file)? };
-    let file = Buffer::from(Bytes::from_owner(map));
-    let cut = || ArrowError::IpcError("the file is cut short".into());
-    // At the end: the footer, its length (4 bytes), and the magic word (6 bytes).
-    let end = file.len().checked_sub(10).ok_or_else(cut)?;
-    let length = read_footer_length(file[end..].try_into().map_err(|_| cut())?)?;
-    let footer = &file[end.checked_sub(length).ok_or_else(cut)?..end];
-    let footer = root_as_footer(footer).map_err(|error| ArrowError::IpcError(error.to_string()))?;
-    let schema = try_fb_to_schema(footer.schema().ok_or_else(cut)?)?;
-    let mut decoder = FileDecoder::new(Arc::new(schema), footer.version());
-    let piece = |block: &Block| {
-        let (offset, length) = (block.offset() as usize, block.bodyLength() as usize + block.metaDataLength() as usize);
-        let inside = offset.checked_add(length).is_some_and(|end| end <= file.len());
-        inside.then(|| file.slice_with_length(offset, length)).ok_or_else(cut)
-    };
-    for block in footer.dictionaries().iter().flatten() {
-        decoder.read_dictionary(block, &piece(block)?)?;
-    }
-    let mut blocks = Vec::new();
-    for block in footer.recordBatches().iter().flatten() {
-        blocks.push((*block, piece(block)?));
-    }
-    Ok(blocks.into_iter().filter_map(move |(block, piece)| decoder.read_record_batch(&block, &piece).transpose()))
-}
-
-/// The record batches of a part, in order. `columns` and `rows` limit what is read of a Parquet part.
+/// The record batches of a part, in order; its columns and metadata are checked first. `columns` and `rows` limit what is
+/// read of a Parquet part.
 pub(crate) fn read(
     kind: Kind,
     path: &Path,
+    access: Access,
     columns: &[&str],
     rows: Option<Rows>,
 ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>>>> {
     let owned = path.to_path_buf();
     match kind.format() {
         Format::Parquet => {
-            let mut builder =
-                ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| unreadable(path, &e))?;
+            let mut builder = parquet(path)?;
+            check_schema(kind, builder.schema(), path)?;
             if !columns.is_empty() {
                 let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
                 builder = builder.with_projection(mask);
@@ -224,13 +211,37 @@ pub(crate) fn read(
             if let Some(rows) = rows {
                 builder = builder.with_offset(rows.start).with_limit(rows.length);
             }
-            let reader = builder.build().map_err(|e| unreadable(path, &e))?;
-            Ok(Box::new(reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
+            let reader = foreign(path, || builder.build().map_err(|e| unreadable(path, &e)))?;
+            Ok(guarded(path, reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Arrow => {
-            let batches = mapped(path).map_err(|e| unreadable(path, &e))?;
-            Ok(Box::new(batches.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
+            let part = arrow(path, access)?;
+            check_schema(kind, &part.schema, path)?;
+            // What the kind does not know may be of any type, and is not read.
+            let schema = kind.schema();
+            let known =
+                |name: &str| schema.fields().iter().any(|field| name == field.name() || name == scale_of(field.name()));
+            let fields = part.schema.fields().iter().enumerate();
+            let columns = fields.filter(|(_, field)| known(field.name())).map(|(index, _)| index).collect();
+            let batches = part.batches(columns);
+            Ok(guarded(path, batches.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Folder => Err(anyhow::anyhow!("{} has files, not parts", kind.name())).context("read"),
     }
+}
+
+/// The batches, and an error at the end where their reader panics.
+fn guarded(
+    path: &Path,
+    mut batches: impl Iterator<Item = Result<RecordBatch>> + 'static,
+) -> Box<dyn Iterator<Item = Result<RecordBatch>>> {
+    let (path, mut over) = (path.to_path_buf(), false);
+    Box::new(std::iter::from_fn(move || {
+        if over {
+            return None;
+        }
+        let next = foreign(&path, || batches.next().transpose()).transpose();
+        over = !matches!(next, Some(Ok(_)));
+        next
+    }))
 }

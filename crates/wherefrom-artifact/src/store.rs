@@ -24,6 +24,11 @@ use crate::kinds::Kind;
 use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
 
+/// What the name of a draft ends with.
+const DRAFT: &str = ".draft";
+/// Digits of a key.
+const KEY_DIGITS: usize = 32;
+
 /// A folder of artifacts.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -62,10 +67,14 @@ struct Leaf {
 }
 
 /// `lambda/3f9a` or `3f9a`.
-fn kind_and_prefix(name: &str) -> (Option<Kind>, &str) {
-    match name.split_once('/') {
-        Some((kind, prefix)) => (Kind::from_name(kind), prefix),
-        None => (None, name),
+fn kind_and_prefix(name: &str) -> Result<(Option<Kind>, &str)> {
+    let Some((kind, prefix)) = name.split_once('/') else { return Ok((None, name)) };
+    match Kind::from_name(kind) {
+        Some(known) => Ok((Some(known), prefix)),
+        None => Err(bad_input(format!(
+            "`{name}`: `{kind}` is no kind of artifact, and there is no artifact in a folder of that name; kinds are {}",
+            Kind::ALL.map(Kind::name).join(", ")
+        ))),
     }
 }
 
@@ -85,7 +94,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unwritable`].
     pub fn writable(&self) -> Result<()> {
-        let probe = self.root.join(format!("probe-{}.tmp", std::process::id()));
+        let probe = self.root.join(format!("probe-{}.tmp", disk::unique()));
         let attempt = || -> std::io::Result<()> {
             fs::create_dir_all(&self.root)?;
             fs::write(&probe, b"wherefrom")?;
@@ -172,7 +181,7 @@ impl Store {
 
     /// Every sealed artifact, by kind and key.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let sealed = self.folders()?.into_iter().filter(|(_, name, _)| !name.ends_with(".draft"));
+        let sealed = self.folders()?.into_iter().filter(|(_, name, _)| !name.ends_with(DRAFT));
         let entry =
             |(kind, key, folder): (_, _, PathBuf)| Entry { kind, key, manifest: Manifest::read(&folder), folder };
         Ok(sealed.map(entry).collect())
@@ -197,19 +206,37 @@ impl Store {
 
     /// The artifact that `name` means: a key, the beginning of one (`3f9a`, `lambda/3f9a`), or a folder.
     pub fn resolve(&self, name: &str) -> Result<PathBuf> {
+        if Path::new(name).join(MANIFEST).exists() {
+            return Ok(name.into());
+        }
+        self.named(name, |folder| !folder.ends_with(DRAFT))
+    }
+
+    /// What `name` means to whoever removes it: an artifact of this store, or what was begun and not finished
+    /// (`<key>.draft`). A folder is one only if it lies in this store and is no link to another place.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it is anything else, or could be several.
+    pub fn resolve_any(&self, name: &str) -> Result<PathBuf> {
         let path = Path::new(name);
-        if path.join(MANIFEST).exists() {
+        if fs::symlink_metadata(path).is_ok() {
+            self.identify(path)?;
             return Ok(path.into());
         }
-        let (kind, prefix) = kind_and_prefix(name);
-        let mut matches: Vec<_> = self
-            .list()?
-            .into_iter()
-            .filter(|entry| kind.is_none_or(|kind| kind == entry.kind) && entry.key.starts_with(prefix))
-            .map(|entry| entry.folder)
-            .collect();
+        self.named(name, |_| true)
+    }
+
+    /// The only folder of the store whose key begins so.
+    fn named(&self, name: &str, meant: impl Fn(&str) -> bool) -> Result<PathBuf> {
+        let (kind, prefix) = kind_and_prefix(name)?;
+        let mut matches = self.folders()?;
+        matches
+            .retain(|(other, key, _)| kind.is_none_or(|kind| kind == *other) && meant(key) && key.starts_with(prefix));
+        if matches.iter().any(|(_, key, _)| key == prefix) {
+            matches.retain(|(_, key, _)| key == prefix);
+        }
         match matches.len() {
-            1 if !prefix.is_empty() => Ok(matches.remove(0)),
+            1 if !prefix.is_empty() => Ok(matches.remove(0).2),
             0 => Err(bad_input(format!(
                 "no artifact `{name}` in the store {}: `wherefrom ls` lists what is there",
                 self.root.display()
@@ -218,36 +245,39 @@ impl Store {
         }
     }
 
-    /// Like [`Store::resolve`], but also finds what was begun and not finished: `<key>.draft`.
-    pub fn resolve_any(&self, name: &str) -> Result<PathBuf> {
-        self.resolve(name).or_else(|error| {
-            let (kind, prefix) = kind_and_prefix(name);
-            let mut drafts = self.folders()?.into_iter().filter(|(other, name, _)| {
-                let meant = name.starts_with(prefix) && !prefix.is_empty() && kind.is_none_or(|kind| kind == *other);
-                meant && name.ends_with(".draft")
-            });
-            match (drafts.next(), drafts.next()) {
-                (Some((_, _, folder)), None) => Ok(folder),
-                _ => Err(error),
-            }
-        })
-    }
-
     /// Removes the artifact in `folder`, or a draft of its key.
     pub fn remove(&self, folder: &Path, reporter: &dyn Reporter) -> Result<()> {
-        let (kind, key) = self.identify(folder)?;
+        let (kind, key, folder) = self.identify(folder)?;
         let _lock = self.lock(kind, &key, reporter)?;
         // The manifest goes first: without it the rest is no artifact.
         let _absent = fs::remove_file(folder.join(MANIFEST));
-        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))
     }
 
-    fn identify(&self, folder: &Path) -> Result<(Kind, String)> {
-        let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_string());
-        let kind = name(folder.parent()).and_then(|name| Kind::from_name(name.rsplit_once("-v")?.0));
-        match (kind, name(Some(folder))) {
-            (Some(kind), Some(key)) => Ok((kind, key.trim_end_matches(".draft").into())),
-            _ => Err(bad_input(format!("{} is not in the store {}", folder.display(), self.root.display()))),
+    /// Kind, key and place of a folder `<store>/<kind>-v<version>/<key>` or `<key>.draft`. What a link leads to is not of
+    /// this store.
+    fn identify(&self, folder: &Path) -> Result<(Kind, String, PathBuf)> {
+        let shown = folder.display();
+        let foreign = || bad_input(format!("{shown} is no artifact of the store {}", self.root.display()));
+        // A slash at the end would have the system follow a link.
+        let named: PathBuf = folder.components().collect();
+        if fs::symlink_metadata(&named).is_ok_and(|metadata| metadata.is_symlink()) {
+            return Err(bad_input(format!("{shown} is a link; name the artifact that it leads to")));
+        }
+        let (Ok(folder), Ok(root)) = (fs::canonicalize(named), fs::canonicalize(&self.root)) else {
+            return Err(foreign());
+        };
+        let inside: Vec<_> = folder.strip_prefix(&root).map(|path| path.iter().collect()).unwrap_or_default();
+        let [Some(kind), Some(name)] = [0, 1].map(|place| inside.get(place).and_then(|name| name.to_str())) else {
+            return Err(foreign());
+        };
+        let version = kind.rsplit_once("-v").filter(|(_, version)| version.parse::<u32>().is_ok());
+        let kind = version.and_then(|(kind, _)| Kind::from_name(kind));
+        let key = name.strip_suffix(DRAFT).unwrap_or(name);
+        let is_key = key.len() == KEY_DIGITS && key.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match kind.filter(|_| inside.len() == 2 && is_key && folder.is_dir()) {
+            Some(kind) => Ok((kind, key.into(), folder)),
+            None => Err(foreign()),
         }
     }
 
@@ -273,5 +303,80 @@ impl Store {
             let _unsaved = disk::write_atomically(&memo, &serde_json::to_vec_pretty(&leaves)?);
         }
         Ok(blake3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Silent;
+
+    /// A store with these folders in it, each with a manifest's name or a plan's.
+    fn store(folders: &[&str]) -> (tempfile::TempDir, Store) {
+        let place = tempfile::tempdir().unwrap();
+        for folder in folders {
+            let folder = place.path().join("store").join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            let name = if folder.to_string_lossy().ends_with(DRAFT) { "plan.json" } else { MANIFEST };
+            fs::write(folder.join(name), "{}").unwrap();
+        }
+        let store = Store::new(place.path().join("store"));
+        (place, store)
+    }
+
+    const ONE: &str = "11111111111111111111111111111111";
+    const OTHER: &str = "11112222222222222222222222222222";
+
+    fn refused(store: &Store, name: &str, fragment: &str) {
+        let error = store.resolve_any(name).and_then(|folder| store.remove(&folder, &Silent)).unwrap_err();
+        assert!(
+            matches!(error.downcast_ref(), Some(Error::Input(text)) if text.contains(fragment)),
+            "{name}: {error:#}"
+        );
+    }
+
+    #[test]
+    fn what_is_removed_is_of_this_store_and_named_without_doubt() {
+        let draft = format!("tokens-v2/{OTHER}{DRAFT}");
+        let (place, store) = store(&[&format!("tokens-v2/{ONE}"), &draft, &format!("lambda-v1/{ONE}")]);
+        refused(&store, &format!("lambada/{ONE}"), "`lambada` is no kind");
+        refused(&store, "", "give more of the key");
+        refused(&store, "tokens/", "give more of the key");
+        // Two artifacts and a draft: the draft is not meant for being the only one.
+        refused(&store, "1111", "could be 3");
+        refused(&store, "tokens/1111", "could be 2");
+        refused(&store, ONE, "could be 2");
+        refused(&store, "zz", "no artifact");
+        for folder in ["", "tokens-v2"] {
+            refused(&store, &store.root().join(folder).to_string_lossy(), "no artifact of the store");
+        }
+        // Of another store, by its path, by a link to it, and by a link that lies in this one.
+        let elsewhere = place.path().join(format!("other/tokens-v2/{ONE}"));
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join(MANIFEST), "{}").unwrap();
+        refused(&store, &elsewhere.to_string_lossy(), "no artifact of the store");
+        #[cfg(unix)]
+        for link in [place.path().join("link"), store.folder(Kind::Scores, OTHER)] {
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+            refused(&store, &link.to_string_lossy(), "is a link");
+            refused(&store, &format!("{}/", link.display()), "is a link");
+        }
+        refused(&store, &format!("scores/{OTHER}"), "is a link");
+        assert!(elsewhere.join(MANIFEST).exists());
+
+        for (name, gone) in [(format!("tokens/{ONE}"), format!("tokens-v2/{ONE}")), ("11112".into(), draft)] {
+            // Of `1111 2…` the link in scores is one, too: the kind says which.
+            let name = if name == "11112" { format!("tokens/{name}") } else { name };
+            store.remove(&store.resolve_any(&name).unwrap(), &Silent).unwrap();
+            assert!(!store.root().join(gone).exists());
+        }
+        assert!(store.folder(Kind::Lambda, ONE).join(MANIFEST).exists());
+    }
+
+    #[test]
+    fn names_of_files_on_the_way_are_nobody_elses() {
+        let names: std::collections::BTreeSet<String> = (0..1000).map(|_| disk::unique()).collect();
+        assert_eq!(names.len(), 1000);
     }
 }

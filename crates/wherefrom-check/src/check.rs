@@ -73,8 +73,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("wherefrom-check-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let folder = std::env::temp_dir().join(format!("wherefrom-check-{}", wherefrom_artifact::unique()));
+        std::fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
         Ok(Self(folder))
     }
 }

@@ -57,6 +57,7 @@ impl<'a> Fit<'a> {
     /// The passes that are still to be made; a module's part is numbered by its place in the selection. `bytes` is what
     /// one pass needs for these modules. A pass that was killed goes on as it was, if it still fits.
     pub(crate) fn passes(&'a self, draft: &Draft, bytes: impl Fn(&[Module]) -> u64) -> Result<Vec<Pass<'a>>> {
+        draft.parts(self.selection.modules().len());
         let spans: Vec<Span> = draft.plan(|| self.tokens.spans())?;
         let modules = self.selection.modules();
         let (per_pass, room) = (self.exec.modules_per_pass, room(self.exec, &self.model.outline));
@@ -154,7 +155,7 @@ impl Pass<'_> {
             sums.next = index + 1;
             if sums.next < self.spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
                 let start = Instant::now();
-                sums.save(draft, &names)?;
+                sums.save(draft, &names, forms)?;
                 // For `wherefrom plan`; written after the sums, so it never promises too much.
                 let (done, all) = (self.number * self.spans.len() + sums.next, self.of * self.spans.len());
                 draft.checkpoint("done", format!("{done}/{all}").as_bytes())?;
@@ -178,47 +179,44 @@ impl Pass<'_> {
     }
 }
 
-/// What a checkpoint says of itself: next span, tokens, examples, bytes of the list (u64 each), and the modules with the
-/// tokens that each saw, a list as JSON.
-#[derive(Default)]
+/// What a checkpoint says of itself, as JSON after its length (u64).
+#[derive(Default, Serialize, Deserialize)]
 struct Header {
     next: usize,
     counts: Counts,
+    /// Modules and the tokens that each saw.
     modules: Vec<(String, u64)>,
+    /// Of each slot: rows and columns, or the size of a symmetric matrix.
+    shapes: Vec<Vec<usize>>,
 }
 
 impl Header {
     fn read(from: &mut impl Read) -> Result<Self> {
-        let mut word = || -> Result<u64> {
-            let mut bytes = [0; 8];
-            from.read_exact(&mut bytes).context("read a checkpoint")?;
-            Ok(u64::from_le_bytes(bytes))
-        };
-        let (next, tokens, examples, length) = (word()? as usize, word()?, word()?, word()?);
+        let mut length = [0; 8];
+        from.read_exact(&mut length).context("read a checkpoint")?;
+        let length = u64::from_le_bytes(length);
         ensure!(length < 1 << 30, "a checkpoint has no such header: remove the draft");
-        let mut list = vec![0; length as usize];
-        from.read_exact(&mut list).context("read a checkpoint")?;
-        let modules = serde_json::from_slice(&list).context("read a checkpoint")?;
-        Ok(Self { next, counts: Counts { tokens, examples }, modules })
+        let mut header = vec![0; length as usize];
+        from.read_exact(&mut header).context("read a checkpoint")?;
+        serde_json::from_slice(&header).context("read a checkpoint")
     }
 
     fn write(&self, into: &mut dyn Write) -> Result<()> {
-        let list = serde_json::to_vec(&self.modules)?;
-        for word in [self.next as u64, self.counts.tokens, self.counts.examples, list.len() as u64] {
-            into.write_all(&word.to_le_bytes())?;
-        }
-        Ok(into.write_all(&list)?)
+        let header = serde_json::to_vec(self)?;
+        into.write_all(&(header.len() as u64).to_le_bytes())?;
+        Ok(into.write_all(&header)?)
     }
 }
 
 impl Sums {
-    /// Slots of the given forms, zero, or as an earlier run left them for the same modules.
+    /// Slots of the given forms, zero, or as an earlier run left them for the same modules and shapes.
     fn restore(draft: &Draft, names: &[String], forms: &[Form]) -> Result<Self> {
         let slots = forms.iter().map(|&form| Sum::zeros(form)).collect();
         let mut sums = Self { slots, seen: vec![0; names.len()], counts: Counts::default(), next: 0 };
         let Some(mut saved) = draft.restore_each(SUMS)? else { return Ok(sums) };
         let header = Header::read(&mut saved)?;
-        if !header.modules.iter().map(|(name, _)| name).eq(names) {
+        let same = header.modules.iter().map(|(name, _)| name).eq(names) && header.shapes == shapes(forms);
+        if !same {
             return Ok(sums);
         }
         (sums.next, sums.counts) = (header.next, header.counts);
@@ -234,10 +232,10 @@ impl Sums {
         Ok(sums)
     }
 
-    fn save(&self, draft: &Draft, names: &[String]) -> Result<()> {
+    fn save(&self, draft: &Draft, names: &[String], forms: &[Form]) -> Result<()> {
         draft.checkpoint_each(SUMS, |into| {
             let modules = names.iter().cloned().zip(self.seen.iter().copied()).collect();
-            Header { next: self.next, counts: self.counts, modules }.write(into)?;
+            Header { next: self.next, counts: self.counts, modules, shapes: shapes(forms) }.write(into)?;
             for values in self.slots.iter().flat_map(|slot| slot.values().chunks(CHUNK)) {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 into.write_all(&bytes)?;
@@ -245,6 +243,14 @@ impl Sums {
             Ok(())
         })
     }
+}
+
+fn shapes(forms: &[Form]) -> Vec<Vec<usize>> {
+    let shape = |form: &Form| match *form {
+        Form::Full(shape) => shape.to_vec(),
+        Form::Symmetric(n) => vec![n],
+    };
+    forms.iter().map(shape).collect()
 }
 
 pub(crate) fn sequence(example: &Example) -> Sequence<'_> {

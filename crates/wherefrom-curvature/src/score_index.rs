@@ -6,7 +6,7 @@
 //! reads   gradients, index, coordinates, eigenbasis, lambda
 //! writes  scores
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use anyhow::{Context as _, Result};
@@ -21,7 +21,7 @@ use wherefrom_model::resolve_device;
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
-use crate::table::{Share, Table, same};
+use crate::table::{Share, Table};
 use crate::tensors::{tensor, values};
 
 /// Raised when results change.
@@ -69,8 +69,6 @@ pub struct Inputs {
 /// Scores every pair in one pass over the index; a part for some millions of pairs.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    same(inputs.index.manifest(), "coordinates", inputs.coordinates.key())?;
-    same(inputs.index.manifest(), "eigenbasis", inputs.eigenbasis.key())?;
     let table = Table::read(&inputs.coordinates)?;
     let names: Vec<_> = table.shares.iter().map(|share| &share.module).collect();
     draft.metadata("unit", "nats per added copy, within the index");
@@ -132,6 +130,7 @@ fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &E
     let device = resolve_device(&exec.device)?;
     let curvature = Curvature::new(Method::Ekfac, config.damping, Some(&inputs.eigenbasis), Some(&inputs.lambda))?;
     let (mut queries, mut places, mut weights) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut asked: Option<BTreeSet<u64>> = None;
     for share in &table.shares {
         let rows = inputs.queries.module::<Factors>(&share.module)?;
         let Some(first) = rows.first() else {
@@ -141,13 +140,23 @@ fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &E
             ))
             .into());
         };
+        let numbers: BTreeSet<u64> = rows.iter().map(|row| row.row).collect();
+        if numbers.len() != rows.len() || *asked.get_or_insert_with(|| numbers.clone()) != numbers {
+            return Err(Error::Mismatch(format!(
+                "the gradients of {} are not one for each query: take all of them in one step",
+                share.module
+            ))
+            .into());
+        }
         let shape = [first.left_shape[0], first.right_shape[0]];
         let inverse = curvature.of(&share.module, shape, &device, &*exec.reporter)?;
         let chosen = share.places(shape)?;
         let factors = share.factors(&inverse, &chosen, scale)?;
         for row in rows {
-            let place = *places.entry(row.row).or_insert_with(|| {
-                queries.push(row.row as u32);
+            let query = u32::try_from(row.row)
+                .map_err(|_| Error::Mismatch(format!("there is no query {}: their numbers are below 2^32", row.row)))?;
+            let place = *places.entry(query).or_insert_with(|| {
+                queries.push(query);
                 weights.resize(queries.len() * table.count, 0.0);
                 queries.len() - 1
             });

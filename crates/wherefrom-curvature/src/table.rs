@@ -68,15 +68,3 @@ impl Share {
         self.elements.iter().map(place).collect()
     }
 }
-
-/// Refuses an artifact that was made with another one than is given for the same role.
-pub(crate) fn same(made: &wherefrom_artifact::Manifest, role: &str, key: &str) -> Result<()> {
-    match made.recipe.inputs.get(role) {
-        Some(known) if known != key => Err(Error::Mismatch(format!(
-            "the {} was made with {role} {known}, and here {role} is {key}: wire both to the same step",
-            made.kind.name()
-        ))
-        .into()),
-        _ => Ok(()),
-    }
-}

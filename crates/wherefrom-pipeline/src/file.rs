@@ -157,7 +157,53 @@ fn apply(table: &mut Table, set: &str) -> Result<()> {
     Ok(())
 }
 
-/// The file's name without its ending: the study's name.
-pub(crate) fn stem(path: &Path) -> PathBuf {
-    path.file_stem().unwrap_or_default().into()
+/// Where the record of a pipeline's runs lies below `data/runs`, so that no two pipelines share one.
+///
+/// | pipeline, from the working directory | record |
+/// |---|---|
+/// | `study.toml`, `pipelines/study.toml` | `study` |
+/// | `pipelines/study.toml` where there is a `study.toml` too | `pipelines/study` |
+/// | `a/b/study.toml` | `a/b/study` |
+/// | any other: outside of it, or without `.toml` | its name, and the first 8 digits of BLAKE3 of its path |
+pub(crate) fn record(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = path.file_stem().filter(|_| path.extension().is_some_and(|ending| ending == "toml"));
+    let (Ok(parent), Ok(here)) = (parent.canonicalize(), Path::new(".").canonicalize()) else { return name.into() };
+    match (stem, parent.strip_prefix(&here)) {
+        (Some(stem), Ok(inside)) if inside == Path::new("pipelines") && !here.join(name).exists() => stem.into(),
+        (Some(stem), Ok(inside)) => inside.join(stem),
+        _ => {
+            let digest = blake3::hash(parent.join(name).as_os_str().as_encoded_bytes()).to_hex();
+            let mut marked = stem.unwrap_or(name).to_owned();
+            marked.push(format!("-{}", &digest[..8]));
+            marked.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_pipelines_share_a_record() {
+        // The tests run in the crate's folder, which has `src` and no pipelines.
+        let outside = std::env::temp_dir();
+        let other = outside.parent().unwrap();
+        let paths = [
+            "p.toml".into(),
+            "src/p.toml".into(),
+            "src/p".into(),
+            "src/p.txt".into(),
+            outside.join("p.toml"),
+            other.join("p.toml"),
+        ];
+        let records: std::collections::BTreeSet<PathBuf> = paths.iter().map(|path| record(path)).collect();
+        assert_eq!(records.len(), paths.len(), "{records:?}");
+        assert_eq!(record(Path::new("p.toml")), Path::new("p"));
+        assert_eq!(record(Path::new("./p.toml")), Path::new("p"));
+        assert_eq!(record(Path::new("src/p.toml")), Path::new("src/p"));
+        assert_eq!(record(Path::new("src/../src/p.toml")), Path::new("src/p"));
+    }
 }

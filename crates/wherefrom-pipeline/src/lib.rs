@@ -1,10 +1,11 @@
 //! Pipelines: TOML to plan, plan to artifacts.
 //!
 //! reads   pipeline files, artifacts
-//! writes  artifacts, data/runs/STUDY/lock.toml
+//! writes  artifacts, data/runs/PIPELINE/lock.toml
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
+mod belong;
 mod cost;
 mod external;
 mod file;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use wherefrom_artifact::origin::{Origin, Wired, kept};
 use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 
+use crate::belong;
 use crate::file;
 use crate::hub::HubLeaf;
 use crate::problems::{Problems, hint};
@@ -63,9 +65,9 @@ impl Plan {
         found.ok_or_else(|| bad_input(format!("no step `{name}` in {}{}", self.path.display(), hint(name, &names))))
     }
 
-    /// The study's folder under `data/runs`.
+    /// The study's folder under `data/runs`: see [`file::record`].
     pub fn runs_folder(&self) -> PathBuf {
-        Path::new("data/runs").join(file::stem(&self.path))
+        Path::new("data/runs").join(file::record(&self.path))
     }
 
     /// The steps that `to` needs, itself last; all without it.
@@ -146,39 +148,30 @@ impl Plan {
                 model,
             });
             let state = recipe.as_ref().map_or(State::Missing, |recipe| self.store.state(step.kind, &recipe.key()));
-            self.check_basis(step)?;
+            let origin = recipe.as_ref().map(|recipe| self.origin(step, recipe)).transpose()?.unwrap_or_default();
             let why = self.reason(step, recipe.as_ref(), state, &lock);
             let step = &mut self.steps[index];
-            (step.recipe, step.state, step.why) = (recipe, state, why);
+            (step.recipe, step.origin, step.state, step.why) = (recipe, origin, state, why);
         }
         Ok(())
     }
 
-    /// Lambda belongs to the basis that it was fitted in: `ekfac` takes its own eigenbasis' one, `diagonal` that of none.
-    fn check_basis(&self, step: &Step) -> Result<()> {
-        let wire = |role: &str| {
-            let mut wires = step
-                .wires
-                .iter()
-                .filter(|wire| wire.used && matches!(step.stage, Stage::Precondition | Stage::SelfInfluence));
-            wires.find(|wire| wire.role == role).map(|wire| &wire.source)
-        };
-        let recipe = match wire("lambda") {
-            Some(Source::Step(lambda)) => self.steps[*lambda].recipe.clone(),
-            Some(Source::Artifact { folder, .. }) => Some(Manifest::read(folder)?.recipe),
-            _ => None,
-        };
-        let Some(recipe) = recipe.filter(|recipe| recipe.stage == Stage::Lambda.name()) else { return Ok(()) };
-        let own = wire("eigenbasis").and_then(|basis| self.identity(basis));
-        if recipe.inputs.get("eigenbasis") == own.as_ref() {
-            return Ok(());
+    /// What the inputs of a step agree on; those that no step makes say it themselves.
+    fn origin(&self, step: &Step, recipe: &Recipe) -> Result<Origin> {
+        let mut wired = Vec::new();
+        for wire in step.wires.iter().filter(|wire| wire.used) {
+            match &wire.source {
+                Source::Step(before) => {
+                    let before = &self.steps[*before];
+                    let (kind, key) = (before.kind, before.key().unwrap_or_default());
+                    wired.push(Wired { role: &wire.role, kind, key, origin: before.origin.clone() });
+                }
+                Source::Artifact { folder, .. } => wired.push(Wired::new(&wire.role, &Manifest::read(folder)?)),
+                Source::Leaf { .. } => {}
+            }
         }
-        let needs = if own.is_some() { "with the same eigenbasis" } else { "without an eigenbasis" };
-        let method = step.config["method"].as_str().unwrap_or_default();
-        Err(bad_input(format!(
-            "step `{}`: method {method} takes a `lambda` that was fitted {needs}; wire a lambda step {needs}",
-            step.name
-        )))
+        let agreed = belong::origin(step.stage, &wired, recipe.model.as_deref());
+        Ok(kept(step.kind, agreed.with_context(|| format!("step `{}`", step.name))?))
     }
 
     fn reason(&self, step: &Step, recipe: Option<&Recipe>, state: State, lock: &toml::Table) -> String {

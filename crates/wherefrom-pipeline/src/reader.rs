@@ -83,6 +83,7 @@ impl<'a> Reader<'a> {
             model,
             modules_per_pass,
             recipe: None,
+            origin: Default::default(),
             state: State::Missing,
             why: String::new(),
         })

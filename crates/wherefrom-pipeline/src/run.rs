@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
+use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
 
+use crate::belong;
 use crate::external;
 use crate::plan::Plan;
 use crate::stage::{Given, Stage};
@@ -50,7 +52,10 @@ impl Plan {
         mut each: impl FnMut(&Done) -> Result<()>,
     ) -> Result<Vec<Done>> {
         let wanted = self.ready(to)?;
-        self.store.writable()?;
+        // What is all there can be had from a store that cannot be written.
+        if wanted.iter().any(|&index| self.steps[index].state != State::Cached) {
+            self.store.writable()?;
+        }
         if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
             wherefrom_model::resolve_device(&exec.device)?;
         }
@@ -98,11 +103,11 @@ impl Plan {
 
     fn make(&self, step: &Step, exec: &Exec) -> Result<Done> {
         let recipe = step.recipe.clone().context("a step without a key cannot run")?;
-        let start = Instant::now();
+        let (start, model) = (Instant::now(), recipe.model.clone());
         let given = self.given(step)?;
         let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
-            check_inputs(step.stage, &given)?;
+            draft.origin(check_inputs(step.stage, &given, model.as_deref())?);
             fill(step.stage, &step.config, &given, exec, draft)?;
             commits(&self.commits(Some(&step.name)), draft)
         })?;
@@ -124,7 +129,7 @@ impl Plan {
         Ok(given)
     }
 
-    /// `data/runs/STUDY/lock.toml`: step to `kind/key`, name of the hub to commit. A study without one has lost nothing but the record.
+    /// `data/runs/PIPELINE/lock.toml`: step to `kind/key`, name of the hub to commit. A study without one has lost nothing but the record.
     fn write_lock(&self, all: &[Done], exec: &Exec) {
         let write = || -> Result<()> {
             let folder = self.runs_folder();
@@ -145,10 +150,14 @@ impl Plan {
     }
 }
 
-/// Refuses inputs that are damaged or that the model cannot read.
-pub(crate) fn check_inputs(stage: Stage, given: &Given) -> Result<()> {
+/// Refuses inputs that are damaged, that do not belong together, or that the model cannot read. What they agree on.
+pub(crate) fn check_inputs(stage: Stage, given: &Given, model: Option<&str>) -> Result<Origin> {
     verify_folders(stage, given)?;
-    if stage.runs_model() { check_tokens(given) } else { Ok(()) }
+    let origin = belong::of_given(stage, given, model)?;
+    if stage.runs_model() {
+        check_tokens(given)?;
+    }
+    Ok(origin)
 }
 
 /// Runs the stage, or the program that stands for one, and notes with what.

@@ -70,6 +70,11 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     beside.push(".making");
     let store = Store::new(PathBuf::from(&beside));
     store.writable()?;
+    // The folder is taken up by the next attempt, and is one process' at a time.
+    let busy = std::fs::File::create(Path::new(&beside).join("busy")).context("mark the working folder as busy")?;
+    if busy.try_lock().is_err() {
+        return Err(bad_input(format!("another process is writing {}; wait for it", single.output.display())));
+    }
 
     let single = &mut single.clone();
     let mut hub = BTreeMap::new();
@@ -102,11 +107,12 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         Some(folder) if stage.runs_model() || stage == Stage::External => Some(leaf::model_digest(&store, folder)?),
         _ => None,
     };
-    check_inputs(stage, &given)?;
+    let origin = check_inputs(stage, &given, model.as_deref())?;
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
     let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
     let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
+        draft.origin(origin);
         fill(stage, &config, &given, exec, draft)?;
         commits(&hub, draft)
     })?;

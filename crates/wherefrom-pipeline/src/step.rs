@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{Kind, MANIFEST, Recipe, State, Store, open_any};
 
 use crate::problems::Problems;
@@ -63,6 +64,8 @@ pub struct Step {
     pub modules_per_pass: Option<usize>,
     /// The key's preimage; none while a leaf is not there.
     pub recipe: Option<Recipe>,
+    /// What it goes back to.
+    pub origin: Origin,
     /// What the store has.
     pub state: State,
     /// Why it is in that state.

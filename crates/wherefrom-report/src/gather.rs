@@ -154,26 +154,37 @@ impl Gathered {
             for row in details.rows::<Detail>()? {
                 let row = row?;
                 let pair = (row.score.query, row.score.example);
-                if pairs.contains(&pair) {
-                    gathered.details.insert(pair, row);
+                if pairs.contains(&pair) && gathered.details.insert(pair, row).is_some() {
+                    return mismatch(format!("the details have query {} and example {} twice", pair.0, pair.1));
                 }
             }
         }
         if let Some(queries) = &inputs.queries {
             for row in queries.rows::<Example>()? {
                 let row = row?;
-                gathered.asked.insert(u32::try_from(row.example)?, row);
+                gathered.asked.insert(query_number(row.example)?, row);
+            }
+            if let Some(missing) = gathered.queries.iter().find(|query| !gathered.asked.contains_key(query)) {
+                return mismatch(format!(
+                    "the ranking names query {missing}, which the queries do not have; wire the queries that were asked"
+                ));
             }
         }
         if let Some(losses) = &inputs.losses {
             for row in losses.rows::<Loss>()? {
                 let row = row?;
-                gathered.losses.insert(u32::try_from(row.example)?, row);
+                gathered.losses.insert(query_number(row.example)?, row);
             }
         }
         if let Some(scores) = &inputs.scores {
             for row in scores.rows::<Score>()? {
                 let row = row?;
+                if row.example >= inputs.tokens.examples() {
+                    return mismatch(format!(
+                        "the scores name example {}, which the tokens do not have; wire the scores of these tokens",
+                        row.example
+                    ));
+                }
                 gathered.influences.entry(row.query).or_default().push(row.influence);
             }
             gathered.influences.values_mut().for_each(Influences::sort);
@@ -358,6 +369,10 @@ fn thinned(mut distribution: Distribution) -> Distribution {
         (*x, *share) = (rounded(*x), rounded(*share));
     }
     distribution
+}
+
+fn query_number(row: u64) -> Result<u32> {
+    u32::try_from(row).or_else(|_| mismatch(format!("there is no query {row}: queries have numbers below 2^32")))
 }
 
 fn mismatch<T>(what: String) -> Result<T> {

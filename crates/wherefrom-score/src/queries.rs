@@ -1,6 +1,6 @@
 //! Preconditioned queries on the device, one layout per module.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use anyhow::{Result, bail};
@@ -61,9 +61,12 @@ impl Survey {
         };
         // Per module: how many queries, how many of them whole, largest rank.
         let mut found: BTreeMap<String, (usize, usize, usize)> = BTreeMap::new();
-        let mut count = 0;
+        let (mut count, mut seen) = (0, HashSet::new());
         for row in artifact.rows::<Factors>()? {
             let row = row?;
+            if !seen.insert((row.module.clone(), row.row)) {
+                bail!(Error::Mismatch(format!("query {} of module {} is there twice", row.row, row.module)));
+            }
             count = count.max(row.row as usize + 1);
             let (rows, whole, rank) = found.entry(row.module).or_default();
             *rows += 1;

@@ -1,11 +1,12 @@
 //! Artifacts that another program wrote, well-formed and wrong: refused by file and row, never a panic.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use wherefrom_artifact::{
     Artifact, ArtifactKind, Basis, Candidate, Candidates, Covariance, Covariances, Draft, Eigenbasis, Example, Factors,
-    Gradients, Lambda, LambdaSum, Manifest, Preconditioned, Recipe, Row, Silent, Store, Tokens,
+    Gradients, Lambda, LambdaSum, Manifest, Part, Preconditioned, Recipe, Row, Silent, Store, Tokens, digest,
 };
 
 use crate::bench::{Bench, results};
@@ -15,6 +16,8 @@ use crate::study::{self, Made};
 struct Door {
     bench: Bench,
     steps: Vec<Made>,
+    /// Of the part that is sealed next.
+    rows: Cell<Option<u64>>,
 }
 
 impl Door {
@@ -22,7 +25,7 @@ impl Door {
         let bench = Bench::new();
         study::write(&bench, 300, 40);
         let steps = study::made(&bench.ok(&["run", "study.toml"]));
-        Self { bench, steps }
+        Self { bench, steps, rows: Cell::new(None) }
     }
 
     fn folder(&self, step: &str) -> PathBuf {
@@ -34,20 +37,40 @@ impl Door {
         let artifact = Artifact::<K>::open(&self.folder(step)).unwrap();
         let mut rows: Vec<R> = artifact.rows::<R>().unwrap().map(Result::unwrap).collect();
         change(&mut rows);
+        self.rows.set(Some(rows.len() as u64));
         self.sealed(step, artifact.manifest(), |draft| draft.write(0, &[R::to_batch(&rows)?]))
     }
 
+    /// What `fill` writes, sealed by a program that checks nothing.
     fn sealed(&self, step: &str, manifest: &Manifest, fill: impl FnOnce(&mut Draft) -> anyhow::Result<()>) -> PathBuf {
         let elsewhere = self.bench.path(format!("elsewhere-{step}"));
         let _earlier = std::fs::remove_dir_all(&elsewhere);
         let recipe = Recipe { stage: "stranger".into(), inputs: BTreeMap::new(), ..manifest.recipe.clone() };
+        let (kind, rows, mut folder) = (manifest.kind, manifest.rows(), None);
         let fill = |draft: &mut Draft| {
             draft.metadata("method", "ekfac");
-            draft.summary("tokens", 1000)?;
-            draft.summary("examples", 300)?;
-            fill(draft)
+            fill(draft)?;
+            let part = draft.part_path(0);
+            let to = self.bench.path(format!("elsewhere-{step}/sealed"));
+            std::fs::create_dir_all(&to)?;
+            let name = part.file_name().unwrap().to_string_lossy().into_owned();
+            std::fs::copy(&part, to.join(&name))?;
+            let bytes = std::fs::metadata(&part)?.len();
+            let part = Part { name, rows: self.rows.get().unwrap_or(rows), bytes, blake3: digest(&part)? };
+            let manifest = Manifest {
+                key: draft.key().into(),
+                recipe: recipe.clone(),
+                origin: Default::default(),
+                parts: vec![part],
+                summary: BTreeMap::from([("tokens".into(), 1000.into()), ("examples".into(), 300.into())]),
+                ..manifest.clone()
+            };
+            manifest.write(&to)?;
+            folder = Some(to);
+            anyhow::bail!("sealed elsewhere")
         };
-        Store::new(elsewhere).produce(manifest.kind, recipe, &Silent, fill).unwrap().0
+        let unsealed = Store::new(elsewhere).produce(kind, recipe.clone(), &Silent, fill).unwrap_err();
+        folder.unwrap_or_else(|| panic!("{unsealed:#}"))
     }
 
     /// A pipeline of one step that reads the changed artifact as `role`. `stage` may name a method.
@@ -109,7 +132,7 @@ fn tokens_that_no_model_can_read_are_refused_by_row() {
         (|row| row.segments = vec![0, 1000], &["example 7", "segments [0, 1000]"]),
         (|row| (row.segments, row.target_mask[2]) = (vec![0, 2], true), &["example 7", "position 2", "segment"]),
         (|row| row.weights = vec![1.0, 1.0], &["example 7", "weights has 2 entries for 1"]),
-        (|row| row.weights = vec![f32::NAN], &["example 7", "weights has NaN"]),
+        (|row| row.weights = vec![f32::NAN], &["example 7", "`weights`", "not finite"]),
     ];
     for (change, fragments) in cases {
         let tokens = door.changed::<Tokens, Example>("train", |rows| change(&mut rows[7]));
