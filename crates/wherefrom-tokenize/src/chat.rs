@@ -25,11 +25,15 @@ pub(crate) use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
 use crate::ordered::{Json, Object};
-use crate::row::Message;
+use crate::turns::{Conversation, role};
 
 /// The template of a conversation without tools, and of one with.
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
+
+/// Fields of turns that some templates do not know, and those that are one under several names.
+const FIELDS: [&str; 3] = ["tool_calls", "function_call", "name"];
+const THOUGHTS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// A template, ready to render.
 pub(crate) struct Chat {
@@ -45,6 +49,7 @@ pub(crate) struct Chat {
 /// One of the templates of a model.
 struct Template {
     name: String,
+    source: String,
     /// It says itself what the assistant writes.
     marks: bool,
     takes_text_arguments: bool,
@@ -59,23 +64,6 @@ pub(crate) struct Rendered {
     pub(crate) text: String,
     /// Bytes that the assistant wrote, each turn with the token that ends it.
     pub(crate) answers: Vec<Range<usize>>,
-}
-
-/// What a template is given.
-pub(crate) struct Conversation {
-    pub(crate) messages: Vec<Object>,
-    /// Variables beside the turns: `tools`, `documents`, those of the template's own.
-    pub(crate) given: Object,
-}
-
-impl Conversation {
-    fn of(messages: &[Message]) -> Self {
-        let turn = |message: &Message| {
-            let fields = [("role", &message.role), ("content", &message.content)];
-            fields.map(|(name, text)| (name.to_string(), Json::from(&text[..]))).into_iter().collect()
-        };
-        Self { messages: messages.iter().map(turn).collect(), given: Object::new() }
-    }
 }
 
 impl Chat {
@@ -131,38 +119,46 @@ impl Chat {
                 marks: source.marks,
                 takes_text_arguments: source.takes_text_arguments,
                 asks_for_date: template.contains("strftime_now"),
+                source: template,
             });
         }
         Ok(Self { environment, templates: known, specials, shown, dated: date.is_some() })
     }
 
+    /// What of a conversation its template never names, and so leaves out.
+    pub(crate) fn unread(&self, conversation: &Conversation) -> Vec<String> {
+        let Ok(template) = self.template(conversation) else { return Vec::new() };
+        let said = |field: &&str| {
+            conversation.messages.iter().any(|message| message.get(*field).is_some_and(|value| !value.is_empty()))
+        };
+        let names =
+            |field: &str| ["'", "\"", "."].iter().any(|mark| template.source.contains(&format!("{mark}{field}")));
+        let thought = THOUGHTS.into_iter().any(names);
+        let fields = FIELDS.into_iter().filter(said).filter(|field| !names(field));
+        let thoughts = THOUGHTS.into_iter().filter(said).filter(|_| !thought);
+        let given = conversation.given.keys().map(String::as_str).filter(|key| !template.source.contains(*key));
+        fields.chain(thoughts).chain(given).map(str::to_string).collect()
+    }
+
     /// The conversation up to where an answer begins.
-    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<String, String> {
-        self.asked(&Conversation::of(messages))
-    }
-
-    /// The conversation and what of it the assistant wrote.
-    pub(crate) fn conversation(&self, messages: &[Message]) -> Result<Rendered, String> {
-        self.answered(&Conversation::of(messages))
-    }
-
     pub(crate) fn asked(&self, conversation: &Conversation) -> Result<String, String> {
         let template = self.template(conversation)?;
         Ok(self.prepared(template, conversation, true)?.1.text)
     }
 
-    /// By the template's `{% generation %}` marks where it has some, else by what changes with the assistant's words.
+    /// The conversation and what of it the assistant wrote, but for turns that are not learnt from: by the template's
+    /// `{% generation %}` marks where it has some, else by what changes with the assistant's words.
     pub(crate) fn answered(&self, conversation: &Conversation) -> Result<Rendered, String> {
         let template = self.template(conversation)?;
         let (messages, rendered) = self.prepared(template, conversation, false)?;
         if template.marks {
-            return Ok(rendered);
+            return learnt(rendered, conversation);
         }
         let render = |messages: &[Object], prompt: bool| {
             self.render(template, messages, &conversation.given, prompt).map(|rendered| rendered.text)
         };
         let answers = answers::answers(&messages, &rendered.text, &render)?;
-        Ok(Rendered { answers, ..rendered })
+        learnt(Rendered { answers, ..rendered }, conversation)
     }
 
     /// The template for a conversation.
@@ -249,6 +245,25 @@ impl Chat {
              \"…\""
         )
     }
+}
+
+/// The answers without those of turns that are not learnt from.
+fn learnt(mut rendered: Rendered, conversation: &Conversation) -> Result<Rendered, String> {
+    let turns = conversation.messages.iter().zip(&conversation.unlearnt);
+    let unlearnt: Vec<_> =
+        turns.filter(|(message, _)| role(message) == "assistant").map(|(_, unlearnt)| *unlearnt).collect();
+    if unlearnt.contains(&true) {
+        let (turns, answers) = (unlearnt.len(), rendered.answers.len());
+        if turns != answers {
+            return Err(format!(
+                "the chat template makes {answers} answers of {turns} turns of the assistant, and which of them are given cannot \
+                 be told; give every turn a weight of 1, or rows of `prompt` and `completion`"
+            ));
+        }
+        let mut unlearnt = unlearnt.into_iter();
+        rendered.answers.retain(|_| unlearnt.next() == Some(false));
+    }
+    Ok(rendered)
 }
 
 fn first_line(text: &str) -> &str {

@@ -1,16 +1,19 @@
 //! A corpus as raw rows, read from any row on, file after file: JSON lines, paragraphs of plain text, rows of Parquet.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use wherefrom_artifact::bad_input;
 
+use crate::ordered::{Json, Object};
 use crate::row::Names;
-use crate::source::{CorpusFile, Format, Packing, corpus_files};
+use crate::source::{CorpusFile, Format, Found, Packing, find};
 use crate::table::TableRows;
 
 /// What some editors put before the first character of a file.
@@ -19,18 +22,37 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 const CHUNK_BYTES: usize = 8 << 20;
 /// Buffer of a file.
 const BUFFER: usize = 1 << 18;
+/// Bytes of the longest row: some three million words.
+pub(crate) const LONGEST_ROW: usize = 16 << 20;
+/// Window of `zstd --long=31`, the largest there is: 2 GiB of memory.
+const ZSTD_WINDOW: u32 = 31;
+/// What other files begin with, and what to do with them.
+const OTHERS: [(&[u8], &str); 6] = [
+    (b"\xff\xfe", "is UTF-16; save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+    (b"\xfe\xff", "is UTF-16; save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+    (b"\x1f\x8b", "is packed by gzip; name it .gz"),
+    (b"\x28\xb5\x2f\xfd", "is packed by zstd; name it .zst"),
+    (b"PAR1", "is Parquet; name it .parquet"),
+    (b"PK\x03\x04", "is a zip archive; unpack it"),
+];
+/// Files named where some are passed over.
+const NAMED: usize = 5;
 
 /// Files that are there and whose endings are known.
 pub(crate) struct Corpus {
     path: PathBuf,
     files: Vec<CorpusFile>,
+    /// Files of the folder that are passed over.
+    skipped: Vec<String>,
     names: Names,
     /// Rows of a file whose number is a multiple of this are taken.
     every: u64,
+    /// Known words that rows have and that are not read: in how many rows, and the first of them.
+    unread: Mutex<BTreeMap<String, (u64, Place)>>,
 }
 
 /// Where a row begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place {
     /// Number of its file.
     file: usize,
@@ -57,16 +79,17 @@ pub(crate) enum Raw {
     /// A paragraph.
     Text(Vec<u8>),
     /// A row of a table, or why it is none.
-    Object(Result<Map<String, Value>, String>),
+    Object(Result<Object, String>),
 }
 
 impl Corpus {
     /// Refuses what is missing, and files whose ending says nothing about their rows.
     pub(crate) fn open(path: &Path, names: Names) -> Result<Self> {
-        let corpus = Self { path: path.into(), files: corpus_files(path)?, names, every: 1 };
+        let Found { files, skipped } = find(path)?;
+        let corpus = Self { path: path.into(), files, skipped, names, every: 1, unread: Mutex::default() };
         // A table without a column of interest is found before the first row is read.
         for file in corpus.files.iter().filter(|file| file.format == Format::Parquet) {
-            TableRows::open(file, &corpus.names.all(), 0)?;
+            TableRows::open(file, &corpus.names, 0)?;
         }
         Ok(corpus)
     }
@@ -84,6 +107,37 @@ impl Corpus {
     /// Which column holds what.
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Notes known words of the row at `place` that are not read.
+    pub(crate) fn note(&self, place: Place, words: &[String]) {
+        if words.is_empty() {
+            return;
+        }
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        for word in words {
+            let (rows, first) = unread.entry(word.clone()).or_insert((0, place));
+            (*rows, *first) = (*rows + 1, place.min(*first));
+        }
+    }
+
+    /// What of the corpus is not read, though it could seem so.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.skipped.is_empty() {
+            let named = self.skipped.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+            let more = self.skipped.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            warnings.push(format!("{}: not read: {named}{more}", self.path.display()));
+        }
+        for (word, (rows, first)) in &*self.unread.lock().unwrap_or_else(PoisonError::into_inner) {
+            let rows = if *rows == 1 { "one row".into() } else { format!("{rows} rows") };
+            warnings.push(format!(
+                "`{word}` of {rows} is not read and changes nothing (the first: {})",
+                self.shown(*first)
+            ));
+        }
+        warnings
     }
 
     /// Bytes of all files.
@@ -161,7 +215,7 @@ impl Rows<'_> {
                 Open::Lines(lines) => self.text(file, &mut **lines),
                 Open::Table(table) => Ok(table.row()?.map(|row| RawRow { place: self.place, raw: Raw::Object(row) })),
             };
-            if let Some(row) = row.with_context(|| format!("read {}", file.path.display()))? {
+            if let Some(row) = row? {
                 self.open = Some(open);
                 self.place.row += 1;
                 return Ok(Some(row));
@@ -176,7 +230,7 @@ impl Rows<'_> {
 
     fn open(&self, file: &CorpusFile) -> Result<Open> {
         if file.format == Format::Parquet {
-            let table = TableRows::open(file, &self.corpus.names.all(), self.place.row)?;
+            let table = TableRows::open(file, &self.corpus.names, self.place.row)?;
             return Ok(Open::Table(Box::new(table)));
         }
         let mut opened = File::open(&file.path)
@@ -185,25 +239,43 @@ impl Rows<'_> {
             std::io::copy(&mut lines.by_ref().take(self.place.byte), &mut std::io::sink())?;
             Ok(lines)
         };
-        let lines = match file.packing {
+        let unpacked =
+            |error| bad_input(format!("{}: cannot be unpacked ({error}); give the whole file", file.path.display()));
+        let mut lines: Box<dyn BufRead + Send> = match file.packing {
             Packing::None => {
-                opened.seek(SeekFrom::Start(self.place.byte))?;
-                Ok(Box::new(BufReader::with_capacity(BUFFER, opened)) as Box<dyn BufRead + Send>)
+                opened
+                    .seek(SeekFrom::Start(self.place.byte))
+                    .with_context(|| format!("read {}", file.path.display()))?;
+                Box::new(BufReader::with_capacity(BUFFER, opened))
+            }
+            Packing::Gzip => {
+                let decoder = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, opened));
+                skip(Box::new(BufReader::with_capacity(BUFFER, decoder))).map_err(unpacked)?
             }
             Packing::Zstd => {
-                zstd::Decoder::new(opened).and_then(|decoder| skip(Box::new(BufReader::with_capacity(BUFFER, decoder))))
+                let mut decoder = zstd::Decoder::new(opened).map_err(unpacked)?;
+                decoder.window_log_max(ZSTD_WINDOW).map_err(unpacked)?;
+                skip(Box::new(BufReader::with_capacity(BUFFER, decoder))).map_err(unpacked)?
             }
         };
-        Ok(Open::Lines(lines.with_context(|| format!("read {}", file.path.display()))?))
+        if self.place.byte == 0 {
+            let start = lines.fill_buf().map_err(unpacked)?;
+            if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
+                return Err(bad_input(format!("{}: {what}", file.path.display())));
+            }
+        }
+        Ok(Open::Lines(lines))
     }
 
     /// The next line with its end, or nothing at the end of the file.
     fn line(&mut self, file: &CorpusFile, lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        let read = lines.read_until(b'\n', &mut line).map_err(|error| match file.packing {
-            Packing::None => anyhow::Error::from(error),
+        let limited = &mut lines.take(LONGEST_ROW as u64 + 1);
+        let read = limited.read_until(b'\n', &mut line).map_err(|error| match file.packing {
+            Packing::None => anyhow::Error::from(error).context(format!("read {}", file.path.display())),
             _ => bad_input(format!("{}: cannot be unpacked ({error}); give the whole file", file.path.display())),
         })?;
+        self.within(read)?;
         if read == 0 {
             return Ok(None);
         }
@@ -218,6 +290,14 @@ impl Rows<'_> {
         Ok(Some(line))
     }
 
+    /// Refuses a row of more bytes than are read.
+    fn within(&self, bytes: usize) -> Result<()> {
+        if bytes <= LONGEST_ROW {
+            return Ok(());
+        }
+        Err(bad_input(format!("{}: {}", self.corpus.shown(self.place), too_long())))
+    }
+
     fn text(&mut self, file: &CorpusFile, lines: &mut dyn BufRead) -> Result<Option<RawRow>> {
         let mut begun: Option<(Place, Vec<u8>)> = None;
         loop {
@@ -227,7 +307,10 @@ impl Rows<'_> {
             match (&mut begun, blank) {
                 (None, true) => continue,
                 (None, false) => begun = Some((place, line)),
-                (Some((_, bytes)), false) => bytes.extend(line),
+                (Some((_, bytes)), false) => {
+                    bytes.extend(line);
+                    self.within(bytes.len())?;
+                }
                 (Some(_), true) => break,
             }
             if file.format == Format::JsonLines {
@@ -235,6 +318,10 @@ impl Rows<'_> {
             }
         }
         let Some((place, mut bytes)) = begun else { return Ok(None) };
+        if place.row == 0 {
+            check_first(&bytes, file.format)
+                .map_err(|what| bad_input(format!("{}: {what}", self.corpus.shown(place).trim_end_matches(":1"))))?;
+        }
         let end = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let end = end.strip_suffix(b"\r").unwrap_or(end).len();
         bytes.truncate(end);
@@ -243,14 +330,40 @@ impl Rows<'_> {
     }
 }
 
+/// What is said of a row that is longer than [`LONGEST_ROW`].
+pub(crate) fn too_long() -> String {
+    format!("the row is longer than {} MiB; split it into several", LONGEST_ROW >> 20)
+}
+
+/// Refuses a file that is laid out otherwise than its rows are read, by its first row.
+fn check_first(row: &[u8], format: Format) -> Result<(), String> {
+    let row = row.trim_ascii();
+    if row.contains(&b'\r') && !row.contains(&b'\n') && format == Format::Text {
+        return Err("its lines end in carriage returns alone; give them line feeds (`tr '\\r' '\\n'`)".into());
+    }
+    if format != Format::JsonLines {
+        return Ok(());
+    }
+    if row.starts_with(b"[") && !row.ends_with(b"]") {
+        return Err("is one JSON array over several lines, not an object a line; `jq -c '.[]'` takes it apart".into());
+    }
+    if row == b"{" {
+        return Err("is JSON over several lines, not an object a line; `jq -c .` puts each object in a line".into());
+    }
+    if row.contains(&b'\r') {
+        return Err("its lines end in carriage returns alone; give them line feeds (`tr '\\r' '\\n'`)".into());
+    }
+    Ok(())
+}
+
 impl Raw {
     /// How much memory it takes, about.
     fn bytes(&self) -> usize {
-        fn of(value: &Value) -> usize {
+        fn of(value: &Json) -> usize {
             match value {
-                Value::String(text) => text.len(),
-                Value::Array(items) => items.iter().map(|item| 32 + of(item)).sum(),
-                Value::Object(map) => map.values().map(|value| 32 + of(value)).sum(),
+                Json::String(text) => text.len(),
+                Json::Array(items) => items.iter().map(|item| 32 + of(item)).sum(),
+                Json::Object(map) => map.values().map(|value| 32 + of(value)).sum(),
                 _ => 0,
             }
         }

@@ -1,13 +1,14 @@
 //! A Hugging Face tokenizer: texts to tokens that know their bytes, and the special tokens around a text.
 
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
-use wherefrom_artifact::bad_input;
+use wherefrom_artifact::{bad_input, caught, foreign};
+
+use crate::tokenizer_file;
 
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
@@ -35,6 +36,8 @@ const MERGED: usize = 32;
 /// Text to tokens without special tokens, which `prefix` and `suffix` hold.
 pub(crate) struct Encoder {
     tokenizer: Tokenizer,
+    /// Its file.
+    shown: String,
     /// Special tokens before a text.
     pub(crate) prefix: Vec<u32>,
     /// Special tokens after a text.
@@ -58,11 +61,11 @@ pub(crate) struct Tokens {
 impl Encoder {
     /// Reads a `tokenizer.json`; its own truncation, padding and dropout are left out.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut tokenizer = load(path)?;
+        let mut tokenizer = tokenizer_file::read(path)?;
         let dropout = without_dropout(&mut tokenizer);
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| refuse(path, &error))?;
-        let Some((prefix, suffix)) = specials(&tokenizer) else {
+        tokenizer.with_truncation(None).map_err(|error| tokenizer_file::refuse(path, &error))?;
+        let Some((prefix, suffix)) = foreign(path, || Ok(specials(&tokenizer)))? else {
             return Err(bad_input(format!(
                 "{}: cannot tell which special tokens its post-processor puts around a text; give rows of `input_ids`",
                 path.display()
@@ -71,7 +74,7 @@ impl Encoder {
         // What is left for it to do is to take white space off the bytes that a token stands for.
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         let start = start(&tokenizer).or(suffix.last().copied());
-        Ok(Self { tokenizer, prefix, suffix, start, dropout })
+        Ok(Self { tokenizer, shown: path.display().to_string(), prefix, suffix, start, dropout })
     }
 
     /// The tokens of `text` alone.
@@ -80,7 +83,7 @@ impl Encoder {
             return Ok(Vec::new());
         }
         bounded(text)?;
-        encode(&self.tokenizer, text, false).map_err(|error| unencoded(&error))
+        self.guarded(|| encode(&self.tokenizer, text, false))
     }
 
     /// The tokens of `text`, encoded once, and which of them are targets where only parts of it are measured: those that
@@ -90,9 +93,11 @@ impl Encoder {
             return Ok(Tokens::default());
         }
         bounded(text)?;
-        let encoding = self.tokenizer.encode(text, false).map_err(|error| unencoded(&error))?;
-        let measured = measured.iter().filter(|part| !part.is_empty());
-        let measured: Vec<_> = measured.map(|part| self.unmerged(text, part.start)..part.end).collect();
+        let (encoding, measured) = self.guarded(|| {
+            let measured = measured.iter().filter(|part| !part.is_empty());
+            let measured: Vec<_> = measured.map(|part| self.unmerged(text, part.start)..part.end).collect();
+            Ok((self.tokenizer.encode(text, false)?, measured))
+        })?;
         // A token without bytes of its own counts with the byte where it stands.
         let holds = |&(start, end): &(usize, usize)| {
             measured.iter().any(|part| start < part.end && part.start < end.max(start + 1))
@@ -128,34 +133,27 @@ impl Encoder {
 
     /// The text of `ids`, special tokens left out.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        self.tokenizer
-            .decode(ids, true)
-            .map_err(|error| format!("the tokenizer cannot decode `input_ids` ({error}); check whose tokens these are"))
+        let decoded = caught(|| self.tokenizer.decode(ids, true).map_err(|error| error.to_string())).flatten();
+        decoded.map_err(|what| {
+            format!("the tokenizer {} cannot decode `input_ids` ({what}); check whose tokens these are", self.shown)
+        })
+    }
+
+    /// What the tokenizer makes of a text, or why it makes nothing.
+    fn guarded<T>(&self, encode: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+        let encoded = caught(|| encode().map_err(|error| error.to_string())).flatten();
+        encoded.map_err(|what| {
+            let shown = &self.shown;
+            format!("the tokenizer {shown} cannot encode this text ({what}); mend the text or remove the row")
+        })
     }
 }
 
 /// Largest token id of a `tokenizer.json`, plus 1: the smallest embedding it needs.
 pub fn vocabulary_size(tokenizer: &Path) -> Result<usize> {
-    let largest = load(tokenizer)?.get_vocab(true).into_values().max();
+    let largest = tokenizer_file::read(tokenizer)?.get_vocab(true).into_values().max();
     let largest = largest.ok_or_else(|| bad_input(format!("{}: its vocabulary is empty", tokenizer.display())))?;
     Ok(largest as usize + 1)
-}
-
-fn load(path: &Path) -> Result<Tokenizer> {
-    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            bad_input(format!("{}: there is no such file; give the path of a tokenizer.json", path.display()))
-        }
-        _ => bad_input(format!("{}: cannot be read ({error}); give the path of a tokenizer.json", path.display())),
-    })?;
-    Tokenizer::from_bytes(bytes).map_err(|error| refuse(path, &error))
-}
-
-fn refuse(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
-    bad_input(format!(
-        "{}: is not a tokenizer that can be read ({error}); give a tokenizer.json as `tokenizers` writes it",
-        path.display()
-    ))
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> tokenizers::Result<Vec<u32>> {
@@ -171,10 +169,6 @@ fn bounded(text: &str) -> Result<(), String> {
         text.len(),
         LONGEST_TEXT >> 20
     ))
-}
-
-fn unencoded(error: &dyn std::fmt::Display) -> String {
-    format!("the tokenizer cannot encode this text ({error}); mend the text or remove the row")
 }
 
 /// Turns the dropout of a BPE off, and says what it was: with it the tokens of a text are others each time.

@@ -1,11 +1,14 @@
 //! Corpora to token windows, and corpora to vocabularies.
 //!
-//! reads   corpus files (JSON lines, plain text, Parquet), tokenizer.json, tokenizer_config.json
+//! reads   corpus files (JSON lines, plain text, Parquet; packed by gzip or zstd), tokenizer.json, tokenizer_config.json
 //! writes  tokens ([`tokenize`]), tokenizer ([`vocabulary`])
 
 mod chat;
 mod corpus;
 mod encoder;
+mod ids;
+mod json;
+mod levels;
 mod measured;
 mod notes;
 mod ordered;
@@ -15,8 +18,11 @@ mod row;
 mod source;
 mod table;
 pub mod tokenize;
+mod tokenizer_file;
+mod turns;
 pub mod vocabulary;
 mod window;
+mod words;
 
 pub use encoder::vocabulary_size;
 pub use source::{CorpusFile, corpus_files};

@@ -6,10 +6,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use serde_json::{Map, Value};
 use wherefrom_artifact::bad_input;
 
 use crate::corpus::Raw;
+use crate::ids::{self, list};
+use crate::json::{self, utf8};
+use crate::ordered::{Json, Object};
+use crate::turns::{self, Conversation};
+use crate::words::{self, Shape};
 
 /// Columns that say something, by their default names.
 const ROLES: [&str; 10] =
@@ -51,9 +55,14 @@ impl Names {
         Ok(Self(names))
     }
 
-    /// Every column that says something.
+    /// The column of every role.
     pub(crate) fn all(&self) -> Vec<&str> {
         ROLES.iter().filter_map(|role| self.0.get(role)).map(String::as_str).collect()
+    }
+
+    /// Whether the column `key` is looked at.
+    pub(crate) fn reads(&self, key: &str) -> bool {
+        self.0.values().any(|name| name == key) || words::known(key)
     }
 
     /// The column of a role; nothing has that of a role without one.
@@ -69,6 +78,8 @@ pub(crate) struct Row {
     pub(crate) id: Option<String>,
     /// What is to become tokens.
     pub(crate) content: Content,
+    /// Known words beside it that are passed over.
+    pub(crate) unread: Vec<String>,
 }
 
 /// The shapes.
@@ -77,7 +88,7 @@ pub(crate) enum Content {
     /// A document.
     Text(String),
     /// A conversation.
-    Messages(Vec<Message>),
+    Messages(Conversation),
     /// A measurement, or without a completion something to be completed.
     Prompt {
         /// What is given.
@@ -100,60 +111,50 @@ pub(crate) enum Content {
     },
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Message {
-    /// Who speaks.
-    pub(crate) role: String,
-    /// What is said.
-    pub(crate) content: String,
-}
-
 const SHAPES: &str = "a row is {text}, {messages}, {prompt, completion}, {prompt}, {mean} or {input_ids}";
 
 impl Row {
     /// Understands a raw row.
     pub(crate) fn parse(raw: &Raw, names: &Names) -> Result<Self, String> {
         match raw {
-            Raw::Text(bytes) => Ok(Self { id: None, content: Content::Text(utf8(bytes)?.into()) }),
-            Raw::Json(bytes) => object(parsed(utf8(bytes)?)?, names),
+            Raw::Text(bytes) => {
+                let text = utf8(bytes)?;
+                if let Some(place) = text.find('\0') {
+                    return Err(format!(
+                        "byte {} of the row is zero, which no text has; give a text file, as UTF-8",
+                        place + 1
+                    ));
+                }
+                Ok(Self { id: None, content: Content::Text(text.replace("\r\n", "\n")), unread: Vec::new() })
+            }
+            Raw::Json(bytes) => object(json::object(bytes, &|key| names.reads(key))?, names),
             Raw::Object(map) => object(map.clone()?, names),
         }
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, String> {
-    std::str::from_utf8(bytes)
-        .map_err(|error| format!("byte {} of the row is not UTF-8; save the file as UTF-8", error.valid_up_to() + 1))
-}
-
-fn parsed(text: &str) -> Result<Map<String, Value>, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| {
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        let what = error.to_string().replace(&place, "");
-        format!("malformed JSON at column {} ({what}); write one JSON object a line", error.column())
-    })?;
-    let Value::Object(map) = value else {
-        let remedy = if value.is_array() { " (`jq -c '.[]'` takes an array apart)" } else { "" };
-        return Err(format!("the row is {}, not an object; write one JSON object a line{remedy}", name(&value)));
-    };
-    Ok(map)
-}
-
-fn object(mut map: Map<String, Value>, names: &Names) -> Result<Row, String> {
+fn object(mut map: Object, names: &Names) -> Result<Row, String> {
     // Programs that write tables write null where a row lacks a column.
     let keys: Vec<_> = map.iter().map(|(key, value)| shown_key(key, value)).collect();
     map.retain(|_, value| !value.is_null());
     let id = match map.get(names.of("id")) {
         None => None,
-        Some(Value::String(id)) => Some(id.clone()),
-        Some(Value::Number(id)) => Some(id.to_string()),
-        Some(other) => return Err(format!("`{}` is {}; make it a string or a number", names.of("id"), name(other))),
+        Some(Json::String(id)) => Some(id.clone()),
+        Some(Json::Number(id)) => Some(id.to_string()),
+        Some(other) => return Err(format!("`{}` is {}; make it a string or a number", names.of("id"), other.name())),
     };
-    Ok(Row { id, content: content(&map, &keys, names)? })
+    let content = content(&map, &keys, names)?;
+    let shape = match &content {
+        Content::Text(_) => Shape::Text,
+        Content::Messages(_) => Shape::Turns,
+        Content::Prompt { .. } | Content::Mean(_) => Shape::Prompt,
+        Content::Ids { .. } => Shape::Ids,
+    };
+    let unread = words::unread(&map, shape, &names.all());
+    Ok(Row { id, content, unread })
 }
 
-fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<Content, String> {
+fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, String> {
     let has = |role: &str| map.contains_key(names.of(role));
     let text = names.of("text");
     // Whoever names `prompt` as the text column means it.
@@ -165,12 +166,10 @@ fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<C
     let shapes = [shape("text"), shape("messages"), prompt, shape("mean"), shape("input_ids")];
     let shapes: Vec<&str> = shapes.into_iter().flatten().map(|role| names.of(role)).collect();
     match shapes[..] {
-        [] => {
-            let found = if keys.is_empty() { "no keys at all".into() } else { keys.join(", ") };
-            return Err(format!(
-                "the row has no `{text}` (it has {found}); {SHAPES}: set `column` to the key that holds the text"
-            ));
+        [] if map.contains_key("conversations") => {
+            return Ok(Content::Messages(turns::conversation(map, "conversations")?));
         }
+        [] => return Err(shapeless(map, keys, names)),
         [first, second, ..] => {
             return Err(format!("the row has `{first}` and `{second}`, which is meant is unclear; {SHAPES}: keep one"));
         }
@@ -186,11 +185,11 @@ fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<C
         return Err("`samples` goes with a `prompt` that has no `completion`: the model writes it; remove one".into());
     }
     if has("input_ids") {
-        let ids = ids(map, names.of("input_ids"))?;
-        return Ok(Content::Ids { mask: mask(map, names.of("target_mask"), ids.len())?, ids });
+        let (ids, mask) = ids::tokens(map, names.of("input_ids"), names.of("target_mask"))?;
+        return Ok(Content::Ids { ids, mask });
     }
     if has("messages") {
-        return Ok(Content::Messages(messages(map, names.of("messages"))?));
+        return Ok(Content::Messages(turns::conversation(map, names.of("messages"))?));
     }
     if has("mean") {
         return mean(map, names);
@@ -199,8 +198,17 @@ fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<C
         return Ok(Content::Text(string(map, text)?));
     }
     if !has("prompt") {
-        return Err("the row has a `completion` and no `prompt`; add it (\"\" is allowed)".into());
+        let near = words::near(names.of("prompt"), map.keys().map(String::as_str));
+        let near = near.map_or(String::new(), |found| {
+            format!(", but `{found}`: did you mean columns = {{ prompt = \"{found}\" }}?")
+        });
+        return Err(format!("the row has a `completion` and no `prompt`{near}; add it (\"\" is allowed)"));
     }
+    let is_list = |role: &str| map.get(names.of(role)).is_some_and(|value| value.as_array().is_some());
+    if is_list("prompt") && (is_list("completion") || !has("completion")) && !has("contrast") && !has("samples") {
+        return Ok(Content::Messages(turns::continued(map, names.of("prompt"), names.of("completion"))?));
+    }
+    beside_prompt(map, names)?;
     let optional = |role: &str| if has(role) { string(map, names.of(role)).map(Some) } else { Ok(None) };
     let samples = match map.get(names.of("samples")) {
         None => None,
@@ -208,7 +216,7 @@ fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<C
             value
                 .as_u64()
                 .filter(|count| (1..=SAMPLES).contains(count))
-                .ok_or_else(|| format!("`samples` is {}; make it a number from 1 to {SAMPLES}", shown(value)))?,
+                .ok_or_else(|| format!("`samples` is {}; make it a number from 1 to {SAMPLES}", value.shown()))?,
         ),
     };
     Ok(Content::Prompt {
@@ -219,16 +227,77 @@ fn content(map: &Map<String, Value>, keys: &[String], names: &Names) -> Result<C
     })
 }
 
-fn mean(map: &Map<String, Value>, names: &Names) -> Result<Content, String> {
+/// Why a row without a shape has none: what it seems to be, and how to name its columns.
+fn shapeless(map: &Object, keys: &[String], names: &Names) -> String {
+    let has = |key: &str| map.contains_key(key);
+    if has("instruction") && (has("output") || has("response")) {
+        let output = if has("output") { "output" } else { "response" };
+        return format!(
+            "the row is an instruction; name its columns: columns = {{ prompt = \"instruction\", completion = \"{output}\" }}"
+        );
+    }
+    if has("chosen") && has("rejected") {
+        return "the row is a pair of a preference; for a query that contrasts the two give a `prompt` and columns = \
+                { completion = \"chosen\", contrast = \"rejected\" }"
+            .into();
+    }
+    let text = names.of("text");
+    let near = ["text", "messages", "prompt", "completion", "input_ids", "mean"].into_iter().find_map(|role| {
+        let found = words::near(names.of(role), map.keys().map(String::as_str))?;
+        Some(format!(" (did you mean columns = {{ {role} = \"{found}\" }}?)"))
+    });
+    let found = if keys.is_empty() { "no keys at all".into() } else { keys.join(", ") };
+    format!(
+        "the row has no `{text}` (it has {found}); {SHAPES}: set `column` to the key that holds the text{}",
+        near.unwrap_or_default()
+    )
+}
+
+/// Refuses what belongs to a prompt and would be lost.
+fn beside_prompt(map: &Object, names: &Names) -> Result<(), String> {
+    let prompt = names.of("prompt");
+    let says = |key: &str| !names.all().contains(&key) && map.get(key).is_some_and(|value| !value.is_empty());
+    if prompt == "instruction"
+        && let Some(key) = ["input", "context"].into_iter().find(|key| says(key))
+    {
+        return Err(format!(
+            "`{key}` belongs to `instruction` and would be lost; join both in one column, the prompt's"
+        ));
+    }
+    if let Some(key) = ["system", "system_prompt", "history"].into_iter().find(|key| says(key)) {
+        return Err(format!(
+            "`{key}` belongs to `{prompt}` and would be lost; give `messages`, or a prompt that holds it"
+        ));
+    }
+    let completion = names.of("completion");
+    if map.contains_key(completion) {
+        return Ok(());
+    }
+    if says("chosen") && says("rejected") {
+        return Err(
+            "`chosen` and `rejected` are a pair of a preference; for a query that contrasts them set columns = \
+                    { completion = \"chosen\", contrast = \"rejected\" }"
+                .into(),
+        );
+    }
+    if let Some(found) = words::near(completion, map.keys().map(String::as_str)) {
+        return Err(format!(
+            "the row has no `{completion}` but `{found}`; did you mean columns = {{ completion = \"{found}\" }}?"
+        ));
+    }
+    Ok(())
+}
+
+fn mean(map: &Object, names: &Names) -> Result<Content, String> {
     let key = names.of("mean");
     let items = list(map, key)?;
     if items.is_empty() {
         return Err(format!("`{key}` is empty; give it measurements: {{prompt, completion}}"));
     }
-    let item = |(index, item): (usize, &Value)| {
+    let item = |(index, item): (usize, &Json)| {
         let refuse = |what: String| format!("`{key}[{index}]`: {what}");
-        let Value::Object(map) = item else {
-            return Err(refuse(format!("is {}; make it {{prompt, completion}}", name(item))));
+        let Json::Object(map) = item else {
+            return Err(refuse(format!("is {}; make it {{prompt, completion}}", item.name())));
         };
         let keys: Vec<_> = map.iter().map(|(key, value)| shown_key(key, value)).collect();
         match content(map, &keys, names).map_err(refuse)? {
@@ -241,88 +310,13 @@ fn mean(map: &Map<String, Value>, names: &Names) -> Result<Content, String> {
     Ok(Content::Mean(items.iter().enumerate().map(item).collect::<Result<_, _>>()?))
 }
 
-fn messages(map: &Map<String, Value>, key: &str) -> Result<Vec<Message>, String> {
-    let items = list(map, key)?;
-    if items.is_empty() {
-        return Err(format!("`{key}` is empty; give it turns: {{role, content}}"));
-    }
-    let message = |(index, item): (usize, &Value)| {
-        let field = |field: &str| match item.get(field) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(other) => Err(format!("`{key}[{index}].{field}` is {}; make it a string", name(other))),
-            None => Err(format!("`{key}[{index}]` has no `{field}`; a turn is {{role, content}}")),
-        };
-        Ok(Message { role: field("role")?, content: field("content")? })
-    };
-    items.iter().enumerate().map(message).collect()
-}
-
-fn string(map: &Map<String, Value>, key: &str) -> Result<String, String> {
+fn string(map: &Object, key: &str) -> Result<String, String> {
     match &map[key] {
-        Value::String(text) => Ok(text.clone()),
-        other => Err(format!("`{key}` is {}; make it a string", name(other))),
+        Json::String(text) => Ok(text.clone()),
+        other => Err(format!("`{key}` is {}; make it a string", other.name())),
     }
 }
 
-fn list<'a>(map: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], String> {
-    match &map[key] {
-        Value::Array(items) => Ok(items),
-        other => Err(format!("`{key}` is {}; make it a list", name(other))),
-    }
-}
-
-fn ids(map: &Map<String, Value>, key: &str) -> Result<Vec<u32>, String> {
-    let items = list(map, key)?;
-    if items.is_empty() {
-        return Err(format!("`{key}` is empty; give the row tokens or remove it"));
-    }
-    let id = |(index, item): (usize, &Value)| {
-        item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            format!("`{key}[{index}]` is {}; make it a token number from 0 to {}", shown(item), u32::MAX)
-        })
-    };
-    items.iter().enumerate().map(id).collect()
-}
-
-fn mask(map: &Map<String, Value>, key: &str, tokens: usize) -> Result<Option<Vec<bool>>, String> {
-    if !map.contains_key(key) {
-        return Ok(None);
-    }
-    let items = list(map, key)?;
-    if items.len() != tokens {
-        return Err(format!("`{key}` has {} entries for {tokens} `input_ids`; give one for each token", items.len()));
-    }
-    let target = |(index, item): (usize, &Value)| match (item.as_bool(), item.as_u64()) {
-        (Some(target), _) => Ok(target),
-        (_, Some(0)) => Ok(false),
-        (_, Some(1)) => Ok(true),
-        _ => Err(format!("`{key}[{index}]` is {}; make it true or false", shown(item))),
-    };
-    let mask: Vec<bool> = items.iter().enumerate().map(target).collect::<Result<_, _>>()?;
-    if mask[0] {
-        return Err(
-            "`target_mask` is true at position 0, which can never be a target: nothing comes before it; make it false"
-                .into(),
-        );
-    }
-    Ok(Some(mask))
-}
-
-fn shown_key(key: &str, value: &Value) -> String {
+fn shown_key(key: &str, value: &Json) -> String {
     if value.is_null() { format!("`{key}` (null)") } else { format!("`{key}`") }
-}
-
-fn shown(value: &Value) -> String {
-    if value.is_number() { value.to_string() } else { name(value).into() }
-}
-
-fn name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -1,15 +1,43 @@
 //! Which files a corpus is: one file, all of a folder, or those that a glob names.
+//!
+//! Nothing is opened that is no regular file, and nothing is read twice: links that lead in circles end.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, FileType};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 use wherefrom_artifact::bad_input;
 
 /// What a glob has and a path has not, as a rule; a file that is there is never taken for a glob.
 const GLOB: [char; 4] = ['*', '?', '[', '{'];
+/// Most entries of the folders that are looked through.
+const ENTRIES: usize = 1_000_000;
+/// Where the machine tells of itself: no corpus lies there, and folders have no end.
+const MACHINE: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Files of a data set that tell of it, by the beginnings of their names in lower case; they are read where they are named.
+const CARDS: [&str; 13] = [
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "notice",
+    "changelog",
+    "citation",
+    "contributing",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+];
+/// Endings of data that is not read here.
+const OTHER_DATA: [&str; 22] = [
+    "csv", "tsv", "arrow", "feather", "orc", "avro", "xlsx", "xls", "pickle", "pkl", "h5", "hdf5", "npy", "npz",
+    "tfrecord", "tar", "tgz", "zip", "7z", "bz2", "xz", "lz4",
+];
 
 /// How rows lie in a file; told by its ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +55,7 @@ pub(crate) enum Format {
 pub(crate) enum Packing {
     None,
     Zstd,
+    Gzip,
 }
 
 /// One file of a corpus.
@@ -49,10 +78,13 @@ impl CorpusFile {
             let ending = path.extension().unwrap_or_default().to_string_lossy();
             return Err(bad_input(format!(
                 "{shown}: the ending `{ending}` is not known; give JSON lines (.jsonl, .json, .ndjson), Parquet (.parquet) or plain \
-                 text, a row per paragraph (.txt, .text, .md); JSON lines and text may be packed by zstd (.zst)"
+                 text, a row per paragraph (.txt, .text, .md); JSON lines and text may be packed by gzip (.gz) or zstd (.zst)"
             )));
         };
         let metadata = fs::metadata(&path).map_err(|error| bad_input(format!("{shown}: cannot be read ({error})")))?;
+        if !metadata.is_file() {
+            return Err(bad_input(format!("{shown}: is {}, not a file; give a file", kind(metadata.file_type()))));
+        }
         Ok(Self { name, format, packing, bytes: metadata.len(), path })
     }
 
@@ -76,69 +108,248 @@ impl CorpusFile {
 /// [`wherefrom_artifact::Error::Input`] where there is no file, one has an ending that says nothing about its rows, or a
 /// folder has several formats.
 pub fn corpus_files(corpus: &Path) -> Result<Vec<CorpusFile>> {
+    Ok(find(corpus)?.files)
+}
+
+/// What a corpus is, and what of its folder it is not.
+pub(crate) struct Found {
+    pub(crate) files: Vec<CorpusFile>,
+    /// Names of files that are passed over, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+pub(crate) fn find(corpus: &Path) -> Result<Found> {
     let shown = corpus.display();
-    if corpus.is_file() {
-        return Ok(vec![CorpusFile::new(String::new(), corpus.into())?]);
-    }
-    if corpus.is_dir() {
-        let paths = walk(corpus)?.into_iter().filter(|(_, path)| known(path).is_some());
-        let files = paths.map(|(name, path)| CorpusFile::new(name, path)).collect::<Result<Vec<_>>>()?;
-        let Some(first) = files.first() else {
-            return Err(bad_input(format!(
-                "{shown}: the folder has no corpus file; give one with .jsonl, .parquet or .txt files"
-            )));
-        };
-        if let Some(other) = files.iter().find(|file| file.format != first.format) {
-            return Err(bad_input(format!(
-                "{shown}: the folder has files of several formats ({}, {}); name those that are meant by a glob, such as {}",
-                first.name,
-                other.name,
-                corpus.join("*.parquet").display()
-            )));
+    match fs::metadata(corpus) {
+        Ok(metadata) if metadata.is_dir() => return folder(corpus),
+        Ok(_) => return Ok(Found { files: vec![CorpusFile::new(String::new(), corpus.into())?], skipped: Vec::new() }),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(bad_input(format!("{shown}: cannot be read ({error}); check the path of `corpus`")));
         }
-        return Ok(files);
+        Err(_) => {}
     }
     let text = corpus.to_string_lossy();
     if !text.contains(GLOB) {
         return Err(bad_input(format!("{shown}: there is no such file; check the path of `corpus`")));
     }
-    let glob = GlobBuilder::new(&text).literal_separator(true).build();
-    let glob = glob.map_err(|error| bad_input(format!("{shown}: the glob is malformed ({error})")))?.compile_matcher();
-    let fixed = |part: &&OsStr| !part.to_string_lossy().contains(GLOB);
-    let base: PathBuf = corpus.iter().take_while(fixed).collect();
-    let from = if base.as_os_str().is_empty() { Path::new(".") } else { base.as_path() };
-    let found = if from.is_dir() { walk(from)? } else { Vec::new() };
-    let matching = found.into_iter().filter(|(name, _)| glob.is_match(base.join(name)));
-    let files = matching.map(|(name, path)| CorpusFile::new(name, path)).collect::<Result<Vec<_>>>()?;
-    if files.is_empty() {
-        return Err(bad_input(format!("{shown}: the glob matches no file; check the path of `corpus`")));
-    }
-    Ok(files)
-}
-
-/// Every file below `folder` that is not hidden: its name relative to it, and its path; by name.
-fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
-    let mut pending = vec![(String::new(), folder.to_path_buf())];
-    while let Some((name, folder)) = pending.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-            let path = entry?.path();
-            let own = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if own.starts_with('.') {
-                continue;
-            }
-            let name = if name.is_empty() { own } else { format!("{name}/{own}") };
-            if path.is_dir() { pending.push((name, path)) } else { files.push((name, path)) }
+    let walk = Walk::of_glob(&text).map_err(|error| bad_input(format!("{shown}: the glob is malformed ({error})")))?;
+    let (base, matcher) = (walk.base.clone(), walk.whole.clone());
+    let entries = walk.entries()?;
+    let named = |path: &Path| corpus.file_name() == path.file_name();
+    let matching =
+        entries.into_iter().filter(|entry| matcher.as_ref().is_some_and(|glob| glob.is_match(base.join(&entry.name))));
+    let (mut files, mut skipped) = (Vec::new(), Vec::new());
+    for Entry { name, path, again } in matching {
+        match again {
+            Some(first) => skipped.push(format!("{name} (the same file as {first})")),
+            None if is_card(&path) && !named(&path) => skipped.push(name),
+            None => files.push(CorpusFile::new(name, path)?),
         }
     }
-    files.sort_unstable();
-    Ok(files)
+    if files.is_empty() {
+        return Err(bad_input(format!(
+            "{shown}: the glob matches no file{}; check the path of `corpus`",
+            cards(&skipped)
+        )));
+    }
+    Ok(Found { files, skipped })
+}
+
+fn folder(corpus: &Path) -> Result<Found> {
+    let shown = corpus.display();
+    let (mut files, mut skipped): (Vec<CorpusFile>, Vec<_>) = Default::default();
+    for Entry { name, path, again } in Walk::of_folder(corpus).entries()? {
+        let other = OTHER_DATA.contains(&&ending(&path)[..]);
+        match again {
+            Some(first) => skipped.push(format!("{name} (the same file as {first})")),
+            None if is_card(&path) => skipped.push(name),
+            None if known(&path).is_some() => files.push(CorpusFile::new(name, path)?),
+            None if other => {
+                return Err(bad_input(format!(
+                    "{shown}: the folder has {name}, which is not read; make it JSON lines or Parquet, or name the files that are \
+                     meant by a glob, such as {}",
+                    corpus.join("*.jsonl").display()
+                )));
+            }
+            None => skipped.push(name),
+        }
+    }
+    let Some(first) = files.first() else {
+        return Err(bad_input(format!(
+            "{shown}: the folder has no corpus file{}; give one with .jsonl, .parquet or .txt files",
+            cards(&skipped)
+        )));
+    };
+    if let Some(other) = files.iter().find(|file| file.format != first.format) {
+        return Err(bad_input(format!(
+            "{shown}: the folder has files of several formats ({}, {}); name those that are meant by a glob, such as {}",
+            first.name,
+            other.name,
+            corpus.join("*.parquet").display()
+        )));
+    }
+    Ok(Found { files, skipped })
+}
+
+/// What was passed over, where nothing else is there.
+fn cards(skipped: &[String]) -> String {
+    if skipped.is_empty() { String::new() } else { format!(" but {}, passed over unless named", skipped.join(", ")) }
+}
+
+fn is_card(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let stem =
+        |card: &str| name.strip_prefix(card).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']));
+    CARDS.into_iter().any(|card| if card.ends_with(".json") { name == card } else { stem(card) && !data_of(&name) })
+}
+
+/// `readme-train.jsonl` is data, whatever its name begins with.
+fn data_of(name: &str) -> bool {
+    known(Path::new(name)).is_some_and(|(format, _)| format != Format::Text)
+}
+
+/// A file that was found.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// Below the base, with `/`.
+    name: String,
+    path: PathBuf,
+    /// The name that it was found by before.
+    again: Option<String>,
+}
+
+/// A search through folders: of all that is there, or of what a glob can match.
+struct Walk {
+    base: PathBuf,
+    whole: Option<GlobMatcher>,
+    /// What the names of folders match, level by level; nothing where all are looked through.
+    levels: Option<Vec<GlobMatcher>>,
+}
+
+impl Walk {
+    fn of_folder(folder: &Path) -> Self {
+        Self { base: folder.into(), whole: None, levels: None }
+    }
+
+    fn of_glob(text: &str) -> Result<Self, globset::Error> {
+        let glob = |text: &str| Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher());
+        let whole = glob(text)?;
+        let fixed = |part: &&OsStr| !part.to_string_lossy().contains(GLOB);
+        let base: PathBuf = Path::new(text).iter().take_while(fixed).collect();
+        let parts: Vec<_> = Path::new(text).iter().skip(base.iter().count()).map(OsStr::to_string_lossy).collect();
+        // `**` is any number of levels, and an alternative may hold several.
+        let even = |part: &str| part.matches('{').count() == part.matches('}').count() && part != "**";
+        let levels = if parts.iter().all(|part| even(part)) {
+            Some(parts.iter().map(|part| glob(part)).collect::<Result<_, _>>()?)
+        } else {
+            None
+        };
+        Ok(Self { base, whole: Some(whole), levels })
+    }
+
+    /// Whether a folder `name` of a level may hold what is looked for.
+    fn enters(&self, name: &str, level: usize) -> bool {
+        self.levels.as_ref().is_none_or(|levels| level + 1 < levels.len() && levels[level].is_match(name))
+    }
+
+    /// Every file that is not hidden, by name.
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let start = if self.base.as_os_str().is_empty() { Path::new(".") } else { self.base.as_path() };
+        if !start.is_dir() {
+            return Ok(Vec::new());
+        }
+        let (mut found, mut seen, mut folders) = (Vec::new(), 0, HashSet::new());
+        // Folders before links to folders, so that those keep their names that are no link.
+        let mut pending = vec![(String::new(), start.to_path_buf(), 0)];
+        let mut links = Vec::new();
+        while let Some((name, folder, level)) = pending.pop().or_else(|| links.pop()) {
+            if !folders.insert(real(&folder)?) || (level > 0 && self.is_machine(&folder)) {
+                continue;
+            }
+            let listed = fs::read_dir(&folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+            let mut listed =
+                listed.map_err(|error| bad_input(format!("{}: cannot be listed ({error})", folder.display())))?;
+            listed.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.file_name()));
+            seen += listed.len();
+            if seen > ENTRIES {
+                return Err(bad_input(format!(
+                    "{}: more than {ENTRIES} files and folders lie there; name a folder that holds the corpus and little else",
+                    start.display()
+                )));
+            }
+            for entry in listed {
+                let own = entry.file_name().to_string_lossy().into_owned();
+                if own.starts_with('.') {
+                    continue;
+                }
+                let (path, link) = (entry.path(), entry.file_type()?.is_symlink());
+                let below = if name.is_empty() { own.clone() } else { format!("{name}/{own}") };
+                // A link to nothing is a file that cannot be read.
+                let is_folder = fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+                match is_folder {
+                    true if !self.enters(&own, level) => {}
+                    true if link => links.push((below, path, level + 1)),
+                    true => pending.push((below, path, level + 1)),
+                    false => found.push((link, below, path)),
+                }
+            }
+        }
+        // Of several names of a file the first that is no link.
+        found.sort_unstable();
+        let mut first: BTreeMap<PathBuf, String> = BTreeMap::new();
+        let mut entries = Vec::new();
+        for (_, name, path) in found {
+            let file = real(&path).unwrap_or_else(|_| path.clone());
+            let again = first.get(&file).cloned();
+            first.entry(file).or_insert_with(|| name.clone());
+            entries.push(Entry { name, path, again });
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    fn is_machine(&self, folder: &Path) -> bool {
+        let inside = |folder: &Path| MACHINE.iter().any(|machine| folder.starts_with(machine));
+        real(folder).is_ok_and(|folder| inside(&folder)) && !real(&self.base).is_ok_and(|base| inside(&base))
+    }
+}
+
+/// The path without links.
+fn real(path: &Path) -> Result<PathBuf> {
+    let path = if path.components().next().is_none_or(|first| first == Component::CurDir) {
+        Path::new(".").join(path)
+    } else {
+        path.into()
+    };
+    fs::canonicalize(&path).with_context(|| format!("look up {}", path.display()))
+}
+
+/// What is no regular file, in words.
+fn kind(kind: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return "a device";
+        }
+    }
+    if kind.is_dir() { "a folder" } else { "something else" }
+}
+
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 fn known(path: &Path) -> Option<(Format, Packing)> {
-    let ending = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let packing = match &ending(path)[..] {
         "zst" => Packing::Zstd,
+        "gz" => Packing::Gzip,
         _ => Packing::None,
     };
     let inner = if packing == Packing::None { path.to_path_buf() } else { path.with_extension("") };

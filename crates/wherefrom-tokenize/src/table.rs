@@ -1,26 +1,44 @@
 //! Rows of a Parquet file as JSON objects, so that one reader understands both.
 
-use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use arrow::array::{Array, AsArray as _, RecordBatch};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Schema, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use serde_json::{Map, Value};
-use wherefrom_artifact::bad_input;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use wherefrom_artifact::{ParquetFile, bad_input, caught};
 
+use crate::corpus::{LONGEST_ROW, too_long};
+use crate::levels::longest_row;
+use crate::ordered::{Json, Object};
+use crate::row::Names;
 use crate::source::CorpusFile;
 
 /// Rows decoded at once.
-const BATCH: usize = 256;
+const BATCH: usize = 32;
+/// Most items of a list.
+const ITEMS: u64 = 1 << 22;
 
-/// Rows of a file in order, the columns of interest alone.
+/// Rows of a file in order, the columns of interest alone; a row group at a time.
 pub(crate) struct TableRows {
-    reader: ParquetRecordBatchReader,
+    path: PathBuf,
+    file: ParquetFile,
+    metadata: ArrowReaderMetadata,
+    /// The columns that are read.
+    mask: ProjectionMask,
+    /// Those that are known to say something, and cannot be read: they are said to be there.
+    unreadable: Vec<String>,
+    group: usize,
+    /// Rows of the next group that were read before.
+    skip: usize,
+    reader: Option<ParquetRecordBatchReader>,
     batch: Option<RecordBatch>,
     next: usize,
 }
@@ -29,94 +47,225 @@ impl TableRows {
     /// The rows from `row` on.
     ///
     /// # Errors
-    /// [`wherefrom_artifact::Error::Input`] where the file is no Parquet, or has none of `columns`.
-    pub(crate) fn open(file: &CorpusFile, columns: &[&str], row: u64) -> Result<Self> {
-        let shown = file.path.display();
-        let refused =
-            |error: &dyn std::fmt::Display| bad_input(format!("{shown}: is no Parquet that can be read ({error})"));
-        let open = File::open(&file.path).map_err(|error| bad_input(format!("{shown}: cannot be read ({error})")))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(open).map_err(|error| refused(&error))?;
-        let names: Vec<_> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-        let wanted: Vec<_> = (0..names.len()).filter(|&index| columns.contains(&&names[index][..])).collect();
-        if wanted.is_empty() {
+    /// [`wherefrom_artifact::Error::Input`] where the file is no Parquet, has no column of a role, or one that says nothing.
+    pub(crate) fn open(file: &CorpusFile, names: &Names, row: u64) -> Result<Self> {
+        let path = file.path.clone();
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let opened = ParquetFile::open(&path, options.clone()).and_then(|(opened, metadata)| {
+            // Texts of a dictionary are shared, however often they occur.
+            let views = Schema::new(metadata.schema().fields().iter().map(views).collect::<Vec<_>>());
+            let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(views.into()));
+            Ok((opened, metadata.map_err(|error| error.to_string())?))
+        });
+        let (opened, metadata) = opened.map_err(|what| unread(&path, &what))?;
+        let fields = metadata.schema().fields();
+        let roles = names.all();
+        if !fields.iter().any(|field| roles.contains(&&field.name()[..]) || names.reads(field.name())) {
+            let found: Vec<_> = fields.iter().map(|field| &field.name()[..]).collect();
             return Err(bad_input(format!(
-                "{shown}: has none of the columns {} (it has {}); say which holds what: columns = {{ text = \"{}\" }}",
-                columns.join(", "),
-                names.join(", "),
-                names.first().map_or("…", String::as_str)
+                "{}: has none of the columns {} (it has {}); say which holds what: columns = {{ text = \"{}\" }}",
+                path.display(),
+                roles.join(", "),
+                found.join(", "),
+                found.first().unwrap_or(&"…")
             )));
         }
-        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-        let builder = builder.with_projection(mask).with_batch_size(BATCH).with_offset(usize::try_from(row)?);
-        Ok(Self { reader: builder.build().map_err(|error| refused(&error))?, batch: None, next: 0 })
+        let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
+        for (index, field) in fields.iter().enumerate().filter(|(_, field)| names.reads(field.name())) {
+            if readable(field.data_type()) {
+                wanted.push(index);
+            } else if roles.contains(&&field.name()[..]) {
+                return Err(bad_input(format!(
+                    "{}: the column `{}` is {}, which says nothing here; give text, numbers, lists or structs",
+                    path.display(),
+                    field.name(),
+                    field.data_type()
+                )));
+            } else {
+                unreadable.push(field.name().clone());
+            }
+        }
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted);
+        let (mut group, mut skip) = (0, usize::try_from(row)?);
+        while let Some(rows) = metadata.metadata().row_groups().get(group).map(|group| group.num_rows() as usize)
+            && skip >= rows
+        {
+            (group, skip) = (group + 1, skip - rows);
+        }
+        let (reader, batch, next) = (None, None, 0);
+        Ok(Self { path, file: opened, metadata, mask, unreadable, group, skip, reader, batch, next })
     }
 
-    /// The next row; a row that cannot be an object is said to be one, with what is wrong.
-    pub(crate) fn row(&mut self) -> Result<Option<Result<Map<String, Value>, String>>> {
+    /// The next row; a row that is too long is said to be one.
+    pub(crate) fn row(&mut self) -> Result<Option<Result<Object, String>>> {
         while self.batch.as_ref().is_none_or(|batch| self.next == batch.num_rows()) {
-            let Some(batch) = self.reader.next() else { return Ok(None) };
-            (self.batch, self.next) = (Some(batch?), 0);
+            let Some(batch) = self.read()? else { return Ok(None) };
+            (self.batch, self.next) = (Some(batch), 0);
         }
         let batch = self.batch.as_ref().context("a batch was read")?;
         let row = self.next;
         self.next += 1;
-        let (schema, columns) = (batch.schema(), batch.columns());
-        let object = || {
-            let mut object = Map::new();
-            for (field, column) in schema.fields().iter().zip(columns) {
-                let value = value(column, row).ok_or_else(|| {
-                    let (name, kind) = (field.name(), field.data_type());
-                    format!(
-                        "the column `{name}` is {kind}, which says nothing here; give text, numbers, lists or structs"
-                    )
-                })?;
-                object.insert(field.name().clone(), value);
+        let object = || -> Result<Object, String> {
+            let mut left = LONGEST_ROW;
+            let mut object = Object::new();
+            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+                object.insert(field.name().clone(), value(column, row, &mut left).ok_or_else(too_long)?);
             }
+            object.extend(self.unreadable.iter().map(|name| (name.clone(), Json::Bool(true))));
             Ok(object)
         };
-        Ok(Some(object()))
+        Ok(Some(caught(object).map_err(|what| unread(&self.path, &what))?))
+    }
+
+    /// The next batch of this row group or of one after it.
+    fn read(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(reader) = &mut self.reader {
+                let read =
+                    caught(|| reader.next().transpose()).and_then(|read| read.map_err(|error| error.to_string()));
+                if let Some(batch) = read.map_err(|what| unread(&self.path, &what))? {
+                    return Ok(Some(batch));
+                }
+                self.reader = None;
+            }
+            if self.group == self.metadata.metadata().num_row_groups() {
+                return Ok(None);
+            }
+            let reader = caught(|| self.open_group()).flatten();
+            self.reader = Some(reader.map_err(|what| unread(&self.path, &what))?);
+            (self.group, self.skip) = (self.group + 1, 0);
+        }
+    }
+
+    fn open_group(&self) -> Result<ParquetRecordBatchReader, String> {
+        let group = self.metadata.metadata().row_group(self.group);
+        let rows = usize::try_from(group.num_rows()).map_err(|error| error.to_string())?;
+        let mut longest = 1;
+        for (index, column) in group.columns().iter().enumerate() {
+            let list = column.column_descr().max_rep_level() > 0 && self.mask.leaf_included(index);
+            if list && column.num_values() as u64 > ITEMS {
+                longest = longest.max(longest_row(&self.file, column, rows)?);
+            }
+        }
+        if longest > ITEMS {
+            return Err(format!("a row of row group {} has a list of {longest} items, more than {ITEMS}", self.group));
+        }
+        let batch = BATCH.min((ITEMS / longest) as usize);
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
+            .with_projection(self.mask.clone())
+            .with_row_groups(vec![self.group])
+            .with_offset(self.skip)
+            .with_batch_size(batch)
+            .build()
+            .map_err(|error| error.to_string())
     }
 }
 
-/// The value of a row, if its type has a place in JSON.
-fn value(array: &dyn Array, row: usize) -> Option<Value> {
-    if array.is_null(row) {
-        return Some(Value::Null);
+fn unread(path: &std::path::Path, what: &str) -> anyhow::Error {
+    bad_input(format!("{}: is no Parquet that can be read ({what}); give the whole file, undamaged", path.display()))
+}
+
+/// The field with its texts as views.
+fn views(field: &FieldRef) -> FieldRef {
+    let kind = match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::List(item) => DataType::List(views(item)),
+        DataType::LargeList(item) => DataType::LargeList(views(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(views(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(views).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(views(entries), *sorted),
+        other => other.clone(),
+    };
+    Arc::new(Field::clone(field).with_data_type(kind))
+}
+
+/// Whether values of a type have a place in JSON. Fields of a struct that have none are left out.
+fn readable(kind: &DataType) -> bool {
+    match kind {
+        DataType::Null | DataType::Boolean | DataType::Struct(_) => true,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => true,
+        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => true,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            readable(item.data_type())
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => fields.iter().all(|field| readable(field.data_type())),
+            _ => false,
+        },
+        _ => false,
     }
-    let items = |items: &dyn Array| (0..items.len()).map(|item| value(items, item)).collect::<Option<Value>>();
+}
+
+/// The value of a row, or nothing where more than `left` bytes would be needed for it.
+fn value(array: &dyn Array, row: usize, left: &mut usize) -> Option<Json> {
+    /// What a value takes beside its text.
+    const OVERHEAD: usize = 4;
+    *left = left.checked_sub(OVERHEAD)?;
+    if array.is_null(row) {
+        return Some(Json::Null);
+    }
     macro_rules! number {
-        ($kind:ty) => {
-            array.as_primitive::<$kind>().value(row).into()
+        ($kind:ty, $wide:ty) => {
+            <$wide>::from(array.as_primitive::<$kind>().value(row)).into()
         };
     }
     Some(match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().value(row).into(),
-        DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
-        DataType::Utf8View => array.as_string_view().value(row).into(),
+        DataType::Null => Json::Null,
+        DataType::Utf8 => text(array.as_string::<i32>().value(row), left)?,
+        DataType::LargeUtf8 => text(array.as_string::<i64>().value(row), left)?,
+        DataType::Utf8View => text(array.as_string_view().value(row), left)?,
         DataType::Boolean => array.as_boolean().value(row).into(),
-        DataType::Int8 => number!(Int8Type),
-        DataType::Int16 => number!(Int16Type),
-        DataType::Int32 => number!(Int32Type),
-        DataType::Int64 => number!(Int64Type),
-        DataType::UInt8 => number!(UInt8Type),
-        DataType::UInt16 => number!(UInt16Type),
-        DataType::UInt32 => number!(UInt32Type),
-        DataType::UInt64 => number!(UInt64Type),
-        DataType::Float32 => number!(Float32Type),
-        DataType::Float64 => number!(Float64Type),
-        DataType::List(_) => items(&array.as_list::<i32>().value(row))?,
-        DataType::LargeList(_) => items(&array.as_list::<i64>().value(row))?,
-        DataType::FixedSizeList(..) => items(&array.as_fixed_size_list().value(row))?,
-        DataType::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            let key = value(dictionary.keys(), row)?.as_u64()?;
-            value(dictionary.values(), usize::try_from(key).ok()?)?
+        DataType::Int8 => number!(Int8Type, i64),
+        DataType::Int16 => number!(Int16Type, i64),
+        DataType::Int32 => number!(Int32Type, i64),
+        DataType::Int64 => number!(Int64Type, i64),
+        DataType::UInt8 => number!(UInt8Type, u64),
+        DataType::UInt16 => number!(UInt16Type, u64),
+        DataType::UInt32 => number!(UInt32Type, u64),
+        DataType::UInt64 => number!(UInt64Type, u64),
+        DataType::Float16 => number!(Float16Type, f64),
+        DataType::Float32 => number!(Float32Type, f64),
+        DataType::Float64 => number!(Float64Type, f64),
+        DataType::List(_) => items(&array.as_list::<i32>().value(row), left)?,
+        DataType::LargeList(_) => items(&array.as_list::<i64>().value(row), left)?,
+        DataType::FixedSizeList(..) => items(&array.as_fixed_size_list().value(row), left)?,
+        DataType::Map(..) => {
+            let entries = array.as_map().value(row);
+            let mut object = Object::new();
+            for entry in 0..entries.len() {
+                let key = match value(entries.column(0), entry, left)? {
+                    Json::String(key) => key,
+                    other => other.shown(),
+                };
+                object.insert(key, value(entries.column(1), entry, left)?);
+            }
+            Json::Object(object)
         }
         DataType::Struct(fields) => {
-            let columns = fields.iter().zip(array.as_struct().columns());
-            let object = columns.map(|(field, column)| Some((field.name().clone(), value(column, row)?)));
-            Value::Object(object.collect::<Option<_>>()?)
+            let mut object = Object::new();
+            for (field, column) in fields.iter().zip(array.as_struct().columns()) {
+                if readable(field.data_type()) {
+                    *left = left.checked_sub(field.name().len())?;
+                    let value = value(column, row, left)?;
+                    // A struct has the fields of all rows: what is null in one is not there, but for a turn's content.
+                    if !value.is_null() || field.name() == "content" {
+                        object.insert(field.name().clone(), value);
+                    }
+                }
+            }
+            Json::Object(object)
         }
-        _ => return None,
+        _ => Json::Null,
     })
+}
+
+fn text(text: &str, left: &mut usize) -> Option<Json> {
+    *left = left.checked_sub(text.len())?;
+    Some(Json::from(text))
+}
+
+fn items(items: &dyn Array, left: &mut usize) -> Option<Json> {
+    (0..items.len()).map(|item| value(items, item, left)).collect::<Option<_>>().map(Json::Array)
 }

@@ -262,6 +262,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
     maker.end(spans.last_mut());
     exec.reporter.end();
     refusals.check()?;
+    corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
     if spans.is_empty() {
         return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", corpus.path().display())));
     }
@@ -273,6 +274,10 @@ fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Re
     let documents = windows.config.windows != Windowing::Truncate;
     let of = |raw: &RawRow| {
         let row = Row::parse(&raw.raw, corpus.names())?;
+        corpus.note(raw.place, &row.unread);
+        if let (Content::Messages(conversation), Some(chat)) = (&row.content, windows.chat) {
+            corpus.note(raw.place, &chat.unread(conversation));
+        }
         let query = match &row.content {
             Content::Prompt { contrast, samples, .. } => contrast.is_some() || samples.is_some(),
             Content::Mean(_) => true,

@@ -18,6 +18,7 @@ use tokenizers::{AddedToken, Tokenizer};
 use wherefrom_artifact::{Draft, Exec, bad_input, write_atomically};
 
 use crate::corpus::{Corpus, Place, RawRow};
+use crate::ordered::{Json, Object};
 use crate::refusals::Refusals;
 use crate::row::{Content, Names, Row};
 
@@ -81,6 +82,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?;
     let rows = survey(&corpus)?;
+    corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
     let tokenizer = train(&corpus, config, exec, rows)?;
     let size = tokenizer.get_vocab_size(true);
     if size < config.vocabulary {
@@ -131,7 +133,10 @@ fn texts(corpus: &Corpus, raw: &RawRow) -> Result<Vec<String>, String> {
         Content::Prompt { prompt, completion, contrast, .. } => {
             Ok([Some(prompt), completion, contrast].into_iter().flatten().collect())
         }
-        Content::Messages(messages) => Ok(messages.into_iter().map(|message| message.content).collect()),
+        Content::Messages(turns) => {
+            let said = |message: &Object| message.get("content").and_then(Json::as_str).map(str::to_string);
+            Ok(turns.messages.iter().filter_map(said).collect())
+        }
         Content::Mean(_) => Err("the row is a query: there is no text to take a vocabulary from; give text".into()),
         Content::Ids { .. } => {
             Err("the row is `input_ids`: there is no text to take a vocabulary from; give text".into())

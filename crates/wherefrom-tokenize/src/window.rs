@@ -9,8 +9,9 @@ use crate::encoder::Encoder;
 use crate::measured::{Measured, NO_COMPLETION, NO_CONTRAST, measured};
 use crate::notes::Notes;
 use crate::pack;
-use crate::row::{Content, Message, Row};
+use crate::row::{Content, Row};
 use crate::tokenize::{Config, Untargeted, Windowing};
+use crate::turns::{Conversation, role};
 
 /// Rows to windows of at most `max` tokens a segment.
 pub(crate) struct Windows<'a> {
@@ -112,12 +113,14 @@ impl Windows<'_> {
     }
 
     /// The conversation as the chat template renders it, encoded once, the assistant's turns its targets.
-    fn messages(&self, messages: &[Message]) -> Result<Window, String> {
+    fn messages(&self, conversation: &Conversation) -> Result<Window, String> {
         let (encoder, chat) = (self.encoder()?, self.chat()?);
-        if self.config.untargeted == Untargeted::Keep && messages.last().is_some_and(|last| last.role != "assistant") {
-            return measured(Measured::nothing(chat.prompt(messages)?), None, &[], encoder, self.max);
+        if self.config.untargeted == Untargeted::Keep
+            && conversation.messages.last().is_some_and(|last| role(last) != "assistant")
+        {
+            return measured(Measured::nothing(chat.asked(conversation)?), None, &[], encoder, self.max);
         }
-        let rendered = chat.conversation(messages)?;
+        let rendered = chat.answered(conversation)?;
         let tokens = encoder.encode_measured(&rendered.text, &rendered.answers)?;
         if !tokens.targets.contains(&true) {
             return Err("no turn of `messages` is the assistant's, so nothing is predicted; add an answer, or set \
@@ -156,15 +159,15 @@ impl Windows<'_> {
     /// What a user asks and the assistant answers, as the chat template renders it.
     fn asked(&self, prompt: String, completion: Option<String>, contrast: Option<String>) -> Result<Window, String> {
         let (encoder, chat) = (self.encoder()?, self.chat()?);
-        let asked = Message { role: "user".into(), content: prompt };
+        let asked = ("user", prompt);
         let answered = |content: String| {
-            let rendered = chat.conversation(&[asked.clone(), Message { role: "assistant".into(), content }])?;
+            let rendered = chat.answered(&Conversation::of([asked.clone(), ("assistant", content)]))?;
             let answer = rendered.answers.last().ok_or("the chat template says nowhere what the assistant answers")?;
             Ok::<_, String>(Measured { text: rendered.text[..answer.end].into(), start: answer.start })
         };
         let own = match completion {
             Some(completion) => answered(completion)?,
-            None => Measured::nothing(chat.prompt(std::slice::from_ref(&asked))?),
+            None => Measured::nothing(chat.asked(&Conversation::of([asked.clone()]))?),
         };
         let mut window = measured(own, contrast.map(answered).transpose()?, &[], encoder, self.max)?;
         // A template's last token before an answer may well hold its beginning.

@@ -18,11 +18,22 @@ fn fixture() -> Value {
 }
 
 /// The first row of a corpus of one, by the template in `chat`.
-fn first(bench: &Bench, config: &Config, row: &Value, chat: &Path) -> anyhow::Result<Example> {
+pub(crate) fn first(
+    bench: &Bench,
+    config: &Config,
+    row: &impl std::fmt::Display,
+    chat: &Path,
+) -> anyhow::Result<Example> {
     first_with(bench, config, row, chat, tokenizer_file())
 }
 
-fn first_with(bench: &Bench, config: &Config, row: &Value, chat: &Path, tokenizer: &Path) -> anyhow::Result<Example> {
+fn first_with(
+    bench: &Bench,
+    config: &Config,
+    row: &impl std::fmt::Display,
+    chat: &Path,
+    tokenizer: &Path,
+) -> anyhow::Result<Example> {
     let corpus = bench.file("chat.jsonl", format!("{row}\n"));
     let inputs = tokenize::Inputs {
         corpus: corpus.clone(),
@@ -37,12 +48,12 @@ fn first_with(bench: &Bench, config: &Config, row: &Value, chat: &Path, tokenize
     Ok(Artifact::<Tokens>::open(&folder)?.read::<Example>(0)?.remove(0))
 }
 
-fn template(bench: &Bench, config: &Value) -> PathBuf {
+pub(crate) fn template(bench: &Bench, config: &Value) -> PathBuf {
     bench.file("tokenizer_config.json", config.to_string())
 }
 
 /// The texts of runs of targets.
-fn answers(row: &Example) -> Vec<String> {
+pub(crate) fn answers(row: &Example) -> Vec<String> {
     let mut runs: Vec<Vec<u32>> = Vec::new();
     for (place, &id) in row.input_ids.iter().enumerate().filter(|(place, _)| row.target_mask[*place]) {
         match runs.last_mut().filter(|_| row.target_mask[place - 1]) {
@@ -197,7 +208,10 @@ fn expressions_are_what_jinja_makes_of_them() {
     let fixture: Value = serde_json::from_slice(&fs::read(fixtures("expressions.json")).unwrap()).unwrap();
     let day = Some(fixture["date"].as_str().unwrap().to_string());
     let keep = Config { untargeted: Untargeted::Keep, date: day, ..config(1 << 20) };
-    let asked = json!({"messages": fixture["messages"]});
+    // Fields in the order that Python was given them.
+    let turn = |turn: &Value| format!("{{\"role\": {}, \"content\": {}}}", turn["role"], turn["content"]);
+    let turns: Vec<_> = fixture["messages"].as_array().unwrap().iter().map(turn).collect();
+    let asked = format!("{{\"messages\": [{}]}}", turns.join(", "));
     let bench = Bench::new();
     let text_of = |template: &str| {
         let mut chat = fixture["specials"].clone();

@@ -2,6 +2,9 @@
 
 mod boundary;
 mod chats;
+mod columns;
+mod folders;
+mod fuzz;
 mod packs;
 mod property;
 mod refusals;

@@ -127,7 +127,7 @@ fn bad_files_are_refused() {
         (
             bench.folder.path().to_path_buf(),
             Some(tokenizer_file().to_path_buf()),
-            "the folder has files of several formats",
+            "the folder has corpus.csv, which is not read",
         ),
         (bench.file("empty.jsonl", " \n\n"), Some(tokenizer_file().to_path_buf()), "has no rows"),
         (bench.file("empty.txt", ""), Some(tokenizer_file().to_path_buf()), "has no rows"),

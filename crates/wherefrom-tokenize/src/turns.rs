@@ -1,0 +1,190 @@
+//! Rows of turns: `messages`, ShareGPT's `conversations`, and a `prompt` and `completion` that are turns.
+//!
+//! A turn keeps every field in its order: what they mean is the template's.
+
+use crate::ids::list;
+use crate::ordered::{Json, Object};
+
+/// What a template is given beside the turns, by the names that templates have for it.
+pub(crate) const GIVEN: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
+/// Fields of a turn that say whether it is learnt from: `weight` (0 or 1) and true or false.
+const LEARNT: [&str; 4] = ["weight", "train", "training", "loss"];
+/// Fields of a turn that stand in for what is said.
+const INSTEAD: [&str; 5] = ["tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"];
+/// What the system says, beside the turns.
+const SYSTEM: [&str; 2] = ["system", "system_prompt"];
+/// The roles of ShareGPT.
+const SHARE_GPT: [(&str, &str); 5] =
+    [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("assistant", "assistant"), ("system", "system")];
+
+/// Turns, and what their template is given beside them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Conversation {
+    /// One at least, each with all its fields: `role` and `content` among them.
+    pub(crate) messages: Vec<Object>,
+    /// Variables of the template: `tools`, `documents`, and the entries of `chat_template_kwargs`.
+    pub(crate) given: Object,
+    /// For each turn whether it is given even where the assistant says it: nothing of it is a target.
+    pub(crate) unlearnt: Vec<bool>,
+}
+
+impl Conversation {
+    /// Turns of a role and what it says.
+    pub(crate) fn of(turns: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let messages: Vec<_> = turns.into_iter().map(|(role, content)| turn(role, content)).collect();
+        Self { unlearnt: vec![false; messages.len()], messages, given: Object::new() }
+    }
+
+    fn push(&mut self, (message, unlearnt): (Object, bool)) {
+        self.messages.push(message);
+        self.unlearnt.push(unlearnt);
+    }
+}
+
+/// Who speaks.
+pub(crate) fn role(message: &Object) -> &str {
+    message.get("role").and_then(Json::as_str).unwrap_or_default()
+}
+
+fn turn(role: &str, content: String) -> Object {
+    [("role", Json::from(role)), ("content", content.into())].map(|(name, value)| (name.to_string(), value)).into()
+}
+
+/// The conversation under `key`, `messages` or `conversations`.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub(crate) fn conversation(map: &Object, key: &str) -> Result<Conversation, String> {
+    let mut conversation = begun(map)?;
+    messages(map, key, false, &mut conversation)?;
+    Ok(conversation)
+}
+
+/// The turns of a prompt, all given, and those of a completion.
+pub(crate) fn continued(map: &Object, prompt: &str, completion: &str) -> Result<Conversation, String> {
+    let mut conversation = begun(map)?;
+    messages(map, prompt, true, &mut conversation)?;
+    if map.contains_key(completion) {
+        messages(map, completion, false, &mut conversation)?;
+    }
+    Ok(conversation)
+}
+
+fn messages(map: &Object, key: &str, given: bool, conversation: &mut Conversation) -> Result<(), String> {
+    let items = list(map, key)?;
+    if items.is_empty() {
+        return Err(format!("`{key}` is empty; give it turns: {{role, content}}"));
+    }
+    for (index, item) in items.iter().enumerate() {
+        let (message, unlearnt) = message(item, &format!("{key}[{index}]"))?;
+        conversation.push((message, unlearnt || given));
+    }
+    let systems = conversation.messages.iter().filter(|message| role(message) == "system").count();
+    match SYSTEM.into_iter().find(|system| map.get(*system).is_some_and(|value| !value.is_empty())) {
+        Some(system) if systems > 1 => Err(format!("the row has a `{system}` and a turn of the role system; keep one")),
+        _ => Ok(()),
+    }
+}
+
+/// A turn, and whether it is to be left out of the targets.
+fn message(item: &Json, place: &str) -> Result<(Object, bool), String> {
+    let Json::Object(fields) = item else {
+        return Err(format!("`{place}` is {}; a turn is {{role, content}}", item.name()));
+    };
+    let mut fields = if fields.contains_key("from") { share_gpt(fields, place)? } else { fields.clone() };
+    // Null fields are those that other turns have, but for content, which is null where tools are called.
+    fields.retain(|field, value| field == "content" || !value.is_null());
+    match fields.get("role") {
+        Some(Json::String(_)) => {}
+        Some(other) => return Err(format!("`{place}.role` is {}; make it a string", other.name())),
+        None => return Err(format!("`{place}` has no `role`; a turn is {{role, content}}")),
+    }
+    let instead = INSTEAD.iter().any(|field| fields.get(*field).is_some_and(|value| !value.is_empty()));
+    match fields.get("content") {
+        Some(Json::String(_)) => {}
+        Some(Json::Null) if instead => {}
+        None if instead => {}
+        Some(Json::Array(_)) => {
+            return Err(format!("`{place}.content` is a list; make it a string: join the `text` of its parts"));
+        }
+        Some(other) => return Err(format!("`{place}.content` is {}; make it a string", other.name())),
+        None => return Err(format!("`{place}` has no `content`; a turn is {{role, content}}")),
+    }
+    let mut unlearnt = false;
+    for field in LEARNT {
+        unlearnt |= match fields.get(field) {
+            None => false,
+            Some(value) => match (value.as_bool(), value.as_f64()) {
+                (Some(learnt), _) => !learnt,
+                (_, Some(0.0)) => true,
+                (_, Some(1.0)) => false,
+                _ => {
+                    return Err(format!(
+                        "`{place}.{field}` is {}; make it 0 (the turn is given) or 1 (it is predicted)",
+                        value.shown()
+                    ));
+                }
+            },
+        };
+    }
+    Ok((fields, unlearnt))
+}
+
+/// `{from, value}` as `{role, content}`, other fields after them.
+fn share_gpt(fields: &Object, place: &str) -> Result<Object, String> {
+    let from = fields["from"].as_str().unwrap_or_default();
+    let Some((_, role)) = SHARE_GPT.iter().find(|(name, _)| *name == from) else {
+        let known: Vec<_> = SHARE_GPT.iter().map(|(name, _)| *name).collect();
+        return Err(format!(
+            "`{place}.from` is `{from}`, which is none of {}; give `messages` with the role that the chat template has for it",
+            known.join(", ")
+        ));
+    };
+    let mut turn = turn(role, String::new());
+    let value = fields.get("value").ok_or_else(|| format!("`{place}` has no `value`; a turn is {{from, value}}"))?;
+    turn.insert("content".into(), value.clone());
+    let others = fields.iter().filter(|(field, _)| !["from", "value"].contains(&&field[..]));
+    turn.extend(others.map(|(field, value)| (field.clone(), value.clone())));
+    Ok(turn)
+}
+
+/// What stands beside the turns for the template; `tools` may be JSON in a string, and none where it is empty.
+fn given(map: &Object) -> Result<Object, String> {
+    let mut given = Object::new();
+    for key in ["tools", "documents"] {
+        let Some(value) = map.get(key).filter(|value| !value.is_empty()) else { continue };
+        let unread =
+            |what: &dyn std::fmt::Display| format!("`{key}` is {what}; make it a list, as the chat template takes it");
+        let parsed = |value: &Json| match value {
+            Json::String(text) => serde_json::from_str(text).map_err(|error| unread(&format!("no JSON ({error})"))),
+            other => Ok(other.clone()),
+        };
+        match parsed(value)? {
+            Json::Array(items) if items.is_empty() => {}
+            Json::Array(items) => {
+                given.insert(key.into(), Json::Array(items.iter().map(parsed).collect::<Result<_, _>>()?));
+            }
+            other => return Err(unread(&other.name())),
+        }
+    }
+    match map.get("chat_template_kwargs") {
+        None => {}
+        Some(Json::Object(entries)) => given.extend(entries.clone()),
+        Some(other) => return Err(format!("`chat_template_kwargs` is {}; make it an object", other.name())),
+    }
+    Ok(given)
+}
+
+/// The system's text of a row, which begins its turns, and what stands beside them.
+fn begun(map: &Object) -> Result<Conversation, String> {
+    let mut conversation = Conversation { given: given(map)?, ..Conversation::default() };
+    for key in SYSTEM {
+        match map.get(key) {
+            None => {}
+            Some(value) if value.is_empty() => {}
+            Some(Json::String(text)) => conversation.push((turn("system", text.clone()), false)),
+            Some(other) => return Err(format!("`{key}` is {}; make it a string", other.name())),
+        }
+    }
+    Ok(conversation)
+}
