@@ -13,6 +13,7 @@ mod tojson;
 mod tokens;
 mod values;
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -154,10 +155,14 @@ impl Chat {
         if template.marks {
             return learnt(rendered, conversation);
         }
-        let render = |messages: &[Object], prompt: bool| {
-            self.render(template, messages, &conversation.given, prompt).map(|rendered| rendered.text)
+        let given = given(conversation);
+        let left = Cell::new(limits::FUEL_OF_A_ROW);
+        let render = |turns: &[Value], prompt: bool| {
+            let rendered = self.render(template, turns.to_vec(), &given, prompt, &left)?;
+            Ok(rendered.text)
         };
-        let answers = answers::answers(&messages, &rendered.text, &render)?;
+        let answers = answers::answers(&messages, &rendered.text, &render);
+        let answers = if left.get() == 0 { Err(self.too_many_turns()) } else { answers }?;
         learnt(Rendered { answers, ..rendered }, conversation)
     }
 
@@ -177,7 +182,10 @@ impl Chat {
         prompt: bool,
     ) -> Result<(Vec<Object>, Rendered), String> {
         let messages: Vec<_> = conversation.messages.iter().map(values::message).collect();
-        let render = |messages: &[Object]| self.render(template, messages, &conversation.given, prompt);
+        let (given, left) = (given(conversation), Cell::new(limits::FUEL_OF_A_ROW));
+        let render = |messages: &[Object]| {
+            self.render(template, messages.iter().map(values::dict).collect(), &given, prompt, &left)
+        };
         if !template.takes_text_arguments {
             let parsed: Vec<_> = messages.iter().map(values::with_parsed_arguments).collect();
             // Templates that join texts take arguments as text alone.
@@ -191,33 +199,47 @@ impl Chat {
         Ok((messages, rendered))
     }
 
-    /// The text of `messages` and what the template marks in it; with `prompt` the beginning of an answer stands at its end.
+    /// The text of `turns` and what the template marks in it; with `prompt` the beginning of an answer stands at its end.
+    /// Fuel is taken from what is `left` for the row.
     fn render(
         &self,
         template: &Template,
-        messages: &[Object],
-        given: &Object,
+        turns: Vec<Value>,
+        given: &[(String, Value)],
         prompt: bool,
+        left: &Cell<u64>,
     ) -> Result<Rendered, String> {
+        if left.get() == 0 {
+            return Err(self.too_many_turns());
+        }
         let tracker = Tracker::default();
         let specials = self.specials.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str())));
         let none = ["tools", "documents"].map(|name| (name.to_string(), Value::from(())));
-        let given = given.iter().map(|(name, json)| (name.clone(), values::value(json)));
         let known = [
-            ("messages".to_string(), messages.iter().map(values::dict).collect::<Vec<_>>().into()),
+            ("messages".to_string(), turns.into()),
             ("add_generation_prompt".to_string(), prompt.into()),
             (source::SPANS.to_string(), Value::from_object(tracker.clone())),
         ];
-        let known = Value::from_pairs(specials.chain(none).chain(given).chain(known));
+        let known = Value::from_pairs(specials.chain(none).chain(given.iter().cloned()).chain(known));
         let mut output = Output { bytes: Vec::new(), tracker: &tracker };
         let rendered = self
             .environment
             .get_template(&template.name)
-            .and_then(|template| template.render_captured_to(known, &mut output).map(drop));
-        rendered.map_err(|error| self.refusal(template, &error))?;
+            .and_then(|template| template.render_captured_to(known, &mut output));
+        let used = rendered.as_ref().ok().and_then(|captured| captured.state().fuel_levels());
+        left.set(left.get().saturating_sub(used.map_or(limits::FUEL, |(used, _)| used)));
+        drop(rendered.map_err(|error| self.refusal(template, &error))?);
         let text = String::from_utf8(output.bytes).map_err(|error| error.to_string())?;
         let answers = tracker.0.lock().map(|mut spans| std::mem::take(&mut spans.found)).unwrap_or_default();
         Ok(Rendered { text, answers })
+    }
+
+    fn too_many_turns(&self) -> String {
+        format!(
+            "the conversation has too many turns to tell what the assistant wrote by rendering it again for each; split it, \
+             or give the chat template of {} {{% generation %}} marks",
+            self.shown
+        )
     }
 
     /// What is wrong, and with what.
@@ -280,6 +302,11 @@ fn templates(value: Option<&Json>) -> Vec<(String, String)> {
         }
         _ => Vec::new(),
     }
+}
+
+/// What the template is given beside the turns.
+fn given(conversation: &Conversation) -> Vec<(String, Value)> {
+    conversation.given.iter().map(|(name, json)| (name.clone(), values::value(json))).collect()
 }
 
 /// What a rendering writes, up to a limit.

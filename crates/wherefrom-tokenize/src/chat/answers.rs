@@ -7,6 +7,9 @@
 
 use std::ops::Range;
 
+use minijinja::Value;
+
+use super::values::dict;
 use crate::ordered::{Json, Object};
 
 /// Who writes what is measured.
@@ -15,19 +18,20 @@ const ASSISTANT: &str = "assistant";
 const OTHERS: [&str; 2] = ["Q", "Z"];
 
 /// Renders the first turns; with `true` the beginning of an answer stands at the end.
-pub(super) type Render<'a> = dyn Fn(&[Object], bool) -> Result<String, String> + 'a;
+pub(super) type Render<'a> = dyn Fn(&[Value], bool) -> Result<String, String> + 'a;
 
 /// The bytes of each answer in `text`, which is the whole conversation.
 pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> Result<Vec<Range<usize>>, String> {
+    let turns: Vec<_> = messages.iter().map(dict).collect();
     let mut found: Vec<Range<usize>> = Vec::new();
     for (turn, message) in messages.iter().enumerate() {
         if message.get("role").and_then(Json::as_str) != Some(ASSISTANT) {
             continue;
         }
         // A template may refuse a conversation that begins with an answer.
-        let asked = render(&messages[..turn], true).ok();
-        let unasked = render(&messages[..turn], false).ok();
-        let answered = render(&messages[..=turn], false).ok();
+        let asked = render(&turns[..turn], true).ok();
+        let unasked = render(&turns[..turn], false).ok();
+        let answered = render(&turns[..=turn], false).ok();
         let heeds = asked != unasked;
         let answer = match (&asked, &answered) {
             (Some(asked), Some(answered)) if heeds && answered.starts_with(asked) && text.starts_with(answered) => {
@@ -35,16 +39,16 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
                 Some(asked.len()..answered.trim_end().len().max(asked.len()))
             }
             _ => {
-                let Some(words) = words(messages, turn, text, render)? else { continue };
+                let Some(words) = words(messages, &turns, turn, text, render)? else { continue };
                 let before = match turn {
                     0 => None,
-                    _ => self::words(messages, turn - 1, text, render).ok().flatten().map(|words| words.end),
+                    _ => self::words(messages, &turns, turn - 1, text, render).ok().flatten().map(|words| words.end),
                 };
                 let from = before.or(found.last().map(|answer| answer.end)).unwrap_or(0).min(words.start);
                 let start = start(&text[..words.start], from, asked.as_deref(), unasked.as_deref());
                 let own = match &answered {
                     Some(answered) if turn + 1 == messages.len() => Some(&answered[words.end.min(answered.len())..]),
-                    Some(answered) => self::words(&messages[..=turn], turn, answered, render)
+                    Some(answered) => self::words(messages, &turns[..=turn], turn, answered, render)
                         .ok()
                         .flatten()
                         .map(|words| &answered[words.end..]),
@@ -61,15 +65,24 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
     Ok(found)
 }
 
-/// The bytes of `text` that the words of a turn decide on; none where the template leaves them out.
-fn words(messages: &[Object], turn: usize, text: &str, render: &Render<'_>) -> Result<Option<Range<usize>>, String> {
+/// The bytes of `text`, which `turns` render to, that the words of a turn decide on; none where the template leaves them
+/// out.
+fn words(
+    messages: &[Object],
+    turns: &[Value],
+    turn: usize,
+    text: &str,
+    render: &Render<'_>,
+) -> Result<Option<Range<usize>>, String> {
     let (mut all, mut error): (Option<Range<usize>>, Option<String>) = (None, None);
     for field in ["content", "reasoning_content", "tool_calls"] {
         let Some(value) = messages[turn].get(field) else { continue };
         let (mut before, mut after, mut changes) = (text.len(), text.len(), false);
         for other in OTHERS {
-            let mut changed = messages.to_vec();
-            changed[turn].insert(field.into(), self::changed(value, field, other));
+            let mut message = messages[turn].clone();
+            message.insert(field.into(), self::changed(value, field, other));
+            let mut changed = turns.to_vec();
+            changed[turn] = dict(&message);
             match render(&changed, false) {
                 Ok(changed) => {
                     changes |= changed != text;

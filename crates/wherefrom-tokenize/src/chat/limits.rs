@@ -5,6 +5,8 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 /// Steps of one rendering: an instruction each, or 64 bytes. So that is also the memory: 256 MiB at most.
 pub(super) const FUEL: u64 = 4 << 20;
+/// Steps of all renderings of a conversation whose answers the template does not mark.
+pub(super) const FUEL_OF_A_ROW: u64 = 64 << 20;
 /// Bytes of the longest text that is rendered.
 pub(super) const LONGEST_TEXT: usize = 16 << 20;
 /// Lists and dictionaries inside one another in what is assigned. Those of a row are 128 deep at most.

@@ -93,6 +93,7 @@ impl Source {
             Some("endgeneration") => " endfilter %}{% endwith ".into(),
             Some("set") => written(assigned(remainders(tokens))),
             Some("for") => written(iterated(remainders(tokens))),
+            Some("macro") => parameters(remainders(tokens)),
             _ => written(remainders(tokens)),
         };
         // What is rewritten keeps its lines, so that errors name the right one.
@@ -220,6 +221,39 @@ fn assigned(mut tokens: Vec<Token>) -> Vec<Token> {
         tokens.push(Token::operand(format!(" ({})|{ASSIGNED} ", value.trim())));
     }
     tokens
+}
+
+/// `macro name(a, b=default)`: a default may name what comes before it, which minijinja does not know there yet.
+fn parameters(tokens: Vec<Token>) -> String {
+    let (mut depth, mut names, mut late, mut start) = (0_usize, Vec::new(), Vec::new(), None);
+    for (index, token) in tokens.iter().enumerate() {
+        let ends = depth == 1 && (token.kind == Kind::Close || token.text == ",");
+        if let (true, Some(from)) = (ends, start) {
+            let default: &[Token] = &tokens[from..index];
+            // An operator that is rewritten is one token.
+            let names_one = |name: &&String| default.iter().any(|token| token.text.contains(&name[..]));
+            if names[..names.len() - 1].iter().any(|name| names_one(&name)) {
+                late.push((names[names.len() - 1].clone(), from - 1..index));
+            }
+            start = None;
+        }
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.saturating_sub(1),
+            Kind::Name if depth == 1 && start.is_none() => names.push(token.text.clone()),
+            Kind::Operator if depth == 1 && start.is_none() && token.text == "=" && !names.is_empty() => {
+                start = Some(index + 1);
+            }
+            _ => {}
+        }
+    }
+    let kept = |index: &usize| !late.iter().any(|(_, range)| range.contains(index));
+    let head = (0..tokens.len()).filter(kept).map(|index| tokens[index].clone()).collect();
+    let set = |(name, range): &(String, std::ops::Range<usize>)| {
+        let default = written(tokens[range.start + 1..range.end].to_vec());
+        format!(" %}}{{% if {name} is undefined %}}{{% set {name} = ({}) %}}{{% endif", default.trim())
+    };
+    written(head) + &late.iter().map(set).collect::<String>()
 }
 
 /// `for name in values`, the values through the filter that refuses what Python cannot iterate over.

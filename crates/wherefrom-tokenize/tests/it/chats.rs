@@ -357,3 +357,20 @@ fn templates_that_have_no_end_or_no_bounds_are_refused() {
         assert!(begun.elapsed().as_secs() < 20, "{shown}: {:?}", begun.elapsed());
     }
 }
+
+#[test]
+fn a_conversation_of_thousands_of_turns_is_told_or_refused_in_seconds() {
+    let bench = Bench::new();
+    let turn = |role: &str| json!({"role": role, "content": "a"});
+    let turns: Vec<_> = (0..4000).flat_map(|_| [turn("user"), turn("assistant")]).collect();
+    let row = json!({"messages": turns});
+    let marked = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}";
+    let chat = template(&bench, &json!({"chat_template": marked}));
+    assert_eq!(first(&bench, &config(1 << 20), &row, &chat).unwrap().text.len(), 8000);
+    let begun = std::time::Instant::now();
+    let plain = "{% for m in messages %}{{ m.content ~ loop.last }}{% endfor %}";
+    let chat = template(&bench, &json!({"chat_template": plain}));
+    let message = first(&bench, &config(1 << 20), &row, &chat).unwrap_err().to_string();
+    assert!(message.contains("too many turns"), "{message}");
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+}
