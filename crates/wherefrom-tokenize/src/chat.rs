@@ -1,12 +1,14 @@
 //! A model's chat template (Jinja, as `transformers` renders it) and the assistant's part of what it renders.
 
 mod answers;
+mod characters;
 mod containers;
 mod date;
 mod environment;
 mod filters;
 mod limits;
 mod numbers;
+mod rewrite;
 mod source;
 mod strings;
 mod tojson;

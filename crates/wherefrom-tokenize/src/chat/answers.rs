@@ -17,6 +17,9 @@ const ASSISTANT: &str = "assistant";
 /// What words are changed to, each in turn, so that one at least differs from what is there.
 const OTHERS: [&str; 2] = ["Q", "Z"];
 
+/// Bytes before an answer's words among which its header is looked for.
+const NEAR: usize = 4096;
+
 /// Renders the first turns; with `true` the beginning of an answer stands at the end.
 pub(super) type Render<'a> = dyn Fn(&[Value], bool) -> Result<String, String> + 'a;
 
@@ -128,9 +131,12 @@ fn changed(value: &Json, field: &str, other: &str) -> Json {
 /// `text`.
 fn start(text: &str, from: usize, asked: Option<&str>, unasked: Option<&str>) -> usize {
     let (Some(asked), words) = (asked, text.len()) else { return text.len() };
+    let words_before = from;
+    let near = text.ceil_char_boundary(text.len().saturating_sub(NEAR));
+    let from = from.max(near);
     let between = &text[from..];
     let header = unasked.map_or(asked, |unasked| &asked[common_prefix(asked, unasked)..]);
-    let begins = text.starts_with(asked) && asked.len() >= from;
+    let begins = text.starts_with(asked) && asked.len() >= words_before;
     if header.trim().is_empty() {
         // Not asked for an answer, the template ends with the question; what it writes between is none of the words.
         let ends = |&(at, _): &(usize, char)| !between[..at].trim().is_empty() && asked.ends_with(&between[..at]);
@@ -145,7 +151,8 @@ fn start(text: &str, from: usize, asked: Option<&str>, unasked: Option<&str>) ->
         return from + at + header.len();
     }
     // The turn begins as the prompt does and goes on otherwise, as with a thought that is closed at once.
-    let shared = |(at, _): (usize, char)| (aligned_prefix(&between[at..], header), at);
+    let shared =
+        |(at, _): (usize, char)| (aligned_prefix(&between[at..], &header[..header.floor_char_boundary(NEAR)]), at);
     let Some((length, at)) = between.char_indices().map(shared).max().filter(|&(length, _)| length > 0) else {
         return words;
     };

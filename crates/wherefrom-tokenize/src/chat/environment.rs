@@ -7,7 +7,8 @@ use minijinja::value::{Object, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::date::Date;
-use super::source::{ASSIGNED, GENERATION, ITERATED, REMAINDER};
+use super::rewrite::{ASSIGNED, ITERATED, REMAINDER};
+use super::source::GENERATION;
 use super::strings::refused;
 use super::{containers, filters, limits, numbers, tojson};
 

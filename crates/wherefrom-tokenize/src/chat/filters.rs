@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use minijinja::value::{Kwargs, Object, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, Output, State, Value};
 
+use super::characters::is_space;
 use super::limits::pay;
 use super::numbers::printed;
-use super::strings::{is_space, justified, refused};
+use super::strings::{justified, refused};
 
 /// Prints a value.
 pub(super) fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {

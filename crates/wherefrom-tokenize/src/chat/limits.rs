@@ -34,22 +34,16 @@ fn shallow(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Err
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
         return Ok(());
     }
+    let Some(object) = value.as_object() else { return Ok(()) };
     // Of a dictionary the iterator gives the keys alone.
-    let pairs = value.as_object().and_then(|object| object.try_iter_pairs());
-    match pairs.filter(|_| value.kind() == ValueKind::Map) {
-        Some(pairs) => {
-            for (_, item) in pairs {
-                state.consume_fuel(1)?;
-                shallow(state, &item, depth + 1)?;
-            }
-        }
-        None => {
-            let Some(items) = value.as_object().and_then(|object| object.try_iter()) else { return Ok(()) };
-            for item in items {
-                state.consume_fuel(1)?;
-                shallow(state, &item, depth + 1)?;
-            }
-        }
+    let pairs = object.try_iter_pairs().filter(|_| value.kind() == ValueKind::Map);
+    let items: Box<dyn Iterator<Item = Value>> = match pairs {
+        Some(pairs) => Box::new(pairs.map(|(_, item)| item)),
+        None => Box::new(object.try_iter().into_iter().flatten()),
+    };
+    for (index, item) in items.enumerate() {
+        state.consume_fuel(u64::from(index % 8 == 7))?;
+        shallow(state, &item, depth + 1)?;
     }
     Ok(())
 }
