@@ -57,13 +57,16 @@ impl Dynamic for Dict {
     }
 }
 
-/// A turn as templates find it: what was thought under each name that they ask for, as `transformers` has it.
+/// A turn as templates find it: nothing that is null, and what was thought under each name that they ask for, as
+/// `transformers` has it.
 pub(super) fn message(message: &Object) -> Object {
+    let mut message = message.clone();
+    message.retain(|_, value| !value.is_null());
     let thought = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| message.get(*name));
-    let Some(thought) = thought.filter(|thought| !thought.is_null()).cloned() else { return message.clone() };
+    let Some(thought) = thought.cloned() else { return message };
     let mut named = Object::new();
     named.insert("thinking".into(), thought.clone());
-    named.extend(message.clone());
+    named.extend(message);
     named.insert("reasoning_content".into(), thought);
     named
 }

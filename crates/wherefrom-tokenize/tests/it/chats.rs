@@ -34,6 +34,10 @@ fn first_with(
     chat: &Path,
     tokenizer: &Path,
 ) -> anyhow::Result<Example> {
+    first_line(bench, config, &row.to_string(), chat, tokenizer)
+}
+
+fn first_line(bench: &Bench, config: &Config, row: &str, chat: &Path, tokenizer: &Path) -> anyhow::Result<Example> {
     let corpus = bench.file("chat.jsonl", format!("{row}\n"));
     let inputs = tokenize::Inputs {
         corpus: corpus.clone(),
@@ -279,15 +283,61 @@ fn errors_of_a_template_name_its_file_and_what_to_do() {
     assert!(message.contains("chat_template.jinja"), "{message}");
 }
 
-#[test]
-fn the_template_for_tools_is_not_taken_without_tools() {
+/// The text of a row by a template.
+fn text_by(row: &Value, config: &Value) -> anyhow::Result<String> {
     let bench = Bench::new();
-    let template_of = |said: &str| format!("{said}{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}");
+    let chat = template(&bench, config);
+    Ok(first(&bench, &crate::config(4096), row, &chat)?.text)
+}
+
+#[test]
+fn tools_and_calls_render_as_transformers_renders_them() {
+    for rendered in fixture()["calls"].as_array().unwrap() {
+        let part = |key: &str| rendered[key].as_str().unwrap();
+        let bench = Bench::new();
+        let chat = template(&bench, &json!({"chat_template": part("template")}));
+        // A row as text: values of serde_json do not keep the order of keys.
+        let row = first_line(&bench, &config(4096), part("row"), &chat, tokenizer_file()).unwrap();
+        assert_eq!(row.text, part("text"));
+    }
+}
+
+#[test]
+fn the_template_for_tools_is_taken_where_a_row_has_tools() {
+    let named = |said: &str| format!("{said}{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}");
     let both = json!({"chat_template": [
-        {"name": "tool_use", "template": template_of("tools:")}, {"name": "default", "template": template_of("plain:")},
+        {"name": "tool_use", "template": named("tools:")}, {"name": "default", "template": named("plain:")},
     ]});
-    let turns = json!({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "God."}]});
-    assert_eq!(first(&bench, &config(64), &turns, &template(&bench, &both)).unwrap().text, "plain:Who?God.");
+    let turns = json!([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "God."}]);
+    let row = |tools: Value| json!({"messages": turns, "tools": tools});
+    assert_eq!(text_by(&json!({"messages": turns}), &both).unwrap(), "plain:Who?God.");
+    assert_eq!(text_by(&row(json!([])), &both).unwrap(), "plain:Who?God.");
+    assert_eq!(text_by(&row(json!([{"name": "x"}])), &both).unwrap(), "tools:Who?God.");
+    assert_eq!(text_by(&row(json!("[{\"name\": \"x\"}]")), &both).unwrap(), "tools:Who?God.");
+    let plain = json!({"chat_template": named("only:")});
+    assert_eq!(text_by(&row(json!([{"name": "x"}])), &plain).unwrap(), "only:Who?God.");
+}
+
+#[test]
+fn arguments_of_a_call_that_are_text_are_encoded_once() {
+    let arguments = r#"{"unit":"C","place":"Oslo"}"#;
+    let calls = json!([{"function": {"name": "weather", "arguments": arguments}}]);
+    let row = json!({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": calls}]});
+    let by = |call: &str| {
+        let template = format!(
+            "{{% for m in messages %}}{{% for call in m.tool_calls or [] %}}{{% set a = call.function.arguments %}}{call}\
+             {{% endfor %}}{{% endfor %}}."
+        );
+        text_by(&row, &json!({"chat_template": template})).unwrap()
+    };
+    assert_eq!(by("{{ a | tojson }}"), r#"{"unit": "C", "place": "Oslo"}."#);
+    assert_eq!(by("{{ a.place }}"), "Oslo.");
+    // Where a template takes text, by asking for it or by joining it, it gets the row's.
+    assert_eq!(by("{{ '<' + a + '>' }}"), format!("<{arguments}>."));
+    let asks = "{{ a if call.function.arguments is string else a | tojson }}";
+    assert_eq!(by(asks), format!("{arguments}."));
+    let asks = "{{ a | tojson if call.function['arguments'] is not string else a }}";
+    assert_eq!(by(asks), format!("{arguments}."));
 }
 
 #[test]
