@@ -9,9 +9,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Draft, Eigenbasis, Example,
-    Exec, Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
-    Silent, Store, Stored, Tokens,
+    Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Device, Draft, Eigenbasis,
+    Example, Exec, Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores,
+    SelfInfluence, Signs, Silent, Store, Stored, Tokens,
 };
 use wherefrom_curvature::precondition::{Damping, Method, Rank};
 use wherefrom_curvature::{
@@ -156,7 +156,11 @@ impl Study {
     /// Tokens and query gradients only: the identity method.
     pub(crate) fn without_curvature(set: &Set, modules: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let exec = Exec { device: set.device.into(), batch_tokens: 2048, ..Exec::default() };
+        let device = match wherefrom_model::choose_adapter(set.device).unwrap() {
+            None => Device::cpu(),
+            Some((index, adapter)) => Device::Gpu { index, name: adapter.name, memory: adapter.memory },
+        };
+        let exec = Exec { device, batch_tokens: 2048, ..Exec::default() };
         let config: tokenize::Config = serde_json::from_value(serde_json::json!({ "max-tokens": 96 })).unwrap();
         let tokens = |name: &str| {
             let inputs = tokenize::Inputs {

@@ -4,23 +4,21 @@
 //! <store>/<kind>-v<version>/<key>/          sealed: manifest.json and parts
 //! <store>/<kind>-v<version>/<key>.draft/    in the making: plan.json, parts, scratch
 //! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft
-//! <store>/leaves.json                       digests of input files by path, size and time
+//! <store>/leaves/                           digests of input files
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::artifact::open_any;
-use crate::disk;
 use crate::draft::{self, Draft};
 use crate::error::{Error, bad_input};
 use crate::exec::Reporter;
 use crate::kinds::Kind;
+use crate::leaves;
 use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
 
@@ -57,13 +55,6 @@ pub struct Entry {
     pub folder: PathBuf,
     /// The manifest, or why it cannot be read.
     pub manifest: Result<Manifest>,
-}
-
-#[derive(Clone, Serialize, Deserialize, PartialEq)]
-struct Leaf {
-    bytes: u64,
-    modified_ns: u128,
-    blake3: String,
 }
 
 /// `lambda/3f9a` or `3f9a`.
@@ -281,28 +272,12 @@ impl Store {
         }
     }
 
-    /// BLAKE3 of an input file, remembered by path, size and modification time.
+    /// BLAKE3 of an input file, remembered for as long as it looks the same.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what is no file, cannot be read, or changes while it is read.
     pub fn leaf(&self, path: &Path) -> Result<String> {
-        let metadata =
-            fs::metadata(path).map_err(|error| bad_input(format!("cannot read {} ({error})", path.display())))?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        let memo = self.root.join("leaves.json");
-        let mut leaves: BTreeMap<String, Leaf> =
-            fs::read(&memo).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        let name = fs::canonicalize(path)?.to_string_lossy().into_owned();
-        if let Some(leaf) = leaves.get(&name)
-            && leaf.bytes == metadata.len()
-            && leaf.modified_ns == modified
-        {
-            return Ok(leaf.blake3.clone());
-        }
-        let blake3 = disk::digest(path)?;
-        leaves.insert(name, Leaf { bytes: metadata.len(), modified_ns: modified, blake3: blake3.clone() });
-        if self.root.is_dir() {
-            // A lost memo costs a re-read, never a wrong key.
-            let _unsaved = disk::write_atomically(&memo, &serde_json::to_vec_pretty(&leaves)?);
-        }
-        Ok(blake3)
+        leaves::digest(&self.root, path)
     }
 }
 

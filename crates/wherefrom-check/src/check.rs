@@ -167,7 +167,7 @@ impl Study<'_> {
         let mut verdict = Verdict { text: String::new(), failures: Vec::new() };
         let (shortest, longest) = (lengths.iter().min().copied(), lengths.iter().max().copied());
         writeln!(verdict.text, "model     {}", self.check.model)?;
-        writeln!(verdict.text, "device    {}", wherefrom_model::device_name(&self.exec.device)?)?;
+        writeln!(verdict.text, "device    {}", self.exec.device)?;
         writeln!(
             verdict.text,
             "rows      {} of {} to {} tokens: {source}",

@@ -10,9 +10,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
-use wherefrom_model::{
-    Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device,
-};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
 
 use crate::blocks::{blocks, elements};
 use crate::reduce::{Counts, Fit};
@@ -85,7 +83,7 @@ pub fn run_with_labels(
     draft: &mut Draft,
 ) -> Result<()> {
     config.check()?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     for module in selection.modules() {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Row, Signs, Span, Tokens};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, resolve_device};
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};
 
 use crate::reduce::sequence;
 use crate::table::{Share, Table};
@@ -53,7 +53,7 @@ struct Kept {
 
 /// Keeps every example, with the text's own labels; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let table = Table::read(&inputs.coordinates)?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let names = table.shares.iter().map(|share| share.module.clone()).collect();

@@ -13,9 +13,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
-use wherefrom_model::{
-    Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, resolve_device,
-};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
 
 use crate::blocks::Orthogonal;
 use crate::covariance;
@@ -79,7 +77,7 @@ pub fn run_with_labels(
     exec: &Exec,
     draft: &mut Draft,
 ) -> Result<()> {
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     for module in selection.modules() {

@@ -1,16 +1,19 @@
 //! How many modules are summed in one pass over the tokens: as many as fit the memory.
 
-use wherefrom_artifact::Exec;
+use wherefrom_artifact::{Device, Exec};
 use wherefrom_model::{Footprint, Outline};
 
-/// Bytes that may be held: what is given, or most of what is free. None where nobody knows: of a GPU.
+/// Bytes that may be held, as [`Device::limit`] has it.
 pub fn limit(exec: &Exec) -> Option<u64> {
-    wherefrom_linalg::memory::limit(&exec.device, exec.memory)
+    exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes)
 }
 
 /// Bytes of a summed number on its device: float32 of a span on a GPU, float64 of all spans on the CPU.
-pub fn number_bytes(device: &str) -> u64 {
-    if device.starts_with("gpu") { 4 } else { 8 }
+pub fn number_bytes(device: &Device) -> u64 {
+    match device {
+        Device::Cpu { .. } => 8,
+        Device::Gpu { .. } => 4,
+    }
 }
 
 /// Bytes for sums: the limit, less what running the model takes.

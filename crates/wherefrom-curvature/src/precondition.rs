@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row};
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};
-use wherefrom_model::resolve_device;
+use wherefrom_model::open_device;
 
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
@@ -35,7 +35,7 @@ pub struct Inputs {
 /// memory; a part per module and part of the gradients.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
     draft.store(config.store);
     draft.metadata("method", config.method.name());
@@ -60,7 +60,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let (rows, error) = rows.map_or_else(|error| (None, Some(Err(error))), |rows| (Some(rows), None));
         rows.into_iter().flatten().chain(error)
     });
-    let most = if device == Device::flex() { rayon::current_num_threads() } else { 1 };
+    let most = exec.device.side_by_side();
     let low_rank = matches!(config.rank, Rank::Low(_));
     let size = |(_, row): &(usize, Factors)| {
         let [out, inside] = [row.left_shape[0], row.right_shape[0]];

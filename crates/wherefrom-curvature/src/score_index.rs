@@ -17,7 +17,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_linalg::kernels::{Ragged, picked_products};
 use wherefrom_linalg::signs::{SignSums, row_bytes};
-use wherefrom_model::resolve_device;
+use wherefrom_model::open_device;
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
@@ -127,7 +127,7 @@ fn units(index: &Artifact<Index>, queries: u64) -> Vec<Range<usize>> {
 
 /// w = x_q sigma / (Lambda + damping) / N at every coordinate, query by query, and their numbers.
 fn weights(config: &Config, inputs: &Inputs, table: &Table, scale: f64, exec: &Exec) -> Result<(Vec<u32>, Vec<f32>)> {
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let curvature = Curvature::new(Method::Ekfac, config.damping, Some(&inputs.eigenbasis), Some(&inputs.lambda))?;
     let (mut queries, mut places, mut weights) = (Vec::new(), HashMap::new(), Vec::new());
     let mut asked: Option<BTreeSet<u64>> = None;

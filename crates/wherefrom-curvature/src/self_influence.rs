@@ -14,7 +14,7 @@ use wherefrom_artifact::{
     Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, resolve_device};
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};
 
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
@@ -67,7 +67,7 @@ pub struct Inputs {
 /// The gradient of every example against itself, with the text's own labels; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::Result;
 use rayon::prelude::*;
+use wherefrom_artifact::Device;
 use wherefrom_linalg::Threads;
 
 /// Bytes that are taken at once; what needs more is alone, and has all threads.
@@ -14,8 +15,8 @@ const WAVE: usize = 4;
 
 /// Bytes that are taken where the largest item takes so many, and so many while it waits to be mapped or to be written: on
 /// the CPU, for as many as there are threads and room.
-pub fn held(largest: u64, waiting: u64, device: &str) -> u64 {
-    match if device.starts_with("gpu") { 1 } else { rayon::current_num_threads() as u64 } {
+pub fn held(largest: u64, waiting: u64, device: &Device) -> u64 {
+    match device.side_by_side() as u64 {
         1 => largest,
         most => (most * largest + (WAVE as u64 - 1) * most * waiting).min(TOGETHER).max(largest),
     }

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens, bad_input};
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, resolve_device};
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, open_device};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -39,7 +39,7 @@ pub struct Inputs {
 
 /// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Exec, Loss, Losses, Row, Span, Tokens};
-use wherefrom_model::{Batch, Model, Precision, resolve_device};
+use wherefrom_model::{Batch, Model, Precision, open_device};
 
 use crate::sequence;
 
@@ -35,7 +35,7 @@ pub struct Inputs {
 /// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the
 /// weight of its segment: of a query, -f.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     let length = |span: &Span| span.len() as u64;

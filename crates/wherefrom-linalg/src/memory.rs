@@ -13,16 +13,6 @@ pub fn available_bytes() -> Option<u64> {
     memory(System::available_memory, |limits| limits.total_memory.saturating_sub(limits.rss))
 }
 
-/// Of the memory that is free, the share that is taken: other programs live, too.
-const SHARE: f64 = 0.9;
-
-/// Bytes that may be held on a device (`cpu`, `gpu:0`): what is given, or most of what is free. None where nobody knows:
-/// of a GPU.
-pub fn limit(device: &str, given: Option<u64>) -> Option<u64> {
-    let free = || available_bytes().filter(|_| !device.starts_with("gpu"));
-    given.or_else(|| free().map(|bytes| (bytes as f64 * SHARE) as u64))
-}
-
 /// The most memory that this process has held so far, where the system says.
 pub fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

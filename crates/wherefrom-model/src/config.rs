@@ -10,6 +10,17 @@ use crate::family::{self, Architecture, Layout, llama};
 use crate::keys::Keys;
 use crate::rotary::Rotary;
 
+/// How the model generates.
+pub const GENERATION: &str = "generation_config.json";
+
+/// Most layers: the largest models have some hundred.
+const LAYERS: usize = 4096;
+/// Largest width of a stream or of an MLP: the largest models have some 2^16. A module's 2^40 parameters in each of so many
+/// layers stay within 64 bits.
+const WIDTH: usize = 1 << 20;
+/// Most tokens and positions.
+const ROWS: usize = 1 << 24;
+
 /// Sizes and options of a decoder-only language model; sizes under their Hugging Face names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -80,11 +91,40 @@ impl Config {
     /// [`crate::BadInput`] for a missing or malformed file and for every variant that is not supported, by name.
     pub fn load(folder: &Path) -> Result<Self> {
         let keys = Keys::load(folder)?;
+        for adapter in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"] {
+            if folder.join(adapter).exists() {
+                return Err(keys.refuse(&format!(
+                    "{adapter} stands beside the model, and adapters are not supported: merge it into the weights (peft's \
+                     `merge_and_unload`), or give a folder without it"
+                )));
+            }
+        }
         let config = family::read(&keys)?;
         if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) {
             return Err(keys.refuse("`num_attention_heads` must be a multiple of `num_key_value_heads`"));
         }
+        config.check_size().map_err(|what| keys.refuse(&what))?;
         Ok(config)
+    }
+
+    /// Refuses sizes that no model has: what follows from them, a list of every module first, would take all memory.
+    ///
+    /// # Errors
+    /// Which size cannot be.
+    pub fn check_size(&self) -> Result<(), String> {
+        let [heads, _] = self.head_widths();
+        let sizes = [
+            ("num_hidden_layers", self.num_hidden_layers, LAYERS),
+            ("hidden_size", self.hidden_size, WIDTH),
+            ("intermediate_size", self.intermediate_size, WIDTH),
+            ("num_attention_heads` times `head_dim", heads, WIDTH),
+            ("vocab_size", self.vocab_size, ROWS),
+            ("max_position_embeddings", self.max_position_embeddings, ROWS),
+        ];
+        match sizes.into_iter().find(|(_, size, most)| size > most) {
+            Some((name, size, most)) => Err(format!("`{name}` cannot be {size}: no model has more than {most}")),
+            None => Ok(()),
+        }
     }
 
     /// The config of a Llama as `transformers` reads it.
@@ -107,15 +147,25 @@ impl Config {
     }
 }
 
-/// The ids with which the model ends a text: `eos_token_id` of config.json, one or a list; none if it has none.
-///
-/// generation_config.json may say otherwise. It is not read: it is no part of what identifies a model.
+/// The ids with which the model ends a text: `eos_token_id` of generation_config.json, or of config.json where that says
+/// none; one or a list; none if it has none.
 ///
 /// # Errors
-/// [`crate::BadInput`] for a config.json that is missing or not JSON.
+/// [`crate::BadInput`] for a file that is missing or not JSON.
 pub fn end_tokens(folder: &Path) -> Result<Vec<u32>> {
-    let keys = Keys::load(folder)?;
-    let ids = keys.any(&["eos_token_id"]);
-    let ids = ids.as_array().map_or(std::slice::from_ref(ids), Vec::as_slice);
-    Ok(ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect())
+    let generation = folder.join(GENERATION);
+    let mut keys = if generation.exists() { Keys::read(generation)? } else { Keys::load(folder)? };
+    if keys.value("eos_token_id").is_null() {
+        keys = Keys::load(folder)?;
+    }
+    let ids = match keys.value("eos_token_id") {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(ids) => ids.as_slice(),
+        id => std::slice::from_ref(id),
+    };
+    let id = |id: &Value| u32::try_from(id.as_u64()?).ok();
+    ids.iter()
+        .map(id)
+        .collect::<Option<_>>()
+        .ok_or_else(|| keys.refuse("`eos_token_id` must be a token id or a list of them"))
 }

@@ -16,6 +16,8 @@ pub struct Adapter {
     pub api: &'static str,
     /// False for a software adapter, which is this machine's CPU by a detour.
     pub hardware: bool,
+    /// Bytes of its memory, where somebody knows: a software adapter's is the machine's.
+    pub memory: Option<u64>,
     /// Bytes of the largest tensor, where the interface has a limit.
     pub largest_tensor: Option<u64>,
 }
@@ -25,24 +27,27 @@ pub fn adapters() -> Vec<Adapter> {
     found::list().iter().map(|found| found.adapter.clone()).collect()
 }
 
-/// What `auto` stands for: the first hardware GPU of a build that can reach one, else the CPU.
-pub fn automatic_device() -> String {
-    let hardware = adapters().iter().position(|adapter| adapter.hardware);
-    hardware.map_or("cpu".into(), |index| format!("gpu:{index}"))
-}
-
 /// Whether this build has any of the features cuda, rocm, metal, vulkan and wgpu.
 pub fn has_gpu_support() -> bool {
     found::SUPPORT
 }
 
-/// The device of that name: `auto`, `cpu`, `gpu` (the first adapter of the list) or `gpu:N`.
+/// Which of [`adapters`] a name stands for; none for the CPU. `auto` is the first that is hardware, else the CPU; `gpu` the
+/// first of all.
 ///
 /// # Errors
-/// [`crate::BadInput`] for another name, for a GPU in a build without one, and for an adapter that is not there or does
-/// not start.
-pub fn resolve_device(name: &str) -> Result<Device> {
-    match place(name)? {
+/// [`crate::BadInput`] for another name, for a GPU in a build without one, and for an adapter that is not there.
+pub fn choose_adapter(name: &str) -> Result<Option<(usize, Adapter)>> {
+    let chosen = choose(name, &adapters())?;
+    chosen.map(|index| Ok((index, found::get(index)?.adapter.clone()))).transpose()
+}
+
+/// The CPU, or the adapter of that number in [`adapters`], started on the first call.
+///
+/// # Errors
+/// [`crate::BadInput`] for an adapter that is not there or does not start.
+pub fn open_device(adapter: Option<usize>) -> Result<Device> {
+    match adapter {
         None => {
             wherefrom_linalg::memory::keep_freed_memory();
             Ok(Device::flex())
@@ -51,34 +56,20 @@ pub fn resolve_device(name: &str) -> Result<Device> {
     }
 }
 
-/// The device in words, for people and manifests.
+/// [`open_device`] by name, as [`choose_adapter`] takes it.
 ///
 /// # Errors
-/// As [`resolve_device`].
-pub fn device_name(name: &str) -> Result<String> {
-    Ok(match place(name)? {
-        None => format!("cpu, {} threads", std::thread::available_parallelism().map_or(1, usize::from)),
-        Some(index) => {
-            let adapter = &found::get(index)?.adapter;
-            format!("gpu:{index}, {}, {}", adapter.name, adapter.api)
-        }
-    })
+/// As both.
+pub fn resolve_device(name: &str) -> Result<Device> {
+    open_device(choose(name, &adapters())?)
 }
 
-/// Whether that name stands for an adapter of [`adapters`].
+/// The precisions that a device computes in; it is started for this.
 ///
 /// # Errors
-/// As [`resolve_device`], but for an adapter that is not there.
-pub fn is_gpu(name: &str) -> Result<bool> {
-    Ok(place(name)?.is_some())
-}
-
-/// The precisions that the device of that name computes in; it is started for this.
-///
-/// # Errors
-/// As [`resolve_device`].
-pub fn precisions(name: &str) -> Result<Vec<Precision>> {
-    let device = resolve_device(name)?;
+/// As [`open_device`].
+pub fn precisions(adapter: Option<usize>) -> Result<Vec<Precision>> {
+    let device = open_device(adapter)?;
     Ok(Precision::ALL.into_iter().filter(|precision| precision.runs_on(&device)).collect())
 }
 
@@ -100,13 +91,37 @@ pub fn fits(device: &Device, what: &str, values: usize) -> Result<()> {
     }
 }
 
-/// Which adapter; none for the CPU.
-fn place(name: &str) -> Result<Option<usize>> {
+/// Which of these adapters; none for the CPU. Whether a `gpu:N` is there is seen when it is opened.
+fn choose(name: &str, adapters: &[Adapter]) -> Result<Option<usize>> {
     let unknown = || bad_input(format!("unknown device `{name}`: use auto, cpu, gpu or gpu:N"));
     match name {
         "cpu" => Ok(None),
-        "auto" => place(&automatic_device()),
+        "auto" => Ok(adapters.iter().position(|adapter| adapter.hardware)),
         "gpu" => Ok(Some(0)),
         _ => name.strip_prefix("gpu:").and_then(|index| index.parse().ok()).map(Some).ok_or_else(unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(name: &str, hardware: bool) -> Adapter {
+        Adapter { name: name.into(), api: "Vulkan", hardware, memory: None, largest_tensor: None }
+    }
+
+    #[test]
+    fn auto_is_the_first_hardware_and_no_software_adapter() {
+        let table = [adapter("llvmpipe", false), adapter("Intel Arc", true), adapter("NVIDIA H100", true)];
+        let chosen = |name: &str, table: &[Adapter]| choose(name, table).map_err(|error| error.to_string());
+        assert_eq!(chosen("auto", &table), Ok(Some(1)));
+        assert_eq!(chosen("auto", &table[..1]), Ok(None));
+        assert_eq!(chosen("auto", &[]), Ok(None));
+        assert_eq!(chosen("gpu", &table), Ok(Some(0)));
+        assert_eq!(chosen("gpu:2", &table), Ok(Some(2)));
+        assert_eq!(chosen("cpu", &table), Ok(None));
+        for name in ["gpux", "gpu:", "gpu:-1", "GPU", ""] {
+            assert_eq!(chosen(name, &table), Err(format!("unknown device `{name}`: use auto, cpu, gpu or gpu:N")));
+        }
     }
 }

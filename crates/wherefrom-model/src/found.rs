@@ -104,7 +104,7 @@ mod compute {
         for (api, kind) in kinds {
             for device in Device::enumerate(kind).iter().cloned() {
                 let name = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
-                let adapter = Adapter { name, api, hardware: true, largest_tensor: None };
+                let adapter = Adapter { name, api, hardware: true, memory: None, largest_tensor: None };
                 list.push(Found::new(adapter, move || Ok(Opened { device: device.clone(), largest_tensor: None })));
             }
         }
@@ -163,10 +163,13 @@ mod graphics {
                 wgpu::DeviceType::Cpu => Some(DeviceKind::Cpu),
                 wgpu::DeviceType::Other => None,
             };
+            let hardware = about.device_type != wgpu::DeviceType::Cpu;
             let adapter = Adapter {
                 name: about.name.clone(),
                 api,
-                hardware: about.device_type != wgpu::DeviceType::Cpu,
+                hardware,
+                // wgpu says of no card how much it has.
+                memory: if hardware { None } else { wherefrom_linalg::memory::total_bytes() },
                 largest_tensor: Some(largest(&limits)),
             };
             Found::new(adapter, move || {

@@ -27,10 +27,8 @@ mod taps;
 mod weights;
 
 pub use batch::{Batch, Sequence, TokenRows, batches};
-pub use config::{Bias, Config, Residual, end_tokens};
-pub use device::{
-    Adapter, adapters, automatic_device, device_name, fits, has_gpu_support, is_gpu, precisions, resolve_device,
-};
+pub use config::{Bias, Config, GENERATION, Residual, end_tokens};
+pub use device::{Adapter, adapters, choose_adapter, fits, has_gpu_support, open_device, precisions, resolve_device};
 pub use error::BadInput;
 pub use family::Architecture;
 pub use footprint::{ACTIVATION_BYTES, Footprint};
@@ -43,6 +41,6 @@ pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use site::Site;
 pub use taps::Tap;
-pub use weights::{Parameters, check, no_safetensors};
+pub use weights::{INDEX, Parameters, check, no_safetensors, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;
 pub use wherefrom_linalg::memory::peak_bytes;

@@ -10,7 +10,6 @@ use wherefrom_linalg::random;
 use crate::batch::{Batch, batches};
 use crate::config::Config;
 use crate::decoder::Decoder;
-use crate::device::fits;
 use crate::family::NormKind;
 use crate::footprint;
 use crate::head::Labels;
@@ -42,12 +41,7 @@ impl Model {
     /// # Errors
     /// [`crate::BadInput`] for a broken checkpoint, and for a parameter larger than the device takes in one piece.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = Config::load(folder)?;
-        let outline = Outline::new(&config);
-        for tensor in outline.tensors() {
-            fits(device, &format!("the parameter {}", tensor.name), tensor.sizes.iter().product())?;
-        }
-        let parameters = weights::load(folder, &config, device)?;
+        let (config, outline, parameters) = weights::load(folder, device)?;
         Ok(Self { config, outline, device: device.clone(), parameters, precision: Precision::F32 })
     }
 

@@ -1,8 +1,8 @@
 //! Parameters from safetensors, memory-mapped, checked, and as float32.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,19 +13,33 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::config::Config;
+use crate::device::fits;
 use crate::error::bad_input;
+use crate::family;
+use crate::keys::Keys;
 use crate::outline::{Outline, Shape};
+
+/// Which tensor lies in which shard.
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Parameters by Hugging Face name. Maps are [out, in], vectors (gains, biases) [1, n].
 pub type Parameters = BTreeMap<String, Tensor<2>>;
 
-/// Reads every parameter of `config` from the folder.
+/// Reads config and every parameter from the folder.
 ///
 /// # Errors
-/// As [`check`], and for a value that is no number.
-pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Parameters> {
+/// As [`check`], for a parameter larger than the device takes in one piece, and for a value that is no number.
+pub(crate) fn load(folder: &Path, device: &Device) -> Result<(Config, Outline, Parameters)> {
+    let mut config = Config::load(folder)?;
+    let maps = map(folder)?;
+    let tensors = Tensors::of(&maps, folder, &mut config)?;
+    let outline = Outline::new(&config);
+    for shape in outline.tensors() {
+        fits(device, &format!("the parameter {}", shape.name), shape.sizes.iter().product())?;
+    }
     let mut parameters = Parameters::new();
-    each(folder, config, &mut |shape, view, path| {
+    for shape in outline.tensors() {
+        let (view, path) = tensors.find(&config, shape)?;
         let values = to_f32(view);
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(bad_input(format!(
@@ -38,48 +52,136 @@ pub(crate) fn load(folder: &Path, config: &Config, device: &Device) -> Result<Pa
         let sizes = if let [n] = view.shape()[..] { [1, n] } else { [view.shape()[0], view.shape()[1]] };
         let tensor = Tensor::<2>::from_data(TensorData::new(values, sizes), device);
         parameters.insert(shape.name.clone(), if shape.transposed { tensor.transpose() } else { tensor });
-        Ok(())
-    })?;
-    Ok(parameters)
+    }
+    Ok((config, outline, parameters))
 }
 
-/// Looks at the headers of a checkpoint and at no weight: whether every tensor is there, of the right shape and of a
-/// type that is read.
+/// Looks at the headers of a checkpoint and at no weight but those of a head that stands beside the embedding which it is
+/// said to be: whether every tensor is there, of the right shape and of a type that is read. Returns what the user should
+/// know: what of the folder is not made use of.
 ///
 /// # Errors
-/// [`crate::BadInput`] for a file that is no safetensors file or not whole, and for a tensor that is missing or has
-/// another shape or type.
-pub fn check(folder: &Path) -> Result<()> {
-    each(folder, &Config::load(folder)?, &mut |_, _, _| Ok(()))
+/// [`crate::BadInput`] for a file that is no safetensors file or not whole, and for a tensor that is missing, there twice,
+/// or of another shape or type.
+pub fn check(folder: &Path) -> Result<Vec<String>> {
+    let mut notes: Vec<String> = family::unheeded(&Keys::load(folder)?)?.into_iter().collect();
+    let mut config = Config::load(folder)?;
+    let tied = config.tie_word_embeddings;
+    let maps = map(folder)?;
+    let tensors = Tensors::of(&maps, folder, &mut config)?;
+    if tied && !config.tie_word_embeddings {
+        notes.push(format!(
+            "config.json says `tie_word_embeddings`, and {}.weight differs from the embedding: it is taken as the head, as in \
+             transformers: {}",
+            config.layout().head[0],
+            folder.display()
+        ));
+    }
+    let mut used = HashSet::new();
+    for shape in Outline::new(&config).tensors() {
+        tensors.find(&config, shape)?;
+        used.extend(spellings(&config, &shape.name));
+    }
+    if config.tie_word_embeddings {
+        used.extend(head_names(&config));
+    }
+    let mut others: Vec<_> =
+        tensors.by_name.keys().filter(|name| !used.contains(*name) && !is_buffer(name)).map(String::as_str).collect();
+    others.sort_unstable();
+    if let Some(first) = others.first() {
+        notes.push(format!(
+            "{} of the checkpoint's tensors belong to no parameter of this model and are not read, {first} among them: {}",
+            others.len(),
+            folder.display()
+        ));
+    }
+    Ok(notes)
 }
 
-/// What is done with one tensor: how it is to be, what the file has, and the file.
-type Visit<'a> = dyn FnMut(&Shape, &TensorView<'_>, &Path) -> Result<()> + 'a;
+/// What old checkpoints hold beside their parameters: masks and frequencies.
+fn is_buffer(name: &str) -> bool {
+    [".inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+}
 
-/// Calls `visit` with every tensor of `config`, none of which is read before. Tensors that the model has no use for,
-/// such as the masks of old checkpoints, are passed over.
-fn each(folder: &Path, config: &Config, visit: &mut Visit<'_>) -> Result<()> {
-    let files = files(folder)?;
-    let mut maps = Vec::new();
-    for path in &files {
-        let file = File::open(path).map_err(|error| bad_input(format!("cannot read {} ({error})", path.display())))?;
-        // SAFETY: the map is read-only; a file changed by somebody else while it is read can give wrong
-        // values, as with any reader, and the checkpoint's digest is part of every key.
+/// Maps the safetensors files of a checkpoint.
+fn map(folder: &Path) -> Result<Vec<(PathBuf, Mmap)>> {
+    let mapped = |path: PathBuf| {
+        let unread = |what: &dyn std::fmt::Display| bad_input(format!("cannot read {} ({what})", path.display()));
+        let metadata = std::fs::metadata(&path).map_err(|error| unread(&error))?;
+        if !metadata.is_file() {
+            return Err(unread(&"it is no file"));
+        }
+        let file = File::open(&path).map_err(|error| unread(&error))?;
+        // SAFETY: the map is read-only; a file changed by somebody else while it is read can give wrong values, as with any
+        // reader, and what is made from it is not sealed if its digest has changed by then.
         #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("map {}", path.display()))?;
-        maps.push((path, map));
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| unread(&error))?;
+        Ok((path, map))
+    };
+    weight_files(folder)?.into_iter().map(mapped).collect()
+}
+
+/// The tensors of a checkpoint, none of which is read before it is asked for. Those that the model has no use for are
+/// passed over.
+struct Tensors<'a> {
+    folder: &'a Path,
+    by_name: HashMap<String, (TensorView<'a>, &'a Path)>,
+}
+
+impl<'a> Tensors<'a> {
+    /// Reads the headers, and unties `config` where the checkpoint has a head that is not the embedding.
+    fn of(maps: &'a [(PathBuf, Mmap)], folder: &'a Path, config: &mut Config) -> Result<Self> {
+        let mut by_name = HashMap::new();
+        for (path, map) in maps {
+            let header = SafeTensors::deserialize(map).map_err(|error| {
+                bad_input(format!("not a whole safetensors file ({error}); fetch it again: {}", path.display()))
+            })?;
+            for (name, view) in header.tensors() {
+                if by_name.contains_key(&name) {
+                    return Err(bad_input(format!("the tensor `{name}` is there twice, once in {}", path.display())));
+                }
+                by_name.insert(name, (view, path.as_path()));
+            }
+        }
+        let tensors = Self { folder, by_name };
+        if config.tie_word_embeddings {
+            let embedding = tensors.only(&spellings(config, &format!("{}.weight", config.layout().embedding))[..2])?;
+            let head = tensors.only(&head_names(config))?;
+            if let (Some((embedding, _)), Some((head, _))) = (embedding, head) {
+                config.tie_word_embeddings = same(embedding, head);
+            }
+        }
+        Ok(tensors)
     }
-    let mut tensors = HashMap::new();
-    for (path, map) in &maps {
-        let header = SafeTensors::deserialize(map).map_err(|error| {
-            bad_input(format!("not a whole safetensors file ({error}); fetch it again: {}", path.display()))
-        })?;
-        tensors.extend(header.tensors().into_iter().map(|(name, view)| (name, (view, *path))));
+
+    /// The one of these names that is there.
+    fn only(&self, names: &[String]) -> Result<Option<&(TensorView<'a>, &'a Path)>> {
+        let mut found = names.iter().filter_map(|name| Some((name, self.by_name.get(name)?)));
+        match (found.next(), found.next()) {
+            (Some((name, _)), Some((other, _))) => Err(bad_input(format!(
+                "the checkpoint has both `{name}` and `{other}`, which are one parameter; remove one: {}",
+                self.folder.display()
+            ))),
+            (found, _) => Ok(found.map(|(_, found)| found)),
+        }
     }
-    for shape in Outline::new(config).tensors() {
+
+    /// The tensor of that shape, and its file.
+    fn find(&self, config: &Config, shape: &Shape) -> Result<(&TensorView<'a>, &'a Path)> {
         let name = &shape.name;
-        let Some((view, path)) = spellings(config, name).iter().find_map(|name| tensors.get(name)) else {
-            return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {}", folder.display())));
+        let mut found = self.only(&spellings(config, name))?;
+        // A tied checkpoint may hold the one tensor under the name of the head.
+        if found.is_none()
+            && config.tie_word_embeddings
+            && name.strip_suffix(".weight") == Some(config.layout().embedding)
+        {
+            found = self.only(&head_names(config))?;
+        }
+        let Some((view, path)) = found else {
+            let folder = self.folder.display();
+            return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {folder}")));
         };
         let mut sizes = shape.sizes.clone();
         if shape.transposed {
@@ -99,9 +201,21 @@ fn each(folder: &Path, config: &Config, visit: &mut Visit<'_>) -> Result<()> {
                 path.display()
             )));
         }
-        visit(shape, view, path)?;
+        Ok((view, path))
     }
-    Ok(())
+}
+
+/// Whether two tensors hold the same numbers.
+fn same(one: &TensorView<'_>, other: &TensorView<'_>) -> bool {
+    let numbers = |view: &TensorView<'_>| matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
+    one.shape() == other.shape()
+        && ((one.dtype() == other.dtype() && one.data() == other.data())
+            || (numbers(one) && numbers(other) && to_f32(one) == to_f32(other)))
+}
+
+/// Names under which the head may lie.
+fn head_names(config: &Config) -> Vec<String> {
+    config.layout().head.iter().map(|head| format!("{head}.weight")).collect()
 }
 
 /// Names under which a tensor may lie: its own, without the base of the bare model, and other names of the head.
@@ -112,34 +226,39 @@ fn spellings(config: &Config, name: &str) -> Vec<String> {
         names.push(short.to_string());
     }
     if name.strip_suffix(".weight") == Some(layout.head[0]) {
-        names.extend(layout.head[1..].iter().map(|head| format!("{head}.weight")));
+        return head_names(config);
     }
     names
 }
 
-/// The safetensors files of a checkpoint: one, or the shards its index names.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The safetensors files of a checkpoint: model.safetensors, or the shards that its index names; in name order.
+///
+/// # Errors
+/// [`crate::BadInput`] where there is neither, and for an index that is malformed or names a file outside the folder.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     if single.exists() {
         return Ok(vec![single]);
     }
-    let index = folder.join("model.safetensors.index.json");
-    let text = std::fs::read(&index).map_err(|_| {
-        if pickled(folder) {
-            return no_safetensors(folder);
-        }
-        bad_input(format!("neither model.safetensors nor model.safetensors.index.json is in {}", folder.display()))
-    })?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|error| bad_input(format!("not JSON ({error}): {}", index.display())))?;
-    let names = json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str());
-    let mut files: Vec<_> = names.map(|name| folder.join(name)).collect();
-    files.sort_unstable();
-    files.dedup();
-    if files.is_empty() {
-        return Err(bad_input(format!("the index has no `weight_map`: {}", index.display())));
+    let index = folder.join(INDEX);
+    if !index.exists() {
+        return Err(no_safetensors(folder));
     }
-    Ok(files)
+    let keys = Keys::read(index)?;
+    let Some(map) = keys.value("weight_map").as_object().filter(|map| !map.is_empty()) else {
+        return Err(keys.refuse("the index has no `weight_map`"));
+    };
+    let mut files = BTreeSet::new();
+    for (tensor, file) in map {
+        let named = file.as_str().map(Path::new).filter(|name| {
+            name.file_name().is_some() && name.components().all(|part| matches!(part, Component::Normal(_)))
+        });
+        let named = named.ok_or_else(|| {
+            keys.refuse(&format!("`weight_map` gives `{tensor}` the file {file}, which is none in the model's folder"))
+        })?;
+        files.insert(folder.join(named));
+    }
+    Ok(files.into_iter().collect())
 }
 
 fn pickled(folder: &Path) -> bool {

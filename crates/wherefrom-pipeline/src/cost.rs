@@ -3,7 +3,7 @@
 use std::slice;
 
 use serde_json::Value;
-use wherefrom_artifact::{Exec, Kind, State};
+use wherefrom_artifact::{Device, Exec, Kind, State};
 use wherefrom_curvature::precondition::Rank;
 use wherefrom_curvature::{covariance, eigenbasis, lambda, passes, precondition, waves};
 use wherefrom_model::{Config, Footprint, Module, Modules, Outline, Selection};
@@ -52,8 +52,7 @@ pub struct Estimate {
 pub struct Machine {
     /// Bytes that may be held; none where nobody knows.
     memory: Option<u64>,
-    /// As `--device` names it.
-    device: String,
+    device: Device,
     batch_tokens: usize,
 }
 
@@ -73,7 +72,9 @@ impl Machine {
         let devices = devices.trim().parse::<u64>().ok().filter(|&devices| devices > 0).ok_or_else(wrong)?;
         let memory = wherefrom_artifact::parse_bytes(memory.trim()).map_err(|_| wrong())?;
         let batch_tokens = Exec::default().batch_tokens;
-        Ok(Self { memory: devices.checked_mul(memory), device: "gpu".into(), batch_tokens })
+        let memory = devices.checked_mul(memory);
+        let device = Device::Gpu { index: 0, name: text.into(), memory };
+        Ok(Self { memory, device, batch_tokens })
     }
 }
 
@@ -200,7 +201,7 @@ impl Plan {
                     let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(bytes).sum();
                     shape.modules.iter().map(module).max().unwrap_or(0)
                 };
-                let held = waves::held(largest(eigenbasis::bytes), largest(eigenbasis::waiting), "cpu");
+                let held = waves::held(largest(eigenbasis::bytes), largest(eigenbasis::waiting), &Device::cpu());
                 plain(held as f64, all * 4.0, flops)
             }
             Stage::Lambda => {

@@ -7,6 +7,7 @@
 
 mod belong;
 mod cost;
+mod device;
 mod external;
 mod file;
 mod hub;
@@ -21,12 +22,11 @@ mod stage;
 mod step;
 
 pub use cost::{Cost, Estimate, Machine};
+pub use device::device;
 pub use hub::model_folder;
 pub use plan::Plan;
 pub use run::Done;
 pub use single::{Single, run_stage};
 pub use stage::Stage;
 pub use step::{Source, Step};
-pub use wherefrom_model::{
-    Adapter, BadInput, Precision, adapters, automatic_device, device_name, has_gpu_support, precisions,
-};
+pub use wherefrom_model::{Adapter, BadInput, Precision, adapters, has_gpu_support, precisions};

@@ -57,7 +57,7 @@ impl Plan {
             self.store.writable()?;
         }
         if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
-            wherefrom_model::resolve_device(&exec.device)?;
+            wherefrom_model::open_device(exec.device.gpu())?;
         }
         self.check_models(&wanted)?;
         let mut all = Vec::new();
@@ -164,7 +164,7 @@ pub(crate) fn check_inputs(stage: Stage, given: &Given, model: Option<&str>) -> 
 pub(crate) fn fill(stage: Stage, config: &Value, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
     match stage {
         Stage::External => external::run(config, given, draft)?,
-        stage if wherefrom_model::is_gpu(&exec.device)? => caught(|| stage.run(config, given, exec, draft))?,
+        stage if exec.device.gpu().is_some() => caught(|| stage.run(config, given, exec, draft))?,
         stage => stage.run(config, given, exec, draft)?,
     }
     provenance(config, draft, exec)
@@ -202,7 +202,7 @@ pub(crate) fn commits(commits: &BTreeMap<String, String>, draft: &mut Draft) -> 
 
 /// With what the artifact was made: never part of its key.
 fn provenance(config: &Value, draft: &mut Draft, exec: &Exec) -> Result<()> {
-    draft.provenance("device", wherefrom_model::device_name(&exec.device)?)?;
+    draft.provenance("device", exec.device.to_string())?;
     draft.provenance("dtype", config["precision"].as_str().unwrap_or("f32"))?;
     draft.provenance("burn", BURN)?;
     match wherefrom_model::peak_bytes() {

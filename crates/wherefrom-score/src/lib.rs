@@ -22,7 +22,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_model::{
     ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Tap,
-    batches, resolve_device,
+    batches, open_device,
 };
 
 use crate::queries::{Queries, Survey, by_token, scan};
@@ -111,7 +111,7 @@ pub fn run_in_groups(
     query_bytes: usize,
 ) -> Result<()> {
     config.check()?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     let survey = Survey::new(&inputs.queries, model.modules())?;
     let wanted = match &inputs.candidates {
@@ -133,8 +133,8 @@ pub fn run_in_groups(
 
     let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
     // One group as a rule: what a part holds has room in memory beside the model.
-    let (footprint, limit) =
-        (Footprint::new(&model.outline, exec.batch_tokens), wherefrom_linalg::memory::limit(&exec.device, exec.memory));
+    let footprint = Footprint::new(&model.outline, exec.batch_tokens);
+    let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
     let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
     let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
@@ -263,7 +263,7 @@ impl Pass<'_> {
         if self.queries.numbers.len() >= MANY_QUERIES {
             return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
         }
-        let threads = if *self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
+        let threads = self.exec.device.side_by_side();
         match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
             tokens if tokens >= LONG_BATCH => (threads, tokens),
             _ => (1, model.batch_tokens(asked, ACTIVATION_BYTES)),

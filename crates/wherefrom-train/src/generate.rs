@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 use wherefrom_artifact::{Artifact, Draft, Example, Exec, Row as _, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, resolve_device};
+use wherefrom_model::{Batch, Model, Sequence, open_device};
 
 use crate::tokenizer;
 
@@ -94,7 +94,7 @@ struct Counts {
 /// [`wherefrom_artifact::Error::Input`] for a knob out of its range, and for a row that the model cannot continue.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let tokenizer = tokenizer::load(&inputs.tokenizer)?;
     let generator = Generator {
         config,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wherefrom_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input, write_atomically};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, batches, resolve_device};
+use wherefrom_model::{Batch, Model, Sequence, batches, open_device};
 
 use crate::adam::Moments;
 use crate::state::{self, Progress};
@@ -197,7 +197,7 @@ impl Config {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let sizes = config.model()?;
     let vocabulary = Files::read(config, inputs.tokenizer.as_deref())?;
-    let device = resolve_device(&exec.device)?;
+    let device = open_device(exec.device.gpu())?;
     let examples = examples(config, &inputs.tokens)?;
     let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
     let epoch_tokens = lengths.iter().sum::<usize>() as u64;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use wherefrom_artifact::{Exec, Kind, Manifest, State, Store, bad_input, bytes, flops};
+use wherefrom_artifact::{Device, Exec, Kind, Manifest, State, Store, bad_input, bytes, flops};
 use wherefrom_check::{Check, Verdict};
 use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single};
 
@@ -16,7 +16,12 @@ use crate::{Cli, Command};
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let store = Store::new(&cli.store);
-    let exec = Exec { device: cli.device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
+    let computes = matches!(
+        cli.command,
+        Command::Run { .. } | Command::Plan { .. } | Command::Check { .. } | Command::Stage { .. }
+    );
+    let device = if computes { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
+    let exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
         Command::Run { pipeline, to, set } => {
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
@@ -74,7 +79,7 @@ fn wire(input: &str) -> Result<(String, PathBuf)> {
 fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
     plan.thin_coverage().iter().for_each(|warning| exec.reporter.warn(warning));
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
-    say(&format!("{:<width$}  {}", "device", wherefrom_pipeline::device_name(&exec.device)?))?;
+    say(&format!("{:<width$}  {}", "device", exec.device))?;
     let done = plan.run(to, exec, |done: &Done| {
         let state = if done.cached { "cached" } else { "made" };
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
@@ -171,8 +176,9 @@ fn checked(verdict: &Verdict) -> Result<()> {
 }
 
 fn devices() -> Result<()> {
-    let row = |name: &str, what: &str, limits: &str| {
-        let precisions = match wherefrom_pipeline::precisions(name) {
+    let row = |adapter: Option<usize>, what: &str, limits: &str| {
+        let name = adapter.map_or("cpu".into(), |index| format!("gpu:{index}"));
+        let precisions = match wherefrom_pipeline::precisions(adapter) {
             Ok(precisions) => precisions.iter().map(|precision| precision.name()).collect::<Vec<_>>().join(", "),
             Err(error) => format!("{error:#}"),
         };
@@ -181,17 +187,18 @@ fn devices() -> Result<()> {
     for (index, adapter) in wherefrom_pipeline::adapters().iter().enumerate() {
         let kind = if adapter.hardware { "hardware" } else { "software" };
         let limits = adapter.largest_tensor.map_or_else(String::new, |n| format!("tensors to {}", bytes(n as f64)));
-        row(&format!("gpu:{index}"), &format!("{}, {}, {kind}", adapter.name, adapter.api), &limits)?;
+        row(Some(index), &format!("{}, {}, {kind}", adapter.name, adapter.api), &limits)?;
     }
-    row("cpu", wherefrom_pipeline::device_name("cpu")?.trim_start_matches("cpu, "), "")?;
-    let automatic = wherefrom_pipeline::automatic_device();
-    let why = match wherefrom_pipeline::has_gpu_support() {
-        false => {
+    let automatic = wherefrom_pipeline::device("auto")?;
+    row(None, Device::cpu().to_string().trim_start_matches("cpu, "), "")?;
+    let why = match (wherefrom_pipeline::has_gpu_support(), automatic.gpu()) {
+        (false, _) => {
             " (built without GPU support: cargo build --release -p wherefrom --features wgpu, or cuda, rocm, metal, vulkan)"
         }
-        true if automatic == "cpu" => " (there is no hardware GPU, and a software adapter is slower than the CPU)",
-        true => "",
+        (true, None) => " (there is no hardware GPU, and a software adapter is slower than the CPU)",
+        (true, Some(_)) => "",
     };
+    let automatic = automatic.gpu().map_or("cpu".into(), |index| format!("gpu:{index}"));
     say(&format!("auto    {automatic}{why}"))
 }
 

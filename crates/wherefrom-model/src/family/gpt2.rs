@@ -40,12 +40,12 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         architecture: Architecture::Gpt2,
         vocab_size: keys.size(&["vocab_size"])?,
         hidden_size,
-        intermediate_size: keys.size_or(&["n_inner", "intermediate_size"], 4 * hidden_size)?,
+        intermediate_size: keys.size_or(&["n_inner"], 4 * hidden_size)?,
         num_hidden_layers: keys.size(&["n_layer", "num_hidden_layers"])?,
         num_attention_heads: heads,
         num_key_value_heads: heads,
         head_dim,
-        max_position_embeddings: keys.size_or(&["n_positions", "n_ctx", "max_position_embeddings"], 1024)?,
+        max_position_embeddings: keys.size_or(&["n_positions", "max_position_embeddings"], 1024)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings", true)?,
         embedding_scale: 1.0,
         rotary: None,
@@ -53,7 +53,7 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         scale_by_layer: keys.flag("scale_attn_by_inverse_layer_idx", false)?,
         norm_epsilon: keys.number_or(&["layer_norm_epsilon"], 1e-5)?,
         residual: Residual::Before,
-        activation: keys.activation("activation_function", Activation::GeluTanh)?,
+        activation: keys.activation("activation_function")?.unwrap_or(Activation::GeluTanh),
         bias: Bias { attention_inputs: true, attention_output: true, mlp: true },
     })
 }

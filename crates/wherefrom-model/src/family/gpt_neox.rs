@@ -6,7 +6,7 @@ use wherefrom_linalg::kernels::Activation;
 
 use super::{Architecture, Fused, HeadNorms, Layout, NormKind};
 use crate::config::{Bias, Config, Residual};
-use crate::keys::Keys;
+use crate::keys::{Keys, RotaryKeys};
 
 pub(super) const LAYOUT: Layout = Layout {
     base: "gpt_neox",
@@ -27,6 +27,9 @@ pub(super) const LAYOUT: Layout = Layout {
     transposed: false,
 };
 
+pub(crate) const ROTARY: RotaryKeys =
+    RotaryKeys { theta: "rotary_emb_base", share: ("rotary_pct", 0.25), partial: true };
+
 pub(super) fn read(keys: &Keys) -> Result<Config> {
     let heads = keys.size(&["num_attention_heads"])?;
     let hidden_size = keys.size(&["hidden_size"])?;
@@ -34,7 +37,23 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         return Err(keys.refuse("`hidden_size` must be a multiple of `num_attention_heads`"));
     }
     let head_dim = hidden_size / heads;
-    let rotary = keys.rotary(head_dim, ("rotary_emb_base", 10_000.0), ("rotary_pct", 0.25))?;
+    if keys.size_or(&["head_dim"], head_dim)? != head_dim {
+        return Err(keys.refuse("`head_dim` must be `hidden_size` / `num_attention_heads` in this family"));
+    }
+    let max_position_embeddings = keys.size_or(&["max_position_embeddings"], 2048)?;
+    let rotary = keys.rotary(head_dim, max_position_embeddings, &ROTARY)?;
+    // Llama's spelling, which `transformers` takes no notice of here.
+    for (key, value) in [
+        ("rope_theta", keys.number_or(&["rotary_emb_base"], 10_000.0)?),
+        ("partial_rotary_factor", keys.number_or(&["rotary_pct"], 0.25)?),
+    ] {
+        if keys.number_or(&[key], value)? != value {
+            let own = if key == "rope_theta" { "rotary_emb_base" } else { "rotary_pct" };
+            return Err(
+                keys.refuse(&format!("`{key}` is {value} by `{own}`, and `{key}` says otherwise; keep `{own}`"))
+            );
+        }
+    }
     let attention_bias = keys.flag("attention_bias", true)?;
     Ok(Config {
         architecture: Architecture::GptNeox,
@@ -45,7 +64,7 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         num_attention_heads: heads,
         num_key_value_heads: heads,
         head_dim,
-        max_position_embeddings: keys.size_or(&["max_position_embeddings"], 2048)?,
+        max_position_embeddings,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
         embedding_scale: 1.0,
         rotary: (rotary.dims > 0).then_some(rotary),
@@ -53,7 +72,7 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         scale_by_layer: false,
         norm_epsilon: keys.number_or(&["layer_norm_eps"], 1e-5)?,
         residual: if keys.flag("use_parallel_residual", true)? { Residual::Parallel } else { Residual::Before },
-        activation: keys.activation("hidden_act", Activation::Gelu)?,
+        activation: keys.activation("hidden_act")?.unwrap_or(Activation::Gelu),
         bias: Bias { attention_inputs: attention_bias, attention_output: attention_bias, mlp: true },
     })
 }

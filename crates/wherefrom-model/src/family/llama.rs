@@ -6,7 +6,7 @@ use wherefrom_linalg::kernels::Activation;
 
 use super::{Architecture, Fused, HeadNorms, Layout, NormKind};
 use crate::config::{Bias, Config, Residual};
-use crate::keys::Keys;
+use crate::keys::{Keys, RotaryKeys};
 use crate::rotary::{Rotary, Scaling};
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -57,13 +57,62 @@ impl Config {
     }
 }
 
-/// Reads the keys that all families of Llama's making have, under one set of defaults.
+pub(crate) const ROTARY: RotaryKeys =
+    RotaryKeys { theta: "rope_theta", share: ("partial_rotary_factor", 1.0), partial: false };
+
+/// What `transformers` takes where a config says nothing, as it writes configs without what is so anyway.
+struct Defaults {
+    context: usize,
+    /// None: as many as there are query heads.
+    key_value_heads: Option<usize>,
+    /// None: what the query heads leave of the hidden width.
+    head_dim: Option<usize>,
+    norm_epsilon: f64,
+    activation: Activation,
+    tied: bool,
+}
+
+impl Defaults {
+    fn of(architecture: Architecture) -> Self {
+        let llama = Self {
+            context: 2048,
+            key_value_heads: None,
+            head_dim: None,
+            norm_epsilon: 1e-6,
+            activation: Activation::Silu,
+            tied: false,
+        };
+        match architecture {
+            Architecture::Gemma => Self {
+                context: 8192,
+                key_value_heads: Some(16),
+                head_dim: Some(256),
+                activation: Activation::GeluTanh,
+                tied: true,
+                ..llama
+            },
+            Architecture::Mistral => Self { context: 4096 * 32, key_value_heads: Some(8), ..llama },
+            Architecture::Olmo2 => Self { norm_epsilon: 1e-5, ..llama },
+            Architecture::Qwen2 => Self { context: 32_768, key_value_heads: Some(32), ..llama },
+            Architecture::Qwen3 => Self { context: 32_768, key_value_heads: Some(32), head_dim: Some(128), ..llama },
+            _ => llama,
+        }
+    }
+}
+
+/// Reads the keys that all families of Llama's making have.
 pub(super) fn read(keys: &Keys, architecture: Architecture) -> Result<Config> {
+    let defaults = Defaults::of(architecture);
     let heads = keys.size(&["num_attention_heads"])?;
     let hidden_size = keys.size(&["hidden_size"])?;
-    let own_width = if architecture == Architecture::Qwen3 { 128 } else { hidden_size / heads };
+    let num_hidden_layers = keys.size(&["num_hidden_layers"])?;
+    let own_width = defaults.head_dim.filter(|_| !keys.has("head_dim")).unwrap_or(hidden_size / heads);
     let head_dim = keys.size_or(&["head_dim"], own_width)?;
-    let context = keys.size_or(&["max_position_embeddings"], 2048)?;
+    if head_dim == 0 {
+        return Err(keys.refuse("`hidden_size` must be a multiple of `num_attention_heads`"));
+    }
+    let own_heads = defaults.key_value_heads.filter(|_| !keys.has("num_key_value_heads")).unwrap_or(heads);
+    let context = keys.size_or(&["max_position_embeddings"], defaults.context)?;
     let attention_bias = keys.flag("attention_bias", false)?;
     let bias = match architecture {
         Architecture::Mistral => Bias::default(),
@@ -74,31 +123,50 @@ pub(super) fn read(keys: &Keys, architecture: Architecture) -> Result<Config> {
         }
         _ => Bias { attention_inputs: attention_bias, attention_output: attention_bias, mlp: false },
     };
+    let activation = match keys.activation("hidden_act")?.unwrap_or(defaults.activation) {
+        // The first configs of Gemma say `gelu` and mean this, as `transformers` takes it.
+        Activation::Gelu if architecture == Architecture::Gemma => Activation::GeluTanh,
+        activation => activation,
+    };
+    // An older spelling, which `transformers` takes no notice of any more.
+    if keys.activation("hidden_activation")?.is_some_and(|other| other != activation) {
+        return Err(keys.refuse("`hidden_act` and `hidden_activation` disagree; keep `hidden_act`"));
+    }
     Ok(Config {
         architecture,
         vocab_size: keys.size(&["vocab_size"])?,
         hidden_size,
         intermediate_size: keys.size(&["intermediate_size"])?,
-        num_hidden_layers: keys.size(&["num_hidden_layers"])?,
+        num_hidden_layers,
         num_attention_heads: heads,
-        num_key_value_heads: keys.size_or(&["num_key_value_heads"], heads)?,
-        max_position_embeddings: window(keys, architecture)?.map_or(context, |window| window.min(context)),
-        tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        rotary: Some(keys.rotary(head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0))?),
-        activation: keys.activation("hidden_act", Activation::Silu)?,
+        num_key_value_heads: keys.size_or(&["num_key_value_heads"], own_heads)?,
+        max_position_embeddings: window(keys, architecture, num_hidden_layers)?
+            .map_or(context, |window| window.min(context)),
+        tie_word_embeddings: keys.flag("tie_word_embeddings", defaults.tied)?,
+        rotary: Some(keys.rotary(head_dim, context, &ROTARY)?),
+        activation,
         bias,
-        ..Config::llama(head_dim, 0.0, keys.number_or(&["rms_norm_eps"], 1e-6)?)
+        ..Config::llama(head_dim, 0.0, keys.number_or(&["rms_norm_eps"], defaults.norm_epsilon)?)
     })
 }
 
-/// The sliding window, where one is used: attention sees all of a sequence that is no longer.
-fn window(keys: &Keys, architecture: Architecture) -> Result<Option<usize>> {
-    let used = match architecture {
-        Architecture::Mistral => !keys.any(&["sliding_window"]).is_null(),
-        Architecture::Qwen2 | Architecture::Qwen3 => keys.flag("use_sliding_window", false)?,
+/// The sliding window, where a layer has one: attention sees all of a sequence that is no longer.
+fn window(keys: &Keys, architecture: Architecture, layers: usize) -> Result<Option<usize>> {
+    let types = keys.layer_types(layers)?;
+    let none = keys.has("sliding_window") && keys.value("sliding_window").is_null();
+    let slides = match architecture {
+        // In all layers, whatever their types.
+        Architecture::Mistral => true,
+        Architecture::Qwen2 | Architecture::Qwen3 if keys.flag("use_sliding_window", false)? => {
+            let full = keys.count_or("max_window_layers", 28)?;
+            types.map_or(full < layers, |types| types.contains(&true))
+        }
+        _ if types.is_some_and(|types| types.contains(&true)) => {
+            return Err(keys.refuse("`layer_types` has sliding_attention, and this model has no window"));
+        }
         _ => false,
     };
-    if used { Ok(Some(keys.size_or(&["sliding_window"], 4096)?)) } else { Ok(None) }
+    if slides && !none { Ok(Some(keys.size_or(&["sliding_window"], 4096)?)) } else { Ok(None) }
 }
 
 /// The config of a Llama as `transformers` reads it.

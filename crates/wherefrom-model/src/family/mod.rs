@@ -75,7 +75,8 @@ pub(crate) fn read(keys: &Keys) -> Result<Config> {
         })?,
         None => return Err(keys.refuse("config.json has no `model_type`")),
     };
-    if !keys.any(&["quantization_config"]).is_null() {
+    keys.refuse_key("per_layer_config")?;
+    if !keys.value("quantization_config").is_null() {
         return Err(keys.refuse("quantised weights are not supported; give the unquantised checkpoint"));
     }
     match family {
@@ -86,6 +87,15 @@ pub(crate) fn read(keys: &Keys) -> Result<Config> {
             llama::read(keys, family)
         }
         Architecture::Olmo2 => olmo2::read(keys),
+    }
+}
+
+/// What of `config.json` says something and is not heeded, as `transformers` does not heed it either.
+pub(crate) fn unheeded(keys: &Keys) -> Result<Option<String>> {
+    match keys.word("model_type").and_then(Architecture::named) {
+        Some(Architecture::GptNeox) => keys.unheeded(&gpt_neox::ROTARY),
+        Some(Architecture::Gpt2) | None => Ok(None),
+        Some(_) => keys.unheeded(&llama::ROTARY),
     }
 }
 

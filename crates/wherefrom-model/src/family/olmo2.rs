@@ -15,6 +15,5 @@ pub(super) const LAYOUT: Layout = Layout {
 
 pub(super) fn read(keys: &Keys) -> Result<Config> {
     let config = llama::read(keys, Architecture::Olmo2)?;
-    let norm_epsilon = keys.number_or(&["rms_norm_eps"], 1e-5)?;
-    Ok(Config { residual: Residual::After, norm_epsilon, ..config })
+    Ok(Config { residual: Residual::After, ..config })
 }

@@ -176,7 +176,8 @@ pub(crate) fn results(store: &Path) -> Vec<PathBuf> {
     let mut found = files(store);
     found.retain(|path| {
         let name = path.file_name().unwrap().to_str().unwrap();
-        !["CACHEDIR.TAG", ".gitignore", "leaves.json"].contains(&name) && !name.ends_with(".lock")
+        let memo = path.parent().is_some_and(|folder| folder.ends_with("leaves"));
+        !["CACHEDIR.TAG", ".gitignore"].contains(&name) && !name.ends_with(".lock") && !memo
     });
     found
 }

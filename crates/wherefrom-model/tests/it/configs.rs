@@ -1,0 +1,233 @@
+//! Configs in old and new spellings against `transformers` (tests/fixtures/configs/make_fixtures.py): each is read as it is
+//! there, or refused.
+
+use serde_json::{Value, json};
+use wherefrom_model::{Config, Scaling, end_tokens};
+
+use crate::fixtures;
+
+/// Kinds of cases that `transformers` reads and that are refused here, with why.
+const REFUSED: [(&str, &str); 10] = [
+    ("yarn beside parameters", "yarn"),
+    ("null rope_type", "rope_type"),
+    ("nested", "nested"),
+    ("nested with layer types", "nested"),
+    ("partial and linear", "partial_rotary_factor"),
+    ("partial twice", "partial_rotary_factor"),
+    ("type beside rope_type", "factor"),
+    ("layer types chunked", "layer_types"),
+    ("layer types", "layer_types"),
+    ("layer types and window", "layer_types"),
+];
+
+/// The same, of one family.
+const REFUSED_IN: [(&str, &str); 12] = [
+    ("gpt_neox theta", "rotary_emb_base"),
+    ("gpt_neox both thetas", "rotary_emb_base"),
+    ("gpt_neox scaling", "rotary_emb_base"),
+    ("gpt_neox parameters and theta", "rotary_emb_base"),
+    ("gpt_neox parameters without theta", "rotary_emb_base"),
+    ("gpt_neox partial", "rotary_pct"),
+    ("gpt_neox head_dim", "head_dim"),
+    ("gemma hidden_activation", "hidden_activation"),
+    ("gpt2 n_embd and hidden_size", "n_embd"),
+    ("gpt2 n_positions and max_position_embeddings", "n_positions"),
+    ("llama hidden_activation", "hidden_activation"),
+    ("mistral hidden_activation", "hidden_activation"),
+];
+
+fn load(config: &Value) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    Config::load(folder.path()).map_err(|error| {
+        assert!(error.is::<wherefrom_model::BadInput>(), "{error:?}");
+        error.to_string()
+    })
+}
+
+#[test]
+fn every_config_is_read_as_transformers_reads_it_or_refused_by_name() {
+    let cases = std::fs::read_to_string(fixtures("configs").join("configs.jsonl")).unwrap();
+    let mut read = 0;
+    for case in cases.lines() {
+        let case: Value = serde_json::from_str(case).unwrap();
+        let (name, right) = (case["name"].as_str().unwrap(), &case["transformers"]);
+        let kind = name.split_once(' ').unwrap().1;
+        let refusal = (REFUSED_IN.iter().filter(|(of, _)| *of == name))
+            .chain(REFUSED.iter().filter(|(of, _)| *of == kind))
+            .map(|(_, why)| *why)
+            .next();
+        match (load(&case["config"]), refusal) {
+            (Err(error), Some(why)) => assert!(error.contains(why), "{name}: {error}"),
+            (Err(error), None) => assert!(right.get("error").is_some(), "{name}: {error}"),
+            (Ok(config), _) => {
+                assert!(right.get("error").is_none(), "{name}: transformers refuses it");
+                agrees(name, &config, right);
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 250, "{read}");
+}
+
+fn agrees(name: &str, config: &Config, right: &Value) {
+    let found = json!({
+        "head_dim": config.head_dim,
+        "heads": config.num_attention_heads,
+        "hidden": config.hidden_size,
+        "tied": config.tie_word_embeddings,
+        "epsilon": config.norm_epsilon,
+    });
+    for (key, value) in found.as_object().unwrap() {
+        assert_eq!(value, &right[key], "{name}: {key}");
+    }
+    if !name.starts_with("gpt") {
+        assert_eq!(json!(config.num_key_value_heads), right["key_value_heads"], "{name}");
+    }
+    // Longer sequences than the window are refused.
+    let context = right["window"]
+        .as_u64()
+        .map_or(right["context"].as_u64(), |window| right["context"].as_u64().map(|n| n.min(window)));
+    assert_eq!(Some(config.max_position_embeddings as u64), context, "{name}");
+    let activation = match right["activation"].as_str().unwrap() {
+        "silu" => "Silu",
+        "gelu" => "Gelu",
+        _ => "GeluTanh",
+    };
+    assert_eq!(format!("{:?}", config.activation), activation, "{name}");
+    let rope = &right["rope"];
+    let Some(rotary) = config.rotary else {
+        assert!(rope.is_null(), "{name}");
+        return;
+    };
+    assert_eq!((json!(rotary.theta), json!(rotary.dims)), (rope["theta"].clone(), rope["dims"].clone()), "{name}");
+    let number = |key: &str| rope[key].as_f64().unwrap_or_else(|| panic!("{name}: {key}"));
+    let right = match rope["kind"].as_str().unwrap() {
+        "default" | "dynamic" => Scaling::Default,
+        "linear" => Scaling::Linear { factor: number("factor") },
+        "llama3" => Scaling::Llama3 {
+            factor: number("factor"),
+            low: number("low"),
+            high: number("high"),
+            context: number("original"),
+        },
+        other => panic!("{name}: {other} is not refused"),
+    };
+    assert_eq!(rotary.scaling, right, "{name}");
+}
+
+fn llama() -> Value {
+    json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 200 })
+}
+
+/// Nothing is made of such sizes: a list of the modules would take all memory.
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    for model_type in ["llama", "gpt2", "gpt_neox", "gemma", "mistral", "olmo2", "qwen2", "qwen3"] {
+        let mut base = llama();
+        base["model_type"] = model_type.into();
+        assert!(model_type != "llama" || load(&base).is_ok());
+        for key in [
+            "num_hidden_layers",
+            "hidden_size",
+            "intermediate_size",
+            "n_inner",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "vocab_size",
+            "max_position_embeddings",
+        ] {
+            for size in
+                [json!(u64::MAX), json!(1_000_000_000_000_u64), json!(100_000_000), json!(0), json!(-1), json!(2.5)]
+            {
+                let mut config = base.clone();
+                config[key] = size.clone();
+                match load(&config) {
+                    Err(error) => assert!(error.contains("config.json"), "{error}"),
+                    // Keys of other families.
+                    Ok(config) => assert!(
+                        (key == "n_inner" && model_type != "gpt2")
+                            || (["n_inner", "num_key_value_heads", "head_dim", "intermediate_size"].contains(&key)
+                                && model_type.starts_with("gpt")),
+                        "{model_type} {key} {size}: {config:?}"
+                    ),
+                }
+            }
+        }
+    }
+    let absurd = |key: &str, size: u64| {
+        let mut config = llama();
+        config[key] = size.into();
+        load(&config).unwrap_err()
+    };
+    assert!(absurd("num_hidden_layers", 10_000_000).starts_with("`num_hidden_layers` cannot be 10000000"));
+    assert!(absurd("head_dim", 1 << 22).starts_with("`num_attention_heads` times `head_dim` cannot be 16777216"));
+}
+
+#[test]
+fn malformed_configs_are_refused_with_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let nested = "[".repeat(100_000);
+    for text in ["", "{", "[]", "3", "null", "\u{feff}{}", "{\"model_type\": \"llama\"", "{\"model_type\": 3}", &nested]
+    {
+        std::fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = Config::load(folder.path()).unwrap_err();
+        assert!(error.is::<wherefrom_model::BadInput>() && error.to_string().contains("config.json"), "{error}");
+    }
+    for (key, value) in [
+        ("rope_scaling", json!({ "rope_type": "linear", "factor": 0 })),
+        ("rope_scaling", json!({ "rope_type": "linear", "factor": -2 })),
+        ("rope_scaling", json!({ "rope_type": 3, "factor": 2 })),
+        ("rope_scaling", json!([2])),
+        ("rope_scaling", json!(2)),
+        ("rope_theta", json!(0)),
+        ("rope_theta", json!("10000")),
+        ("rms_norm_eps", json!("1e-5")),
+        ("tie_word_embeddings", json!("yes")),
+        ("hidden_act", json!(["silu"])),
+        ("per_layer_config", json!({ "0": {} })),
+        ("layer_types", json!("full_attention")),
+    ] {
+        let mut config = llama();
+        config[key] = value.clone();
+        let error = load(&config).expect_err(&format!("{key} {value}"));
+        assert!(error.contains("config.json"), "{key} {value}: {error}");
+    }
+}
+
+#[test]
+fn an_adapter_beside_the_base_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), llama().to_string()).unwrap();
+    assert!(Config::load(folder.path()).is_ok());
+    for name in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "{}").unwrap();
+        let error = Config::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("merge"), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn generation_ends_as_the_generation_config_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    let ends = || end_tokens(folder.path()).map_err(|error| error.to_string());
+    write("config.json", json!({ "eos_token_id": 2 }));
+    assert_eq!(ends(), Ok(vec![2]));
+    write("generation_config.json", json!({ "eos_token_id": [7, 9] }));
+    assert_eq!(ends(), Ok(vec![7, 9]));
+    write("generation_config.json", json!({ "eos_token_id": 5 }));
+    assert_eq!(ends(), Ok(vec![5]));
+    write("generation_config.json", json!({ "do_sample": true }));
+    assert_eq!(ends(), Ok(vec![2]));
+    write("config.json", json!({ "eos_token_id": null }));
+    assert_eq!(ends(), Ok(vec![]));
+    for wrong in [json!("</s>"), json!(-1), json!([2, null]), json!(1.5)] {
+        write("generation_config.json", json!({ "eos_token_id": wrong }));
+        assert!(ends().unwrap_err().contains("generation_config.json"), "{wrong}");
+    }
+}
