@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 16] = [
+const LAW: [(&str, &[&str]); 17] = [
     ("wherefrom", &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline"]),
     ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-model"]),
     ("wherefrom-check", &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline"]),
@@ -25,16 +25,18 @@ const LAW: [(&str, &[&str]); 16] = [
             "wherefrom-score",
             "wherefrom-tokenize",
             "wherefrom-train",
+            "wherefrom-vocabulary",
         ],
     ),
     ("wherefrom-hub", &["wherefrom-artifact"]),
-    ("wherefrom-tokenize", &["wherefrom-artifact"]),
+    ("wherefrom-tokenize", &["wherefrom-artifact", "wherefrom-vocabulary"]),
     ("wherefrom-gradients", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
     ("wherefrom-curvature", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
     ("wherefrom-score", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
-    ("wherefrom-train", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
+    ("wherefrom-train", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-vocabulary"]),
     ("wherefrom-aggregate", &["wherefrom-artifact"]),
-    ("wherefrom-report", &["wherefrom-artifact"]),
+    ("wherefrom-report", &["wherefrom-artifact", "wherefrom-vocabulary"]),
+    ("wherefrom-vocabulary", &["wherefrom-artifact"]),
     ("wherefrom-model", &["wherefrom-linalg"]),
     ("wherefrom-linalg", &[]),
     ("wherefrom-artifact", &[]),

@@ -99,6 +99,17 @@ pub(crate) fn digest(root: &Path, path: &Path) -> Result<String> {
     Ok(blake3)
 }
 
+/// What moves when a file is written: its size and times. It hints that a file is another; equal stamps are no proof.
+///
+/// # Errors
+/// [`crate::Error::Input`] where there is none.
+pub fn written(path: &Path) -> Result<String> {
+    let metadata =
+        fs::metadata(path).map_err(|error| bad_input(format!("cannot read {} ({error})", path.display())))?;
+    let Stamp { bytes, modified_ns, changed_ns, .. } = Stamp::of(&metadata);
+    Ok(format!("{bytes} {modified_ns} {changed_ns}"))
+}
+
 fn entry(root: &Path, path: &Path) -> PathBuf {
     let name = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
     root.join("leaves").join(&name[..32])

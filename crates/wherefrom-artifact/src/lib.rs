@@ -37,6 +37,7 @@ pub use error::{Error, bad_input, check_training_examples};
 pub use exec::{Device, Exec, Reporter, Silent};
 pub use foreign::{PANICKED, caught, foreign};
 pub use kinds::*;
+pub use leaves::written;
 pub use lineage::Lineage;
 pub use manifest::{MANIFEST, Manifest, Part};
 pub use parquet_file::ParquetFile;

@@ -3,88 +3,213 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use wherefrom_artifact::{MANIFEST, Manifest, Store, bad_input};
+use serde_json::Value;
+use wherefrom_artifact::{Draft, MANIFEST, Manifest, Reporter, Store, bad_input};
+use wherefrom_model::GENERATION;
+use wherefrom_vocabulary::{Beside, TEMPLATE, TOKENIZER_CONFIG};
 
-/// A chat template in a file of its own.
-const TEMPLATE: &str = "chat_template.jinja";
+use crate::stage::Stage;
+
+/// The role of a checkpoint.
+const MODEL: &str = "model";
+/// The role of what a checkpoint says about how it generates.
+pub(crate) const GENERATION_ROLE: &str = "generation-config";
+/// What a draft was begun from, beside its parts.
+const READ: &str = "read";
+
+/// A file of a leaf, or what is read of it.
+struct Part {
+    /// Its name in the digest of several.
+    name: String,
+    path: PathBuf,
+    digest: String,
+}
+
+/// The digest of a leaf in a role: that of its file, or one over those of its files.
+pub(crate) fn digest(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<String> {
+    Ok(combined(role, &parts(store, stage, role, path)?))
+}
 
 /// BLAKE3 over the digests of config.json and of the weights that are read, in name order: model.safetensors, or without
-/// it every *.safetensors and their index; the key, where the folder is a `model` artifact.
+/// it the index and every file that it names; the key, where the folder is a `model` artifact.
 pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
     if folder.join(MANIFEST).exists() {
         return Ok(Manifest::read(folder)?.key);
     }
+    Ok(combined(MODEL, &model_parts(store, folder)?))
+}
+
+/// What of a leaf a stage reads.
+fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Part>> {
+    let whole = |name: String, path: PathBuf| Ok(Part { digest: store.leaf(&path)?, name, path });
+    let said = |name: &str, path: &Path, value: &Value| {
+        let digest = blake3::hash(value.to_string().as_bytes()).to_hex().to_string();
+        Part { name: name.into(), path: path.into(), digest }
+    };
+    match role {
+        MODEL if path.join(MANIFEST).exists() => Ok(Vec::new()),
+        MODEL => model_parts(store, path),
+        "corpus" => {
+            let files = wherefrom_tokenize::corpus_files(path)?.into_iter();
+            files.map(|file| whole(file.name, file.path)).collect()
+        }
+        // What lies in a folder of its own afterwards.
+        "tokenizer" if stage == Stage::Train => {
+            wherefrom_vocabulary::files(path)?.into_iter().map(|(name, path)| whole(name, path)).collect()
+        }
+        "tokenizer" => {
+            let mut parts = vec![whole(String::new(), path.into())?];
+            let tokens = Beside::of(path)?.tokens();
+            parts.extend(tokens.map(|tokens| said("tokens beside it", path, &tokens)));
+            Ok(parts)
+        }
+        "chat-template" => {
+            store.leaf(path)?;
+            let shown = path.display();
+            let said_there = Beside::of(path)?.conversations().ok_or_else(|| {
+                bad_input(format!(
+                    "{shown}: has no `chat_template`, and there is no {TEMPLATE} beside it; give the tokenizer of a model that \
+                     chats"
+                ))
+            })?;
+            Ok(vec![said("", path, &said_there)])
+        }
+        _ => Ok(vec![whole(String::new(), path.into())?]),
+    }
+}
+
+fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
     let shown = folder.display();
-    let children = std::fs::read_dir(folder).map_err(|error| {
+    std::fs::read_dir(folder).map_err(|error| {
         bad_input(format!(
             "the model folder {shown} cannot be read ({error}); download the checkpoint there or mend `path`"
         ))
     })?;
-    let mut files: Vec<PathBuf> = Vec::new();
-    for child in children {
-        let path = child?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
-            files.push(path);
+    let config = folder.join("config.json");
+    if !config.exists() {
+        let what = if folder.join("adapter_config.json").exists() {
+            "is an adapter, and adapters are not supported: merge it into its base (peft's `merge_and_unload`)"
+        } else {
+            "has no config.json; give a Hugging Face checkpoint"
+        };
+        return Err(bad_input(format!("the model folder {shown} {what}")));
+    }
+    let mut files = wherefrom_model::weight_files(folder)?;
+    if !files.iter().any(|file| *file == folder.join("model.safetensors")) {
+        files.push(folder.join(wherefrom_model::INDEX));
+    }
+    files.push(config);
+    files.sort();
+    files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.leaf(&path)?, path })).collect()
+}
+
+fn combined(role: &str, parts: &[Part]) -> String {
+    if let ([part], true) = (parts, role != MODEL)
+        && part.name.is_empty()
+    {
+        return part.digest.clone();
+    }
+    let mut digest = blake3::Hasher::new();
+    for Part { name, digest: own, .. } in parts {
+        match role {
+            MODEL => digest.update(own.as_bytes()),
+            _ => digest.update(format!("{name}\0{own}\n").as_bytes()),
+        };
+    }
+    digest.finalize().to_hex().to_string()
+}
+
+/// The file by which a checkpoint's chat templates are named, if it has any.
+///
+/// # Errors
+/// For files of its tokenizer that are malformed.
+pub(crate) fn chat_template(model: &Path) -> Result<Option<PathBuf>> {
+    if Beside::read(model)?.templates.is_empty() {
+        return Ok(None);
+    }
+    let named = [TOKENIZER_CONFIG, TEMPLATE].map(|name| model.join(name)).into_iter().find(|path| path.exists());
+    Ok(named.or_else(|| {
+        let others = std::fs::read_dir(model.join(wherefrom_vocabulary::TEMPLATES)).ok()?;
+        others.filter_map(|entry| Some(entry.ok()?.path())).min()
+    }))
+}
+
+/// The file that says how a checkpoint generates, if it has one.
+pub(crate) fn generation_config(model: &Path) -> Option<PathBuf> {
+    Some(model.join(GENERATION)).filter(|path| path.exists())
+}
+
+/// The leaves of a step, with the digests that its key is made of.
+pub(crate) struct Leaves<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) stage: Stage,
+    /// Role, path and digest.
+    pub(crate) leaves: Vec<(String, PathBuf, String)>,
+}
+
+impl Leaves<'_> {
+    /// Fills the draft, and makes sure that what was read is what the key says: the files are asked before and after. A file
+    /// that looks the same is the same; of one that does not, the digest decides. What was begun is forgotten where a file
+    /// was changed, and where one was written since an earlier run began: who knows what that run read.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], naming the file that changed.
+    pub(crate) fn guard(
+        &self,
+        draft: &mut Draft,
+        reporter: &dyn Reporter,
+        fill: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Result<()> {
+        let before = self.parts()?;
+        for ((role, path, digest), parts) in self.leaves.iter().zip(&before) {
+            if !parts.is_empty() && combined(role, parts) != *digest {
+                return Err(changed(path, "since the plan was made"));
+            }
+        }
+        self.begin(&before, draft, reporter)?;
+        fill(draft)?;
+        let after = self.parts();
+        let other = match &after {
+            Ok(after) => {
+                let digests = |parts: &[Vec<Part>]| -> Vec<(PathBuf, String)> {
+                    parts.iter().flatten().map(|part| (part.path.clone(), part.digest.clone())).collect()
+                };
+                let (before, after) = (digests(&before), digests(after));
+                let other = before.iter().find(|part| !after.contains(part));
+                other.or(after.iter().find(|part| !before.contains(part))).map(|(path, _)| path.clone())
+            }
+            Err(_) => None,
+        };
+        match (after, other) {
+            (Ok(_), None) => return Ok(()),
+            (after, other) => {
+                draft.clear()?;
+                after?;
+                Err(changed(&other.unwrap_or_default(), "while it was read"))
+            }
         }
     }
-    if files.iter().any(|path| path.ends_with("model.safetensors")) {
-        // The whole model: what lies beside it (another program's form of it) is not read.
-        files.retain(|path| path.ends_with("config.json") || path.ends_with("model.safetensors"));
+
+    fn parts(&self) -> Result<Vec<Vec<Part>>> {
+        let parts = |(role, path, _): &(String, PathBuf, String)| parts(self.store, self.stage, role, path);
+        self.leaves.iter().map(parts).collect()
     }
-    files.sort();
-    let has = |ending: &str| files.iter().any(|path| path.to_string_lossy().ends_with(ending));
-    if !has("config.json") {
-        return Err(bad_input(format!("the model folder {shown} has no config.json; give a Hugging Face checkpoint")));
+
+    fn begin(&self, parts: &[Vec<Part>], draft: &mut Draft, reporter: &dyn Reporter) -> Result<()> {
+        let stamp = |part: &Part| Ok((part.path.clone(), wherefrom_artifact::written(&part.path)?));
+        let stamps: Vec<(PathBuf, String)> = parts.iter().flatten().map(stamp).collect::<Result<_>>()?;
+        if stamps.is_empty() {
+            return Ok(());
+        }
+        let stamps = serde_json::to_vec(&stamps)?;
+        if draft.restore(READ)?.is_some_and(|earlier| earlier != stamps) {
+            reporter.warn("its files were written again since it was begun: it begins anew");
+            draft.clear()?;
+        }
+        draft.checkpoint(READ, &stamps)
     }
-    if !has(".safetensors") {
-        return Err(wherefrom_model::no_safetensors(folder));
-    }
-    let mut digest = blake3::Hasher::new();
-    for file in files {
-        digest.update(store.leaf(&file)?.as_bytes());
-    }
-    Ok(digest.finalize().to_hex().to_string())
 }
 
-/// Content of a corpus: the digest of a file; of a folder or a glob one over the names and digests of the files.
-pub(crate) fn corpus_digest(store: &Store, corpus: &Path) -> Result<String> {
-    let files = wherefrom_tokenize::corpus_files(corpus)?;
-    if let [file] = &files[..]
-        && file.name.is_empty()
-    {
-        return store.leaf(&file.path);
-    }
-    let mut digest = blake3::Hasher::new();
-    for file in files {
-        digest.update(format!("{}\0{}\n", file.name, store.leaf(&file.path)?).as_bytes());
-    }
-    Ok(digest.finalize().to_hex().to_string())
-}
-
-/// Content of a chat template: of `tokenizer_config.json`, and of the `chat_template.jinja` beside it if there is one.
-pub(crate) fn chat_digest(store: &Store, config: &Path) -> Result<String> {
-    let beside = config.with_file_name(TEMPLATE);
-    if !beside.exists() {
-        return store.leaf(config);
-    }
-    let both = format!("{}{}", store.leaf(config)?, store.leaf(&beside)?);
-    Ok(blake3::hash(both.as_bytes()).to_hex().to_string())
-}
-
-/// The `tokenizer_config.json` of a checkpoint, if it or a file beside it holds a chat template.
-pub(crate) fn chat_template(model: &Path) -> Option<PathBuf> {
-    let config = model.join("tokenizer_config.json");
-    let text = std::fs::read_to_string(&config).ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    (model.join(TEMPLATE).exists() || !value["chat_template"].is_null()).then_some(config)
-}
-
-/// Content of a leaf by its role.
-pub(crate) fn digest(store: &Store, role: &str, path: &Path) -> Result<String> {
-    match role {
-        "corpus" => corpus_digest(store, path),
-        "chat-template" => chat_digest(store, path),
-        _ => store.leaf(path),
-    }
+fn changed(path: &Path, when: &str) -> anyhow::Error {
+    bad_input(format!("{} changed {when}: nothing was kept; run again", path.display()))
 }

@@ -73,6 +73,12 @@ impl<'a> Reader<'a> {
             wires.extend(self.wire(table, stage, &knobs, role, wire, kinds));
         }
         let model = self.model(table, stage, &knobs, kinds);
+        if let (Stage::Generate, Some(Source::Leaf { path, .. })) = (stage, &model)
+            && let Some(path) = leaf::generation_config(path)
+        {
+            let source = self.file_leaf(table, stage, path, leaf::GENERATION_ROLE);
+            wires.push(Wire { role: leaf::GENERATION_ROLE.into(), source, used: true });
+        }
         Some(Step {
             name: table.name.clone(),
             stage,
@@ -144,15 +150,15 @@ impl<'a> Reader<'a> {
     }
 
     /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
-    fn leaf(&mut self, table: &StepTable, path: &str, what: &str) -> Source {
+    fn leaf(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str) -> Source {
         let Some(path) = self.locate(table, what, path) else {
             return Source::Leaf { path: path.into(), digest: None };
         };
-        self.file_leaf(table, path, what)
+        self.file_leaf(table, stage, path, what)
     }
 
-    fn file_leaf(&mut self, table: &StepTable, path: PathBuf, what: &str) -> Source {
-        let digest = leaf::digest(self.store, what, &path);
+    fn file_leaf(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str) -> Source {
+        let digest = leaf::digest(self.store, stage, what, &path);
         if let Err(error) = &digest {
             self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
         }
@@ -172,7 +178,7 @@ impl<'a> Reader<'a> {
                         continue;
                     }
                     Some(step) => Source::Step(step),
-                    None => self.leaf(table, &path, name),
+                    None => self.leaf(table, stage, &path, name),
                 },
                 Some(_) => {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
@@ -184,12 +190,16 @@ impl<'a> Reader<'a> {
                 }
                 None if name == "chat-template" => {
                     let model = self.checkpoint(table).and_then(|(_, folder)| folder);
-                    match model.and_then(|model| leaf::chat_template(&model)) {
-                        Some(path) => self.file_leaf(table, path, name),
-                        None => continue,
+                    match model.map(|model| leaf::chat_template(&model)) {
+                        Some(Ok(Some(path))) => self.file_leaf(table, stage, path, name),
+                        Some(Ok(None)) | None => continue,
+                        Some(Err(error)) => {
+                            self.problems.other(&table.place(), &format!("`model`: {error:#}"));
+                            continue;
+                        }
                     }
                 }
-                None => match self.tokenizer(table) {
+                None => match self.tokenizer(table, stage) {
                     Some(source) => source,
                     None => continue,
                 },
@@ -200,11 +210,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
-    fn tokenizer(&mut self, table: &StepTable) -> Option<Source> {
+    fn tokenizer(&mut self, table: &StepTable, stage: Stage) -> Option<Source> {
         let (name, model) = self.checkpoint(table)?;
         let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
         let path = model.join("tokenizer.json");
-        (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, path, "tokenizer"))
+        (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, stage, path, "tokenizer"))
     }
 
     /// The name of the checkpoint whose tokenizer a step takes, and its folder if it is here.

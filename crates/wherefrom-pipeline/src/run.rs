@@ -14,6 +14,7 @@ use wherefrom_artifact::{
 
 use crate::belong;
 use crate::external;
+use crate::leaf::Leaves;
 use crate::plan::Plan;
 use crate::stage::{Given, Stage};
 use crate::step::{Source, Step};
@@ -59,7 +60,7 @@ impl Plan {
         if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
             wherefrom_model::open_device(exec.device.gpu())?;
         }
-        self.check_models(&wanted)?;
+        self.check_models(&wanted, exec)?;
         let mut all = Vec::new();
         let mut checked = false;
         for &index in &wanted {
@@ -77,13 +78,14 @@ impl Plan {
 
     /// Looks at the headers of every checkpoint of a step that is to be made, before the first is; weights are read once,
     /// by the step.
-    fn check_models(&self, wanted: &[usize]) -> Result<()> {
+    fn check_models(&self, wanted: &[usize], exec: &Exec) -> Result<()> {
         let mut seen = BTreeSet::new();
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state != State::Cached) {
             if let (true, Some(Source::Leaf { path, .. })) = (step.stage.runs_model(), &step.model)
                 && seen.insert(path)
             {
-                wherefrom_model::check(path).with_context(|| format!("step `{}`", step.name))?;
+                let notes = wherefrom_model::check(path).with_context(|| format!("step `{}`", step.name))?;
+                notes.iter().for_each(|note| exec.reporter.warn(note));
             }
         }
         Ok(())
@@ -106,9 +108,10 @@ impl Plan {
         let (start, model) = (Instant::now(), recipe.model.clone());
         let given = self.given(step)?;
         let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
+        let leaves = Leaves { store: &self.store, stage: step.stage, leaves: step.leaves() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
             draft.origin(check_inputs(step.stage, &given, model.as_deref())?);
-            fill(step.stage, &step.config, &given, exec, draft)?;
+            leaves.guard(draft, &*exec.reporter, |draft| fill(step.stage, &step.config, &given, exec, draft))?;
             commits(&self.commits(Some(&step.name)), draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })

@@ -8,7 +8,7 @@ use serde_json::Value;
 use wherefrom_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
 
 use crate::hub;
-use crate::leaf;
+use crate::leaf::{self, Leaves};
 use crate::problems::{Problems, hint};
 use crate::run::{check_inputs, commits, fill};
 use crate::stage::{Given, Need, Stage};
@@ -89,31 +89,49 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let mut given = Given { model: single.model.clone(), ..Given::default() };
     let roles = stage.roles(&knobs);
     let mut inputs = BTreeMap::new();
+    let mut read = Vec::new();
     for (role, path) in &single.inputs {
         if roles.iter().any(|known| known.name == role && known.need == Need::Unused) {
             continue;
         }
+        let folder = role == "tokenizer" && leaves.contains(&"tokenizer") && path.is_dir();
+        let inside = if folder { path.join("tokenizer.json") } else { path.clone() };
         let identity = if path.join(MANIFEST).exists() || !leaves.contains(&role.as_str()) {
             Manifest::read(path)?.key
         } else {
-            leaf::digest(&store, role, path)?
+            let digest = leaf::digest(&store, stage, role, &inside)?;
+            read.push((role.clone(), inside.clone(), digest.clone()));
+            digest
         };
-        let folder = role == "tokenizer" && leaves.contains(&"tokenizer") && path.is_dir();
-        let inside = if folder { path.join("tokenizer.json") } else { path.clone() };
         inputs.insert(role.clone(), identity);
         given.inputs.insert(role.clone(), inside);
     }
     let model = match &single.model {
-        Some(folder) if stage.runs_model() || stage == Stage::External => Some(leaf::model_digest(&store, folder)?),
+        Some(folder) if stage.runs_model() || stage == Stage::External => {
+            let digest = leaf::model_digest(&store, folder)?;
+            read.push(("model".into(), folder.clone(), digest.clone()));
+            Some(digest)
+        }
         _ => None,
     };
+    if let (Stage::Generate, Some(folder)) = (stage, &single.model)
+        && let Some(path) = leaf::generation_config(folder)
+    {
+        let digest = leaf::digest(&store, stage, leaf::GENERATION_ROLE, &path)?;
+        inputs.insert(leaf::GENERATION_ROLE.into(), digest.clone());
+        read.push((leaf::GENERATION_ROLE.into(), path, digest));
+    }
+    if let (true, Some(folder)) = (stage.runs_model(), &single.model) {
+        wherefrom_model::check(folder)?.iter().for_each(|note| exec.reporter.warn(note));
+    }
     let origin = check_inputs(stage, &given, model.as_deref())?;
     let version =
         if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
     let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
+    let leaves_read = Leaves { store: &store, stage, leaves: read };
     let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
         draft.origin(origin);
-        fill(stage, &config, &given, exec, draft)?;
+        leaves_read.guard(draft, &*exec.reporter, |draft| fill(stage, &config, &given, exec, draft))?;
         commits(&hub, draft)
     })?;
     move_to(&folder, &single.output)?;

@@ -83,6 +83,19 @@ impl Step {
         Some(store.folder(self.kind, &self.key()?))
     }
 
+    /// Role, path and digest of what it reads that no step makes.
+    pub(crate) fn leaves(&self) -> Vec<(String, PathBuf, String)> {
+        let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));
+        let model = self.model.iter().map(|model| ("model", model));
+        wires
+            .chain(model)
+            .filter_map(|(role, source)| match source {
+                Source::Leaf { path, digest: Some(digest) } => Some((role.into(), path.clone(), digest.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Steps that have to be made before it.
     pub(crate) fn needs(&self) -> impl Iterator<Item = usize> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| &wire.source);

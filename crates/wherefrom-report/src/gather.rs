@@ -10,7 +10,7 @@ use wherefrom_artifact::{Detail, Error, Example, Loss, Ranked, Score, visible};
 
 use crate::duplicates::{Near, Runs, near};
 use crate::layers::{Grid, centre_of_mass};
-use crate::pieces::{Pieces, tokenizer};
+use crate::pieces::Pieces;
 use crate::statistics::{Distribution, Influences, describe};
 use crate::{Config, Inputs};
 
@@ -131,7 +131,7 @@ impl Gathered {
         let mut gathered = Self {
             queries: ranked.keys().copied().collect(),
             ranked,
-            tokenizer: inputs.tokenizer.as_deref().map(tokenizer).transpose()?,
+            tokenizer: inputs.tokenizer.as_deref().map(wherefrom_vocabulary::open).transpose()?,
             ..Self::empty()
         };
         for row in inputs.tokens.rows::<Example>()? {

@@ -1,11 +1,8 @@
 //! What each token says, in whole characters.
 
-use std::path::Path;
-
-use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{bad_input, visible_after};
+use wherefrom_artifact::visible_after;
 
 /// A text as the tokens have it, made safe to show.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -18,19 +15,6 @@ pub(crate) struct Pieces {
     /// The last character, as the tokens have it.
     #[serde(skip)]
     last: Option<char>,
-}
-
-/// Reads a `tokenizer.json`.
-///
-/// # Errors
-/// [`wherefrom_artifact::Error::Input`] where it cannot be read.
-pub(crate) fn tokenizer(path: &Path) -> Result<Tokenizer> {
-    Tokenizer::from_file(path).map_err(|error| {
-        bad_input(format!(
-            "{}: is not a tokenizer that can be read ({error}); give a tokenizer.json as `tokenizers` writes it",
-            path.display()
-        ))
-    })
 }
 
 impl Pieces {

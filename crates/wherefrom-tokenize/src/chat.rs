@@ -23,6 +23,7 @@ use std::path::Path;
 use anyhow::Result;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use wherefrom_artifact::bad_input;
+use wherefrom_vocabulary::Beside;
 
 pub(crate) use self::date::Date;
 use self::environment::{Raised, Tracker};
@@ -76,28 +77,17 @@ impl Chat {
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] where there is none, or it is no Jinja.
     pub(crate) fn open(path: &Path, date: Option<Date>) -> Result<Self> {
-        let shown = path.display();
-        let unread = |error: &dyn std::fmt::Display| bad_input(format!("{shown}: cannot be read ({error})"));
-        let text = std::fs::read_to_string(path).map_err(|error| unread(&error))?;
-        let config: Json = serde_json::from_str(&text).map_err(|error| unread(&error))?;
-        let config = config.as_object().cloned().unwrap_or_default();
-        let beside = path.with_file_name("chat_template.jinja");
-        let (shown, templates) = match std::fs::read_to_string(&beside) {
-            Ok(source) => (beside.display(), vec![(DEFAULT.to_string(), source)]),
-            Err(_) => (shown, templates(config.get("chat_template"))),
-        };
-        if !templates.iter().any(|(name, _)| name == DEFAULT) {
+        let found = Beside::of(path)?;
+        let beside = path.with_file_name(wherefrom_vocabulary::TEMPLATE);
+        if !found.templates.contains_key(DEFAULT) {
             return Err(bad_input(format!(
                 "{}: has no `chat_template`, and there is no {}; give the tokenizer of a model that chats",
                 path.display(),
                 beside.display()
             )));
         }
-        let special = |(name, value): (&String, &Json)| {
-            let text = value.as_str().or_else(|| value.as_object()?.get("content")?.as_str())?;
-            name.ends_with("_token").then(|| (name.clone(), text.to_string()))
-        };
-        let specials = config.iter().filter_map(special).collect();
+        let shown = if beside.exists() { beside.display() } else { path.display() };
+        let (templates, specials) = (found.templates.into_iter().collect(), found.specials.into_iter().collect());
         let shown = shown.to_string();
         Self::new(templates, specials, shown.clone(), date).map_err(|what| {
             bad_input(format!(
@@ -292,18 +282,6 @@ fn learnt(mut rendered: Rendered, conversation: &Conversation) -> Result<Rendere
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-/// The templates that a `chat_template` names: a text is the default.
-fn templates(value: Option<&Json>) -> Vec<(String, String)> {
-    match value {
-        Some(Json::String(template)) => vec![(DEFAULT.into(), template.clone())],
-        Some(Json::Array(named)) => {
-            let field = |template: &Json, field: &str| Some(template.as_object()?.get(field)?.as_str()?.to_string());
-            named.iter().filter_map(|template| Some((field(template, "name")?, field(template, "template")?))).collect()
-        }
-        _ => Vec::new(),
-    }
 }
 
 /// What the template is given beside the turns.

@@ -8,7 +8,6 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
 use wherefrom_artifact::{bad_input, caught, foreign};
 
-use crate::tokenizer_file;
 
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
@@ -61,10 +60,10 @@ pub(crate) struct Tokens {
 impl Encoder {
     /// Reads a `tokenizer.json`; its own truncation, padding and dropout are left out.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut tokenizer = tokenizer_file::read(path)?;
+        let mut tokenizer = wherefrom_vocabulary::open(path)?;
         let dropout = without_dropout(&mut tokenizer);
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| tokenizer_file::refuse(path, &error))?;
+        tokenizer.with_truncation(None).map_err(|error| wherefrom_vocabulary::refuse(path, &error))?;
         let Some((prefix, suffix)) = foreign(path, || Ok(specials(&tokenizer)))? else {
             return Err(bad_input(format!(
                 "{}: cannot tell which special tokens its post-processor puts around a text; give rows of `input_ids`",
@@ -147,13 +146,6 @@ impl Encoder {
             format!("the tokenizer {shown} cannot encode this text ({what}); mend the text or remove the row")
         })
     }
-}
-
-/// Largest token id of a `tokenizer.json`, plus 1: the smallest embedding it needs.
-pub fn vocabulary_size(tokenizer: &Path) -> Result<usize> {
-    let largest = tokenizer_file::read(tokenizer)?.get_vocab(true).into_values().max();
-    let largest = largest.ok_or_else(|| bad_input(format!("{}: its vocabulary is empty", tokenizer.display())))?;
-    Ok(largest as usize + 1)
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> tokenizers::Result<Vec<u32>> {

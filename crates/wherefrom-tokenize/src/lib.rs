@@ -18,11 +18,10 @@ mod row;
 mod source;
 mod table;
 pub mod tokenize;
-mod tokenizer_file;
 mod turns;
 pub mod vocabulary;
 mod window;
 mod words;
 
-pub use encoder::vocabulary_size;
 pub use source::{CorpusFile, corpus_files};
+pub use wherefrom_vocabulary::size as vocabulary_size;

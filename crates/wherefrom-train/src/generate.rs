@@ -95,7 +95,7 @@ struct Counts {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
-    let tokenizer = tokenizer::load(&inputs.tokenizer)?;
+    let tokenizer = wherefrom_vocabulary::open(&inputs.tokenizer)?;
     let generator = Generator {
         config,
         ends: ends(&inputs.model, &tokenizer)?,

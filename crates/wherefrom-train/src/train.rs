@@ -175,7 +175,7 @@ impl Config {
                 2 * self.heads
             )));
         }
-        Ok(wherefrom_model::Config {
+        let config = wherefrom_model::Config {
             vocab_size: self.vocabulary,
             hidden_size: self.hidden,
             intermediate_size: self.intermediate,
@@ -185,7 +185,9 @@ impl Config {
             max_position_embeddings: self.context,
             tie_word_embeddings: true,
             ..wherefrom_model::Config::llama(self.hidden / self.heads, 10_000.0, 1e-5)
-        })
+        };
+        config.check_size().map_err(bad_input)?;
+        Ok(config)
     }
 }
 
@@ -315,7 +317,7 @@ fn batch(examples: &[Example], members: &[usize], device: &Device) -> Batch {
 /// What lies beside the weights and comes from the tokenizer.
 #[derive(Default)]
 struct Files {
-    copies: Vec<(&'static str, Vec<u8>)>,
+    copies: Vec<(String, Vec<u8>)>,
     begin: Option<u32>,
     end: Option<u32>,
     pad: Option<u32>,
@@ -324,7 +326,7 @@ struct Files {
 impl Files {
     fn read(config: &Config, path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
-        let tokenizer = tokenizer::load(path)?;
+        let tokenizer = wherefrom_vocabulary::open(path)?;
         let needed = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if needed > config.vocabulary {
             return Err(bad_input(format!(
@@ -333,10 +335,9 @@ impl Files {
                 path.display()
             )));
         }
-        let mut copies = vec![("tokenizer.json", std::fs::read(path)?)];
-        let beside = path.with_file_name("tokenizer_config.json");
-        if beside.exists() {
-            copies.push(("tokenizer_config.json", std::fs::read(beside)?));
+        let mut copies = Vec::new();
+        for (name, path) in wherefrom_vocabulary::files(path)? {
+            copies.push((name, std::fs::read(&path).with_context(|| format!("read {}", path.display()))?));
         }
         let special = |names| tokenizer::special(&tokenizer, names);
         let (begin, end, pad) = (special(tokenizer::BEGIN), special(tokenizer::END), special(tokenizer::PAD));
@@ -354,6 +355,7 @@ impl Files {
         save("config.json", &serde_json::to_vec_pretty(&config)?)?;
         save("generation_config.json", &serde_json::to_vec_pretty(&specials)?)?;
         for (name, bytes) in &self.copies {
+            std::fs::create_dir_all(folder.join(name).parent().unwrap_or(folder))?;
             save(name, bytes)?;
         }
         save("model.safetensors", &model.to_safetensors()?)

@@ -66,7 +66,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
 }
 
 /// Why a file is refused.
-pub(crate) fn refuse(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
+pub fn refuse(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
     bad_input(format!(
         "{}: is not a tokenizer that can be read ({error}); give a tokenizer.json as `tokenizers` writes it",
         path.display()
