@@ -11,7 +11,7 @@ const REFUSED: [(&str, &str); 10] = [
     ("yarn beside parameters", "yarn"),
     ("null rope_type", "rope_type"),
     ("nested", "nested"),
-    ("nested with layer types", "nested"),
+    ("nested with layer types", "layer"),
     ("partial and linear", "partial_rotary_factor"),
     ("partial twice", "partial_rotary_factor"),
     ("type beside rope_type", "factor"),
