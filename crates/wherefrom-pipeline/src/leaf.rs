@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde_json::Value;
 use wherefrom_artifact::{Draft, MANIFEST, Manifest, Reporter, Store, bad_input};
 use wherefrom_model::GENERATION;
 use wherefrom_vocabulary::{Beside, TEMPLATE, TOKENIZER_CONFIG};
@@ -14,6 +13,8 @@ use crate::stage::Stage;
 const MODEL: &str = "model";
 /// The role of what a checkpoint says about how it generates.
 pub(crate) const GENERATION_ROLE: &str = "generation-config";
+/// What the files beside a tokenizer.json say of its tokens.
+const BESIDE: &str = "tokens of files beside it";
 /// What a draft was begun from, beside its parts.
 const READ: &str = "read";
 
@@ -42,10 +43,6 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
 /// What of a leaf a stage reads.
 fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Part>> {
     let whole = |name: String, path: PathBuf| Ok(Part { digest: store.leaf(&path)?, name, path });
-    let said = |name: &str, path: &Path, value: &Value| {
-        let digest = blake3::hash(value.to_string().as_bytes()).to_hex().to_string();
-        Part { name: name.into(), path: path.into(), digest }
-    };
     match role {
         MODEL if path.join(MANIFEST).exists() => Ok(Vec::new()),
         MODEL => model_parts(store, path),
@@ -60,19 +57,15 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
         "tokenizer" => {
             let mut parts = vec![whole(String::new(), path.into())?];
             let tokens = Beside::of(path)?.tokens();
-            parts.extend(tokens.map(|tokens| said("tokens beside it", path, &tokens)));
+            parts.extend(tokens.map(|tokens| {
+                let digest = blake3::hash(tokens.to_string().as_bytes()).to_hex().to_string();
+                Part { name: BESIDE.into(), path: path.into(), digest }
+            }));
             Ok(parts)
         }
         "chat-template" => {
-            store.leaf(path)?;
-            let shown = path.display();
-            let said_there = Beside::of(path)?.conversations().ok_or_else(|| {
-                bad_input(format!(
-                    "{shown}: has no `chat_template`, and there is no {TEMPLATE} beside it; give the tokenizer of a model that \
-                     chats"
-                ))
-            })?;
-            Ok(vec![said("", path, &said_there)])
+            let files = wherefrom_vocabulary::conversation_files(path)?;
+            files.into_iter().map(|(name, path)| whole(name, path)).collect()
         }
         _ => Ok(vec![whole(String::new(), path.into())?]),
     }

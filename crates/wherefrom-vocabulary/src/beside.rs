@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -224,12 +224,22 @@ impl Beside {
     pub fn tokens(&self) -> Option<Value> {
         (!self.tokens.is_empty()).then(|| serde_json::json!(self.tokens))
     }
+}
 
-    /// What the text of a conversation depends on, for a key; none where there is no template.
-    pub fn conversations(&self) -> Option<Value> {
-        let value = || serde_json::json!({ "specials": self.specials, "templates": self.templates });
-        (!self.templates.is_empty()).then(value)
+/// The files that say what the text of a conversation is, by name: templates, and the names of special tokens.
+///
+/// # Errors
+/// As [`files`].
+pub fn conversation_files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let beside = files(&path.with_file_name(TOKENIZER))?
+        .into_iter()
+        .filter(|(name, _)| name != TOKENIZER && name != ADDED_TOKENS);
+    let own = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut found: Vec<_> = beside.collect();
+    if !found.iter().any(|(_, other)| other == path) {
+        found.push((own, path.into()));
     }
+    Ok(found)
 }
 
 /// Every file of a tokenizer by its name in a folder: itself as `tokenizer.json`, and what stands beside it.
@@ -276,7 +286,10 @@ fn unread(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
 
 /// The bytes of a file, no more than `most`.
 pub(crate) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(|error| unread(path, &error))?;
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => bad_input(format!("{}: there is no such file", path.display())),
+        _ => unread(path, &error),
+    })?;
     if !metadata.is_file() {
         return Err(unread(path, &"it is no file"));
     }

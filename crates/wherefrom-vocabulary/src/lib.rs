@@ -8,7 +8,7 @@ mod beside;
 mod file;
 mod tokenizer;
 
-pub use beside::{Beside, files};
+pub use beside::{Beside, conversation_files, files};
 pub use file::refuse;
 pub use tokenizer::{open, size};
 

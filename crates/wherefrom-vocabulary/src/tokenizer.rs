@@ -1,16 +1,13 @@
 //! The tokenizer itself.
 
-use std::panic::catch_unwind;
 use std::path::Path;
 
 use anyhow::Result;
 use tokenizers::Tokenizer;
 use wherefrom_artifact::bad_input;
 
-use crate::beside::{Beside, Token, bytes};
-
-/// Bytes of the largest tokenizer.json: those in use have some 40 megabytes.
-const LARGEST: u64 = 1 << 30;
+use crate::beside::{Beside, Token};
+use crate::file;
 
 /// Reads a `tokenizer.json`, and adds the tokens that the files beside it name and it lacks.
 ///
@@ -18,20 +15,7 @@ const LARGEST: u64 = 1 << 30;
 /// [`wherefrom_artifact::Error::Input`] for a file that cannot be read, is no tokenizer, or disagrees with another about the
 /// id of a token.
 pub fn open(path: &Path) -> Result<Tokenizer> {
-    let bytes =
-        bytes(path, LARGEST).map_err(|error| bad_input(format!("{error:#}; give the path of a tokenizer.json")))?;
-    let refuse = |error: &dyn std::fmt::Display| {
-        bad_input(format!(
-            "{}: is not a tokenizer that can be read ({error}); give a tokenizer.json as `tokenizers` writes it",
-            path.display()
-        ))
-    };
-    // Some malformed files make the parser panic.
-    let read = catch_unwind(|| Tokenizer::from_bytes(bytes));
-    let mut tokenizer = match read {
-        Ok(read) => read.map_err(|error| refuse(&error))?,
-        Err(_) => return Err(refuse(&"the parser gave up")),
-    };
+    let mut tokenizer = file::read(path)?;
     for token in Beside::of(path)?.tokens {
         add(&mut tokenizer, &token, path)?;
     }

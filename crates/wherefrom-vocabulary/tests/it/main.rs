@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::Error;
-use wherefrom_vocabulary::{Beside, files, open, size};
+use wherefrom_vocabulary::{Beside, conversation_files, files, open, size};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/vocabularies")
@@ -87,36 +87,47 @@ fn malformed_files_are_refused_by_name() {
     assert!(open(&path).unwrap_err().to_string().contains("tokenizer.json"));
 }
 
-/// Equal values give equal tokens and texts; every difference that can be seen there is one of values.
+/// Equal values give equal tokens; every difference that can be seen there is one of values.
 #[test]
 fn what_a_key_is_made_of_says_what_is_read() {
     let values = |files: Value| {
         let (_folder, path) = folder(&files);
-        let beside = Beside::of(&path).unwrap();
-        (beside.tokens(), beside.conversations())
+        Beside::of(&path).unwrap().tokens()
     };
-    assert_eq!(values(json!({})), (None, None));
+    assert_eq!(values(json!({})), None);
     let base =
         json!({ "added_tokens_decoder": { "260": { "content": "<x>", "special": true } }, "chat_template": "one" });
-    let (tokens, texts) = values(json!({ "tokenizer_config.json": base }));
-    // What neither depends on.
-    let mut other = base.clone();
-    other["model_max_length"] = 5.into();
-    assert_eq!(values(json!({ "tokenizer_config.json": other })), (tokens.clone(), texts.clone()));
-    for (pointer, value) in [("content", json!("<y>")), ("special", json!(false)), ("lstrip", json!(true))] {
+    let tokens = values(json!({ "tokenizer_config.json": base }));
+    // What they do not depend on.
+    for (name, value) in [("model_max_length", json!(5)), ("chat_template", json!("two"))] {
         let mut other = base.clone();
-        other["added_tokens_decoder"]["260"][pointer] = value;
-        assert_ne!(values(json!({ "tokenizer_config.json": other })).0, tokens, "{pointer}");
+        other[name] = value;
+        assert_eq!(values(json!({ "tokenizer_config.json": other })), tokens, "{name}");
+    }
+    for (name, value) in [("content", json!("<y>")), ("special", json!(false)), ("lstrip", json!(true))] {
+        let mut other = base.clone();
+        other["added_tokens_decoder"]["260"][name] = value;
+        assert_ne!(values(json!({ "tokenizer_config.json": other })), tokens, "{name}");
     }
     let mut other = base.clone();
-    other["chat_template"] = "two".into();
-    assert_ne!(values(json!({ "tokenizer_config.json": other })).1, texts);
-    let beside = json!({ "tokenizer_config.json": base, "chat_template.jinja": "two" });
-    assert_ne!(values(beside).1, texts);
-    let mut other = base.clone();
     other["bos_token"] = "<s>".into();
-    let (named, said) = values(json!({ "tokenizer_config.json": other }));
-    assert!(named != tokens && said != texts);
+    assert_ne!(values(json!({ "tokenizer_config.json": other })), tokens);
+    let (_folder, path) =
+        folder(&json!({ "tokenizer_config.json": base, "chat_template.jinja": "two", "added_tokens.json": {},
+                                          "additional_chat_templates/rag.jinja": "r", "special_tokens_map.json": {} }));
+    let names = |files: Vec<(String, PathBuf)>| files.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let texts = [
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "additional_chat_templates/rag.jinja",
+    ];
+    let mut found = names(conversation_files(&path.with_file_name("tokenizer_config.json")).unwrap());
+    found.sort();
+    let mut right = texts.map(String::from).to_vec();
+    right.sort();
+    assert_eq!(found, right);
+    assert_eq!(files(&path).unwrap().len(), 6);
 }
 
 #[test]
