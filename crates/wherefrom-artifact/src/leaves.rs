@@ -7,22 +7,20 @@
 //! A file each, so that processes do not wait for each other and thousands of files cost no more than each on its own.
 //! What a file looks like only hints: where anything of it moved, the content is digested again, and the digest decides.
 
-use std::fs::{self, File, Metadata};
-use std::io::{ErrorKind, Read as _};
+use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::error::bad_input;
 
 /// A file that was written so shortly before it was digested may be written again without its times moving: clocks of file
 /// systems tick every two seconds at the slowest.
 const TICK_NS: u128 = 2_000_000_000;
-/// Bytes read at once.
-const BUFFER: usize = 16 << 20;
 
 /// What the system says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +88,7 @@ pub(crate) fn digest(root: &Path, path: &Path) -> Result<String> {
         return Ok(leaf.blake3);
     }
     let digested_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let blake3 = content(&path).map_err(unread)?;
+    let blake3 = disk::digest(&path).map_err(|error| bad_input(format!("{error:#}")))?;
     if stamp(&path)? != before {
         return Err(bad_input(format!("{} changes while it is read; wait until it is whole", path.display())));
     }
@@ -117,30 +115,13 @@ fn entry(root: &Path, path: &Path) -> PathBuf {
 
 /// Nothing is created where there is no store yet.
 fn save(root: &Path, entry: &Path, leaf: &Leaf) -> Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let temporary = entry.with_extension(format!("{}-{number}.tmp", std::process::id()));
+    let temporary = entry.with_extension(format!("{}.tmp", disk::unique()));
     match fs::create_dir(root.join("leaves")) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
     fs::write(&temporary, serde_json::to_vec(leaf)?)?;
     Ok(fs::rename(&temporary, entry)?)
-}
-
-/// Read, not mapped: a file that shrinks meanwhile ends a process that has mapped it.
-fn content(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; BUFFER.min(usize::try_from(file.metadata()?.len()).unwrap_or(BUFFER).max(1))];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
-            Ok(read) => hasher.update_rayon(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-    }
 }
 
 #[cfg(test)]
@@ -157,7 +138,7 @@ mod tests {
 
     fn write(path: &Path, bytes: &[u8], modified: SystemTime) {
         fs::write(path, bytes).unwrap();
-        File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
     }
 
     /// Another file with the size and time of the first, as an archive with normalised times unpacks it.

@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::artifact::open_any;
+use crate::disk;
 use crate::draft::{self, Draft};
 use crate::error::{Error, bad_input};
 use crate::exec::Reporter;

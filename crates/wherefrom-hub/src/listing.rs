@@ -179,7 +179,16 @@ impl Listing {
 
 /// Small files beside the weights that say what they are and how to write for them.
 pub(crate) fn describes(name: &str) -> bool {
-    ["config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"].contains(&name)
+    let whole = [
+        "config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "adapter_config.json",
+    ];
+    whole.contains(&name)
+        || (name.starts_with("additional_chat_templates/") && name.ends_with(".jinja"))
         || (!name.contains('/') && name.starts_with("tokenizer") && name.ends_with(".json"))
 }
 

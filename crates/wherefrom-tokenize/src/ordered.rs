@@ -80,10 +80,6 @@ impl Json {
     pub(crate) fn shown(&self) -> String {
         self.as_number().map_or_else(|| self.name().into(), Number::to_string)
     }
-
-    pub(crate) fn as_object(&self) -> Option<&Object> {
-        if let Self::Object(value) = self { Some(value) } else { None }
-    }
 }
 
 macro_rules! from {

@@ -285,7 +285,7 @@ fn unread(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
 }
 
 /// The bytes of a file, no more than `most`.
-pub(crate) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
+fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => bad_input(format!("{}: there is no such file", path.display())),
         _ => unread(path, &error),
