@@ -28,7 +28,7 @@ use wherefrom_vocabulary::Beside;
 pub(crate) use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
-use crate::ordered::{Json, Object};
+use crate::ordered::Object;
 use crate::turns::{Conversation, role};
 
 /// The template of a conversation without tools, and of one with.

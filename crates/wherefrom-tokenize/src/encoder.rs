@@ -8,7 +8,6 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
 use wherefrom_artifact::{bad_input, caught, foreign};
 
-
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
 /// What a text begins after where nothing else is before it: the first special token of these that a tokenizer has, its
