@@ -40,6 +40,9 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
     if keys.size_or(&["head_dim"], head_dim)? != head_dim {
         return Err(keys.refuse("`head_dim` must be `hidden_size` / `num_attention_heads` in this family"));
     }
+    let num_hidden_layers = keys.size(&["num_hidden_layers"])?;
+    // All of them see everything, whatever is said.
+    keys.layer_types(num_hidden_layers)?;
     let max_position_embeddings = keys.size_or(&["max_position_embeddings"], 2048)?;
     let rotary = keys.rotary(head_dim, max_position_embeddings, &ROTARY)?;
     // Llama's spelling, which `transformers` takes no notice of here.
@@ -60,7 +63,7 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         vocab_size: keys.size(&["vocab_size"])?,
         hidden_size,
         intermediate_size: keys.size(&["intermediate_size"])?,
-        num_hidden_layers: keys.size(&["num_hidden_layers"])?,
+        num_hidden_layers,
         num_attention_heads: heads,
         num_key_value_heads: heads,
         head_dim,

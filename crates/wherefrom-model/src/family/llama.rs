@@ -106,8 +106,12 @@ pub(super) fn read(keys: &Keys, architecture: Architecture) -> Result<Config> {
     let heads = keys.size(&["num_attention_heads"])?;
     let hidden_size = keys.size(&["hidden_size"])?;
     let num_hidden_layers = keys.size(&["num_hidden_layers"])?;
-    if defaults.head_dim.is_some() && keys.has("head_dim") && keys.value("head_dim").is_null() {
-        return Err(keys.refuse("`head_dim` must be a whole number above 0"));
+    // Null is no number where a family has one of its own.
+    let own_heads = matches!(architecture, Architecture::Gemma | Architecture::Mistral);
+    for (key, own) in [("head_dim", defaults.head_dim.is_some()), ("num_key_value_heads", own_heads)] {
+        if own && keys.has(key) && keys.value(key).is_null() {
+            return Err(keys.refuse(&format!("`{key}` must be a whole number above 0")));
+        }
     }
     let own_width = defaults.head_dim.filter(|_| !keys.has("head_dim")).unwrap_or(hidden_size / heads);
     let head_dim = keys.size_or(&["head_dim"], own_width)?;

@@ -7,7 +7,8 @@ use wherefrom_model::{Config, Scaling, end_tokens};
 use crate::fixtures;
 
 /// Kinds of cases that `transformers` reads and that are refused here, with why.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 11] = [
+    ("gelu and hidden_activation", "hidden_activation"),
     ("yarn beside parameters", "yarn"),
     ("null rope_type", "rope_type"),
     ("nested", "nested"),
@@ -21,7 +22,10 @@ const REFUSED: [(&str, &str); 10] = [
 ];
 
 /// The same, of one family.
-const REFUSED_IN: [(&str, &str); 12] = [
+const REFUSED_IN: [(&str, &str); 18] = [
+    ("mistral hidden no multiple", "head_dim"),
+    ("olmo2 hidden no multiple", "head_dim"),
+    ("qwen2 hidden no multiple", "head_dim"),
     ("gpt_neox theta", "rotary_emb_base"),
     ("gpt_neox both thetas", "rotary_emb_base"),
     ("gpt_neox scaling", "rotary_emb_base"),
@@ -34,6 +38,9 @@ const REFUSED_IN: [(&str, &str); 12] = [
     ("gpt2 n_positions and max_position_embeddings", "n_positions"),
     ("llama hidden_activation", "hidden_activation"),
     ("mistral hidden_activation", "hidden_activation"),
+    ("olmo2 hidden_activation", "hidden_activation"),
+    ("qwen2 hidden_activation", "hidden_activation"),
+    ("qwen3 hidden_activation", "hidden_activation"),
 ];
 
 fn load(config: &Value) -> Result<Config, String> {
