@@ -26,8 +26,8 @@ const STARTS: [&str; 12] = [
     "<|eos|>",
     "[EOS]",
 ];
-/// Bytes of the longest text that is encoded. A tokenizer takes some 130 bytes of memory for each, 2 GiB in all.
-pub(crate) const LONGEST_TEXT: usize = 16 << 20;
+/// Bytes of the longest text that is encoded. A tokenizer takes 120 to 190 bytes of memory for each, up to 1.6 GB in all.
+pub(crate) const LONGEST_TEXT: usize = 8 << 20;
 /// Characters on either side of a boundary that a normalizer may make one of; Unicode's limit is 30 marks.
 const MERGED: usize = 32;
 
