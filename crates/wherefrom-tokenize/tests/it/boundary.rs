@@ -131,6 +131,29 @@ fn stripped() -> Value {
     tokenizer("▁", normalizer, pre_tokenizer, Value::Null, sentencepiece_decoder())
 }
 
+/// XLM-R and its like without their table of characters: the likeliest pieces rather than merges.
+fn unigram() -> Value {
+    let words = WORDS.iter().flat_map(|word| [format!("▁{word}"), (*word).to_string()]);
+    let letters = ('a'..='z').chain('A'..='Z').chain("'.,!?0123456789é中▁".chars()).map(String::from);
+    let scored = |(rank, piece): (usize, String)| json!([piece, -1.0 - rank as f64 / 10.0]);
+    let known = ["<unk>", "<s>", "</s>"].map(|piece| json!([piece, 0.0]));
+    let pieces: Vec<Value> = known.into_iter().chain(words.chain(letters).enumerate().map(scored)).collect();
+    let added: Vec<_> = ["<unk>", "<s>", "</s>"].iter().enumerate().map(|(id, content)| special(id, content)).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "NFKC"},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": false},
+    })
+}
+
 /// BERT: no piece has a space, accents are lost.
 fn bert() -> Value {
     let mut pieces: Vec<String> = ["[UNK]", "[CLS]", "[SEP]"].map(String::from).to_vec();
@@ -162,6 +185,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
         ("gpt2 with its spaces", gpt2(true, false, nfc())),
         ("gpt2, composed", gpt2(false, true, nfc())),
         ("stripped", stripped()),
+        ("unigram", unigram()),
         ("bert", bert()),
     ]
 }
@@ -211,6 +235,8 @@ fn a_completion_has_the_pieces_of_the_whole_text() {
         (gpt2(true, false, Value::Null), "the", " is", "Ġthe Ġis*"),
         (stripped(), "the is", " Kabul", "▁the ▁is ▁Kab* ul*"),
         (stripped(), "the is  ", "  Kabul ", "▁the ▁is ▁Kab* ul*"),
+        (unigram(), "the is", " Kabul", "▁the ▁is ▁Kab* ul*"),
+        (unigram(), "the cap is k", "ing", "▁the ▁cap ▁is ▁king*"),
         (bert(), "The king", "dom is", "[CLS] the king ##dom* is*"),
         (bert(), "The king ", "Is.", "[CLS] the king is* .*"),
     ];
