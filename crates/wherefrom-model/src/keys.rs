@@ -12,6 +12,9 @@ use crate::rotary::{Rotary, Scaling};
 /// Largest of any count or width. No model comes near, and sizes that are multiplied stay within 64 bits.
 const LARGEST: u64 = 1 << 24;
 
+/// Bytes of the longest file: the largest indices have some 10 MB.
+const LONGEST: u64 = 1 << 27;
+
 /// The file as JSON. A key may have several spellings, which must not disagree. Null is as good as not there.
 pub(crate) struct Keys {
     json: Value,
@@ -29,23 +32,30 @@ pub(crate) struct RotaryKeys {
 }
 
 impl Keys {
+    /// The `config.json` of a folder.
     pub(crate) fn load(folder: &Path) -> Result<Self> {
-        Self::read(folder.join("config.json"))
+        Self::parse(folder.join("config.json"))
     }
 
+    /// Another file of its kind.
     pub(crate) fn read(path: PathBuf) -> Result<Self> {
-        let name = path.display();
-        let text = std::fs::read(&path).map_err(|error| {
-            bad_input(format!("cannot read the model's config ({error}); give a Hugging Face folder: {name}"))
-        })?;
-        Self::new(&text, path)
+        let keys = Self::parse(path)?;
+        if keys.json.is_object() { Ok(keys) } else { Err(keys.refuse("it is no JSON object")) }
     }
 
-    fn new(text: &[u8], path: PathBuf) -> Result<Self> {
-        let json: Value = serde_json::from_slice(text)
+    /// No object has none of the keys, and is refused for the first that is needed.
+    fn parse(path: PathBuf) -> Result<Self> {
+        let unread = |what: &dyn std::fmt::Display| {
+            bad_input(format!("cannot read {} ({what}); give a Hugging Face folder", path.display()))
+        };
+        let metadata = std::fs::metadata(&path).map_err(|error| unread(&error))?;
+        if !metadata.is_file() || metadata.len() > LONGEST {
+            return Err(unread(&format!("it is no file of {} MB or less", LONGEST >> 20)));
+        }
+        let text = std::fs::read(&path).map_err(|error| unread(&error))?;
+        let json = serde_json::from_slice(&text)
             .map_err(|error| bad_input(format!("not JSON ({error}): {}", path.display())))?;
-        let keys = Self { json, path };
-        if keys.json.is_object() { Ok(keys) } else { Err(keys.refuse("the model's config is no JSON object")) }
+        Ok(Self { json, path })
     }
 
     pub(crate) fn refuse(&self, what: &str) -> Error {

@@ -41,6 +41,6 @@ pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use site::Site;
 pub use taps::Tap;
-pub use weights::{INDEX, Parameters, check, no_safetensors, weight_files};
+pub use weights::{INDEX, Parameters, check, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;
 pub use wherefrom_linalg::memory::peak_bytes;

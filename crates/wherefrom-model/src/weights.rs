@@ -242,7 +242,7 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let index = folder.join(INDEX);
     if !index.exists() {
-        return Err(no_safetensors(folder));
+        return Err(no_index(folder));
     }
     let keys = Keys::read(index)?;
     let Some(map) = keys.value("weight_map").as_object().filter(|map| !map.is_empty()) else {
@@ -261,12 +261,21 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
+/// The refusal of a folder with neither the whole model nor an index.
+fn no_index(folder: &Path) -> anyhow::Error {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    if entries.any(|entry| entry.path().extension().is_some_and(|ending| ending == "safetensors")) {
+        return bad_input(format!("neither model.safetensors nor {INDEX} is in {}", folder.display()));
+    }
+    no_safetensors(folder)
+}
+
 fn pickled(folder: &Path) -> bool {
     ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists())
 }
 
 /// The refusal of a folder without safetensors, with the remedy where the weights are pickled.
-pub fn no_safetensors(folder: &Path) -> anyhow::Error {
+fn no_safetensors(folder: &Path) -> anyhow::Error {
     let shown = folder.display();
     bad_input(if pickled(folder) {
         format!(

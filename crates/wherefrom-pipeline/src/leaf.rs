@@ -160,7 +160,13 @@ impl Leaves<'_> {
             }
         }
         self.begin(&before, draft, reporter)?;
-        fill(draft)?;
+        if let Err(error) = fill(draft) {
+            // Of what was refused before anything was made nothing is left.
+            if std::fs::read_dir(draft.folder()).is_ok_and(|files| files.count() == 1) {
+                draft.forget(READ)?;
+            }
+            return Err(error);
+        }
         let after = self.parts();
         let other = match &after {
             Ok(after) => {

@@ -114,7 +114,10 @@ fn what_a_study_names_is_fetched_once_and_identified_by_content() {
         serde_json::from_slice(&fs::read(steps[1].sealed(&bench).join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["provenance"]["hub"]["hf:owner/tiny@main"], COMMIT);
     bench.file("corpus.jsonl", corpus());
-    let local = STUDY.replace("hf:owner/tiny", fixture("model").to_str().unwrap());
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        bench.file(&format!("model/{name}"), fs::read(fixture("model").join(name)).unwrap());
+    }
+    let local = STUDY.replace("hf:owner/tiny", "model");
     bench.file("local.toml", local.replace("hf:datasets/owner/texts/data/train.jsonl", "corpus.jsonl"));
     assert!(made(&bench.ok(&["run", "local.toml"])).iter().all(|step| step.cached));
 }
