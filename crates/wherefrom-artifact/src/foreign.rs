@@ -3,8 +3,8 @@
 //! It stops neither aborts nor stack overflows nor absurd allocations: sizes and depths are checked before a parser is called.
 
 use std::any::Any;
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, set_hook, take_hook};
 use std::path::Path;
 use std::sync::Once;
 
@@ -18,6 +18,8 @@ pub const PANICKED: &str = "its reader stopped";
 thread_local! {
     /// This thread is inside of a boundary, and a panic is not printed.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Where the last panic inside of a boundary was: a file of a library and a line.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// What `parse` makes of the file `path`.
@@ -37,7 +39,9 @@ pub fn caught<T>(parse: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let printed = take_hook();
         set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
+            if GUARDED.get() {
+                PLACE.set(panic.location().map(place).unwrap_or_default());
+            } else {
                 printed(panic);
             }
         }));
@@ -45,7 +49,14 @@ pub fn caught<T>(parse: impl FnOnce() -> T) -> Result<T, String> {
     let outside = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(parse));
     GUARDED.set(outside);
-    result.map_err(|panic| format!("{PANICKED} ({})", message(&*panic)))
+    result.map_err(|panic| format!("{PANICKED} ({}{})", message(&*panic), PLACE.take()))
+}
+
+/// ` at parquet-60.1.0/src/file.rs:12`: the path of a crate, without where crates lie on this machine.
+fn place(location: &Location<'_>) -> String {
+    let parts: Vec<_> = location.file().split('/').collect();
+    let from = parts.iter().rposition(|part| *part == "src").unwrap_or_default().saturating_sub(1);
+    format!(" at {}:{}", parts[from..].join("/"), location.line())
 }
 
 /// The first line of what a panic said.
@@ -64,18 +75,20 @@ mod tests {
     fn a_panic_names_the_file_and_others_pass() {
         let path = Path::new("a/b.parquet");
         let refused = foreign(path, || -> Result<()> { panic!("index {}\nmore", 7) }).unwrap_err();
-        let said = "a/b.parquet: its reader stopped (index 7); give an undamaged file";
-        assert_eq!(refused.downcast_ref(), Some(&Error::Input(said.into())));
+        let Some(Error::Input(said)) = refused.downcast_ref() else { panic!("{refused:?}") };
+        let (before, after) = said.split_once(" at wherefrom-artifact/src/foreign.rs:").unwrap();
+        assert_eq!(before, "a/b.parquet: its reader stopped (index 7");
+        assert!(after.ends_with("); give an undamaged file"), "{said}");
         assert_eq!(foreign(path, || Ok(3)).unwrap(), 3);
         assert_eq!(foreign(path, || -> Result<()> { Err(bad_input("own")) }).unwrap_err().to_string(), "own");
-        assert_eq!(caught(|| -> u8 { panic!("plain") }), Err("its reader stopped (plain)".into()));
+        assert!(caught(|| -> u8 { panic!("plain") }).unwrap_err().starts_with("its reader stopped (plain at "));
         // An inner boundary leaves the outer one as it was.
         let nested = caught(|| -> u8 {
             let inner = caught(|| -> u8 { panic!("inner") });
             assert!(inner.is_err() && GUARDED.get());
             panic!("outer")
         });
-        assert_eq!(nested, Err("its reader stopped (outer)".into()));
+        assert!(nested.unwrap_err().starts_with("its reader stopped (outer at "));
         assert!(!GUARDED.get());
     }
 }

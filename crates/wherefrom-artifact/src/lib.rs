@@ -17,6 +17,7 @@ mod leaves;
 mod lineage;
 mod manifest;
 pub mod origin;
+mod pages;
 mod parquet_file;
 mod part;
 mod read;

@@ -9,13 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowGroups, RowSelector,
+};
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 use parquet::basic::Compression;
+use parquet::column::page::PageIterator;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::caught;
+use crate::pages::{CheckedPages, OneColumn};
 use crate::thrift::{STRUCT, Thrift, invalid};
 
 const MAGIC: &[u8] = b"PAR1";
@@ -64,6 +69,43 @@ impl ParquetFile {
         let metadata = caught(read)?.map_err(|error| error.to_string())?;
         opened.chunks = opened.columns(&metadata)?.into();
         Ok((opened, metadata))
+    }
+
+    /// Rows of the row group `group`, the columns of `mask` alone, from row `skip` of it on.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without its name; so are the errors of the reader.
+    pub fn read(
+        &self,
+        metadata: &ArrowReaderMetadata,
+        mask: ProjectionMask,
+        (group, skip): (usize, usize),
+        batch: usize,
+    ) -> std::result::Result<ParquetRecordBatchReader, String> {
+        let read = || {
+            let fields = metadata.schema().fields();
+            let fields = parquet_to_arrow_field_levels(metadata.parquet_schema(), mask, Some(fields))?;
+            let group = Group { file: self.clone(), metadata: metadata.metadata().clone(), group };
+            let left = group.num_rows().saturating_sub(skip);
+            let selection = (skip > 0).then(|| vec![RowSelector::skip(skip), RowSelector::select(left)].into());
+            ParquetRecordBatchReader::try_new_with_row_groups(&fields, &group, batch, selection)
+        };
+        caught(read)?.map_err(|error| error.to_string())
+    }
+
+    /// Items of the longest row of a column of lists in a row group, told without decoding them.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without its name.
+    pub fn longest_row(
+        &self,
+        metadata: &ArrowReaderMetadata,
+        group: usize,
+        column: usize,
+    ) -> std::result::Result<u64, String> {
+        let group = metadata.metadata().row_group(group);
+        let pages = || CheckedPages::open(self, group.column(column), group.num_rows() as usize)?.longest_row();
+        caught(pages)?.map_err(|error| error.to_string())
     }
 
     /// Walks the footer, whose length stands at the end of the file.
@@ -227,6 +269,32 @@ fn check_schema<R: Read>(footer: &mut Thrift<R>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// One row group, as `parquet` reads several.
+struct Group {
+    file: ParquetFile,
+    metadata: Arc<ParquetMetaData>,
+    group: usize,
+}
+
+impl RowGroups for Group {
+    fn num_rows(&self) -> usize {
+        self.metadata.row_group(self.group).num_rows() as usize
+    }
+
+    fn column_chunks(&self, column: usize) -> parquet::errors::Result<Box<dyn PageIterator>> {
+        let chunk = self.metadata.row_group(self.group).column(column);
+        Ok(Box::new(OneColumn(Some(CheckedPages::open(&self.file, chunk, self.num_rows())?))))
+    }
+
+    fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
+        Box::new(std::iter::once(self.metadata.row_group(self.group)))
+    }
+
+    fn metadata(&self) -> &ParquetMetaData {
+        &self.metadata
+    }
 }
 
 impl Length for ParquetFile {

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::bad_input;
 
 use crate::ordered::{Json, Object};
-use crate::row::Names;
+use crate::refusals::Refusals;
+use crate::row::{Names, Row};
 use crate::source::{CorpusFile, Format, Found, Packing, find};
 use crate::table::TableRows;
 
@@ -35,6 +36,8 @@ const OTHERS: [(&[u8], &str); 6] = [
     (b"PAR1", "is Parquet; name it .parquet"),
     (b"PK\x03\x04", "is a zip archive; unpack it"),
 ];
+/// Rows checked at once.
+const CHECKED: usize = 512;
 /// Files named where some are passed over.
 const NAMED: usize = 5;
 
@@ -157,6 +160,33 @@ impl Corpus {
     /// The name of a row that has none.
     pub(crate) fn document(&self, place: Place) -> String {
         self.files[place.file].document(place.row)
+    }
+
+    /// The number of rows, each of which `check` has passed.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`] with the rows that it has not, and where there is none.
+    pub(crate) fn check(&self, check: impl Fn(&RawRow) -> Result<(), String>) -> Result<u64> {
+        let mut refusals = Refusals::default();
+        let mut rows = self.rows(Place::default());
+        let mut count = 0;
+        loop {
+            let chunk = rows.chunk(CHECKED)?;
+            if chunk.is_empty() {
+                break;
+            }
+            count += chunk.len() as u64;
+            for raw in &chunk {
+                if let Err(what) = check(raw) {
+                    refusals.add(&self.shown(raw.place), &what);
+                }
+            }
+        }
+        refusals.check()?;
+        if count == 0 {
+            return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", self.path.display())));
+        }
+        Ok(count)
     }
 
     /// The rows from `place` on.
@@ -328,6 +358,15 @@ impl Rows<'_> {
         let raw = if file.format == Format::JsonLines { Raw::Json(bytes) } else { Raw::Text(bytes) };
         Ok(Some(RawRow { place, raw }))
     }
+}
+
+/// Understands every row of a corpus, and counts them.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] with the files and rows that cannot be read.
+pub fn check_rows(corpus: &Path) -> Result<u64> {
+    let corpus = Corpus::open(corpus, Names::new("text", &BTreeMap::new())?)?;
+    corpus.check(|raw| Row::parse(&raw.raw, corpus.names()).map(drop))
 }
 
 /// What is said of a row that is longer than [`LONGEST_ROW`].

@@ -147,6 +147,14 @@ impl Encoder {
     }
 }
 
+/// The tokens of a text, without special ones.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] with the file's name.
+pub fn encode_with(tokenizer: &Path, text: &str) -> Result<Vec<u32>> {
+    Encoder::open(tokenizer)?.encode(text).map_err(bad_input)
+}
+
 fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> tokenizers::Result<Vec<u32>> {
     Ok(tokenizer.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
 }

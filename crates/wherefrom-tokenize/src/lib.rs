@@ -8,7 +8,6 @@ mod corpus;
 mod encoder;
 mod ids;
 mod json;
-mod levels;
 mod measured;
 mod notes;
 mod ordered;
@@ -23,5 +22,7 @@ pub mod vocabulary;
 mod window;
 mod words;
 
+pub use corpus::check_rows;
+pub use encoder::encode_with;
 pub use source::{CorpusFile, corpus_files};
 pub use wherefrom_vocabulary::size as vocabulary_size;

@@ -10,13 +10,10 @@ use arrow::datatypes::{
     Schema, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use wherefrom_artifact::{ParquetFile, bad_input, caught};
 
 use crate::corpus::{LONGEST_ROW, too_long};
-use crate::levels::longest_row;
 use crate::ordered::{Json, Object};
 use crate::row::Names;
 use crate::source::CorpusFile;
@@ -131,33 +128,25 @@ impl TableRows {
             if self.group == self.metadata.metadata().num_row_groups() {
                 return Ok(None);
             }
-            let reader = caught(|| self.open_group()).flatten();
-            self.reader = Some(reader.map_err(|what| unread(&self.path, &what))?);
+            self.reader = Some(self.open_group().map_err(|what| unread(&self.path, &what))?);
             (self.group, self.skip) = (self.group + 1, 0);
         }
     }
 
     fn open_group(&self) -> Result<ParquetRecordBatchReader, String> {
-        let group = self.metadata.metadata().row_group(self.group);
-        let rows = usize::try_from(group.num_rows()).map_err(|error| error.to_string())?;
+        let columns = self.metadata.metadata().row_group(self.group).columns();
         let mut longest = 1;
-        for (index, column) in group.columns().iter().enumerate() {
+        for (index, column) in columns.iter().enumerate() {
             let list = column.column_descr().max_rep_level() > 0 && self.mask.leaf_included(index);
             if list && column.num_values() as u64 > ITEMS {
-                longest = longest.max(longest_row(&self.file, column, rows)?);
+                longest = longest.max(self.file.longest_row(&self.metadata, self.group, index)?);
             }
         }
         if longest > ITEMS {
             return Err(format!("a row of row group {} has a list of {longest} items, more than {ITEMS}", self.group));
         }
         let batch = BATCH.min((ITEMS / longest) as usize);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
-            .with_projection(self.mask.clone())
-            .with_row_groups(vec![self.group])
-            .with_offset(self.skip)
-            .with_batch_size(batch)
-            .build()
-            .map_err(|error| error.to_string())
+        self.file.read(&self.metadata, self.mask.clone(), (self.group, self.skip), batch)
     }
 }
 

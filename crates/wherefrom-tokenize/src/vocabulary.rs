@@ -19,7 +19,6 @@ use wherefrom_artifact::{Draft, Exec, bad_input, write_atomically};
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::ordered::{Json, Object};
-use crate::refusals::Refusals;
 use crate::row::{Content, Names, Row};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.
@@ -81,7 +80,7 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?;
-    let rows = survey(&corpus)?;
+    let rows = corpus.check(|raw| texts(&corpus, raw).map(drop))?;
     corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
     let tokenizer = train(&corpus, config, exec, rows)?;
     let size = tokenizer.get_vocab_size(true);
@@ -99,30 +98,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     write_atomically(&draft.folder().join("tokenizer.json"), text.as_bytes())?;
     draft.summary("vocabulary", size)?;
     draft.summary("rows", rows)
-}
-
-/// The number of rows, every one checked.
-fn survey(corpus: &Corpus) -> Result<u64> {
-    let mut refusals = Refusals::default();
-    let mut rows = corpus.rows(Place::default());
-    let mut count = 0;
-    loop {
-        let chunk = rows.chunk(CHUNK)?;
-        if chunk.is_empty() {
-            break;
-        }
-        count += chunk.len() as u64;
-        for raw in &chunk {
-            if let Err(what) = texts(corpus, raw) {
-                refusals.add(&corpus.shown(raw.place), &what);
-            }
-        }
-    }
-    refusals.check()?;
-    if count == 0 {
-        return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", corpus.path().display())));
-    }
-    Ok(count)
 }
 
 /// What is tokenised on its own of a row: its text, or prompt and completions.

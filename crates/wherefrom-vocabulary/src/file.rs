@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 use wherefrom_artifact::{bad_input, foreign};
 
@@ -97,6 +97,9 @@ fn check(part: &Value, growth: &mut usize) -> Result<(), String> {
                     return Err(format!("its replacements make a text more than {GROWTH} times as long"));
                 }
             }
+            if text("type") == Some("TemplateProcessing") {
+                check_template(fields)?;
+            }
             if text("type") == Some("FixedLength") && fields.get("length").and_then(Value::as_u64) == Some(0) {
                 return Err("it cuts texts into pieces of length 0".into());
             }
@@ -104,6 +107,28 @@ fn check(part: &Value, growth: &mut usize) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Templates of special tokens name those that they have, and of one text the one there is.
+fn check_template(fields: &Map<String, Value>) -> Result<(), String> {
+    for (template, texts) in [("single", &["A"][..]), ("pair", &["A", "B"])] {
+        for piece in fields.get(template).and_then(Value::as_array).into_iter().flatten() {
+            let named = |kind: &str| piece.get(kind).and_then(|piece| piece["id"].as_str());
+            if let Some(special) = named("SpecialToken")
+                && fields.get("special_tokens").and_then(|specials| specials.get(special)).is_none()
+            {
+                return Err(format!(
+                    "its template `{template}` names `{special}`, which is none of its special tokens"
+                ));
+            }
+            if let Some(text) = named("Sequence")
+                && !texts.contains(&text)
+            {
+                return Err(format!("its template `{template}` has no text {text}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A table of `Precompiled`: the length of a trie, the trie, and texts that end in zero bytes.

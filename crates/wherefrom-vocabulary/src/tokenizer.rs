@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::bad_input;
+use wherefrom_artifact::{bad_input, foreign};
 
 use crate::beside::{Beside, Token};
 use crate::file;
@@ -16,9 +16,9 @@ use crate::file;
 /// id of a token.
 pub fn open(path: &Path) -> Result<Tokenizer> {
     let mut tokenizer = file::read(path)?;
-    for token in Beside::of(path)?.tokens {
-        add(&mut tokenizer, &token, path)?;
-    }
+    let tokens = Beside::of(path)?.tokens;
+    // A token is normalized as it is added.
+    foreign(path, || tokens.iter().try_for_each(|token| add(&mut tokenizer, token, path)))?;
     Ok(tokenizer)
 }
 

@@ -38,14 +38,19 @@ fn first_with(
 }
 
 fn first_line(bench: &Bench, config: &Config, row: &str, chat: &Path, tokenizer: &Path) -> anyhow::Result<Example> {
-    let corpus = bench.file("chat.jsonl", format!("{row}\n"));
-    let inputs = tokenize::Inputs {
-        corpus: corpus.clone(),
-        tokenizer: Some(tokenizer.into()),
-        chat_template: Some(chat.into()),
-    };
+    read_first(bench, config, &bench.file("chat.jsonl", format!("{row}\n")), chat, tokenizer)
+}
+
+/// The first row of a corpus.
+pub(crate) fn first_of(bench: &Bench, config: &Config, corpus: &Path, chat: &Path) -> anyhow::Result<Example> {
+    read_first(bench, config, corpus, chat, tokenizer_file())
+}
+
+fn read_first(bench: &Bench, config: &Config, corpus: &Path, chat: &Path, tokenizer: &Path) -> anyhow::Result<Example> {
+    let inputs =
+        tokenize::Inputs { corpus: corpus.into(), tokenizer: Some(tokenizer.into()), chat_template: Some(chat.into()) };
     let config_value = json!({"config": serde_json::to_value(config)?, "chat": fs::read_to_string(chat)?});
-    let recipe = recipe("tokenize", config_value, &corpus)?;
+    let recipe = recipe("tokenize", config_value, corpus)?;
     let (folder, _) = bench.store().produce(Kind::Tokens, recipe, &*bench.exec.reporter, |draft| {
         tokenize::run(config, &inputs, &bench.exec, draft)
     })?;

@@ -10,6 +10,7 @@ mod property;
 mod refusals;
 mod resume;
 mod sources;
+mod tables;
 mod vocabularies;
 mod windows;
 
