@@ -5,6 +5,7 @@
 Environment: WHEREFROM, the program; PIPELINE, a pipeline with the steps of the quickstart that has been run.
 """
 
+import json
 import math
 import os
 import re
@@ -176,3 +177,24 @@ def test_plots_say_what_they_show(browser, page):
     browser.open(page, "#query-0")
     labels = browser.run("[...document.querySelectorAll('#query svg')].map((svg) => svg.getAttribute('aria-label'))")
     assert len(labels) >= 5 and all(labels)
+
+
+def test_the_policy_lets_the_page_do_its_own_and_nothing_else(page, tmp_path):
+    """Colours and side files work from disk; what a text might have brought in would not run."""
+    html = page.read_text()
+    data = re.search(r'<script type="application/json" id="data-query-1">(.*?)</script>', html, re.S)
+    study = re.search(r'id="data-study">(.*?)</script>', html, re.S)[1]
+    summary = json.loads(study)
+    next(entry for entry in summary["queries"] if entry["query"] == 1)["file"] = "query-00001.js"
+    beside = html.replace(data[0], "").replace(study, json.dumps(summary).replace("<", "\\u003c"))
+    forged = '<script>window.forged = true</script><img src="x" onerror="window.forged = true"><style>body { display: none }</style>'
+    (tmp_path / "index.html").write_text(beside.replace("</body>", f"{forged}</body>"))
+    (tmp_path / "query-00001.js").write_text(f"wherefromQuery(1, {data[1]});\n")
+    with Browser() as browser:
+        browser.open(tmp_path / "index.html", "#query-1")
+        browser.until("document.querySelectorAll('.card').length > 0")
+        assert strong(browser)[1].startswith("strongest")
+        assert browser.run("getComputedStyle(document.body).display") != "none"
+        assert browser.run("window.forged === undefined")
+        told = [str(problem) for problem in browser.problems]
+        assert told and all("Content Security Policy" in problem for problem in told), told
