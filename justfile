@@ -53,6 +53,11 @@ test-smollm2: fetch-smollm2
 test:
     cargo test --release --workspace
 
+# Random foreign bytes for every parser: RUNS inputs for each target in memory, a hundredth of them for one that runs a stage or
+# the hub client, less than 512 MB held. Words choose targets: `just fuzz 1000000 hub`.
+fuzz runs="10000" *words: _python
+    python3 tests/fuzz.py {{runs}} {{words}}
+
 # The quickstart's report in headless Chromium: no error on its console, keys and clicks, numbers against the artifacts.
 test-report: _python
     @command -v chromium chromium-browser google-chrome >/dev/null || { echo "test-report: needs Chromium (Debian, Ubuntu: apt install chromium)" >&2; exit 1; }
