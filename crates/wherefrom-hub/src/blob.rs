@@ -75,7 +75,7 @@ impl<'a> Partial<'a> {
             Err(_) => {}
         }
         // Without a lock, a name that no other process has.
-        let mine = if lock.is_some() { String::new() } else { format!(".{}", std::process::id()) };
+        let mine = if lock.is_some() { String::new() } else { format!(".{}", wherefrom_artifact::unique()) };
         let path = blobs.join(format!("{}{mine}.incomplete", listed.blob));
         // A link there would be followed.
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
