@@ -294,14 +294,14 @@ impl Walk {
                 }
             }
         }
-        // Of several names of a file the first that is no link.
+        // A link to a file that is listed itself is that file once more. Links to one file elsewhere are files of equal content:
+        // the cache of the hub keeps them so.
         found.sort_unstable();
-        let mut first: BTreeMap<PathBuf, String> = BTreeMap::new();
+        let mut listed: BTreeMap<PathBuf, String> = BTreeMap::new();
         let mut entries = Vec::new();
-        for (_, name, path) in found {
+        for (link, name, path) in found {
             let file = real(&path).unwrap_or_else(|_| path.clone());
-            let again = first.get(&file).cloned();
-            first.entry(file).or_insert_with(|| name.clone());
+            let again = if link { listed.get(&file).cloned() } else { listed.insert(file, name.clone()) };
             entries.push(Entry { name, path, again });
         }
         entries.sort_unstable();
