@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Row, Score, Scores, Tokens, bad_input,
+    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Score, Scores, Tokens, bad_input,
 };
 
 /// Raised when results change.
@@ -78,7 +78,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let row = row?;
         if !row.influence.is_finite() {
             return Err(Error::Mismatch(format!(
-                "the influence of example {} on query {} is {}",
+                "the influence of example {} on query {} is {}; score again, without what is not finite",
                 row.example, row.query, row.influence
             ))
             .into());
@@ -140,7 +140,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             });
         }
     }
-    draft.write(0, &[<Ranked as Row<Ranking>>::to_batch(&rows)?])?;
+    draft.write_rows::<Ranking, _>(0, &rows)?;
     exec.reporter.end();
     Ok(())
 }

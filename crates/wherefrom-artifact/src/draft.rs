@@ -18,10 +18,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::batches::{BATCH_BYTES, in_batches};
 use crate::disk;
 use crate::error::{Error, bad_input};
 use crate::ipc::Access;
-use crate::kinds::{Format, Kind};
+use crate::kinds::{Format, Kind, Row};
 use crate::manifest::{Manifest, Part, part_name};
 use crate::origin::{Origin, kept};
 use crate::part;
@@ -200,6 +201,11 @@ impl Draft {
     /// Writes one part: temporary name, sync, rename. Columns are matched to the kind's schema by name.
     pub fn write(&self, part: usize, batches: &[RecordBatch]) -> Result<()> {
         self.write_each(part, batches.iter().cloned().map(Ok))
+    }
+
+    /// Writes one part of these rows, in batches of bounded size.
+    pub fn write_rows<K, R: Row<K>>(&self, part: usize, rows: &[R]) -> Result<()> {
+        self.write_each(part, in_batches(rows, BATCH_BYTES))
     }
 
     /// Like [`Draft::write`], taking batches as they come, so that a part never has to lie in memory whole.

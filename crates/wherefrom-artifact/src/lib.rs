@@ -6,6 +6,7 @@
 //! Keep this crate free of tensors: every stage depends on it, and so does whoever writes a stage elsewhere.
 
 mod artifact;
+mod batches;
 mod disk;
 mod draft;
 mod error;
@@ -32,6 +33,7 @@ mod units;
 mod visible;
 
 pub use artifact::{Artifact, open_any, verify};
+pub use batches::{BATCH_BYTES, in_batches};
 pub use disk::{digest, files, rename, replace, unique, write_atomically};
 pub use draft::Draft;
 pub use error::{Error, bad_input, check_training_examples};

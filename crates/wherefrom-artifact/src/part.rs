@@ -1,7 +1,6 @@
 //! Reading one part, Parquet or Arrow IPC, and checking its columns.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,12 +10,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
 use crate::error::Error;
 use crate::foreign::foreign;
 use crate::ipc::{Access, Ipc};
 use crate::kinds::{Format, Kind};
+use crate::parquet_file::ParquetFile;
 use crate::sound::Sound;
 use crate::stored::{Losses, scale_of};
 
@@ -27,7 +27,7 @@ pub(crate) const LOSSES: &str = "wherefrom.stored";
 pub(crate) fn metadata(kind: Kind, path: &Path, access: Access) -> Result<HashMap<String, String>> {
     match kind.format() {
         Format::Folder => Ok(HashMap::new()),
-        Format::Parquet => Ok(parquet(path)?.schema().metadata().clone().into()),
+        Format::Parquet => Ok(parquet(path)?.1.schema().metadata().clone().into()),
         Format::Arrow => Ok(arrow(path, access)?.schema.metadata().clone().into()),
     }
 }
@@ -70,25 +70,8 @@ fn arrow(path: &Path, access: Access) -> Result<Ipc> {
     foreign(path, || Ipc::open(path, access).map_err(|error| unreadable(path, &error)))
 }
 
-/// A Parquet file whose metadata state nothing that lies outside it.
-fn parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let length = file.metadata()?.len();
-    let builder = foreign(path, || ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(path, &e)))?;
-    let inside = |number: i64| u64::try_from(number).ok().filter(|&number| number <= length);
-    for group in builder.metadata().row_groups() {
-        if group.num_rows() < 0 {
-            return Err(unreadable(path, &"a group has less than no rows"));
-        }
-        for column in group.columns() {
-            let start = column.dictionary_page_offset().unwrap_or(0).min(column.data_page_offset());
-            let end = inside(start).zip(inside(column.compressed_size())).map(|(start, size)| start + size);
-            if end.is_none_or(|end| end > length) || column.num_values() < 0 || column.uncompressed_size() < 0 {
-                return Err(unreadable(path, &"a column lies outside the file"));
-            }
-        }
-    }
-    Ok(builder)
+fn parquet(path: &Path) -> Result<(ParquetFile, ArrowReaderMetadata)> {
+    ParquetFile::open(path, ArrowReaderOptions::new()).map_err(|what| unreadable(path, &what))
 }
 
 fn check_schema(kind: Kind, found: &Schema, path: &Path) -> Result<()> {
@@ -202,7 +185,8 @@ pub(crate) fn read(
     let owned = path.to_path_buf();
     match kind.format() {
         Format::Parquet => {
-            let mut builder = parquet(path)?;
+            let (file, metadata) = parquet(path)?;
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
             check_schema(kind, builder.schema(), path)?;
             if !columns.is_empty() {
                 let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());

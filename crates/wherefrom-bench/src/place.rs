@@ -10,9 +10,14 @@ use wherefrom_model::Config;
 
 use crate::work::{Subject, Work};
 
-/// The root of the repository.
+/// The root of the repository that the program is run in, wherever it was compiled; the working directory, outside of one.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).into()
+    let here = std::env::current_dir().unwrap_or_default();
+    root_above(&here).unwrap_or(&here).into()
+}
+
+fn root_above(folder: &Path) -> Option<&Path> {
+    folder.ancestors().find(|folder| folder.join("crates/wherefrom-bench").is_dir())
 }
 
 /// Where everything is written: `target/bench`.
@@ -72,5 +77,19 @@ impl Place {
 
     pub(crate) fn config(&self) -> Result<Config> {
         Config::load(&self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_that_of_the_checkout_one_works_in() {
+        let other = std::env::temp_dir().join(format!("wherefrom-bench-{}", wherefrom_artifact::unique()));
+        let inside = other.join("crates/wherefrom-bench/src");
+        std::fs::create_dir_all(&inside).unwrap();
+        assert_eq!(root_above(&inside), Some(&*other));
+        std::fs::remove_dir_all(&other).unwrap();
     }
 }

@@ -8,10 +8,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Row, Signs, Span, Tokens};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Signs, Span, Tokens};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};
@@ -80,7 +80,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let examples = inputs.tokens.read_span(span)?;
         let pass = Pass { model: &model, selection: &selection, modules: &modules, count: table.count, exec };
-        draft.write(part, &[<Signs as Row<Index>>::to_batch(&pass.signs(&examples, &device)?)?])?;
+        draft.write_rows::<Index, _>(part, &pass.signs(&examples, &device)?)?;
     }
     exec.reporter.end();
     Ok(())
@@ -124,7 +124,9 @@ impl Pass<'_> {
             for (&index, kept) in group.iter().zip(kept) {
                 let row = &mut rows[index];
                 (row.scale, row.signs) = ((kept.sum / self.count as f64) as f32, kept.signs);
-                ensure!(row.scale.is_finite(), "the gradient of example {} is not finite", row.example);
+                if !row.scale.is_finite() {
+                    return Err(self.model.overflow(sequence(&examples[index]), "its gradient", &Labels::Empirical));
+                }
             }
             self.exec.reporter.advance(group.len() as u64);
         }

@@ -79,6 +79,7 @@ impl<'a> Curvature<'a> {
             Damping::Relative(share) => share * mean,
             Damping::Absolute(value) => value,
         };
+        self.check_damping(module, &lambda, damping, mean, reporter)?;
         // The reciprocal is taken in float64.
         let reciprocal: Vec<f32> = lambda.iter().map(|&value| (1.0 / (value + damping)) as f32).collect();
         if reciprocal.iter().any(|value| !value.is_finite()) {
@@ -88,6 +89,43 @@ impl<'a> Curvature<'a> {
             .into());
         }
         Ok(Inverse { rotation, reciprocal: Some(tensor(reciprocal, shape, device)) })
+    }
+}
+
+impl Curvature<'_> {
+    /// Float32 leaves something of an element of Lambda that is zero, and its reciprocal is as large as that is small: without
+    /// a damping above it, what is divided by it is rounding. Without any, that is refused.
+    fn check_damping(
+        &self,
+        module: &str,
+        lambda: &[f64],
+        damping: f64,
+        mean: f64,
+        reporter: &dyn Reporter,
+    ) -> Result<()> {
+        let rounding = f64::from(f32::EPSILON);
+        // Lambda is squares of sums that have a gradient's norm, squared the sum of all of Lambda, for scale; eigenvalues
+        // of a covariance have the largest for theirs.
+        let floor = match self.method {
+            Method::Kfac => rounding * lambda.iter().fold(0.0, |largest: f64, value| largest.max(*value)),
+            _ => rounding.powi(2) * lambda.iter().sum::<f64>(),
+        };
+        let below = lambda.iter().filter(|&&value| value + damping < floor).count();
+        if below == 0 {
+            return Ok(());
+        }
+        let enough = format!("{:.0e}", 100.0 * floor / mean);
+        let what = format!(
+            "damping {damping:.0e} of {module} is below what float32 leaves of a zero of Lambda ({floor:.0e}), and {below} of \
+             {} elements are such zeros: what is divided by them is rounding; set damping to {{ relative = {enough} }} or more \
+             (0.1 is usual)",
+            lambda.len()
+        );
+        if damping == 0.0 {
+            return Err(Error::Input(what).into());
+        }
+        reporter.warn(&what);
+        Ok(())
     }
 }
 

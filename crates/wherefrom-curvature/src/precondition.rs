@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
-use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row};
+use wherefrom_artifact::{
+    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row, bad_input,
+};
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};
 use wherefrom_model::open_device;
@@ -132,24 +134,31 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, d
         whole = whole * reciprocal.clone();
     }
     let (number, module) = (row.row, row.module);
+    let finite = |values: Vec<f32>| match values.iter().all(|value| value.is_finite()) {
+        true => Ok(values),
+        false => Err(bad_input(format!(
+            "the preconditioned gradient of query {number} overflows float32 in {module}; raise `damping`, or give the \
+             query's gradient without this module"
+        ))),
+    };
     let side = out_features.min(in_features);
     match rank {
         Rank::Low(rank) if rank < side => {
-            let (left, right) = truncated_svd(&values(whole)?, out_features, in_features, rank, threads)?;
+            let (left, right) = truncated_svd(&finite(values(whole)?)?, out_features, in_features, rank, threads)?;
             let (mut left, mut right) =
                 (tensor(left, [out_features, rank], device), tensor(right, [in_features, rank], device));
             if let Some(basis) = &inverse.rotation {
                 (left, right) = (basis.gradient.columns_back(left), basis.activation.columns_back(right));
             }
             let (left_shape, right_shape) = ([out_features, rank], [in_features, rank]);
-            let (left, right) = (values(left)?, values(right)?);
+            let (left, right) = (finite(values(left)?)?, finite(values(right)?)?);
             Ok(Factors { row: number, module, rank, left_shape, left, right_shape, right })
         }
         Rank::Low(_) | Rank::Full => {
             if let Some(basis) = &inverse.rotation {
                 whole = basis.activation.rows_back(basis.gradient.columns_back(whole));
             }
-            let (left, left_shape) = (values(whole)?, [out_features, in_features]);
+            let (left, left_shape) = (finite(values(whole)?)?, [out_features, in_features]);
             Ok(Factors { row: number, module, rank: 0, left_shape, left, right_shape: [0, 0], right: Vec::new() })
         }
     }

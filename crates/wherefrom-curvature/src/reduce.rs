@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Span, Tokens};
+use wherefrom_artifact::{Artifact, Draft, Example, Exec, Span, Tokens, bad_input};
 use wherefrom_linalg::kernels::{Form, Sum};
 use wherefrom_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap};
 
@@ -151,6 +151,9 @@ impl Pass<'_> {
                 exec.reporter.advance(batch.rows() as u64);
             }
             sums.slots.iter_mut().try_for_each(Sum::settle)?;
+            if sums.slots.iter().any(|slot| slot.values().iter().any(|value| !value.is_finite())) {
+                return Err(overflow(model, &sequences, labels, &task));
+            }
             sums.counts.examples += examples.len() as u64;
             sums.next = index + 1;
             if sums.next < self.spans.len() && saved.elapsed() > INTERVAL.max(20 * cost) {
@@ -242,6 +245,21 @@ impl Sums {
             }
             Ok(())
         })
+    }
+}
+
+/// Refuses examples of which one makes a sum infinite: the first whose own numbers are not finite, or all of them where only
+/// a product overflows.
+fn overflow(model: &Model, sequences: &[Sequence<'_>], labels: &Labels, task: &str) -> anyhow::Error {
+    let what = format!("what it adds to the {task}");
+    let first = sequences.iter().find(|sequence| model.first_overflow(**sequence, labels).is_some());
+    match (first, sequences) {
+        (Some(sequence), _) => model.overflow(*sequence, &what, labels),
+        (None, [first, .., last]) => bad_input(format!(
+            "one of the examples {} to {} has gradients whose squares overflow float32: leave it out of the {task}",
+            first.example, last.example
+        )),
+        _ => model.overflow(sequences[0], &what, labels),
     }
 }
 

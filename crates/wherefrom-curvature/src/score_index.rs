@@ -101,6 +101,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 exec.reporter.advance(some.len() as u64);
             }
         }
+        if let Some(row) = scores.iter().find(|row: &&Score| !row.influence.is_finite()) {
+            let what = format!(
+                "the influence of example {} on query {} overflows float32; raise `damping`",
+                row.example, row.query
+            );
+            return Err(Error::Input(what).into());
+        }
         scores.sort_by_key(|row| (row.query, row.example));
         draft.write(number, &[<Score as Row<Scores>>::to_batch(&scores)?])?;
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, Row, SelfInfluence, Span, Tokens, check_training_examples,
+    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};
@@ -113,7 +113,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         for row in &mut rows {
             row.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
         }
-        draft.write(part, &[<OwnInfluence as Row<SelfInfluence>>::to_batch(&rows)?])?;
+        if let Some((place, row)) = rows.iter().enumerate().find(|(_, row)| !row.influence.is_finite()) {
+            let module = row.by_module.iter().position(|share| !share.is_finite()).map_or("all modules", |m| names[m]);
+            let what = format!("its self-influence by {module}");
+            return Err(model.overflow(sequence(&examples[place]), &what, &Labels::Empirical));
+        }
+        draft.write_rows::<SelfInfluence, _>(part, &rows)?;
     }
     exec.reporter.end();
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use wherefrom_artifact::{Artifact, Basis, Eigenbasis, Error, Side};
+use wherefrom_artifact::{Artifact, Basis, Eigenbasis, Error, Side, bad_input};
 use wherefrom_linalg::kernels::Sum;
 use wherefrom_model::Module;
 
@@ -102,7 +102,7 @@ fn sides(eigenbasis: &Artifact<Eigenbasis>, module: &str, shape: [usize; 2]) -> 
 pub(crate) fn narrow(sum: &Sum, what: &str) -> Result<Vec<f32>> {
     let values = sum.matrix();
     let finite = values.iter().all(|value| value.is_finite());
-    finite
-        .then_some(values)
-        .with_context(|| format!("{what} is not finite: the model's activations or gradients overflow"))
+    finite.then_some(values).ok_or_else(|| {
+        bad_input(format!("{what} is a sum beyond float32; fit it on fewer tokens, or attribute fewer `modules`"))
+    })
 }

@@ -9,14 +9,22 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use arrow::record_batch::RecordBatch;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Factors, Gradients, Row, Span, Tokens, bad_input};
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, open_device};
+use wherefrom_artifact::{
+    Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Span, Tokens, bad_input, in_batches,
+};
+use wherefrom_model::{
+    Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, open_device,
+};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// Bytes of factors in memory at once, where more would fit.
+const RUN: usize = 2 << 30;
 
 /// Whose gradients.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +53,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
     exec.reporter.begin("gradients", "tokens", inputs.tokens.tokens(), 0);
+    let pass = Pass { model: &model, selection: &selection, exec };
     for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let examples = inputs.tokens.read_span(span)?;
         if let Some(row) = examples.iter().find(|row| !row.target_mask.contains(&true)) {
@@ -55,14 +64,55 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 inputs.tokens.folder().display()
             )));
         }
+        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
+        let batches = pass.runs(&lengths).into_iter().flat_map(|run| -> Box<dyn Iterator<Item = _>> {
+            match pass.rows(&examples[run]) {
+                Ok(rows) => Box::new(rows.into_iter().flat_map(batches)),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        });
+        draft.write_each(part, batches)?;
+    }
+    exec.reporter.end();
+    Ok(())
+}
+
+struct Pass<'a> {
+    model: &'a Model,
+    selection: &'a Selection,
+    exec: &'a Exec,
+}
+
+impl Pass<'_> {
+    /// Consecutive sequences whose factors, and as much again on their way into the file, fit the memory; one at least.
+    fn runs(&self, lengths: &[usize]) -> Vec<Range<usize>> {
+        let token: usize = self.selection.modules().iter().map(|m| 4 * (m.in_features + m.out_features)).sum();
+        let footprint = Footprint::new(&self.model.outline, self.exec.batch_tokens).total();
+        let limit = self.exec.device.limit(self.exec.memory, wherefrom_linalg::memory::available_bytes);
+        let room = limit.map_or(usize::MAX, |bytes| bytes.saturating_sub(footprint) as usize / 2);
+        runs(lengths, token, room.min(RUN))
+    }
+
+    /// The factors of each sequence, modules in the order of the forward pass.
+    fn rows(&self, examples: &[Example]) -> Result<Vec<Vec<Factors>>> {
         let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in model.batches(&lengths, exec.batch_tokens) {
+        for group in self.model.batches(&lengths, self.exec.batch_tokens) {
             let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
-            let batch = Batch::new(&sequences, &device);
-            model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
+            let batch = Batch::new(&sequences, &self.model.device);
+            let mut overflow = None;
+            self.model.taps(&batch, &Labels::Empirical, self.selection, &mut |tap| {
                 let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
                 let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
+                let wrong = |values: &[f32], width: usize| {
+                    values.iter().position(|value| !value.is_finite()).map(|place| place / width)
+                };
+                if let Some(row) = wrong(&left, out).or_else(|| wrong(&right, inside)) {
+                    let place = tap.tokens.sequences.iter().position(|tokens| tokens.contains(&row)).unwrap_or(0);
+                    // Said once the pass is over: it is run again to find where.
+                    overflow.get_or_insert((group[place], name.clone()));
+                    return Ok(());
+                }
                 for (&index, tokens) in group.iter().zip(tap.tokens.sequences.iter()) {
                     rows[index].push(Factors {
                         row: examples[index].example,
@@ -76,18 +126,41 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 }
                 Ok(())
             })?;
-            exec.reporter.advance(batch.rows() as u64);
+            if let Some((index, module)) = overflow {
+                let what = format!("its gradient in {module}");
+                return Err(self.model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
+            }
+            self.exec.reporter.advance(batch.rows() as u64);
         }
-        draft.write_each(
-            part,
-            rows.into_iter().map(|mut rows| {
-                rows.reverse(); // backward came by the modules last to first
-                <Factors as Row<Gradients>>::to_batch(&rows)
-            }),
-        )?;
+        // Backward came by the modules last to first.
+        rows.iter_mut().for_each(|rows| rows.reverse());
+        Ok(rows)
     }
-    exec.reporter.end();
-    Ok(())
+}
+
+/// Consecutive items of these lengths, `each` bytes for one of a length, as many at a time as have room, and one at least.
+fn runs(lengths: &[usize], each: usize, room: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut held = 0;
+    for (index, length) in lengths.iter().enumerate() {
+        let bytes = each.saturating_mul(*length);
+        match runs.last_mut().filter(|_| bytes <= room.saturating_sub(held)) {
+            Some(run) => {
+                run.end = index + 1;
+                held += bytes;
+            }
+            None => {
+                runs.push(index..index + 1);
+                held = bytes;
+            }
+        }
+    }
+    runs
+}
+
+/// One example's rows: a record batch, or several where one would be too large.
+fn batches(rows: Vec<Factors>) -> Vec<Result<RecordBatch>> {
+    in_batches::<Gradients, _>(&rows, BATCH_BYTES).collect()
 }
 
 fn sequence(example: &Example) -> Sequence<'_> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Exec, Loss, Losses, Row, Span, Tokens};
+use wherefrom_artifact::{Artifact, Draft, Exec, Loss, Losses, Span, Tokens};
 use wherefrom_model::{Batch, Model, Precision, open_device};
 
 use crate::sequence;
@@ -58,7 +58,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             exec.reporter.advance(group.len() as u64);
         }
         rows.sort_by_key(|row| row.example);
-        draft.write(part, &[<Loss as Row<Losses>>::to_batch(&rows)?])?;
+        draft.write_rows::<Losses, _>(part, &rows)?;
     }
     exec.reporter.end();
     Ok(())

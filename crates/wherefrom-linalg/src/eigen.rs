@@ -13,6 +13,10 @@ use faer::{Accum, Mat, MatRef, Par};
 
 /// Residual of an eigenvector, over the norm of the matrix, from which on it is refined.
 const RESIDUAL: f64 = 1e-11;
+/// An element of Q^T Q - I from which on Q is made orthonormal.
+const DEFECT: f64 = 1e-12;
+/// Residual, or element of Q^T Q - I, with which eigenvectors are none.
+const WRONG: f64 = 1e-9;
 /// Coupling of two eigenvectors, over the norm of the matrix, that is left alone.
 const COUPLING: f64 = 1e-13;
 /// Largest tangent of an angle that one step turns by: many at once must stay near a rotation.
@@ -26,7 +30,7 @@ const STEPS: usize = 4;
 /// eigenvectors as columns).
 ///
 /// # Errors
-/// Values that are not finite, by place; a solver that does not converge.
+/// Values that are not finite, by place; a solver that does not converge, or leaves an eigenvector that is none.
 pub fn symmetric_eigen(matrix: &[f64], n: usize, threads: Threads) -> Result<(Vec<f64>, Vec<f64>)> {
     ensure!(
         matrix.len() == n * n,
@@ -85,6 +89,7 @@ pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, 
     let values = (0..n).map(|i| values[i]).collect();
     let image = times(matrix, vectors.as_ref(), par);
     let mut found = Found::new(values, vectors, image);
+    found = found.orthonormal(matrix, par);
     for _ in 0..STEPS {
         if found.residual <= RESIDUAL * found.norm() {
             break;
@@ -95,6 +100,14 @@ pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, 
         }
         found = next;
     }
+    let defect = found.defect(par).1;
+    // A matrix of zeros has neither norm nor residual.
+    let residual = found.residual / found.norm().max(f64::MIN_POSITIVE);
+    ensure!(
+        defect <= WRONG && (residual <= WRONG || found.residual == 0.0),
+        "the eigenvectors of a matrix of size {n} did not converge: residual {residual:.0e} of its norm, off orthonormal \
+         by {defect:.0e}"
+    );
     Ok((found.values, found.vectors))
 }
 
@@ -124,6 +137,47 @@ impl Found {
         self.values.iter().map(|value| value * value).sum::<f64>().sqrt()
     }
 
+    /// Q^T Q, and the largest magnitude of an element of Q^T Q - I.
+    fn defect(&self, par: Par) -> (Mat<f64>, f64) {
+        let (n, gram) = (self.values.len(), times(self.vectors.transpose(), self.vectors.as_ref(), par));
+        let defect = |i: usize, j: usize| (gram[(i, j)] - if i == j { 1.0 } else { 0.0 }).abs();
+        let largest = (0..n).flat_map(|j| (0..n).map(move |i| (i, j)));
+        let largest = largest.map(|(i, j)| defect(i, j)).fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a });
+        (gram, largest)
+    }
+
+    /// The same with orthonormal vectors. faer leaves some of the null space too short, which their residual cannot show:
+    /// Q <- Q (3 I - Q^T Q) / 2 until it is.
+    fn orthonormal(mut self, matrix: MatRef<'_, f64>, par: Par) -> Self {
+        let (n, mut moved) = (self.values.len(), false);
+        for _ in 0..2 * STEPS {
+            let (gram, defect) = self.defect(par);
+            if !(defect > DEFECT) {
+                break;
+            }
+            let step = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
+            self.vectors = times(self.vectors.as_ref(), step.as_ref(), par);
+            moved = true;
+        }
+        if moved { Self::of(self.vectors, matrix, par) } else { self }
+    }
+
+    /// Of orthonormal vectors: values by Rayleigh's quotient, in order.
+    fn of(vectors: Mat<f64>, matrix: MatRef<'_, f64>, par: Par) -> Self {
+        let n = vectors.ncols();
+        let image = times(matrix, vectors.as_ref(), par);
+        let value = |j: usize| {
+            let (own, square): (f64, f64) = (0..n).fold((0.0, 0.0), |(own, square), i| {
+                (own + vectors[(i, j)] * image[(i, j)], square + vectors[(i, j)].powi(2))
+            });
+            own / square
+        };
+        let mut order: Vec<(f64, usize)> = (0..n).map(|j| (value(j), j)).collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let sorted = |columns: &Mat<f64>| Mat::from_fn(n, n, |i, j| columns[(i, order[j].1)]);
+        Self::new(order.iter().map(|(value, _)| *value).collect(), sorted(&vectors), sorted(&image))
+    }
+
     /// One step nearer.
     ///
     /// With H = Q^T C Q, diagonal but for small h_ij: Q <- Q Z, where Z is the rotation next to I + X and
@@ -149,18 +203,7 @@ impl Found {
             let correction = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
             z = times(z.as_ref(), correction.as_ref(), par);
         }
-        let vectors = times(self.vectors.as_ref(), z.as_ref(), par);
-        let image = times(matrix, vectors.as_ref(), par);
-        let value = |j: usize| {
-            let (own, square): (f64, f64) = (0..n).fold((0.0, 0.0), |(own, square), i| {
-                (own + vectors[(i, j)] * image[(i, j)], square + vectors[(i, j)].powi(2))
-            });
-            own / square
-        };
-        let mut order: Vec<(f64, usize)> = (0..n).map(|j| (value(j), j)).collect();
-        order.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let sorted = |columns: &Mat<f64>| Mat::from_fn(n, n, |i, j| columns[(i, order[j].1)]);
-        Self::new(order.iter().map(|(value, _)| *value).collect(), sorted(&vectors), sorted(&image))
+        Self::of(times(self.vectors.as_ref(), z.as_ref(), par), matrix, par)
     }
 }
 

@@ -11,7 +11,6 @@ use wherefrom_linalg::random;
 
 use crate::batch::{Batch, Target};
 use crate::decoder::scatter_rows;
-use crate::error::bad_input;
 use crate::model::{Model, add};
 use crate::precision::Precision;
 use crate::weights::Parameters;
@@ -96,7 +95,10 @@ impl Model {
             let logits = product(hidden.clone(), head.clone().transpose());
             let labels = self.labels(&logits, batch, targets, labels)?;
             let (loss, mut d_logits) = cross_entropy(logits, &labels);
-            self.finite(&loss)?;
+            // Training has a remedy of its own.
+            if !parameters || self.precision != Precision::F32 {
+                self.finite(&loss, targets, batch)?;
+            }
             by_target.extend(loss);
             if targets.iter().any(|target| target.weight != 1.0) {
                 let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
@@ -114,17 +116,6 @@ impl Model {
             d_output = scatter_rows(d_output, rows, d_x);
         }
         Ok(HeadLoss { by_target, d: d_output, gradients })
-    }
-
-    fn finite(&self, losses: &[f32]) -> Result<()> {
-        if self.precision == Precision::F32 || losses.iter().all(|loss| loss.is_finite()) {
-            return Ok(());
-        }
-        let name = self.precision.name();
-        Err(bad_input(format!(
-            "precision = \"{name}\": the model's loss is not a finite number, its activations overflow; use \"bf16\" or \
-             \"f32\" (`wherefrom check` compares them)"
-        )))
     }
 
     fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {

@@ -20,6 +20,7 @@ mod model;
 mod module;
 mod norm;
 mod outline;
+mod overflow;
 mod precision;
 mod rotary;
 mod site;

@@ -97,7 +97,7 @@ impl Model {
         self.outline.modules()
     }
 
-    fn decoder(&self) -> Decoder<'_> {
+    pub(crate) fn decoder(&self) -> Decoder<'_> {
         Decoder { config: &self.config, outline: &self.outline, parameters: &self.parameters }
     }
 

@@ -1,9 +1,10 @@
-//! External stages: a command that fills the draft's folder.
+//! External stages: a command that fills a folder of the draft.
 //!
 //! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
 //! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact.
 
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -11,18 +12,22 @@ use wherefrom_artifact::{Draft, bad_input};
 
 use crate::stage::{Given, without};
 
+/// Waits for a line on its standard input, which the process that started it holds. Where that process is gone before it
+/// said so, what it had started ends, too.
+const WATCH: &str = r#"read -r group || exit 0; read -r done || kill -s KILL -- "-$group""#;
+
 /// Runs the command of `config` into `draft`.
 pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     let words: Vec<String> =
         serde_json::from_value(config["command"].clone()).context("the command of an external step")?;
     let Some((program, arguments)) = words.split_first() else { bail!("the command is empty") };
     // A program that was stopped may have left half a file: it knows nothing of resuming.
-    draft.clear()?;
+    let folder = draft.attempt()?;
     let own = without(&without(config, "command"), "writes");
     let request = json!({
         "kind": draft.kind().name(), "version": draft.kind().version(), "key": draft.key(), "config": own,
     });
-    let file = std::env::temp_dir().join(format!("wherefrom-{}-{}.json", draft.key(), std::process::id()));
+    let file = folder.with_extension("json");
     std::fs::write(&file, serde_json::to_vec_pretty(&request)?).with_context(|| format!("write {}", file.display()))?;
 
     let mut command = Command::new(program);
@@ -30,16 +35,50 @@ pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()
     for (role, path) in given.inputs.iter().filter(|(role, _)| !role.starts_with("command.")) {
         command.arg("--input").arg(format!("{role}={}", path.display()));
     }
-    command.arg("--output").arg(draft.folder());
+    command.arg("--output").arg(&folder);
     if let Some(model) = &given.model {
         command.arg("--model").arg(model);
     }
     // What it says goes where wherefrom reports progress; stdout is for results alone.
-    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let _left = std::fs::remove_file(&file);
+    command.stdin(Stdio::null()).stdout(std::io::stderr());
+    let status = watched(&mut command);
     let status = status.map_err(|error| bad_input(format!("cannot start `{program}` ({error}); check `command`")))?;
     if !status.success() {
         bail!("`{}` ended with {status}; what it said is above", words.join(" "));
     }
-    Ok(())
+    draft.take(&folder)
+}
+
+/// Runs a command to its end. It does not outlive this process, nor does what it starts in its process group, however this
+/// process ends. Promised where there is a `sh`; elsewhere a program that goes on writes where nobody looks.
+fn watched(command: &mut Command) -> std::io::Result<ExitStatus> {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    let watch = watch();
+    let mut child = command.spawn()?;
+    let told = watch.map(|mut watch| {
+        let mut to = watch.stdin.take();
+        // Without it the program is as safe as on a system that has no `sh`.
+        let _unheard = to.as_mut().map(|to| writeln!(to, "{}", child.id()));
+        (watch, to)
+    });
+    let status = child.wait();
+    if let Some((mut watch, mut to)) = told {
+        let _gone = to.as_mut().map(|to| writeln!(to, "done"));
+        drop(to);
+        let _ended = watch.wait();
+    }
+    status
+}
+
+/// The watch, in a process group of its own: what is sent to ours does not reach it.
+fn watch() -> Option<Child> {
+    if !cfg!(unix) {
+        return None;
+    }
+    let mut command = Command::new("sh");
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let silent = command.args(["-c", WATCH]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    silent.spawn().ok()
 }

@@ -18,7 +18,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
-    Row, Score, Scores, Span, Tokens, check_training_examples,
+    Score, Scores, Span, Tokens, check_training_examples,
 };
 use wherefrom_model::{
     ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Tap,
@@ -173,14 +173,13 @@ pub fn run_in_groups(
             loaded = Some(queries);
         }
         scores.extend(details.iter().map(|row: &Detail| row.score));
-        let rows = if config.detail {
+        if config.detail {
             details.sort_by_key(|row| (row.score.query, row.score.example));
-            <Detail as Row<Details>>::to_batch(&details)?
+            draft.write_rows::<Details, _>(part, &details)?;
         } else {
             scores.sort_by_key(|row| (row.query, row.example));
-            <Score as Row<Scores>>::to_batch(&scores)?
-        };
-        draft.write(part, &[rows])?;
+            draft.write_rows::<Scores, _>(part, &scores)?;
+        }
         // Those that are no candidates.
         exec.reporter.advance(others);
     }
@@ -317,6 +316,11 @@ impl Pass<'_> {
             Ok(())
         })?;
         let total: Vec<f32> = values(total)?;
+        if let Some(place) = total.iter().position(|influence| !influence.is_finite()) {
+            let what = format!("its influence on query {}", first + place % count);
+            let sequence = sequence(&examples[group[place / count]]);
+            return Err(self.model.overflow(sequence, &what, &Labels::Empirical));
+        }
         self.exec.reporter.advance(group.len() as u64);
         let row = |(&index, influences): (&usize, &[f32])| {
             let example = examples[index].example;
@@ -382,6 +386,11 @@ impl Pass<'_> {
         }
         for row in &mut rows {
             row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
+        }
+        // Where a token's share is not finite, the sum is not.
+        if let Some((&(query, index), _)) = place.iter().find(|(_, row)| !rows[**row].score.influence.is_finite()) {
+            let what = format!("its influence on query {query}");
+            return Err(self.model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
         }
         Ok(rows)
     }

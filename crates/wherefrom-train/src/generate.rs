@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Row as _, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, open_device};
+use wherefrom_model::{Batch, Labels, Model, Sequence, open_device};
 
 use crate::tokenizer;
 
@@ -114,7 +114,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let mut examples = inputs.tokens.read::<Example>(part)?;
             generator.complete(&mut examples)?;
             draft.checkpoint(&name, &serde_json::to_vec(&Counts::of(&examples))?)?;
-            draft.write(part, &[Example::to_batch(&examples)?])?;
+            draft.write_rows::<Tokens, _>(part, &examples)?;
             exec.reporter.advance(rows);
         }
         let counts = draft.restore(&name)?.context("a part that is there was counted")?;
@@ -236,6 +236,10 @@ impl Generator<'_> {
             })
             .collect();
         let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device));
+        let sums: Vec<f32> = logits.clone().sum_dim(1).to_data().iter::<f32>().collect();
+        if let Some(place) = sums.iter().position(|sum| !sum.is_finite()) {
+            return Err(self.model.overflow(sequences[place], "a next token's logit", &Labels::Empirical));
+        }
         if self.config.temperature == 0.0 {
             return Ok(logits.argmax(1).to_data().iter::<u32>().collect());
         }

@@ -100,6 +100,10 @@ impl Row<Covariances> for Covariance {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * self.matrix.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (module, side, count) = (columns.utf8("module")?, columns.utf8("side")?, columns.u64("count")?);

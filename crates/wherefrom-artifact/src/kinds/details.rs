@@ -44,6 +44,10 @@ impl Row<Details> for Detail {
         batch(columns)
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * (self.by_module.len() + self.by_token.len())
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (by_module, by_token) = (columns.list("by_module")?, columns.list("by_token")?);

@@ -73,6 +73,10 @@ impl Row<Eigenbasis> for Basis {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * self.vectors.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (module, side) = (columns.utf8("module")?, columns.utf8("side")?);

@@ -29,6 +29,10 @@ impl Row<Gradients> for Factors {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
         factors::to_batch(rows, "example", numbers::<UInt64Type>(rows.iter().map(|row| row.row)))
     }
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * (self.left.len() + self.right.len())
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let numbers = Columns(batch).u64("example")?;
         factors::from_batch(batch, |i| numbers.value(i))

@@ -52,6 +52,10 @@ impl Row<Index> for Signs {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.signs.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (example, scale) = (columns.u64("example")?, columns.f32("scale")?);

@@ -52,6 +52,10 @@ impl Row<Lambda> for LambdaSum {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * self.lambda.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (module, count) = (columns.utf8("module")?, columns.u64("count")?);

@@ -41,6 +41,10 @@ impl Row<Losses> for Loss {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * self.by_token.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (example, loss, by_token) = (columns.u64("example")?, columns.f32("loss")?, columns.list("by_token")?);

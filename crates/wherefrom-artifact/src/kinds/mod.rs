@@ -52,6 +52,10 @@ pub trait Row<K>: Sized {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch>;
     /// One record batch to rows.
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>>;
+    /// Bytes of its values, about: what a record batch holds is bounded.
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+    }
 }
 
 macro_rules! kinds {

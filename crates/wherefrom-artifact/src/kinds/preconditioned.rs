@@ -30,6 +30,10 @@ impl Row<Preconditioned> for Factors {
         let queries = rows.iter().map(|row| u32::try_from(row.row).unwrap_or(u32::MAX));
         factors::to_batch(rows, "query", numbers::<UInt32Type>(queries))
     }
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * (self.left.len() + self.right.len())
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let numbers = Columns(batch).u32("query")?;
         factors::from_batch(batch, |i| u64::from(numbers.value(i)))

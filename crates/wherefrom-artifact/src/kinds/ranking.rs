@@ -71,6 +71,10 @@ impl Row<Ranking> for Ranked {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.doc.len() + self.text.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (query, sign, rank) = (columns.u32("query")?, columns.utf8("sign")?, columns.u32("rank")?);

@@ -52,6 +52,10 @@ impl Row<SelfInfluence> for OwnInfluence {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 4 * self.by_module.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (example, influence, by_module) =

@@ -128,6 +128,10 @@ impl Row<Tokens> for Example {
         ])
     }
 
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len() + 5 * self.input_ids.len()
+    }
+
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
         let (examples, docs, starts) = (columns.u64("example")?, columns.list("docs")?, columns.list("doc_starts")?);

@@ -161,3 +161,58 @@ fn what_a_large_matrix_lacks_in_rank_is_no_obstacle() {
     let error = distance(&multiply(&left, &right, rows, cols), &p);
     assert!((error - 196f64.sqrt()).abs() < 1e-5, "24 of 220 equal directions leave {error}");
 }
+
+#[test]
+fn a_truncation_does_not_depend_on_the_size_of_the_numbers() {
+    let (rows, cols, rank) = (96, 80, 4);
+    let p: Vec<f32> = preconditioned(rows, cols).into_iter().map(|value| value as f32).collect();
+    let rebuilt = |scale: f64| -> Vec<f64> {
+        let scaled: Vec<f32> = p.iter().map(|&value| (f64::from(value) * scale) as f32).collect();
+        let (left, right) = truncated_svd(&scaled, rows, cols, rank, Threads::One).unwrap();
+        let right = transpose(&right, cols, rank);
+        let entry = |i: usize, j: usize| -> f64 {
+            (0..rank).map(|k| f64::from(left[i * rank + k]) * f64::from(right[k * cols + j])).sum::<f64>() / scale
+        };
+        (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| entry(i, j)).collect()
+    };
+    let one = rebuilt(1.0);
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let size = norm(&mut one.iter().copied());
+    assert!(size > 0.0);
+    for scale in [1e-34, 1e-24, 1e-15, 1e-10, 1e-4, 1e4, 1e10, 1e30] {
+        let other = rebuilt(scale);
+        let off = norm(&mut one.iter().zip(&other).map(|(one, other)| one - other)) / size;
+        assert!(off < 1e-5, "{scale}: {off}");
+    }
+}
+
+#[test]
+fn eigenvectors_are_orthonormal_whatever_the_null_space() {
+    for (n, rank, scale) in [(24, 3, 1.0), (48, 5, 1e-14), (64, 9, 1e-20), (64, 30, 1e-30), (96, 2, 1e12), (32, 0, 1.0)]
+    {
+        let x = random(7, n * rank);
+        let matrix: Vec<f64> = (0..n * n)
+            .map(|place| {
+                let (i, j) = (place / n, place % n);
+                // Sums of squares as float32 keeps them.
+                let sum: f64 = (0..rank).map(|k| f64::from(x[i * rank + k]) * f64::from(x[j * rank + k])).sum();
+                f64::from((sum * scale) as f32)
+            })
+            .collect();
+        let (values, vectors) = symmetric_eigen(&matrix, n, Threads::One).unwrap();
+        let at = |i: usize, j: usize| vectors[i * n + j];
+        let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
+        for a in 0..n {
+            for b in 0..n {
+                let product: f64 = (0..n).map(|i| at(i, a) * at(i, b)).sum();
+                assert!(
+                    (product - if a == b { 1.0 } else { 0.0 }).abs() < 1e-10,
+                    "{n} {rank} {scale}: {a} {b} {product}"
+                );
+            }
+            let image = |i: usize| (0..n).map(|j| matrix[i * n + j] * at(j, a)).sum::<f64>();
+            let residual = (0..n).map(|i| (image(i) - values[a] * at(i, a)).powi(2)).sum::<f64>().sqrt();
+            assert!(residual <= 1e-9 * norm, "{n} {rank} {scale}: {residual} of {norm}");
+        }
+    }
+}

@@ -227,3 +227,39 @@ fn candidates_of_nothing_are_refused() {
     let none = door.changed::<Candidates, Candidate>("candidates", Vec::clear);
     door.refuses("score", "candidates", &none, &others, &["no candidate"]);
 }
+
+/// Whether a process runs: one that has ended and that nobody has asked for yet does not.
+fn runs(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_program_ends_with_the_process_that_started_it() {
+    let bench = Bench::new();
+    // The program, and one that it starts. What it does is not in the key.
+    bench.file("slow.sh", "sleep 300 & echo $! > child; echo $$ > program; touch $1/part-00000.parquet; wait\n");
+    let command = r#"command = ["sh", "-c", "sh slow.sh $3"]"#;
+    bench.file(
+        "slow.toml",
+        format!("[steps.slow]\nstage = \"external\"\n{command}\nwrites = \"candidates\"\nversion = 1\n"),
+    );
+    let mut running = bench.start(&["run", "slow.toml"], "slow");
+    let begun = || bench.path("program").exists() && !bench.text("program").is_empty();
+    assert!(running.until(begun), "{}", bench.text("slow.err"));
+    let both = [bench.text("program"), bench.text("child")];
+    assert!(both.iter().all(|process| runs(process)));
+    assert!(running.kill());
+    let start = std::time::Instant::now();
+    while both.iter().any(|process| runs(process)) {
+        assert!(start.elapsed().as_secs() < 20, "{both:?} go on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // The next attempt has a folder of its own, and what the first left is gone.
+    bench.file("slow.sh", "ls $(dirname $1) > seen; ls $1 >> seen\n");
+    let error = bench.refused(&["run", "slow.toml"]);
+    assert!(error.contains("nothing was written"), "{error}");
+    let seen = bench.text("seen");
+    assert!(seen.lines().all(|line| line.starts_with("attempt-")) && !seen.contains("part-"), "{seen}");
+}
