@@ -12,6 +12,8 @@ mod draft;
 mod error;
 mod exec;
 mod foreign;
+#[cfg(test)]
+mod fuzz;
 mod ipc;
 mod kinds;
 mod leaves;
