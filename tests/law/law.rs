@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 17] = [
+const LAW: [(&str, &[&str]); 18] = [
     ("wherefrom", &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline"]),
     ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-model"]),
     ("wherefrom-check", &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline"]),
@@ -23,19 +23,24 @@ const LAW: [(&str, &[&str]); 17] = [
             "wherefrom-model",
             "wherefrom-report",
             "wherefrom-score",
+            "wherefrom-stage",
             "wherefrom-tokenize",
             "wherefrom-train",
             "wherefrom-vocabulary",
         ],
     ),
     ("wherefrom-hub", &["wherefrom-artifact"]),
-    ("wherefrom-tokenize", &["wherefrom-artifact", "wherefrom-vocabulary"]),
-    ("wherefrom-gradients", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
-    ("wherefrom-curvature", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
-    ("wherefrom-score", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
-    ("wherefrom-train", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-vocabulary"]),
-    ("wherefrom-aggregate", &["wherefrom-artifact"]),
-    ("wherefrom-report", &["wherefrom-artifact", "wherefrom-vocabulary"]),
+    ("wherefrom-tokenize", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),
+    ("wherefrom-gradients", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage"]),
+    ("wherefrom-curvature", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage"]),
+    ("wherefrom-score", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage"]),
+    (
+        "wherefrom-train",
+        &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage", "wherefrom-vocabulary"],
+    ),
+    ("wherefrom-aggregate", &["wherefrom-artifact", "wherefrom-stage"]),
+    ("wherefrom-report", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),
+    ("wherefrom-stage", &["wherefrom-artifact"]),
     ("wherefrom-vocabulary", &["wherefrom-artifact"]),
     ("wherefrom-model", &["wherefrom-linalg"]),
     ("wherefrom-linalg", &[]),
@@ -87,7 +92,8 @@ fn crates_import_only_what_the_law_allows() {
                 "clap" => ["wherefrom", "wherefrom-bench"].contains(&package.as_str()),
                 "indicatif" => package == "wherefrom",
                 "arrow" | "parquet" => {
-                    !["wherefrom-hub", "wherefrom-model", "wherefrom-linalg", "wherefrom"].contains(&package.as_str())
+                    !["wherefrom-hub", "wherefrom-model", "wherefrom-linalg", "wherefrom-stage", "wherefrom"]
+                        .contains(&package.as_str())
                 }
                 "burn" => ![
                     "wherefrom-artifact",
@@ -98,6 +104,7 @@ fn crates_import_only_what_the_law_allows() {
                     "wherefrom-inspect",
                     "wherefrom-pipeline",
                     "wherefrom-report",
+                    "wherefrom-stage",
                     "wherefrom",
                 ]
                 .contains(&package.as_str()),

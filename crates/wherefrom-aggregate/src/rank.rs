@@ -5,11 +5,30 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Score, Scores, Tokens, bad_input,
+    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Score, Scores, Tokens, bad_input, Kind, Row,
 };
+use wherefrom_stage::{About, Cost, Role, Stage, Writes, at_least};
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;
+
+/// The stage `rank`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About::new("rank", VERSION),
+    roles: &[Role::required("scores", &[Kind::Scores, Kind::Details]), Role::required("tokens", &[Kind::Tokens])],
+    parse: |knobs| at_least("top", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Ranking),
+    makes_model: |_| None,
+    cost: |_, planned, _| Cost::new(Cost::ROWS + 24.0 * planned.pairs("scores"), 1e6, 0.0),
+    run: |config, given, exec, draft| {
+        let scores = match given.kind("scores")? {
+            Some(Kind::Details) => Scored::Details(given.open("scores")?),
+            _ => Scored::Scores(given.open("scores")?),
+        };
+        run(config, &Inputs { scores, tokens: given.open("tokens")? }, exec, draft)
+    },
+};
 
 /// How many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

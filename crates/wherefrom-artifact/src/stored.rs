@@ -27,6 +27,16 @@ pub enum Stored {
     F16,
 }
 
+impl Stored {
+    /// Bytes of a number.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::F16 => 2.0,
+        }
+    }
+}
+
 /// The column that holds the scales of another.
 pub(crate) fn scale_of(column: &str) -> String {
     format!("{column}_scale")

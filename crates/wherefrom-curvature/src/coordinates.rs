@@ -11,10 +11,27 @@ use std::cmp::Ordering;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinate, Coordinates, Draft, Error, Exec, Lambda, LambdaSum, Row, bad_input};
+use wherefrom_artifact::{
+    Artifact, Coordinate, Coordinates, Draft, Error, Exec, Kind, Lambda, LambdaSum, Row, bad_input,
+};
+use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes, at_least};
+
+use crate::passes::sizes_of;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `coordinates`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About::new("coordinates", VERSION),
+    roles: &[Role::required("lambda", &[Kind::Lambda])],
+    parse: |knobs| at_least("dimensions", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Coordinates),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| run(config, &Inputs { lambda: given.open("lambda")? }, exec, draft),
+};
 
 /// How many are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,4 +141,17 @@ fn cut(kept: &mut Vec<Place>, count: usize) -> f32 {
     let least = last.share;
     kept.truncate(count);
     least
+}
+
+/// Coordinates that the step chooses which has the role `coordinates`, of so many.
+pub(crate) fn planned_coordinates(planned: &Planned, of: f64) -> f64 {
+    let chosen = planned.input("coordinates").map(|step| step.config["dimensions"].as_f64().unwrap_or(of));
+    chosen.map_or(0.0, |dimensions| dimensions.min(of))
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let kept = (config.dimensions as f64).min(sizes.products);
+    // Every coordinate lies in memory twice, until the least are let go.
+    Cost::new(4.0 * sizes.products + 64.0 * kept, 20.0 * kept, 2.0 * sizes.products)
 }

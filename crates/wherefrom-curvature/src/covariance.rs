@@ -8,16 +8,45 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Row, Side, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Kind, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
 use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::blocks::{blocks, elements};
+use crate::passes::{note, planned_passes, sizes_of};
 use crate::reduce::{Counts, Fit};
 use crate::tensors::narrow;
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;
+
+/// The stage `covariance`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["modules", "precision"],
+        several_passes: true,
+        remedy: "give more --memory, choose fewer modules at a time (modules-per-pass), or set blocks of the covariance step",
+        ..About::new("covariance", VERSION)
+    },
+    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    parse: |knobs| {
+        let mut config: Config = at_least("blocks", 1, knobs)?;
+        // True labels are not drawn: the seed does nothing.
+        if config.labels == LabelsKind::Empirical {
+            config.seed = 0;
+        }
+        Ok(config)
+    },
+    check: Config::check,
+    writes: Writes::One(Kind::Covariances),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        run(config, &Inputs { tokens: given.open("tokens")?, model: given.model()? }, exec, draft)
+    },
+};
 
 /// What is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,7 +165,7 @@ pub fn run_with_labels(
 /// Bytes of the sums over these modules in one pass, and what a matrix takes while it is written.
 ///
 /// The triangle in float64 on the CPU takes as much as the square in float32 on a GPU.
-pub fn bytes(modules: &[Module], blocks: usize) -> u64 {
+pub(crate) fn bytes(modules: &[Module], blocks: usize) -> u64 {
     let largest = sizes(modules, blocks).max().unwrap_or(0);
     4 * summed(modules, blocks) + 8 * largest.pow(2) as u64
 }
@@ -147,23 +176,31 @@ pub fn summed(modules: &[Module], blocks: usize) -> u64 {
 }
 
 /// Sizes of those matrices.
-pub fn sizes(modules: &[Module], blocks: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn sizes(modules: &[Module], blocks: usize) -> impl Iterator<Item = usize> {
     slots(modules, blocks).into_iter().map(|slot| slot.block.len())
 }
 
 /// Numbers in A and S of one module, or in its Q_A and Q_S.
-pub fn both_sides(module: &Module, blocks: usize) -> u64 {
+pub(crate) fn both_sides(module: &Module, blocks: usize) -> u64 {
     (elements(module.in_features, blocks) + elements(module.out_features, blocks)) as u64
 }
 
 /// Size of the largest block of a module's A and S.
-pub fn largest(module: &Module, count: usize) -> usize {
+pub(crate) fn largest(module: &Module, count: usize) -> usize {
     [module.in_features, module.out_features]
         .iter()
         .flat_map(|&n| blocks(n, count))
         .map(|block| block.len())
         .max()
         .unwrap_or(0)
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let (tokens, all) = (planned.size_of("tokens").tokens, summed(&sizes.modules, config.blocks) as f64);
+    let (passes, memory) = planned_passes(&sizes, planned, machine, |modules| bytes(modules, config.blocks));
+    let flops = passes as f64 * sizes.scan(tokens) + 2.0 * tokens * all;
+    Cost::new(memory, all * 4.0, flops).note(note(passes))
 }
 
 /// One block of one matrix.

@@ -3,15 +3,33 @@
 //! reads   covariances
 //! writes  eigenbasis
 
+use std::slice;
+
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Exec, Row};
+use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Device, Draft, Eigenbasis, Exec, Kind, Row};
 use wherefrom_linalg::{Threads, symmetric_eigen};
+use wherefrom_model::Module;
+use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes};
 
-use crate::waves::side_by_side;
+use crate::covariance;
+use crate::passes::{blocks_of, sizes_of};
+use crate::waves::{self, side_by_side};
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;
+
+/// The stage `eigenbasis`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { remedy: "set blocks of the covariance step", ..About::new("eigenbasis", VERSION) },
+    roles: &[Role::required("covariances", &[Kind::Covariances])],
+    parse: serde_json::from_value,
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Eigenbasis),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| run(config, &Inputs { covariances: given.open("covariances")? }, exec, draft),
+};
 
 /// There is nothing to choose.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,12 +72,12 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
 
 /// Bytes for one matrix of size n: its sum, its mean, the solver's copies and work space, and the vectors, some in
 /// float32 and some in float64.
-pub fn bytes(n: usize) -> u64 {
+pub(crate) fn bytes(n: usize) -> u64 {
     60 * (n as u64).pow(2)
 }
 
 /// Bytes for one matrix that is read, or decomposed and not yet written, with what is left of the work on it.
-pub fn waiting(n: usize) -> u64 {
+pub(crate) fn waiting(n: usize) -> u64 {
     10 * (n as u64).pow(2)
 }
 
@@ -72,4 +90,18 @@ fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis
     let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
     let Covariance { module, side, shared_with, .. } = row;
     Ok(Basis { module, side, shared_with, values: narrow(values), vectors: narrow(vectors) })
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(model) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let blocks = blocks_of(planned);
+    let sizes = |modules: &[Module]| covariance::sizes(modules, blocks).collect::<Vec<_>>();
+    // A block of n takes some 9 n³ operations, in float64.
+    let flops = 9.0 * sizes(&model.modules).into_iter().map(|n| (n as f64).powi(3)).sum::<f64>();
+    let largest = |bytes: fn(usize) -> u64| {
+        let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(bytes).sum();
+        model.modules.iter().map(module).max().unwrap_or(0)
+    };
+    let held = waves::held(largest(bytes), largest(waiting), &Device::cpu());
+    Cost::new(held as f64, covariance::summed(&model.modules, blocks) as f64 * 4.0, flops)
 }

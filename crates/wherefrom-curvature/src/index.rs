@@ -11,17 +11,46 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Signs, Span, Tokens};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Signs, Span, Tokens, Kind, Row};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes};
 
+use crate::coordinates::planned_coordinates;
+use crate::covariance;
+use crate::passes::{blocks_of, sizes_of};
 use crate::reduce::sequence;
 use crate::table::{Share, Table};
 use crate::tensors::{Rotation, rotations};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `index`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["precision"],
+        remedy: "choose fewer modules, or set blocks of the covariance step",
+        ..About::new("index", VERSION)
+    },
+    roles: &[
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::required("eigenbasis", &[Kind::Eigenbasis]),
+        Role::required("coordinates", &[Kind::Coordinates]),
+    ],
+    parse: serde_json::from_value,
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Index),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let (eigenbasis, coordinates) = (given.open("eigenbasis")?, given.open("coordinates")?);
+        let inputs = Inputs { tokens: given.open("tokens")?, model: given.model()?, eigenbasis, coordinates };
+        run(config, &inputs, exec, draft)
+    },
+};
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,4 +171,15 @@ impl Kept {
             self.sum += f64::from((value / deviation).abs());
         }
     }
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let Size { tokens, rows } = planned.size_of("tokens");
+    let kept = planned_coordinates(planned, sizes.products);
+    let all = covariance::summed(&sizes.modules, blocks_of(planned)) as f64;
+    let memory = sizes.footprint.total() as f64 + 4.0 * all + 4.0 * sizes.products;
+    let flops = sizes.scan(tokens) + 2.0 * tokens * (all + sizes.products);
+    let note = format!("{} a sequence", wherefrom_artifact::bytes(kept / 8.0));
+    Cost::new(memory, rows * (kept / 8.0 + 16.0), flops).note(note)
 }

@@ -11,18 +11,41 @@ use std::sync::Arc;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Exec, Lambda, LambdaSum, Row, Stored, Tokens};
+use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Exec, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
 use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
+use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes};
 
 use crate::blocks::Orthogonal;
 use crate::covariance;
-use crate::passes::number_bytes;
+use crate::passes::{blocks_of, note, number_bytes, planned_passes, sizes_of};
 use crate::reduce::{Counts, Fit};
 use crate::tensors::{narrow, rotations};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `lambda`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { name: "lambda", version: VERSION, ..covariance::STAGE.about },
+    roles: &[Role::required("tokens", &[Kind::Tokens]), Role::optional("eigenbasis", &[Kind::Eigenbasis])],
+    parse: |knobs| {
+        let mut config: Config = serde_json::from_value(knobs)?;
+        // True labels are not drawn: the seed does nothing.
+        if config.labels == LabelsKind::Empirical {
+            config.seed = 0;
+        }
+        Ok(config)
+    },
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Lambda),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let (tokens, eigenbasis) = (given.open("tokens")?, given.maybe("eigenbasis")?);
+        run(config, &Inputs { tokens, eigenbasis, model: given.model()? }, exec, draft)
+    },
+};
 
 /// What is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,11 +166,22 @@ impl SharedInput {
 
 /// Bytes of the sums over these modules in one pass, of `number` bytes each, their rotations (of so many blocks; none in
 /// the standard basis), and what one module takes while its gradients are squared and written.
-pub fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u64 {
+pub(crate) fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u64 {
     let size = |module: &Module| number * (module.out_features * module.in_features) as u64;
     let rotation = |module: &Module| blocks.map_or(0, |count| 4 * covariance::both_sides(module, count));
     let held: u64 = modules.iter().map(|module| size(module) + rotation(module)).sum();
     let squared =
         |module: &Module| (squared_products_bytes(module.out_features, module.in_features) as u64).max(size(module));
     held + modules.iter().map(squared).max().unwrap_or(0)
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let rotated = planned.input("eigenbasis").map(|_| blocks_of(planned));
+    let number = number_bytes(&machine.device);
+    let (passes, memory) = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number));
+    let tokens = planned.size_of("tokens").tokens;
+    let work = sizes.products + rotated.map_or(0.0, |blocks| covariance::summed(&sizes.modules, blocks) as f64);
+    let flops = passes as f64 * sizes.scan(tokens) + 2.0 * tokens * work;
+    Cost::new(memory, sizes.products * config.store.bytes(), flops).note(note(passes))
 }

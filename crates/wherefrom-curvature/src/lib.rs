@@ -18,4 +18,4 @@ pub mod score_index;
 pub mod self_influence;
 mod table;
 mod tensors;
-pub mod waves;
+mod waves;

@@ -30,6 +30,11 @@ impl Method {
         matches!(self, Self::Diagonal | Self::Ekfac)
     }
 
+    /// The damping, where there is something to damp; else the default, for it changes nothing.
+    pub(crate) fn damping(self, given: Damping) -> Damping {
+        if self == Self::Identity { Damping::default() } else { given }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -102,6 +107,16 @@ pub enum Rank {
 enum RankForm {
     Number(usize),
     Word(String),
+}
+
+impl Rank {
+    /// Directions kept; none where all are.
+    pub(crate) fn number(self) -> Option<f64> {
+        match self {
+            Self::Low(rank) => Some(rank as f64),
+            Self::Full => None,
+        }
+    }
 }
 
 impl TryFrom<RankForm> for Rank {

@@ -1,7 +1,8 @@
 //! How many modules are summed in one pass over the tokens: as many as fit the memory.
 
 use wherefrom_artifact::{Device, Exec};
-use wherefrom_model::{Footprint, Outline};
+use wherefrom_model::{Footprint, Module, Outline, Sizes};
+use wherefrom_stage::{Machine, Planned};
 
 /// Bytes that may be held, as [`Device::limit`] has it.
 pub fn limit(exec: &Exec) -> Option<u64> {
@@ -9,7 +10,7 @@ pub fn limit(exec: &Exec) -> Option<u64> {
 }
 
 /// Bytes of a summed number on its device: float32 of a span on a GPU, float64 of all spans on the CPU.
-pub fn number_bytes(device: &Device) -> u64 {
+pub(crate) fn number_bytes(device: &Device) -> u64 {
     match device {
         Device::Cpu { .. } => 8,
         Device::Gpu { .. } => 4,
@@ -35,7 +36,7 @@ pub(crate) fn fits(
 }
 
 /// Modules, in order, by pass: as many as fit, and at least one.
-pub fn split(
+pub(crate) fn split(
     modules: &[usize],
     per_pass: Option<usize>,
     room: Option<u64>,
@@ -53,4 +54,35 @@ pub fn split(
         passes.push(vec![module]);
     }
     passes
+}
+
+/// Sizes of the model that a planned step is about.
+pub(crate) fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
+    planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+}
+
+/// Blocks of the covariances that a planned step goes back to.
+pub(crate) fn blocks_of(planned: &Planned) -> usize {
+    planned.nearest(|step| step.config["blocks"].as_u64()).unwrap_or(1) as usize
+}
+
+/// Passes that a planned step will make, and the bytes of the largest, with what running the model takes.
+pub(crate) fn planned_passes(
+    sizes: &Sizes,
+    planned: &Planned,
+    machine: &Machine,
+    bytes: impl Fn(&[Module]) -> u64,
+) -> (usize, f64) {
+    let running = sizes.footprint.total();
+    let room = machine.memory.map(|memory| memory.saturating_sub(running));
+    let of = |chosen: &[usize]| bytes(&chosen.iter().map(|&i| sizes.modules[i].clone()).collect::<Vec<_>>());
+    let all: Vec<usize> = (0..sizes.modules.len()).collect();
+    let passes = split(&all, planned.modules_per_pass, room, of);
+    let largest = passes.iter().map(|pass| of(pass)).max().unwrap_or(0);
+    (passes.len(), (running + largest) as f64)
+}
+
+/// What a plan says of several passes.
+pub(crate) fn note(passes: usize) -> String {
+    if passes > 1 { format!("{passes} passes over the tokens") } else { String::new() }
 }

@@ -8,19 +8,48 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row, bad_input,
+    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row, bad_input, Kind,
 };
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};
-use wherefrom_model::open_device;
+use wherefrom_model::{Module, open_device};
+use wherefrom_stage::{About, Cost, Machine, Planned, Role, Size, Stage, Writes};
 
+use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
+use crate::passes::{blocks_of, sizes_of};
 use crate::tensors::{tensor, values};
-use crate::waves::side_by_side;
+use crate::waves::{self, side_by_side};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `precondition`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        remedy: "lower rank, set blocks of the covariance step, or ask fewer queries at a time",
+        ..About::new("precondition", VERSION)
+    },
+    roles: &[
+        Role::required("gradients", &[Kind::Gradients]),
+        Role::when("eigenbasis", &[Kind::Eigenbasis], |config| config.method.uses_eigenbasis()),
+        Role::when("lambda", &[Kind::Lambda], |config| config.method.uses_lambda()),
+    ],
+    parse: |knobs| {
+        let mut config: Config = serde_json::from_value(knobs)?;
+        config.damping = config.method.damping(config.damping);
+        Ok(config)
+    },
+    check: Config::check,
+    writes: Writes::One(Kind::Preconditioned),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let (eigenbasis, lambda) = (given.maybe("eigenbasis")?, given.maybe("lambda")?);
+        run(config, &Inputs { gradients: given.open("gradients")?, eigenbasis, lambda }, exec, draft)
+    },
+};
 
 /// What it is computed from.
 #[derive(Debug, Clone)]
@@ -103,7 +132,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 /// Bytes for one module [out, in] and one query of so many tokens: what waits, and the product on its way through the
 /// decomposition (a Gram matrix of the smaller side in float64 and its eigenvectors) or the rotations; or Lambda and its
 /// mean in float64.
-pub fn bytes(out_features: usize, in_features: usize, rotations: u64, tokens: usize, low_rank: bool) -> u64 {
+pub(crate) fn bytes(out_features: usize, in_features: usize, rotations: u64, tokens: usize, low_rank: bool) -> u64 {
     let (size, sum) = ((out_features * in_features) as u64, (out_features + in_features) as u64);
     let side = (out_features.min(in_features) as u64).pow(2);
     let product = if low_rank { 16 * size + 48 * side } else { 20 * size };
@@ -111,9 +140,34 @@ pub fn bytes(out_features: usize, in_features: usize, rotations: u64, tokens: us
 }
 
 /// Bytes of them before the work begins: curvature and factors.
-pub fn waiting(out_features: usize, in_features: usize, rotations: u64, tokens: usize) -> u64 {
+pub(crate) fn waiting(out_features: usize, in_features: usize, rotations: u64, tokens: usize) -> u64 {
     let (size, sum) = ((out_features * in_features) as u64, (out_features + in_features) as u64);
     4 * (rotations + size + sum * tokens as u64)
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let Size { tokens, rows: queries } = planned.size_of("gradients");
+    let (each, blocks) = ((tokens / queries.max(1.0)) as usize, blocks_of(planned));
+    let work = |module: &Module| {
+        let (inside, out) = (module.in_features as f64, module.out_features as f64);
+        let (side, size) = (inside.min(out), inside * out);
+        match config.rank {
+            Rank::Low(_) => 2.0 * size * (each as f64 + side) + 9.0 * side.powi(3),
+            Rank::Full => 2.0 * size * (each as f64 + inside + out),
+        }
+    };
+    let (mut largest, mut waits) = (0, 0);
+    for module in &sizes.modules {
+        let ([out, inside], rotations) =
+            ([module.out_features, module.in_features], covariance::both_sides(module, blocks));
+        largest = bytes(out, inside, rotations, each, matches!(config.rank, Rank::Low(_))).max(largest);
+        waits = waiting(out, inside, rotations, each).max(waits);
+    }
+    let query = sizes.query(config.rank.number()) * config.store.bytes();
+    let flops = queries * sizes.modules.iter().map(work).sum::<f64>();
+    let held = waves::held(largest, waits, &machine.device);
+    Cost::new(held as f64, queries * query, flops).note(format!("{} a query", wherefrom_artifact::bytes(query)))
 }
 
 /// P(left right^T), whole or truncated. The truncation is taken in the eigenbasis, where P is rotated and not dense again:

@@ -12,20 +12,53 @@ use std::ops::Range;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Coordinates, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Index, Lambda, Row, Score, Scores,
+    Artifact, Coordinates, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Index, Kind, Lambda, Row, Score, Scores,
     check_training_examples,
 };
 use wherefrom_linalg::kernels::{Ragged, picked_products};
 use wherefrom_linalg::signs::{SignSums, row_bytes};
 use wherefrom_model::open_device;
+use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes, at_least};
 
+use crate::coordinates::planned_coordinates;
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
+use crate::passes::sizes_of;
 use crate::table::{Share, Table};
 use crate::tensors::{tensor, values};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `score-index`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        remedy: "ask fewer queries at a time, or set fewer dimensions of the coordinates step",
+        ..About::new("score-index", VERSION)
+    },
+    roles: &[
+        Role::required("queries", &[Kind::Gradients]),
+        Role::required("index", &[Kind::Index]),
+        Role::required("coordinates", &[Kind::Coordinates]),
+        Role::required("eigenbasis", &[Kind::Eigenbasis]),
+        Role::required("lambda", &[Kind::Lambda]),
+    ],
+    parse: |knobs| at_least("training-examples", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Scores),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let inputs = Inputs {
+            queries: given.open("queries")?,
+            index: given.open("index")?,
+            coordinates: given.open("coordinates")?,
+            eigenbasis: given.open("eigenbasis")?,
+            lambda: given.open("lambda")?,
+        };
+        run(config, &inputs, exec, draft)
+    },
+};
 
 /// Pairs in a part of the scores.
 const PAIRS: u64 = 1 << 22;
@@ -210,4 +243,14 @@ fn weigh(
         }
     });
     Ok(())
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let kept = planned_coordinates(planned, sizes.products);
+    let queries = planned.size_of("queries").rows;
+    let pairs = queries * planned.size_of("index").rows;
+    // Weights, in float32 and in bits, and the scores of a part.
+    let memory = 5.0 * queries * kept + 100.0 * pairs.min(4e6) + 12.0 * sizes.products;
+    Cost::new(memory, 12.0 * pairs, 2.0 * pairs * kept)
 }

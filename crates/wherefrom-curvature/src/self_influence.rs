@@ -11,18 +11,51 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
+    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples, Kind, Row,
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
+use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
+use crate::lambda;
 use crate::method::{Damping, Method};
+use crate::passes::{blocks_of, sizes_of};
 use crate::reduce::sequence;
 use crate::tensors::values;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `self-influence`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["modules", "precision"],
+        remedy: "choose fewer modules, or set blocks of the covariance step",
+        ..About::new("self-influence", VERSION)
+    },
+    roles: &[
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::when("eigenbasis", &[Kind::Eigenbasis], |config| config.method.uses_eigenbasis()),
+        Role::when("lambda", &[Kind::Lambda], |config| config.method.uses_lambda()),
+    ],
+    parse: |knobs| {
+        let mut config: Config = at_least("training-examples", 1, knobs)?;
+        config.damping = config.method.damping(config.damping);
+        Ok(config)
+    },
+    check: Config::check,
+    writes: Writes::One(Kind::SelfInfluence),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let (eigenbasis, lambda) = (given.maybe("eigenbasis")?, given.maybe("lambda")?);
+        let inputs = Inputs { tokens: given.open("tokens")?, model: given.model()?, eigenbasis, lambda };
+        run(config, &inputs, exec, draft)
+    },
+};
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -130,4 +163,13 @@ fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, examples: &Ragged)
         (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
     }
     weighted_squares(inverse.reciprocal.clone(), d, a, examples)
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
+    let (Size { tokens, rows }, blocks) = (planned.size_of("tokens"), blocks_of(planned));
+    let memory = sizes.footprint.total() as f64 + lambda::bytes(&sizes.modules, Some(blocks), 4) as f64;
+    let flops =
+        sizes.scan(tokens) + 2.0 * tokens * (covariance::summed(&sizes.modules, blocks) as f64 + sizes.products);
+    Cost::new(memory, rows * (12.0 + 4.0 * sizes.modules.len() as f64), flops)
 }

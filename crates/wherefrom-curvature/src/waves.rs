@@ -15,7 +15,7 @@ const WAVE: usize = 4;
 
 /// Bytes that are taken where the largest item takes so many, and so many while it waits to be mapped or to be written: on
 /// the CPU, for as many as there are threads and room.
-pub fn held(largest: u64, waiting: u64, device: &Device) -> u64 {
+pub(crate) fn held(largest: u64, waiting: u64, device: &Device) -> u64 {
     match device.side_by_side() as u64 {
         1 => largest,
         most => (most * largest + (WAVE as u64 - 1) * most * waiting).min(TOGETHER).max(largest),

@@ -13,18 +13,33 @@ use arrow::record_batch::RecordBatch;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{
-    Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Span, Tokens, bad_input, in_batches,
-};
-use wherefrom_model::{
-    Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, open_device,
-};
+use wherefrom_artifact::{Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Span, Tokens, bad_input, in_batches, Kind, Row};
+use wherefrom_model::{Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, open_device, Sizes};
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
 /// Bytes of factors in memory at once, where more would fit.
 const RUN: usize = 2 << 30;
+/// The stage `gradients`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["modules", "precision"],
+        remedy: "ask fewer or shorter queries, or choose fewer modules",
+        ..About::new("gradients", VERSION)
+    },
+    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    parse: serde_json::from_value,
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Gradients),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        run(config, &Inputs { tokens: given.open("tokens")?, model: given.model()? }, exec, draft)
+    },
+};
 
 /// Whose gradients.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -189,4 +204,17 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
         }
     });
     transposed
+}
+
+/// Tokens whose gradients lie in memory before they are written: a span.
+const SPAN_TOKENS: f64 = 65_536.0;
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    else {
+        return Cost::new(0.0, 0.0, 0.0);
+    };
+    let tokens = planned.size_of("tokens").tokens;
+    let held = tokens.min(SPAN_TOKENS) * sizes.sums * 4.0;
+    Cost::new(sizes.footprint.total() as f64 + 1.5 * held, tokens * sizes.sums * 4.0, sizes.scan(tokens))
 }

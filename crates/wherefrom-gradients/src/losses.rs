@@ -7,13 +7,28 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Exec, Loss, Losses, Span, Tokens};
-use wherefrom_model::{Batch, Model, Precision, open_device};
+use wherefrom_artifact::{Artifact, Draft, Exec, Loss, Losses, Span, Tokens, Kind, Row};
+use wherefrom_model::{Batch, Model, Precision, open_device, Sizes};
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes};
 
 use crate::sequence;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `losses`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("losses", VERSION) },
+    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    parse: serde_json::from_value,
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Losses),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        run(config, &Inputs { tokens: given.open("tokens")?, model: given.model()? }, exec, draft)
+    },
+};
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,4 +77,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     exec.reporter.end();
     Ok(())
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    else {
+        return Cost::new(0.0, 0.0, 0.0);
+    };
+    let tokens = planned.size_of("tokens").tokens;
+    Cost::new(sizes.forward_bytes(), tokens * 4.0, 2.0 * sizes.forward * tokens)
 }

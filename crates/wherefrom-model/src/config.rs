@@ -99,7 +99,19 @@ impl Config {
                 )));
             }
         }
-        let config = family::read(&keys)?;
+        Self::read(&keys)
+    }
+
+    /// As [`Config::load`], of the content of a `config.json`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_json(json: &Value) -> Result<Self> {
+        Self::read(&Keys::of(json.clone()))
+    }
+
+    fn read(keys: &Keys) -> Result<Self> {
+        let config = family::read(keys)?;
         if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) {
             return Err(keys.refuse("`num_attention_heads` must be a multiple of `num_key_value_heads`"));
         }

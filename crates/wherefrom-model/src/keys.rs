@@ -58,6 +58,11 @@ impl Keys {
         Ok(Self { json, path })
     }
 
+    /// The same of a file that is not written yet.
+    pub(crate) fn of(json: Value) -> Self {
+        Self { json, path: "config.json".into() }
+    }
+
     pub(crate) fn refuse(&self, what: &str) -> Error {
         bad_input(format!("{what}: {}", self.path.display()))
     }

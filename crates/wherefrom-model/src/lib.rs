@@ -24,6 +24,7 @@ mod overflow;
 mod precision;
 mod rotary;
 mod site;
+mod sizes;
 mod taps;
 mod weights;
 
@@ -41,6 +42,7 @@ pub use outline::{Outline, Shape};
 pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use site::Site;
+pub use sizes::Sizes;
 pub use taps::Tap;
 pub use weights::{INDEX, Parameters, check, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;

@@ -3,28 +3,25 @@
 
 use anyhow::Result;
 use wherefrom_artifact::origin::{Origin, Wired, agreed, common, of_step};
-use wherefrom_artifact::{MANIFEST, Manifest};
-
-use crate::stage::{Given, Stage};
+use wherefrom_artifact::{Kind, MANIFEST, Manifest};
+use wherefrom_stage::{Configured, Given};
 
 /// What the inputs of a step agree on.
 ///
 /// # Errors
 /// [`wherefrom_artifact::Error::Mismatch`] where they do not. Another program may take whatever it is given.
-pub(crate) fn origin(stage: Stage, wired: &[Wired<'_>], model: Option<&str>) -> Result<Origin> {
-    let has = |role: &str| wired.iter().any(|input| input.role == role);
-    let standard = match stage {
-        Stage::Lambda => !has("eigenbasis"),
-        Stage::Precondition | Stage::SelfInfluence => has("lambda") && !has("eigenbasis"),
-        _ => false,
-    };
-    let step = of_step(model, standard);
-    if stage == Stage::External { Ok(common(wired, step)) } else { Ok(agreed(wired, step)?) }
+pub(crate) fn origin(configured: &dyn Configured, wired: &[Wired<'_>], model: Option<&str>) -> Result<Origin> {
+    let Some(inputs) = configured.inputs() else { return Ok(common(wired, of_step(model, false))) };
+    let has = |kind: Kind| wired.iter().any(|input| input.kind == kind);
+    // Lambda that could be of an eigenbasis, and is of none.
+    let could = inputs.iter().any(|input| input.kinds.contains(&Kind::Eigenbasis));
+    let lambda = configured.writes() == Kind::Lambda || has(Kind::Lambda);
+    Ok(agreed(wired, of_step(model, could && lambda && !has(Kind::Eigenbasis)))?)
 }
 
 /// The same of artifacts that are there.
-pub(crate) fn of_given(stage: Stage, given: &Given, model: Option<&str>) -> Result<Origin> {
+pub(crate) fn of_given(configured: &dyn Configured, given: &Given, model: Option<&str>) -> Result<Origin> {
     let folders = given.inputs.iter().filter(|(_, path)| path.join(MANIFEST).exists());
     let wired = folders.map(|(role, path)| Ok(Wired::new(role, &Manifest::read(path)?)));
-    origin(stage, &wired.collect::<Result<Vec<_>>>()?, model)
+    origin(configured, &wired.collect::<Result<Vec<_>>>()?, model)
 }

@@ -8,16 +8,63 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use wherefrom_artifact::{Draft, bad_input};
+use wherefrom_artifact::{Draft, Exec, Kind, bad_input};
+use wherefrom_stage::{Configured, Cost, Given, Input, Machine, Planned};
 
-use crate::stage::{Given, without};
+use crate::stage::without;
+
+/// A command with its knobs.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Every knob but its version.
+    config: Value,
+    writes: Kind,
+}
+
+impl Program {
+    /// # Errors
+    /// `writes` names no kind.
+    pub(crate) fn new(knobs: &Value) -> serde_json::Result<Self> {
+        Ok(Self { config: without(knobs, "version"), writes: serde_json::from_value(knobs["writes"].clone())? })
+    }
+}
+
+impl Configured for Program {
+    fn config(&self) -> &Value {
+        &self.config
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn writes(&self) -> Kind {
+        self.writes
+    }
+
+    fn inputs(&self) -> Option<Vec<Input>> {
+        None
+    }
+
+    fn makes_model(&self) -> Option<Value> {
+        None
+    }
+
+    fn cost(&self, _planned: &Planned, _machine: &Machine) -> Cost {
+        Cost::new(0.0, 0.0, 0.0)
+    }
+
+    fn run(&self, given: &Given, _exec: &Exec, draft: &mut Draft) -> Result<()> {
+        run(&self.config, given, draft)
+    }
+}
 
 /// Waits for a line on its standard input, which the process that started it holds. Where that process is gone before it
 /// said so, what it had started ends, too.
 const WATCH: &str = r#"read -r group || exit 0; read -r done || kill -s KILL -- "-$group""#;
 
 /// Runs the command of `config` into `draft`.
-pub(crate) fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
+fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     let words: Vec<String> =
         serde_json::from_value(config["command"].clone()).context("the command of an external step")?;
     let Some((program, arguments)) = words.split_first() else { bail!("the command is empty") };

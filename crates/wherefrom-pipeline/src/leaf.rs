@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use wherefrom_artifact::{Draft, MANIFEST, Manifest, Reporter, Store, bad_input};
 use wherefrom_model::GENERATION;
+use wherefrom_stage::File;
 use wherefrom_vocabulary::{Beside, TEMPLATE, TOKENIZER_CONFIG};
 
 use crate::stage::Stage;
 
 /// The role of a checkpoint.
 const MODEL: &str = "model";
-/// The role of what a checkpoint says about how it generates.
-pub(crate) const GENERATION_ROLE: &str = "generation-config";
 /// What the files beside a tokenizer.json say of its tokens.
 const BESIDE: &str = "tokens of files beside it";
 /// What a draft was begun from, beside its parts.
@@ -43,18 +42,19 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
 /// What of a leaf a stage reads.
 fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Part>> {
     let whole = |name: String, path: PathBuf| Ok(Part { digest: store.leaf(&path)?, name, path });
-    match role {
-        MODEL if path.join(MANIFEST).exists() => Ok(Vec::new()),
-        MODEL => model_parts(store, path),
-        "corpus" => {
+    match stage.file(role) {
+        None if role != MODEL => Ok(vec![whole(String::new(), path.into())?]),
+        None if path.join(MANIFEST).exists() => Ok(Vec::new()),
+        None => model_parts(store, path),
+        Some(File::Corpus) => {
             let files = wherefrom_tokenize::corpus_files(path)?.into_iter();
             files.map(|file| whole(file.name, file.path)).collect()
         }
         // What lies in a folder of its own afterwards.
-        "tokenizer" if stage == Stage::Train => {
+        Some(File::TokenizerFiles) => {
             wherefrom_vocabulary::files(path)?.into_iter().map(|(name, path)| whole(name, path)).collect()
         }
-        "tokenizer" => {
+        Some(File::Tokenizer) => {
             let mut parts = vec![whole(String::new(), path.into())?];
             let tokens = Beside::of(path)?.tokens();
             parts.extend(tokens.map(|tokens| {
@@ -63,11 +63,11 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
             }));
             Ok(parts)
         }
-        "chat-template" => {
+        Some(File::ChatTemplate) => {
             let files = wherefrom_vocabulary::conversation_files(path)?;
             files.into_iter().map(|(name, path)| whole(name, path)).collect()
         }
-        _ => Ok(vec![whole(String::new(), path.into())?]),
+        Some(File::GenerationConfig) => Ok(vec![whole(String::new(), path.into())?]),
     }
 }
 

@@ -21,7 +21,7 @@ mod size;
 mod stage;
 mod step;
 
-pub use cost::{Cost, Estimate, Machine};
+pub use cost::{Estimate, parse_machine, this_machine};
 pub use device::device;
 pub use hub::model_folder;
 pub use plan::Plan;
@@ -30,3 +30,4 @@ pub use single::{Single, run_stage};
 pub use stage::Stage;
 pub use step::{Source, Step};
 pub use wherefrom_model::{Adapter, BadInput, Precision, adapters, has_gpu_support, precisions};
+pub use wherefrom_stage::{Cost, Machine};

@@ -11,7 +11,7 @@ use crate::belong;
 use crate::file;
 use crate::hub::HubLeaf;
 use crate::problems::{Problems, hint};
-use crate::reader::{Reader, json};
+use crate::reader::Reader;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
 
@@ -40,9 +40,7 @@ impl Plan {
         let file = file::read(path, sets, &mut problems)?;
         let mut reader = Reader::new(&file, &store, problems);
         let stages: Vec<Option<Stage>> = file.steps.iter().map(|table| reader.stage(table)).collect();
-        let kinds: Vec<Option<Kind>> = (file.steps.iter().zip(&stages))
-            .map(|(table, stage)| stage.and_then(|stage| stage.writes(&json(&table.knobs))))
-            .collect();
+        let kinds: Vec<Option<Kind>> = (0..file.steps.len()).map(|step| reader.writes(step)).collect();
         let mut steps = Vec::new();
         for (table, stage) in file.steps.iter().zip(&stages) {
             steps.extend(stage.and_then(|stage| reader.step(table, stage, &kinds)));
@@ -143,7 +141,7 @@ impl Plan {
             .map(|(inputs, model)| Recipe {
                 stage: step.stage.name().into(),
                 version: step.version,
-                config: step.config.clone(),
+                config: step.config().clone(),
                 inputs,
                 model,
             });
@@ -170,7 +168,8 @@ impl Plan {
                 Source::Leaf { .. } => {}
             }
         }
-        let agreed = belong::origin(step.stage, &wired, recipe.model.as_deref());
+        let configured = step.configured.as_deref().context("a step without a configuration")?;
+        let agreed = belong::origin(configured, &wired, recipe.model.as_deref());
         Ok(kept(step.kind, agreed.with_context(|| format!("step `{}`", step.name))?))
     }
 

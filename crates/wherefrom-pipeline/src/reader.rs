@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use wherefrom_artifact::{Kind, State, Store};
 use wherefrom_hub::Hub;
+use wherefrom_stage::{Checkpoint, Configured, File};
 
 use crate::file::{PipelineFile, StepTable};
 use crate::hub::{self, HubLeaf};
 use crate::leaf;
 use crate::problems::{Problems, hint};
-use crate::stage::{Need, Stage};
+use crate::stage::Stage;
 use crate::step::{self, Source, Step, Wire};
 
 /// Resolves steps and notes problems.
@@ -43,7 +44,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn stage(&mut self, table: &StepTable) -> Option<Stage> {
-        let known = Stage::ALL.map(Stage::name);
+        let known = Stage::names();
         let Some(name) = &table.stage else {
             self.problems
                 .other(&table.place(), &format!("the key `stage` is missing; stages are {}", known.join(", ")));
@@ -56,6 +57,15 @@ impl<'a> Reader<'a> {
         stage
     }
 
+    /// What a step writes, so far as it can be read; what is wrong with it is noted elsewhere.
+    pub(crate) fn writes(&self, step: usize) -> Option<Kind> {
+        let table = &self.file.steps[step];
+        let (stage, mut knobs) = (Stage::from_name(table.stage.as_deref()?)?, json(&table.knobs));
+        knobs.as_object_mut()?.retain(|name, _| !stage.beside().contains(&&**name));
+        let configured = step::configure(stage, "", knobs.clone(), &mut Problems::default());
+        stage.writes(configured.as_deref(), &knobs)
+    }
+
     pub(crate) fn step(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Step> {
         let place = table.place();
         let mut knobs = json(&table.knobs);
@@ -66,25 +76,26 @@ impl<'a> Reader<'a> {
                 map.entry(name).or_insert(value);
             }
         }
-        let version = if stage == Stage::External { self.external(table, &knobs, &mut wires) } else { stage.version() };
-        let config = step::configure(stage, &place, knobs.clone(), &mut self.problems);
-        step::check_roles(stage, &place, &knobs, &table.inputs, &mut self.problems);
+        let version = stage.version().unwrap_or_else(|| self.external(table, &knobs, &mut wires));
+        let configured = step::configure(stage, &place, knobs.clone(), &mut self.problems);
+        step::check_roles(stage, configured.as_deref(), &place, &table.inputs, &mut self.problems);
         for (role, wire) in &table.inputs {
-            wires.extend(self.wire(table, stage, &knobs, role, wire, kinds));
+            wires.extend(self.wire(table, stage, configured.as_deref(), role, wire, kinds));
         }
         let model = self.model(table, stage, &knobs, kinds);
-        if let (Stage::Generate, Some(Source::Leaf { path, .. })) = (stage, &model)
+        if let (true, Some(Source::Leaf { path, .. })) = (stage.reads_generation_config(), &model)
             && let Some(path) = leaf::generation_config(path)
         {
-            let source = self.file_leaf(table, stage, path, leaf::GENERATION_ROLE);
-            wires.push(Wire { role: leaf::GENERATION_ROLE.into(), source, used: true });
+            let role = File::GenerationConfig.name();
+            let source = self.file_leaf(table, stage, path, role);
+            wires.push(Wire { role: role.into(), source, used: true });
         }
         Some(Step {
             name: table.name.clone(),
             stage,
-            kind: stage.writes(&knobs)?,
+            kind: stage.writes(configured.as_deref(), &knobs)?,
             version,
-            config: config.unwrap_or_default(),
+            configured,
             wires,
             model,
             modules_per_pass,
@@ -99,7 +110,7 @@ impl<'a> Reader<'a> {
         &mut self,
         table: &StepTable,
         stage: Stage,
-        knobs: &Value,
+        configured: Option<&dyn Configured>,
         role: &str,
         wire: &str,
         kinds: &[Option<Kind>],
@@ -121,14 +132,14 @@ impl<'a> Reader<'a> {
                 return None;
             }
         };
-        let known = stage.roles(knobs).into_iter().find(|known| known.name == role);
+        let known = stage.inputs(configured).unwrap_or_default().into_iter().find(|known| known.name == role);
         if let (Some(known), Some(kind)) = (known, kind)
             && !known.kinds.contains(&kind)
         {
             let takes: Vec<_> = known.kinds.iter().map(|kind| kind.name()).collect();
             self.problems.other(&place, &format!("`{wire}` is {}, the role takes {}", kind.name(), takes.join(" or ")));
         }
-        let used = known.is_none_or(|known| known.need != Need::Unused);
+        let used = known.is_none_or(|known| known.used);
         Some(Wire { role: role.into(), source, used })
     }
 
@@ -168,11 +179,12 @@ impl<'a> Reader<'a> {
     /// Knobs that are paths, taken out of the knobs.
     fn leaves(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
         let mut wires = Vec::new();
-        for &name in stage.leaves() {
+        for file in stage.files().iter().copied().filter(|file| file.is_knob()) {
+            let name = file.name();
             let given = knobs.as_object_mut().and_then(|map| map.remove(name));
             let source = match given {
-                Some(Value::String(path)) => match self.index(&path).filter(|_| name == "tokenizer") {
-                    Some(step) if self.file.steps[step].stage.as_deref() != Some(Stage::Tokenizer.name()) => {
+                Some(Value::String(path)) => match self.index(&path).filter(|_| file.is_tokenizer()) {
+                    Some(step) if self.writes(step) != Some(Kind::Tokenizer) => {
                         self.problems
                             .other(&table.place(), &format!("`tokenizer`: the step `{path}` makes no tokenizer"));
                         continue;
@@ -184,11 +196,11 @@ impl<'a> Reader<'a> {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
                     continue;
                 }
-                None if name == "corpus" => {
+                None if file == File::Corpus => {
                     self.problems.other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
                     continue;
                 }
-                None if name == "chat-template" => {
+                None if file == File::ChatTemplate => {
                     let model = self.checkpoint(table).and_then(|(_, folder)| folder);
                     match model.map(|model| leaf::chat_template(&model)) {
                         Some(Ok(Some(path))) => self.file_leaf(table, stage, path, name),
@@ -227,9 +239,9 @@ impl<'a> Reader<'a> {
 
     fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
         let place = table.place();
-        let external = stage == Stage::External && table.model.is_some();
+        let external = stage.is_external() && table.model.is_some();
         if !stage.runs_model() && !external {
-            if table.model.is_some() && stage != Stage::Tokenize {
+            if table.model.is_some() && stage.checkpoint() == Checkpoint::None {
                 self.problems
                     .other(&place, &format!("`model`: the stage {} runs no model; remove the key", stage.name()));
             }

@@ -6,17 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde_json::Value;
 use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
+use wherefrom_stage::{Configured, File, Given};
 
 use crate::belong;
-use crate::external;
 use crate::leaf::Leaves;
 use crate::plan::Plan;
-use crate::stage::{Given, Stage};
+use crate::stage::Stage;
 use crate::step::{Source, Step};
 
 /// As pinned in Cargo.toml.
@@ -105,13 +104,14 @@ impl Plan {
 
     fn make(&self, step: &Step, exec: &Exec) -> Result<Done> {
         let recipe = step.recipe.clone().context("a step without a key cannot run")?;
+        let configured = &**step.configured.as_ref().context("a step without a configuration cannot run")?;
         let (start, model) = (Instant::now(), recipe.model.clone());
         let given = self.given(step)?;
         let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
         let leaves = Leaves { store: &self.store, stage: step.stage, leaves: step.leaves() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
-            draft.origin(check_inputs(step.stage, &given, model.as_deref())?);
-            leaves.guard(draft, &*exec.reporter, |draft| fill(step.stage, &step.config, &given, exec, draft))?;
+            draft.origin(check_inputs(step.stage, configured, &given, model.as_deref())?);
+            leaves.guard(draft, &*exec.reporter, |draft| fill(configured, &given, exec, draft))?;
             commits(&self.commits(Some(&step.name)), draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })
@@ -122,7 +122,7 @@ impl Plan {
         for wire in step.wires.iter().filter(|wire| wire.used) {
             let mut path = self.place(&wire.source).context("a wire without a place")?;
             // A tokenizer step's file, where a path was expected.
-            if wire.role == "tokenizer" && step.stage.leaves().contains(&"tokenizer") && path.is_dir() {
+            if step.stage.file(&wire.role).is_some_and(File::is_tokenizer) && path.is_dir() {
                 path.push("tokenizer.json");
             }
             given.inputs.insert(wire.role.clone(), path);
@@ -154,9 +154,14 @@ impl Plan {
 }
 
 /// Refuses inputs that are damaged, that do not belong together, or that the model cannot read. What they agree on.
-pub(crate) fn check_inputs(stage: Stage, given: &Given, model: Option<&str>) -> Result<Origin> {
+pub(crate) fn check_inputs(
+    stage: Stage,
+    configured: &dyn Configured,
+    given: &Given,
+    model: Option<&str>,
+) -> Result<Origin> {
     verify_folders(stage, given)?;
-    let origin = belong::of_given(stage, given, model)?;
+    let origin = belong::of_given(configured, given, model)?;
     if stage.runs_model() {
         check_tokens(given)?;
     }
@@ -164,13 +169,12 @@ pub(crate) fn check_inputs(stage: Stage, given: &Given, model: Option<&str>) -> 
 }
 
 /// Runs the stage, or the program that stands for one, and notes with what.
-pub(crate) fn fill(stage: Stage, config: &Value, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    match stage {
-        Stage::External => external::run(config, given, draft)?,
-        stage if exec.device.gpu().is_some() => caught(|| stage.run(config, given, exec, draft))?,
-        stage => stage.run(config, given, exec, draft)?,
+pub(crate) fn fill(configured: &dyn Configured, given: &Given, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    match exec.device.gpu() {
+        Some(_) => caught(|| configured.run(given, exec, draft))?,
+        None => configured.run(given, exec, draft)?,
     }
-    provenance(config, draft, exec)
+    provenance(configured.config(), draft, exec)
 }
 
 /// burn panics where a GPU runs out of memory or its driver gives up: an error, to the user.
@@ -191,7 +195,7 @@ fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
     for path in inputs.map(|(_, path)| path).chain(&given.model) {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
         let read_as_files = || Ok::<_, anyhow::Error>(open_any(folder)?.kind.format() == Format::Folder);
-        if folder.join(MANIFEST).exists() && (stage == Stage::External || read_as_files()?) {
+        if folder.join(MANIFEST).exists() && (stage.is_external() || read_as_files()?) {
             wherefrom_artifact::verify(folder)?;
         }
     }

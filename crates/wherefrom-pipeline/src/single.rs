@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use wherefrom_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
+use wherefrom_stage::{File, Given};
 
 use crate::hub;
 use crate::leaf::{self, Leaves};
 use crate::problems::{Problems, hint};
 use crate::run::{check_inputs, commits, fill};
-use crate::stage::{Given, Need, Stage};
+use crate::stage::Stage;
 use crate::step;
 
 /// What a lone stage is given.
@@ -32,36 +33,31 @@ pub struct Single {
 /// Runs it and moves the sealed artifact to `output`.
 pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let Some(stage) = Stage::from_name(&single.stage) else {
-        return Err(bad_input(format!(
-            "no stage `{}`{}",
-            single.stage,
-            hint(&single.stage, &Stage::ALL.map(Stage::name))
-        )));
+        return Err(bad_input(format!("no stage `{}`{}", single.stage, hint(&single.stage, &Stage::names()))));
     };
     let place = format!("stage `{}`", stage.name());
     let mut knobs = knobs(&single.config)?;
     let mut problems = Problems::default();
     let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut problems);
     let exec = &Exec { modules_per_pass, ..exec.clone() };
-    let config = step::configure(stage, &place, knobs.clone(), &mut problems);
-    let leaves = stage.leaves();
+    let configured = step::configure(stage, &place, knobs.clone(), &mut problems);
     let wired: Vec<(String, String)> = (single.inputs.iter())
-        .filter(|(role, _)| !leaves.contains(&role.as_str()))
+        .filter(|(role, _)| stage.file(role).is_none())
         .map(|(role, path)| (role.clone(), path.display().to_string()))
         .collect();
-    step::check_roles(stage, &place, &knobs, &wired, &mut problems);
-    if leaves.contains(&"corpus") && !single.inputs.iter().any(|(role, _)| role == "corpus") {
+    step::check_roles(stage, configured.as_deref(), &place, &wired, &mut problems);
+    if stage.reads_corpus() && !single.inputs.iter().any(|(role, _)| role == "corpus") {
         problems.other(&place, "give --input corpus=FILE");
     }
     if stage.runs_model() && single.model.is_none() {
         problems.other(&place, "it runs a model: give --model DIR");
     }
-    let kind = stage.writes(&knobs);
+    let kind = stage.writes(configured.as_deref(), &knobs);
     if kind.is_none() {
         problems.other(&place, "the key `writes` is missing or names no kind");
     }
     problems.check(&[])?;
-    let (kind, config) = (kind.context("a kind")?, config.context("a configuration")?);
+    let (kind, configured) = (kind.context("a kind")?, configured.context("a configuration")?);
 
     if std::fs::read_dir(&single.output).is_ok_and(|mut children| children.next().is_some()) {
         return Err(bad_input(format!("{} is not empty; give another --output", single.output.display())));
@@ -78,7 +74,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
 
     let single = &mut single.clone();
     let mut hub = BTreeMap::new();
-    let leaf_inputs = single.inputs.iter_mut().filter(|(role, _)| leaves.contains(&role.as_str()));
+    let leaf_inputs = single.inputs.iter_mut().filter(|(role, _)| stage.file(role).is_some());
     let model = single.model.iter_mut().map(|model| ("model", model));
     for (role, path) in leaf_inputs.map(|(role, path)| (&**role, path)).chain(model) {
         let commit;
@@ -87,16 +83,16 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     }
 
     let mut given = Given { model: single.model.clone(), ..Given::default() };
-    let roles = stage.roles(&knobs);
+    let roles = configured.inputs().unwrap_or_default();
     let mut inputs = BTreeMap::new();
     let mut read = Vec::new();
     for (role, path) in &single.inputs {
-        if roles.iter().any(|known| known.name == role && known.need == Need::Unused) {
+        if roles.iter().any(|known| known.name == role && !known.used) {
             continue;
         }
-        let folder = role == "tokenizer" && leaves.contains(&"tokenizer") && path.is_dir();
+        let folder = stage.file(role).is_some_and(File::is_tokenizer) && path.is_dir();
         let inside = if folder { path.join("tokenizer.json") } else { path.clone() };
-        let identity = if path.join(MANIFEST).exists() || !leaves.contains(&role.as_str()) {
+        let identity = if path.join(MANIFEST).exists() || stage.file(role).is_none() {
             Manifest::read(path)?.key
         } else {
             let digest = leaf::digest(&store, stage, role, &inside)?;
@@ -107,31 +103,35 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         given.inputs.insert(role.clone(), inside);
     }
     let model = match &single.model {
-        Some(folder) if stage.runs_model() || stage == Stage::External => {
+        Some(folder) if stage.runs_model() || stage.is_external() => {
             let digest = leaf::model_digest(&store, folder)?;
             read.push(("model".into(), folder.clone(), digest.clone()));
             Some(digest)
         }
         _ => None,
     };
-    if let (Stage::Generate, Some(folder)) = (stage, &single.model)
+    if let (true, Some(folder)) = (stage.reads_generation_config(), &single.model)
         && let Some(path) = leaf::generation_config(folder)
     {
-        let digest = leaf::digest(&store, stage, leaf::GENERATION_ROLE, &path)?;
-        inputs.insert(leaf::GENERATION_ROLE.into(), digest.clone());
-        read.push((leaf::GENERATION_ROLE.into(), path, digest));
+        let role = File::GenerationConfig.name();
+        let digest = leaf::digest(&store, stage, role, &path)?;
+        inputs.insert(role.into(), digest.clone());
+        read.push((role.into(), path, digest));
     }
     if let (true, Some(folder)) = (stage.runs_model(), &single.model) {
         wherefrom_model::check(folder)?.iter().for_each(|note| exec.reporter.warn(note));
     }
-    let origin = check_inputs(stage, &given, model.as_deref())?;
-    let version =
-        if stage == Stage::External { knobs["version"].as_u64().unwrap_or(1).try_into()? } else { stage.version() };
-    let recipe = Recipe { stage: stage.name().into(), version, config: config.clone(), inputs, model };
+    let origin = check_inputs(stage, &*configured, &given, model.as_deref())?;
+    let version = match stage.version() {
+        Some(version) => version,
+        None => knobs["version"].as_u64().unwrap_or(1).try_into()?,
+    };
+    let config = configured.config().clone();
+    let recipe = Recipe { stage: stage.name().into(), version, config, inputs, model };
     let leaves_read = Leaves { store: &store, stage, leaves: read };
     let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
         draft.origin(origin);
-        leaves_read.guard(draft, &*exec.reporter, |draft| fill(stage, &config, &given, exec, draft))?;
+        leaves_read.guard(draft, &*exec.reporter, |draft| fill(&*configured, &given, exec, draft))?;
         commits(&hub, draft)
     })?;
     move_to(&folder, &single.output)?;

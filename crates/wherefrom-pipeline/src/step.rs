@@ -1,13 +1,15 @@
 //! A step of a plan: its wires, configuration, recipe and state.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{Kind, MANIFEST, Recipe, State, Store, open_any};
+use wherefrom_stage::{Configured, MODULES_PER_PASS};
 
 use crate::problems::Problems;
-use crate::stage::{Need, Stage};
+use crate::stage::Stage;
 
 /// Where an input comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,8 +56,8 @@ pub struct Step {
     pub kind: Kind,
     /// Version of its results.
     pub version: u32,
-    /// Configuration with defaults.
-    pub config: Value,
+    /// The stage with its configuration; none where its knobs make none, which is a problem of the plan.
+    pub(crate) configured: Option<Arc<dyn Configured>>,
     /// Its inputs, leaves among them.
     pub wires: Vec<Wire>,
     /// The checkpoint it runs.
@@ -83,6 +85,11 @@ impl Step {
         Some(store.folder(self.kind, &self.key()?))
     }
 
+    /// Its configuration with defaults.
+    pub fn config(&self) -> &Value {
+        self.configured.as_ref().map_or(&Value::Null, |configured| configured.config())
+    }
+
     /// Role, path and digest of what it reads that no step makes.
     pub(crate) fn leaves(&self) -> Vec<(String, PathBuf, String)> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));
@@ -106,29 +113,32 @@ impl Step {
     }
 }
 
-/// Knobs as the stage sees them, unknown ones noted and taken out; none if they make no configuration.
-pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &mut Problems) -> Option<Value> {
+/// The stage with these knobs, unknown ones noted and left out; none if they make no configuration.
+pub(crate) fn configure(
+    stage: Stage,
+    place: &str,
+    mut knobs: Value,
+    problems: &mut Problems,
+) -> Option<Arc<dyn Configured>> {
+    if stage.is_external() && stage.writes(None, &knobs).is_none() {
+        return None;
+    }
     // Each round takes one unknown field out, so that all of them are reported.
     for _ in 0..64 {
-        let message = match stage.config(&knobs) {
-            Ok(config) => {
-                if let Err(error) = stage.check(&config) {
+        let message = match stage.configure(&knobs) {
+            Ok(configured) => {
+                if let Err(error) = configured.check() {
                     problems.other(place, &format!("{error:#}"));
                 }
-                return Some(config);
+                return Some(configured);
             }
             Err(error) => error.to_string(),
         };
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match quoted.split_first() {
             Some((name, known)) if message.starts_with("unknown field") => {
-                let known: Vec<&str> = known
-                    .iter()
-                    .chain(stage.leaves())
-                    .chain(stage.hows())
-                    .copied()
-                    .chain(["stage", "inputs", "model"])
-                    .collect();
+                let known: Vec<&str> =
+                    known.iter().copied().chain(stage.beside()).chain(["stage", "inputs", "model"]).collect();
                 problems.unknown(place, "key", name, &known);
                 if knobs.as_object_mut().is_none_or(|map| map.remove(*name).is_none()) {
                     return None;
@@ -149,7 +159,7 @@ pub(crate) fn configure(stage: Stage, place: &str, mut knobs: Value, problems: &
 
 /// The knob `modules-per-pass`, taken out of the knobs of a stage that has it.
 pub(crate) fn modules_per_pass(stage: Stage, place: &str, knobs: &mut Value, problems: &mut Problems) -> Option<usize> {
-    let name = *stage.hows().first()?;
+    let name = stage.several_passes().then_some(MODULES_PER_PASS)?;
     let value = knobs.as_object_mut()?.remove(name)?;
     let number = value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|&number| number > 0);
     if number.is_none() {
@@ -163,7 +173,7 @@ pub(crate) fn modules_per_pass(stage: Stage, place: &str, knobs: &mut Value, pro
 fn culprit(stage: Stage, knobs: &Value, message: &str) -> String {
     for (name, value) in knobs.as_object().into_iter().flatten() {
         let rest = crate::stage::without(knobs, name);
-        if stage.config(&rest).err().is_none_or(|error| error.to_string() != message) {
+        if stage.configure(&rest).err().is_none_or(|error| error.to_string() != message) {
             return format!("`{name} = {value}`: {message}");
         }
     }
@@ -185,17 +195,14 @@ pub(crate) fn outside(store: &Store, wire: &str) -> Option<Result<Source, String
 /// Missing and superfluous wires of a step.
 pub(crate) fn check_roles(
     stage: Stage,
+    configured: Option<&dyn Configured>,
     place: &str,
-    knobs: &Value,
     wired: &[(String, String)],
     problems: &mut Problems,
 ) {
-    if stage == Stage::External {
-        return;
-    }
-    let roles = stage.roles(knobs);
+    let Some(roles) = stage.inputs(configured) else { return };
     for role in &roles {
-        if role.need == Need::Required && !wired.iter().any(|(name, _)| name == role.name) {
+        if role.required && !wired.iter().any(|(name, _)| name == role.name) {
             let kinds: Vec<_> = role.kinds.iter().map(|kind| kind.name()).collect();
             problems.other(
                 place,

@@ -19,14 +19,45 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Exec, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
+    Artifact, Details, Draft, Exec, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
 };
+use wherefrom_stage::{About, Cost, File, Role, Stage, Writes, at_least};
 
 use crate::gather::Gathered;
 use crate::header::Header;
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;
+
+/// The stage `report`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { files: &[File::Tokenizer], ..About::new("report", VERSION) },
+    roles: &[
+        Role::required("ranking", &[Kind::Ranking]),
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::optional("details", &[Kind::Details]),
+        Role::optional("queries", &[Kind::Tokens]),
+        Role::optional("losses", &[Kind::Losses]),
+        Role::optional("scores", &[Kind::Scores]),
+    ],
+    parse: |knobs| at_least("top", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Report),
+    makes_model: |_| None,
+    cost: |_, planned, _| Cost::new(Cost::ROWS + 24.0 * planned.pairs("scores"), 1e6, 0.0),
+    run: |config, given, exec, draft| {
+        let inputs = Inputs {
+            ranking: given.open("ranking")?,
+            tokens: given.open("tokens")?,
+            details: given.maybe("details")?,
+            queries: given.maybe("queries")?,
+            losses: given.maybe("losses")?,
+            scores: given.maybe("scores")?,
+            tokenizer: given.file(File::Tokenizer),
+        };
+        run(config, &inputs, exec, draft)
+    },
+};
 
 /// Bytes of query data that lie in the page itself; what is beyond goes to side files, one a query.
 const INLINE: usize = 7 << 20;

@@ -16,10 +16,25 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Exec, Row, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Exec, Kind, Row, Tokens, bad_input};
+use wherefrom_stage::{About, Cost, Role, Stage, Writes, at_least};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// The stage `filter`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About::new("filter", VERSION),
+    roles: &[Role::required("queries", &[Kind::Tokens]), Role::required("tokens", &[Kind::Tokens])],
+    parse: |knobs| at_least("top", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Candidates),
+    makes_model: |_| None,
+    cost: |_, planned, _| Cost::new(Cost::ROWS + 16.0 * planned.size_of("tokens").tokens, 1e6, 0.0),
+    run: |config, given, exec, draft| {
+        run(config, &Inputs { queries: given.open("queries")?, tokens: given.open("tokens")? }, exec, draft)
+    },
+};
 
 /// How many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

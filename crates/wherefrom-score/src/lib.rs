@@ -17,28 +17,57 @@ use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking,
-    Score, Scores, Span, Tokens, check_training_examples,
+    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking, Score, Scores, Span, Tokens, check_training_examples, Kind, Row,
 };
 use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Tap,
-    batches, open_device,
+    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Sizes,
+    Tap, batches, open_device,
 };
+use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
+/// The stage `score`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["precision"],
+        remedy: "lower rank, set blocks of the covariance step, or ask fewer queries at a time",
+        ..About::new("score", VERSION)
+    },
+    roles: &[
+        Role::required("queries", &[Kind::Preconditioned]),
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::optional("candidates", &[Kind::Candidates, Kind::Ranking]),
+    ],
+    parse: |knobs| at_least("training-examples", 1, knobs),
+    check: Config::check,
+    writes: Writes::By(|config| if config.detail { Kind::Details } else { Kind::Scores }),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let candidates = match given.kind("candidates")? {
+            None => None,
+            Some(Kind::Ranking) => Some(Pairs::Ranking(given.open("candidates")?)),
+            Some(_) => Some(Pairs::Candidates(given.open("candidates")?)),
+        };
+        let (queries, tokens) = (given.open("queries")?, given.open("tokens")?);
+        run(config, &Inputs { queries, tokens, model: given.model()?, candidates }, exec, draft)
+    },
+};
+
 /// Bytes of queries that a part has scores of. More are scored in a further pass over the model, and so is what has no room
 /// beside the model.
-pub const QUERY_BYTES: usize = 6 << 30;
+const QUERY_BYTES: usize = 6 << 30;
 
 /// Bytes of queries on a GPU whose memory nobody knows.
 const GPU_QUERY_BYTES: usize = 2 << 30;
 
 /// Bytes of whole queries at once: few pairs are worth their matrices, and so another pass over the model is cheap.
-pub const WHOLE_QUERY_BYTES: usize = 3 << 30;
+const WHOLE_QUERY_BYTES: usize = 3 << 30;
 
 /// Queries from which on a scan goes by way of gradients: see `wherefrom_linalg::kernels::scan`.
 const MANY_QUERIES: usize = 24;
@@ -415,4 +444,30 @@ fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    else {
+        return Cost::new(0.0, 0.0, 0.0);
+    };
+    let Size { tokens, rows } = planned.size_of("tokens");
+    let queries = planned.size_of("queries").rows;
+    // A number, or "full".
+    let rank = planned.input("queries").map_or(Some(32.0), |step| step.config["rank"].as_f64());
+    let query = 4.0 * sizes.query(rank);
+    let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES } as f64;
+    let held = (queries * query).min(most.max(query));
+    let groups = (queries * query / held.max(1.0)).ceil().max(1.0);
+    // Chosen pairs are few: some hundreds a query.
+    let pairs = if planned.input("candidates").is_some() { 200f64.min(rows) } else { rows };
+    let scanned = if rows > 0.0 { tokens * pairs / rows } else { 0.0 };
+    let work = match rank {
+        Some(_) => 2.0 * scanned * query / 4.0 * queries,
+        None => 2.0 * (scanned + pairs * queries) * query / 4.0,
+    };
+    let row = if config.detail { 1000.0 } else { 12.0 };
+    let note = if groups > 1.0 { format!("{groups} groups of queries") } else { String::new() };
+    let memory = sizes.footprint.total() as f64 + held;
+    Cost::new(memory, queries * pairs * row, groups * sizes.scan(tokens) + work).note(note)
 }

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Draft, Example, Exec, Row as _, bad_input};
+use wherefrom_artifact::{Draft, Example, Exec, Kind, Row as _, bad_input};
+use wherefrom_stage::{About, Checkpoint, Cost, File, Stage, Writes, at_least};
 
 use crate::chat::{Chat, Date};
 use crate::corpus::{Corpus, Place, RawRow, Rows};
@@ -25,6 +26,25 @@ use crate::window::{Window, Windows};
 
 /// Raised when the tokens of the same configuration and inputs change.
 pub const VERSION: u32 = 5;
+
+/// The stage `tokenize`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        files: &[File::Corpus, File::Tokenizer, File::ChatTemplate],
+        model: Checkpoint::Files,
+        ..About::new("tokenize", VERSION)
+    },
+    roles: &[],
+    parse: |knobs| at_least("max-tokens", 2, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Tokens),
+    makes_model: |_| None,
+    cost: |_, planned, _| Cost::new(Cost::ROWS, planned.size.tokens * 5.0, 0.0),
+    run: |config, given, exec, draft| {
+        let [tokenizer, chat_template] = [File::Tokenizer, File::ChatTemplate].map(|file| given.file(file));
+        run(config, &Inputs { corpus: given.required_file(File::Corpus)?, tokenizer, chat_template }, exec, draft)
+    },
+};
 
 /// Windows of a part.
 const PART: u64 = 8192;

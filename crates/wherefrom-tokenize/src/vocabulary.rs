@@ -15,7 +15,8 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
-use wherefrom_artifact::{Draft, Exec, bad_input, write_atomically};
+use wherefrom_artifact::{Draft, Exec, Kind, bad_input, write_atomically};
+use wherefrom_stage::{About, Cost, File, Stage, Writes};
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::ordered::{Json, Object};
@@ -23,6 +24,18 @@ use crate::row::{Content, Names, Row};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.
 pub const VERSION: u32 = 1;
+
+/// The stage `tokenizer`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { files: &[File::Corpus], ..About::new("tokenizer", VERSION) },
+    roles: &[],
+    parse: serde_json::from_value,
+    check: Config::check,
+    writes: Writes::One(Kind::Tokenizer),
+    makes_model: |_| None,
+    cost: |_, _, _| Cost::new(Cost::ROWS, 1e6, 0.0),
+    run: |config, given, exec, draft| run(config, &Inputs { corpus: given.required_file(File::Corpus)? }, exec, draft),
+};
 
 /// Padding, beginning and end; their ids are their places here.
 const SPECIAL: [&str; 3] = ["<|pad|>", "<|bos|>", "<|eos|>"];

@@ -9,15 +9,35 @@ use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input};
-use wherefrom_linalg::kernels::sample_rows;
-use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Labels, Model, Sequence, open_device};
+use wherefrom_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input, Kind, Row as _};
+use wherefrom_linalg::kernels::{sample_rows};
+use wherefrom_linalg::random::{uniform};
+use wherefrom_model::{Batch, Labels, Model, Sequence, open_device, Sizes};
+use wherefrom_stage::{About, Checkpoint, Cost, File, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
 pub const VERSION: u32 = 4;
+
+/// The stage `generate`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About {
+        files: &[File::Tokenizer, File::GenerationConfig],
+        model: Checkpoint::Runs,
+        ..About::new("generate", VERSION)
+    },
+    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    parse: |knobs| at_least("max-new-tokens", 1, knobs),
+    check: Config::check,
+    writes: Writes::One(Kind::Tokens),
+    makes_model: |_| None,
+    cost,
+    run: |config, given, exec, draft| {
+        let (tokens, tokenizer) = (given.open("tokens")?, given.required_file(File::Tokenizer)?);
+        run(config, &Inputs { tokens, model: given.model()?, tokenizer }, exec, draft)
+    },
+};
 
 /// How a continuation is drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -262,4 +282,14 @@ impl Generator<'_> {
             None => decode(&ids[given..]),
         }
     }
+}
+
+fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    else {
+        return Cost::new(0.0, 0.0, 0.0);
+    };
+    let tokens = planned.size_of("tokens").tokens;
+    // A continuation is some dozens of forward passes.
+    Cost::new(sizes.forward_bytes(), tokens * 5.0, 48.0 * sizes.forward * tokens)
 }

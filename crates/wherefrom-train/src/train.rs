@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Tokens, bad_input, write_atomically};
+use wherefrom_artifact::{Artifact, Draft, Example, Exec, Kind, Tokens, bad_input, write_atomically};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, batches, open_device};
+use wherefrom_model::{Batch, Model, Sequence, Sizes, batches, open_device};
+use wherefrom_stage::{About, Cost, File, Machine, Planned, Role, Stage, Writes};
 
 use crate::adam::Moments;
 use crate::state::{self, Progress};
@@ -23,6 +25,24 @@ use crate::tokenizer;
 
 /// Raised when the model of the same configuration and inputs changes.
 pub const VERSION: u32 = 1;
+
+/// The stage `train`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { files: &[File::TokenizerFiles], ..About::new("train", VERSION) },
+    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    parse: |knobs| {
+        let config: Config = serde_json::from_value(knobs)?;
+        config.model().map_err(serde_json::Error::custom)?;
+        Ok(config)
+    },
+    check: |config| config.model().map(drop),
+    writes: Writes::One(Kind::Model),
+    makes_model: |config| Some(config.model().ok()?.to_json()),
+    cost,
+    run: |config, given, exec, draft| {
+        run(config, &Inputs { tokens: given.open("tokens")?, tokenizer: given.file(File::TokenizerFiles) }, exec, draft)
+    },
+};
 
 /// Name of the checkpoint in the draft.
 const STATE: &str = "state";
@@ -360,4 +380,15 @@ impl Files {
         }
         save("model.safetensors", &model.to_safetensors()?)
     }
+}
+
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    else {
+        return Cost::new(0.0, 0.0, 0.0);
+    };
+    let (tokens, weights) = (planned.size_of("tokens").tokens, sizes.footprint.weights as f64);
+    // Weights, gradients, two moments, and a checkpoint of weights and moments.
+    let memory = sizes.footprint.total() as f64 + 6.0 * weights;
+    Cost::new(memory, weights, 6.0 * config.epochs as f64 * sizes.forward * tokens)
 }

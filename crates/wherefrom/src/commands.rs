@@ -35,7 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             if plan.ask(&*exec.reporter) {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
-            let machine = machine.unwrap_or_else(|| Machine::of(&exec));
+            let machine = machine.unwrap_or_else(|| wherefrom_pipeline::this_machine(&exec));
             why.map_or_else(|| table(&plan, &machine, &exec), |step| preimage(&plan, &step))
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
@@ -116,14 +116,14 @@ fn costs(estimates: &[Estimate]) -> String {
     let width = estimates.iter().map(|estimate| estimate.name.len()).max().unwrap_or(0).max("step".len());
     let mut total = Cost::default();
     let mut lines = vec![format!("{:<width$}  {:>9}  {:>9}  {:>12}", "step", "memory", "disk", "operations")];
-    for Estimate { name, cost, note, .. } in estimates {
-        let cells = match cost {
+    for Estimate { name, cost, .. } in estimates {
+        let (cells, note) = match cost {
             Some(cost) => {
                 total.memory = total.memory.max(cost.memory);
                 (total.disk, total.flops) = (total.disk + cost.disk, total.flops + cost.flops);
-                [bytes(cost.memory), bytes(cost.disk), flops(cost.flops)]
+                ([bytes(cost.memory), bytes(cost.disk), flops(cost.flops)], &cost.note[..])
             }
-            None => ["-", "-", "-"].map(String::from),
+            None => (["-", "-", "-"].map(String::from), "cached"),
         };
         let [memory, disk, flops] = cells;
         lines.push(format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {note}").trim_end().into());

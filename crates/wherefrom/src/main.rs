@@ -49,7 +49,7 @@ enum Command {
         #[arg(long, value_name = "STEP")]
         why: Option<String>,
         /// What it would cost on so many GPUs with so much memory each: 8x80GB.
-        #[arg(long, value_name = "GPUSxMEMORY", value_parser = wherefrom_pipeline::Machine::parse)]
+        #[arg(long, value_name = "GPUSxMEMORY", value_parser = wherefrom_pipeline::parse_machine)]
         machine: Option<wherefrom_pipeline::Machine>,
         /// Change a knob: steps.STEP.KNOB=VALUE.
         #[arg(long, value_name = "KEY=VALUE")]

@@ -1,0 +1,60 @@
+//! What a model takes over tokens, from its `config.json` alone.
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::footprint::Footprint;
+use crate::module::{Module, Modules, Selection};
+use crate::outline::Outline;
+
+/// Sizes of a model and of the modules that are attributed.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Bytes of running it.
+    pub footprint: Footprint,
+    /// The attributed modules.
+    pub modules: Vec<Module>,
+    /// Multiply-adds of one token on its way forward: every linear map, and the vocabulary head.
+    pub forward: f64,
+    /// Sum of in · out over the attributed modules.
+    pub products: f64,
+    /// Sum of in + out over the attributed modules.
+    pub sums: f64,
+}
+
+impl Sizes {
+    /// Of the model with that `config.json`; `modules` as the knob has it. None where either cannot be read.
+    pub fn new(config: &Value, modules: &Value, batch_tokens: usize) -> Option<Self> {
+        let outline = Outline::new(&Config::from_json(config).ok()?);
+        let choice: Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
+        let modules = Selection::new(&choice, outline.modules()).ok()?.modules().to_vec();
+        let product = |module: &Module| (module.in_features * module.out_features) as f64;
+        let head = outline.vocabulary() as f64 * outline.hidden() as f64;
+        Some(Self {
+            footprint: Footprint::new(&outline, batch_tokens),
+            forward: outline.modules().iter().map(product).sum::<f64>() + head,
+            products: modules.iter().map(product).sum(),
+            sums: modules.iter().map(|module| (module.in_features + module.out_features) as f64).sum(),
+            modules,
+        })
+    }
+
+    /// Bytes of a forward pass alone: it keeps nothing for a backward pass.
+    pub fn forward_bytes(&self) -> f64 {
+        self.footprint.weights as f64 + self.footprint.activations as f64 / 2.0
+    }
+
+    /// Multiply-adds, counted twice, of a forward and an activation-only backward pass over so many tokens.
+    pub fn scan(&self, tokens: f64) -> f64 {
+        4.0 * self.forward * tokens
+    }
+
+    /// Numbers of one query: factors of a rank, or whole matrices.
+    pub fn query(&self, rank: Option<f64>) -> f64 {
+        let factors = |module: &Module| {
+            let (inside, out) = (module.in_features as f64, module.out_features as f64);
+            rank.filter(|&rank| rank < inside.min(out)).map_or(inside * out, |rank| rank * (inside + out))
+        };
+        self.modules.iter().map(factors).sum()
+    }
+}

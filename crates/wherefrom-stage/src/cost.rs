@@ -1,0 +1,122 @@
+//! What a step will take, from shapes and token counts alone.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use wherefrom_artifact::Device;
+
+/// Bytes of a process that reads and writes artifacts and does nothing else: measured.
+const IDLE: f64 = 2.4e7;
+
+/// Cost of one step, or of all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cost {
+    /// Bytes held at once.
+    pub memory: f64,
+    /// Bytes written.
+    pub disk: f64,
+    /// Floating point operations.
+    pub flops: f64,
+    /// What else there is to say: passes over the tokens, bytes a query.
+    pub note: String,
+}
+
+impl Cost {
+    /// Bytes of rows of text that are being read or written.
+    pub const ROWS: f64 = 1e7;
+
+    /// Bytes held beside those of any process, bytes written, and operations.
+    pub fn new(memory: f64, disk: f64, flops: f64) -> Self {
+        Self { memory: IDLE + memory, disk, flops, note: String::new() }
+    }
+
+    /// The same with a remark.
+    pub fn note(self, note: String) -> Self {
+        Self { note, ..self }
+    }
+}
+
+/// What the steps run on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Bytes that may be held; none where nobody knows.
+    pub memory: Option<u64>,
+    /// Where the arithmetic runs.
+    pub device: Device,
+    /// Padded tokens in one batch.
+    pub batch_tokens: usize,
+}
+
+/// Tokens and rows of a tokens artifact: measured, or guessed.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Size {
+    /// Tokens.
+    pub tokens: f64,
+    /// Rows.
+    pub rows: f64,
+}
+
+/// A step as a plan knows it before it has run.
+#[derive(Debug, Clone, Default)]
+pub struct Planned {
+    /// Its configuration.
+    pub config: Value,
+    /// Of the tokens that it writes, or that it goes back to.
+    pub size: Size,
+    /// The `config.json` of the checkpoint that it runs or makes.
+    pub model: Option<Value>,
+    /// Modules summed in one pass over the tokens, where the step says.
+    pub modules_per_pass: Option<usize>,
+    /// The steps that it takes its inputs from, by role; the model's last.
+    pub inputs: Vec<(String, Arc<Planned>)>,
+}
+
+/// A model, which of its modules are attributed, and how it is run.
+#[derive(Debug, Clone)]
+pub struct Attributed {
+    /// Its `config.json`.
+    pub model: Value,
+    /// As the knob `modules`.
+    pub modules: Value,
+    /// Padded tokens in one batch.
+    pub batch_tokens: usize,
+}
+
+impl Planned {
+    /// The step that a role is wired to.
+    pub fn input(&self, role: &str) -> Option<&Self> {
+        self.inputs.iter().find(|(name, _)| name == role).map(|(_, step)| &**step)
+    }
+
+    /// Tokens and rows of what has a role; zero where no step makes it.
+    pub fn size_of(&self, role: &str) -> Size {
+        self.input(role).map(|step| step.size).unwrap_or_default()
+    }
+
+    /// What is found at the step, or else at one that it needs.
+    pub fn nearest<T>(&self, find: impl Fn(&Self) -> Option<T> + Copy) -> Option<T> {
+        find(self).or_else(|| self.inputs.iter().find_map(|(_, step)| step.nearest(find)))
+    }
+
+    /// The model that the step is about, if one is known.
+    pub fn attributed(&self, machine: &Machine) -> Option<Attributed> {
+        let model = self.nearest(|step| step.model.clone())?;
+        let modules = self.knob("modules").unwrap_or_else(|| "mlp".into());
+        // A batch has no more tokens than there are.
+        let batch_tokens = machine.batch_tokens.min((self.size_of("tokens").tokens as usize).max(1));
+        Some(Attributed { model, modules, batch_tokens })
+    }
+
+    /// Pairs of a query and an example that the scores in that role have; 0 where no step makes them.
+    pub fn pairs(&self, role: &str) -> f64 {
+        let Some(scores) = self.input(role) else { return 0.0 };
+        let queries = scores.input("queries").map_or(1.0, |queries| queries.size.rows);
+        let scored = scores.input("tokens").or_else(|| scores.input("index"));
+        queries * scored.map_or(0.0, |scored| scored.size.rows)
+    }
+
+    /// A knob of the step, or else of one that it needs.
+    pub fn knob(&self, name: &str) -> Option<Value> {
+        self.nearest(|step| step.config.get(name).cloned())
+    }
+}

@@ -1,0 +1,16 @@
+//! What a stage is: a descriptor, and what a plan and a run make of it.
+//!
+//! The file of a stage holds one `pub static STAGE: Stage<Config>`, and the list of all stages is in `wherefrom-pipeline`,
+//! which knows none by name. [`AnyStage`] and [`Configured`] are the same without the type of the configuration.
+//!
+//! Keep this crate free of tensors and Arrow: every stage depends on it.
+
+mod cost;
+mod erased;
+mod given;
+mod stage;
+
+pub use cost::{Attributed, Cost, Machine, Planned, Size};
+pub use erased::{AnyStage, Configured, Input};
+pub use given::Given;
+pub use stage::{About, Checkpoint, File, MODULES_PER_PASS, Need, Role, Stage, Writes, at_least};
