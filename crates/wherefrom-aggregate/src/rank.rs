@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Error, Example, Exec, Ranked, Ranking, Score, Scores, Tokens, bad_input, Kind, Row,
+    Artifact, Details, Draft, Error, Example, Exec, Kind, Ranked, Ranking, Score, Scores, Tokens, bad_input,
 };
 use wherefrom_stage::{About, Cost, Role, Stage, Writes, at_least};
 
@@ -169,4 +169,57 @@ fn cut(kept: &mut Vec<Score>, top: usize) {
         right.influence.abs().total_cmp(&left.influence.abs()).then(left.example.cmp(&right.example))
     });
     kept.truncate(top);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+    use wherefrom_artifact::{ArtifactKind, Recipe, Row, Silent, Store};
+
+    use super::*;
+
+    fn sealed<K: ArtifactKind>(store: &Store, fill: impl FnOnce(&mut Draft) -> Result<()>) -> Artifact<K> {
+        let inputs = BTreeMap::new();
+        let recipe = Recipe { stage: K::KIND.name().into(), version: 1, config: Value::Null, inputs, model: None };
+        let (folder, _) = store.produce(K::KIND, recipe, &Silent, fill).unwrap();
+        Artifact::open(&folder).unwrap()
+    }
+
+    /// What is kept of these scores, by query, sign, rank and example; twelve examples, each named after its number.
+    fn ranked(top: usize, scores: &[(u32, u64, f32)]) -> Vec<(u32, bool, u32, u64)> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let score = |&(query, example, influence): &(u32, u64, f32)| Score { query, example, influence };
+        let scores: Vec<Score> = scores.iter().map(score).collect();
+        let scores = sealed::<Scores>(&store, |draft| draft.write(0, &[<Score as Row<Scores>>::to_batch(&scores)?]));
+        let example = |number: u64| Example {
+            example: number,
+            docs: vec![format!("doc {number}")],
+            doc_starts: vec![0],
+            input_ids: vec![1, 2],
+            target_mask: vec![false, true],
+            text: format!("text {number}"),
+            ..Example::default()
+        };
+        let tokens: Vec<Example> = (0..12).map(example).collect();
+        let tokens = sealed::<Tokens>(&store, |draft| draft.write(0, &[Example::to_batch(&tokens)?]));
+        let inputs = Inputs { scores: Scored::Scores(scores), tokens };
+        let ranking = sealed::<Ranking>(&store, |draft| run(&Config { top }, &inputs, &Exec::default(), draft));
+        let rows = ranking.read::<Ranked>(0).unwrap();
+        for row in &rows {
+            assert_eq!((&row.doc, &row.text), (&format!("doc {}", row.example), &format!("text {}", row.example)));
+        }
+        rows.iter().map(|row| (row.query, row.positive, row.rank, row.example)).collect()
+    }
+
+    #[test]
+    fn each_sign_has_its_strongest_and_ties_go_by_number() {
+        let scores = [(0, 1, 0.5), (0, 2, -3.0), (0, 3, 2.0), (0, 4, 0.5), (0, 5, 0.0), (0, 6, -1.0), (1, 7, 1e-30)];
+        let all =
+            [(0, true, 1, 3), (0, true, 2, 1), (0, true, 3, 4), (0, false, 1, 2), (0, false, 2, 6), (1, true, 1, 7)];
+        assert_eq!(ranked(9, &scores), all);
+        assert_eq!(ranked(1, &scores), [all[0], all[3], all[5]]);
+    }
 }

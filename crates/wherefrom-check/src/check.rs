@@ -18,11 +18,11 @@ use crate::compare::{Agreement, Spread, agreement, spearman};
 use crate::sample;
 
 /// Least cosine of an example's gradient in reduced precision with the one in float32, in any module.
-pub const COSINE: f64 = 0.99;
+const COSINE: f64 = 0.99;
 /// Least rank correlation of influences in reduced precision with those in float32, in any module.
-pub const SPEARMAN: f64 = 0.95;
+const SPEARMAN: f64 = 0.95;
 /// Least cosine of a gradient from a padded batch with the one of the row alone, in float32.
-pub const BATCH_COSINE: f64 = 0.9999;
+const BATCH_COSINE: f64 = 0.9999;
 /// Longest row.
 const TOKENS: usize = 64;
 /// Modules that a table shows when none fails.

@@ -8,4 +8,4 @@ mod check;
 mod compare;
 mod sample;
 
-pub use check::{BATCH_COSINE, COSINE, Check, SPEARMAN, Verdict, check};
+pub use check::{Check, Verdict, check};

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Signs, Span, Tokens, Kind, Row};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Kind, Signs, Span, Tokens};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};

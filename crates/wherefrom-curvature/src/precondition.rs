@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Lambda, Preconditioned, Row, bad_input, Kind,
+    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Kind, Lambda, Preconditioned, Row, bad_input,
 };
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};

@@ -11,7 +11,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Exec, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples, Kind, Row,
+    Artifact, Draft, Eigenbasis, Exec, Kind, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};

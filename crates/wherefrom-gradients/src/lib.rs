@@ -13,8 +13,12 @@ use arrow::record_batch::RecordBatch;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Span, Tokens, bad_input, in_batches, Kind, Row};
-use wherefrom_model::{Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, open_device, Sizes};
+use wherefrom_artifact::{
+    Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Kind, Span, Tokens, bad_input, in_batches,
+};
+use wherefrom_model::{
+    Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, Sizes, open_device,
+};
 use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
@@ -22,6 +26,7 @@ pub const VERSION: u32 = 1;
 
 /// Bytes of factors in memory at once, where more would fit.
 const RUN: usize = 2 << 30;
+
 /// The stage `gradients`.
 pub static STAGE: Stage<Config> = Stage {
     about: About {

@@ -12,7 +12,7 @@ mod header;
 mod layers;
 mod page;
 mod pieces;
-pub mod statistics;
+mod statistics;
 
 use std::path::PathBuf;
 

@@ -17,7 +17,8 @@ use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Preconditioned, Ranked, Ranking, Score, Scores, Span, Tokens, check_training_examples, Kind, Row,
+    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Kind, Preconditioned, Ranked,
+    Ranking, Score, Scores, Span, Tokens, check_training_examples,
 };
 use wherefrom_model::{
     ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Sizes,

@@ -4,26 +4,26 @@ use serde::Serialize;
 
 /// Shares of the strongest, and the number of sequences that would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Concentration {
+pub(crate) struct Concentration {
     /// Held by the strongest 0.1 %, 1 % and 10 %.
-    pub shares: Vec<Share>,
+    pub(crate) shares: Vec<Share>,
     /// (sum x)^2 / (sum x^2): as many equal influences would be as concentrated.
-    pub participation_ratio: f64,
+    pub(crate) participation_ratio: f64,
 }
 
 /// What the strongest hold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Share {
+pub(crate) struct Share {
     /// Of the sequences with positive influence: 0.01 is one in a hundred.
-    pub fraction: f64,
+    pub(crate) fraction: f64,
     /// How many sequences that is, rounded up.
-    pub sequences: usize,
+    pub(crate) sequences: usize,
     /// Their part of the sum.
-    pub share: f64,
+    pub(crate) share: f64,
 }
 
 /// Of positive influences, strongest first; none where there are none.
-pub fn concentration(positive: &[f64]) -> Option<Concentration> {
+pub(crate) fn concentration(positive: &[f64]) -> Option<Concentration> {
     let sum: f64 = positive.iter().sum();
     if sum <= 0.0 {
         return None;

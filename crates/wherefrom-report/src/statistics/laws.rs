@@ -1,6 +1,6 @@
 //! Fits of samples from known laws.
 
-use wherefrom_report::statistics::{Influences, Random, bootstrap, concentration, describe, fit, rivals};
+use super::{Influences, Random, bootstrap, concentration, describe, fit, rivals};
 
 /// Values drawn by `quantile` from uniform numbers in (0, 1], largest first.
 fn sample(count: usize, seed: u64, quantile: impl Fn(f64) -> f64) -> Vec<f64> {
@@ -51,18 +51,10 @@ fn a_power_law_is_rejected_for_exponential_values() {
 }
 
 /// The law with x_min given.
-fn fit_from(values: &[f64], x_min: f64) -> wherefrom_report::statistics::PowerLaw {
+fn fit_from(values: &[f64], x_min: f64) -> super::PowerLaw {
     let tail = values.iter().filter(|value| **value >= x_min).count();
     let sum: f64 = values[..tail].iter().map(|value| (value / x_min).ln()).sum();
-    wherefrom_report::statistics::PowerLaw {
-        alpha: 1.0 + tail as f64 / sum,
-        alpha_error: 0.0,
-        x_min,
-        tail,
-        distance: 0.0,
-        p: 0.0,
-        samples: 0,
-    }
+    super::PowerLaw { alpha: 1.0 + tail as f64 / sum, alpha_error: 0.0, x_min, tail, distance: 0.0, p: 0.0, samples: 0 }
 }
 
 #[test]

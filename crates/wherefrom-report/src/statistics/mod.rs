@@ -1,16 +1,18 @@
 //! How the influence of a corpus on one query is distributed.
 
 mod concentration;
+#[cfg(test)]
+mod laws;
 mod power_law;
 mod random;
 mod rivals;
 
 use serde::Serialize;
 
-pub use concentration::{Concentration, Share, concentration};
-pub use power_law::{CANDIDATES, LEAST_TAIL, PowerLaw, STRONGEST, bootstrap, fit};
-pub use random::Random;
-pub use rivals::{Rival, rivals};
+pub(crate) use concentration::{Concentration, concentration};
+pub(crate) use power_law::{PowerLaw, bootstrap, fit};
+pub(crate) use random::Random;
+pub(crate) use rivals::{Rival, rivals};
 
 /// Points of the complementary distribution that are kept for drawing.
 const POINTS: usize = 160;
@@ -19,18 +21,18 @@ const BINS: f64 = 4.0;
 
 /// Influences of one query on the corpus, by sign.
 #[derive(Debug, Clone, Default)]
-pub struct Influences {
+pub(crate) struct Influences {
     /// Above 0, strongest first.
-    pub positive: Vec<f64>,
+    pub(crate) positive: Vec<f64>,
     /// Sizes of those below 0, strongest first.
-    pub negative: Vec<f64>,
+    pub(crate) negative: Vec<f64>,
     /// How many are exactly 0.
-    pub zero: u64,
+    pub(crate) zero: u64,
 }
 
 impl Influences {
     /// Takes one influence.
-    pub fn push(&mut self, influence: f32) {
+    pub(crate) fn push(&mut self, influence: f32) {
         match influence {
             value if value > 0.0 => self.positive.push(f64::from(value)),
             value if value < 0.0 => self.negative.push(f64::from(-value)),
@@ -39,7 +41,7 @@ impl Influences {
     }
 
     /// Puts the strongest first.
-    pub fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         self.positive.sort_by(|left, right| right.total_cmp(left));
         self.negative.sort_by(|left, right| right.total_cmp(left));
     }
@@ -47,27 +49,27 @@ impl Influences {
 
 /// What the page says of one query's influences.
 #[derive(Debug, Clone, Serialize)]
-pub struct Distribution {
+pub(crate) struct Distribution {
     /// Sequences with influence above, below and at 0.
-    pub counts: [u64; 3],
+    pub(crate) counts: [u64; 3],
     /// Sums of influence above and (as a size) below 0.
-    pub sums: [f64; 2],
+    pub(crate) sums: [f64; 2],
     /// The lower ends of the bins, as log10 of the size.
-    pub bins: Vec<f64>,
+    pub(crate) bins: Vec<f64>,
     /// Sequences in each bin, above and below 0.
-    pub histogram: [Vec<u64>; 2],
+    pub(crate) histogram: [Vec<u64>; 2],
     /// Points (x, share of the positive influences that are x or more), thinned evenly in log rank.
-    pub tail: Vec<(f64, f64)>,
+    pub(crate) tail: Vec<(f64, f64)>,
     /// How few sequences hold the positive influence.
-    pub concentration: Option<Concentration>,
+    pub(crate) concentration: Option<Concentration>,
     /// The power law of the strongest; none where there are too few.
-    pub power_law: Option<PowerLaw>,
+    pub(crate) power_law: Option<PowerLaw>,
     /// Its rivals in the same tail.
-    pub rivals: Vec<Rival>,
+    pub(crate) rivals: Vec<Rival>,
 }
 
 /// Describes the influences of query `query`; `samples` synthetic sets, drawn from `seed`, test the power law.
-pub fn describe(influences: &Influences, samples: usize, seed: u64, query: u32) -> Distribution {
+pub(crate) fn describe(influences: &Influences, samples: usize, seed: u64, query: u32) -> Distribution {
     let Influences { positive, negative, zero } = influences;
     let (bins, histogram) = histogram(positive, negative);
     let law = fit(positive);

@@ -10,33 +10,33 @@ use serde::Serialize;
 use super::Random;
 
 /// x_min is one of so many values, evenly spaced in rank, and not each value in turn.
-pub const CANDIDATES: usize = 100;
+pub(crate) const CANDIDATES: usize = 100;
 /// A tail has at least so many values, and a tenth of those looked at: a smaller one passes for almost any law.
-pub const LEAST_TAIL: usize = 50;
+pub(crate) const LEAST_TAIL: usize = 50;
 /// Only the strongest so many are looked at: the law is one of the tail, and the bootstrap fits hundreds of sets.
-pub const STRONGEST: usize = 10_000;
+pub(crate) const STRONGEST: usize = 10_000;
 
 /// A fitted law.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct PowerLaw {
+pub(crate) struct PowerLaw {
     /// Exponent of the density.
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// (alpha - 1) / sqrt(tail).
-    pub alpha_error: f64,
+    pub(crate) alpha_error: f64,
     /// Where the tail begins.
-    pub x_min: f64,
+    pub(crate) x_min: f64,
     /// Values in the tail.
-    pub tail: usize,
+    pub(crate) tail: usize,
     /// Largest distance between the tail's distribution and the law's.
-    pub distance: f64,
+    pub(crate) distance: f64,
     /// Share of synthetic sets that lie farther from their own fit than the data from theirs; below 0.1 the law is rejected.
-    pub p: f64,
+    pub(crate) p: f64,
     /// Synthetic sets.
-    pub samples: usize,
+    pub(crate) samples: usize,
 }
 
 /// Fits the law to positive values, largest first; none where fewer than [`LEAST_TAIL`] are positive. `p` is left at 0.
-pub fn fit(values: &[f64]) -> Option<PowerLaw> {
+pub(crate) fn fit(values: &[f64]) -> Option<PowerLaw> {
     let values = &values[..values.len().min(STRONGEST)];
     let n = values.len();
     if n < LEAST_TAIL {
@@ -91,7 +91,7 @@ fn distance(logs: &[f64], alpha: f64, start: f64, enough: f64) -> f64 {
 }
 
 /// The law with its p-value: synthetic sets follow the law above x_min and repeat the data below it, and each is fitted anew.
-pub fn bootstrap(values: &[f64], law: PowerLaw, samples: usize, seed: u64, query: u32) -> PowerLaw {
+pub(crate) fn bootstrap(values: &[f64], law: PowerLaw, samples: usize, seed: u64, query: u32) -> PowerLaw {
     let values = &values[..values.len().min(STRONGEST)];
     let (n, below) = (values.len(), &values[law.tail..]);
     let share = law.tail as f64 / n as f64;

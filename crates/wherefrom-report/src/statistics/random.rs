@@ -2,11 +2,11 @@
 
 /// SplitMix64 (Steele, Lea and Flood 2014), begun from a hash.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// The numbers of (seed, query, sample).
-    pub fn new(seed: u64, query: u32, sample: usize) -> Self {
+    pub(crate) fn new(seed: u64, query: u32, sample: usize) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes()).update(&query.to_le_bytes()).update(&(sample as u64).to_le_bytes());
         let mut begin = [0; 8];
@@ -23,12 +23,12 @@ impl Random {
     }
 
     /// Uniform in [0, 1).
-    pub fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Uniform below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         ((self.uniform() * end as f64) as usize).min(end.saturating_sub(1))
     }
 }

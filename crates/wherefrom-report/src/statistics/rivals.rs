@@ -6,19 +6,19 @@ use super::PowerLaw;
 
 /// Another law, fitted by maximum likelihood to the values from x_min on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Rival {
+pub(crate) struct Rival {
     /// `exponential`, `log-normal` or `Weibull`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its parameters, by name, in the units of the values.
-    pub parameters: Vec<(&'static str, f64)>,
+    pub(crate) parameters: Vec<(&'static str, f64)>,
     /// Log-likelihood of the power law less that of this law: above 0 speaks for the power law.
-    pub ratio: f64,
+    pub(crate) ratio: f64,
     /// Probability of a ratio at least as far from 0 if both laws were equally close; above 0.1 neither is preferred.
-    pub p: f64,
+    pub(crate) p: f64,
 }
 
 /// Fits each rival to `tail`, every value at least x_min, and compares.
-pub fn rivals(tail: &[f64], law: &PowerLaw) -> Vec<Rival> {
+pub(crate) fn rivals(tail: &[f64], law: &PowerLaw) -> Vec<Rival> {
     // In units of x_min, so that every law begins at 1.
     let scaled: Vec<f64> = tail.iter().map(|value| value / law.x_min).collect();
     let power: Vec<f64> = scaled.iter().map(|x| (law.alpha - 1.0).ln() - law.alpha * x.ln()).collect();
