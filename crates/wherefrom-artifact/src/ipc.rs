@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, UnionMode};
 use arrow::error::ArrowError;
 use arrow::ipc::convert::try_fb_to_schema;
 use arrow::ipc::reader::{FileDecoder, read_footer_length};
@@ -173,11 +173,21 @@ impl Ipc {
                 return Err(wrong(format!("column `{column}` has nulls; give every row a value")));
             }
         }
-        for buffer in batch.buffers().into_iter().flatten() {
+        let mut counts = batch.variadicBufferCounts().into_iter().flatten().map(|count| usize::try_from(count).ok());
+        let mut widths = Vec::new();
+        let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+        for field in self.schema.fields() {
+            buffer_widths(field.data_type(), &mut || counts.next()?.filter(|&count| count <= buffers), &mut widths);
+        }
+        let widths = widths.into_iter().chain(std::iter::repeat(1));
+        for (buffer, width) in batch.buffers().into_iter().flatten().zip(widths) {
             let bound = |stated: i64| usize::try_from(stated).ok();
             let range = bound(buffer.offset()).zip(bound(buffer.length()));
             if range.and_then(|(from, length)| from.checked_add(length)).is_none_or(|end| end > body) {
                 return Err(wrong("a buffer lies outside its record batch"));
+            }
+            if buffer.length() as usize % width != 0 {
+                return Err(wrong(format!("a buffer of {} bytes holds values of {width}", buffer.length())));
             }
         }
         Ok(())
@@ -204,5 +214,51 @@ fn levels(data_type: &DataType) -> usize {
         Union(fields, _) => fields.iter().map(|(_, field)| of(field)).sum(),
         RunEndEncoded(ends, values) => of(ends) + of(values),
         _ => 0,
+    }
+}
+
+/// The width of the values in each buffer of a column, as the format lays them out; `count` says how many a column of views
+/// has beside the usual two. 1 where nobody looks.
+fn buffer_widths(data_type: &DataType, count: &mut dyn FnMut() -> Option<usize>, widths: &mut Vec<usize>) {
+    use DataType::{
+        Binary, BinaryView, FixedSizeList, LargeBinary, LargeList, LargeListView, LargeUtf8, List, ListView, Map, Null,
+        RunEndEncoded, Struct, Union, Utf8, Utf8View,
+    };
+    match data_type {
+        Null => {}
+        Utf8 | Binary => widths.extend([1, 4, 1]),
+        LargeUtf8 | LargeBinary => widths.extend([1, 8, 1]),
+        Utf8View | BinaryView => {
+            widths.extend([1, 16]);
+            widths.extend(std::iter::repeat_n(1, count().unwrap_or(0)));
+        }
+        List(item) | Map(item, _) => {
+            widths.extend([1, 4]);
+            buffer_widths(item.data_type(), count, widths);
+        }
+        LargeList(item) => {
+            widths.extend([1, 8]);
+            buffer_widths(item.data_type(), count, widths);
+        }
+        ListView(item) | LargeListView(item) => {
+            widths.extend([1, 1, 1]);
+            buffer_widths(item.data_type(), count, widths);
+        }
+        FixedSizeList(item, _) => {
+            widths.push(1);
+            buffer_widths(item.data_type(), count, widths);
+        }
+        Struct(fields) => {
+            widths.push(1);
+            fields.iter().for_each(|field| buffer_widths(field.data_type(), count, widths));
+        }
+        Union(fields, mode) => {
+            widths.extend(std::iter::repeat_n(1, if *mode == UnionMode::Dense { 2 } else { 1 }));
+            fields.iter().for_each(|(_, field)| buffer_widths(field.data_type(), count, widths));
+        }
+        RunEndEncoded(ends, values) => {
+            [ends, values].iter().for_each(|field| buffer_widths(field.data_type(), count, widths));
+        }
+        other => widths.extend([1, other.primitive_width().unwrap_or(1)]),
     }
 }

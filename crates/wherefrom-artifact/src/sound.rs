@@ -51,7 +51,7 @@ impl Sound {
                 return Err(refuse(format!("column `{name}` has a value that is not finite in {row}")).into());
             }
         }
-        self.numbers(batch).map_err(|what| refuse(what))?;
+        self.numbers(batch).map_err(refuse)?;
         self.matrices(batch).with_context(|| path.display().to_string())?;
         self.rows += batch.num_rows() as u64;
         Ok(())

@@ -152,7 +152,7 @@ impl Found {
         let (n, mut moved) = (self.values.len(), false);
         for _ in 0..2 * STEPS {
             let (gram, defect) = self.defect(par);
-            if !(defect > DEFECT) {
+            if defect <= DEFECT || defect.is_nan() {
                 break;
             }
             let step = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));

@@ -10,7 +10,7 @@ use crate::bench::{Bench, fixture};
 use crate::study;
 
 /// The golden model, with the weights whose names end so multiplied.
-fn scaled(bench: &Bench, ending: &str, factor: f32) {
+pub(crate) fn scaled(bench: &Bench, ending: &str, factor: f32) {
     for name in ["config.json", "tokenizer.json"] {
         if let Ok(content) = fs::read(fixture("model").join(name)) {
             bench.file(&format!("model/{name}"), content);

@@ -12,6 +12,7 @@ mod golden;
 mod hub;
 mod hub_server;
 mod index;
+mod overflow;
 mod passes;
 mod quickstart;
 mod refusals;

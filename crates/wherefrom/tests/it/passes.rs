@@ -1,6 +1,6 @@
 //! Covariances and lambda in several passes over the tokens: the same bytes, whatever the memory.
 
-use wherefrom_artifact::Manifest;
+use wherefrom_artifact::{Artifact, Factors, Gradients, Manifest};
 
 use crate::bench::Bench;
 use crate::study::{Made, made, write};
@@ -43,4 +43,24 @@ fn any_number_of_passes_gives_the_same_bytes() {
     let line = plan.out.lines().rev().find(|line| line.starts_with("covariances")).unwrap();
     assert!(line.ends_with("6 passes over the tokens"), "{line}");
     assert!(plan.err.contains("step `covariances` needs"), "{}", plan.err);
+}
+
+#[test]
+fn gradients_are_the_same_in_little_memory() {
+    let bench = Bench::new();
+    write(&bench, 300, 40);
+    let rows = |store: &str, more: &[&str]| -> Vec<Factors> {
+        let said = bench.ok(&[&["run", "study.toml", "--to", "query-gradients", "--store", store], more].concat());
+        let step = made(&said).pop().unwrap();
+        let artifact = Artifact::<Gradients>::open(&bench.path(&step.folder)).unwrap();
+        artifact.rows::<Factors>().unwrap().map(Result::unwrap).collect()
+    };
+    let (at_once, one_by_one) = (rows("much", &[]), rows("little", &["--memory", "1MB"]));
+    assert_eq!(at_once.len(), one_by_one.len());
+    for (left, right) in at_once.iter().zip(&one_by_one) {
+        assert_eq!((left.row, &left.module, left.left_shape), (right.row, &right.module, right.left_shape));
+        let largest = left.left.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * largest;
+        assert!(left.left.iter().zip(&right.left).all(near), "row {} of {}", left.row, left.module);
+    }
 }
