@@ -7,11 +7,12 @@ use anyhow::Result;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
 use wherefrom_artifact::{bad_input, caught, foreign};
+use wherefrom_vocabulary::Beside;
 
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
-/// What a text begins after where nothing else is before it: the first special token of these that a tokenizer has, its
-/// beginning of text or else its end of text.
+/// What a text begins after where nothing else is before it and no file beside the tokenizer names its beginning or end of
+/// text: the first special token of these that it has.
 const STARTS: [&str; 12] = [
     "<|begin_of_text|>",
     "<|startoftext|>",
@@ -71,7 +72,8 @@ impl Encoder {
         };
         // What is left for it to do is to take white space off the bytes that a token stands for.
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
-        let start = start(&tokenizer).or(suffix.last().copied());
+        let named = Beside::of(path)?.start().and_then(|name| tokenizer.token_to_id(name));
+        let start = named.or_else(|| start(&tokenizer)).or(suffix.last().copied());
         Ok(Self { tokenizer, shown: path.display().to_string(), prefix, suffix, start, dropout })
     }
 

@@ -220,9 +220,16 @@ impl Beside {
         }
     }
 
+    /// The special token that a text begins after where there is nothing else: its beginning of text or else its end of text.
+    pub fn start(&self) -> Option<&str> {
+        let named = |name: &&str| self.specials.get(*name).filter(|content| !content.is_empty());
+        ["bos_token", "eos_token"].iter().find_map(named).map(String::as_str)
+    }
+
     /// What the tokens of a text depend on, for a key; none where the tokenizer.json alone says all.
     pub fn tokens(&self) -> Option<Value> {
-        (!self.tokens.is_empty()).then(|| serde_json::json!(self.tokens))
+        let start = self.start();
+        (!self.tokens.is_empty() || start.is_some()).then(|| serde_json::json!({"tokens": self.tokens, "start": start}))
     }
 }
 

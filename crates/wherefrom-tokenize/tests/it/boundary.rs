@@ -337,6 +337,18 @@ fn a_completion_with_nothing_before_it_begins_after_the_end_of_text() {
     let mut only = gpt2.clone();
     only["added_tokens"] = json!([only["added_tokens"][2]]);
     assert_eq!(measured(&only, "", "Paris"), "</s> Paris*");
+    // What the files beside it name goes before what its tokens are called.
+    for (named, expected) in [
+        (json!({"bos_token": null, "eos_token": {"content": "</s>"}}), "</s> Paris*"),
+        (json!({"bos_token": "<unk>", "eos_token": "</s>"}), "<unk> Paris*"),
+    ] {
+        let bench = Bench::new();
+        bench.file("tokenizer_config.json", named.to_string());
+        let file = bench.file("tokenizer.json", gpt2.to_string());
+        let corpus = bench.file("corpus.jsonl", json!({"prompt": "", "completion": "Paris"}).to_string());
+        let tokens = bench.tokenize(&config(64), &corpus, Some(&file)).unwrap();
+        assert_eq!(self::shown(&gpt2, &tokens.read::<Example>(0).unwrap()[0]), expected);
+    }
 }
 
 #[test]
