@@ -20,7 +20,7 @@ from pathlib import Path
 PEAK = 512e6  # bytes that a target may hold
 ADDRESSES = 8 << 30  # bytes it may address: what grows without bound ends there
 SECONDS = 4 * 3600  # for one target
-SLOW = ("wherefrom-hub fuzz_a_hub", "wherefrom-tokenize fuzz_", "wherefrom-pipeline fuzz_")  # targets that run a stage, a plan or a client
+SLOW = ("wherefrom-hub fuzz_a_hub", "wherefrom-pipeline fuzz_")  # targets that run a stage, a plan or a client
 
 
 def targets(words):

@@ -24,7 +24,7 @@ use wherefrom_tokenize::{check_rows, encode_with};
 use crate::tokenizer_file;
 
 /// How many of a thousand runs may end in a panic of a library that was caught, and whose file was refused by name.
-const CAUGHT: u32 = 20;
+const CAUGHT: u32 = 1;
 
 /// Holds `property` to as many cases as are asked for, and says how many ended in a panic that was caught.
 fn hold<T: std::fmt::Debug>(
@@ -51,7 +51,7 @@ fn hold<T: std::fmt::Debug>(
             eprintln!("{said}");
         }
     }
-    assert!(total <= 1 + cases * CAUGHT / 1000, "{said}");
+    assert!(total <= 1 + cases / 1000 * CAUGHT, "{said}");
 }
 
 /// What became of some bytes.
