@@ -49,7 +49,8 @@ pub fn unique() -> String {
 pub fn digest(path: &Path) -> Result<String> {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
-        let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; 1 << 23]);
+        let most = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).clamp(1, 1 << 23);
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; most]);
         loop {
             match file.read(&mut bytes)? {
                 0 => return Ok(hasher.finalize().to_hex().to_string()),

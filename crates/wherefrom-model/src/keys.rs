@@ -199,7 +199,7 @@ impl Keys {
             )));
         }
         let inside =
-            |key: &str, default: Option<f64>| self.number(&table.get(key).unwrap_or(&Value::Null), key, default);
+            |key: &str, default: Option<f64>| self.number(table.get(key).unwrap_or(&Value::Null), key, default);
         let above_zero = |key: &str, value: f64| match value > 0.0 {
             true => Ok(value),
             false => Err(self.refuse(&format!("`{key}` must be above 0"))),

@@ -167,26 +167,14 @@ impl Leaves<'_> {
             }
             return Err(error);
         }
-        let after = self.parts();
-        let other = match &after {
-            Ok(after) => {
-                let digests = |parts: &[Vec<Part>]| -> Vec<(PathBuf, String)> {
-                    parts.iter().flatten().map(|part| (part.path.clone(), part.digest.clone())).collect()
-                };
-                let (before, after) = (digests(&before), digests(after));
-                let other = before.iter().find(|part| !after.contains(part));
-                other.or(after.iter().find(|part| !before.contains(part))).map(|(path, _)| path.clone())
-            }
-            Err(_) => None,
-        };
-        match (after, other) {
-            (Ok(_), None) => return Ok(()),
-            (after, other) => {
-                draft.clear()?;
-                after?;
-                Err(changed(&other.unwrap_or_default(), "while it was read"))
-            }
+        let outcome = self.parts().and_then(|after| match first_difference(&before, &after) {
+            Some(path) => Err(changed(path, "while it was read")),
+            None => Ok(()),
+        });
+        if outcome.is_err() {
+            draft.clear()?;
         }
+        outcome
     }
 
     fn parts(&self) -> Result<Vec<Vec<Part>>> {
@@ -207,6 +195,18 @@ impl Leaves<'_> {
         }
         draft.checkpoint(READ, &stamps)
     }
+}
+
+/// The first file of which one reading found other than the other.
+fn first_difference<'a>(before: &'a [Vec<Part>], after: &'a [Vec<Part>]) -> Option<&'a Path> {
+    let (before, after) = (before.iter().flatten(), after.iter().flatten());
+    let mut pairs = before.map(Some).chain(std::iter::repeat(None)).zip(after.map(Some).chain(std::iter::repeat(None)));
+    let same = |one: Option<&Part>, other: Option<&Part>| match (one, other) {
+        (Some(one), Some(other)) => one.path == other.path && one.digest == other.digest,
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    let (one, other) = pairs.find(|&(one, other)| !same(one, other) || one.is_none())?;
+    one.or(other).map(|part| part.path.as_path())
 }
 
 fn changed(path: &Path, when: &str) -> anyhow::Error {
