@@ -1,8 +1,8 @@
 //! Arrow IPC files, read block by block. Every offset, length and count that a file states is held against the file before
 //! the library that reads it sees it: it takes slices of whatever it is told.
 
+use crate::at::read_exact_at;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,9 +90,7 @@ impl Content {
             Self::Mapped(buffer) => Ok(buffer.slice_with_length(start, length)),
             Self::File(file, _) => {
                 let mut bytes = vec![0; length];
-                let mut file = file;
-                file.seek(SeekFrom::Start(start as u64))?;
-                file.read_exact(&mut bytes)?;
+                read_exact_at(file, &mut bytes, start as u64)?;
                 Ok(Buffer::from_vec(bytes))
             }
         }

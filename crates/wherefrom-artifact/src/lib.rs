@@ -6,6 +6,7 @@
 //! Keep this crate free of tensors: every stage depends on it, and so does whoever writes a stage elsewhere.
 
 mod artifact;
+mod at;
 mod batches;
 mod disk;
 mod draft;

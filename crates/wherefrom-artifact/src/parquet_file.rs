@@ -4,7 +4,7 @@
 //! as deep as the footer is long. Here each is bounded by what the file can hold, or by a limit that is said.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Result, Seek as _, SeekFrom, copy, sink};
+use std::io::{BufReader, Read, Result, copy, sink};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
+use crate::at::{At, read_exact_at};
 use crate::caught;
 use crate::pages::{CheckedPages, OneColumn};
 use crate::thrift::{STRUCT, Thrift, invalid};
@@ -112,9 +113,7 @@ impl ParquetFile {
     fn check_footer(&self) -> Result<()> {
         let tail = self.bytes.checked_sub(TAIL).ok_or_else(|| invalid("the file is too short"))?;
         let mut end = [0; TAIL as usize];
-        let mut file = &*self.file;
-        file.seek(SeekFrom::Start(tail))?;
-        file.read_exact(&mut end)?;
+        read_exact_at(&self.file, &mut end, tail)?;
         let [a, b, c, d, magic @ ..] = end;
         if magic != MAGIC {
             return Err(invalid("it does not end in PAR1: cut off, or none"));
@@ -124,8 +123,7 @@ impl ParquetFile {
         if length > FOOTER {
             return Err(invalid(format!("its footer has {length} bytes, more than {FOOTER}")));
         }
-        file.seek(SeekFrom::Start(start))?;
-        let mut footer = Thrift::new(BufReader::new(file), length);
+        let mut footer = Thrift::new(BufReader::new(At::new(&self.file, start)), length);
         let mut last = 0;
         while let Some((field, kind)) = footer.field(&mut last)? {
             match field {
@@ -173,9 +171,7 @@ impl ParquetFile {
         let after = self.chunks.partition_point(|chunk| chunk.0 <= start);
         let Some(&(begin, bytes, mut packing)) = self.chunks[..after].last() else { return Ok(()) };
         let Some(left) = (begin + bytes).checked_sub(start) else { return Ok(()) };
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(start))?;
-        let mut header = Thrift::new(BufReader::new(file), left.min(HEADER));
+        let mut header = Thrift::new(BufReader::new(At::new(&self.file, start)), left.min(HEADER));
         let whole = header.left;
         let (mut packed, mut unpacked, mut values, mut levels, mut dictionary) = (0, 0, 0, 0, false);
         let mut last = 0;
@@ -221,9 +217,7 @@ impl ParquetFile {
         if unpacked == 0 {
             return Ok(());
         }
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(start))?;
-        let page = BufReader::new(file).take(packed);
+        let page = BufReader::new(At::new(&self.file, start)).take(packed);
         let length = match packing {
             Compression::GZIP(_) => {
                 copy(&mut flate2::bufread::MultiGzDecoder::new(page).take(unpacked + 1), &mut sink())?
@@ -304,17 +298,19 @@ impl Length for ParquetFile {
 }
 
 impl ChunkReader for ParquetFile {
-    type T = BufReader<File>;
+    type T = BufReader<At>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
         self.check_page(start).map_err(|error| ParquetError::General(error.to_string()))?;
-        self.file.get_read(start)
+        Ok(BufReader::new(At::new(&self.file, start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.bytes) {
             return Err(ParquetError::EOF(format!("{length} bytes at {start} are not in the file")));
         }
-        self.file.get_bytes(start, length)
+        let mut bytes = vec![0; length];
+        read_exact_at(&self.file, &mut bytes, start)?;
+        Ok(bytes.into())
     }
 }

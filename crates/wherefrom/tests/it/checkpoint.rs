@@ -100,13 +100,19 @@ fn survives(name: &str) {
     // A checkpoint that claims a thousand tokens and examples more must end in a sum over as many more.
     let other = study();
     copy(&bench.path("data"), &other.path("data"));
-    let path = step.draft(&other).join("scratch-sums");
-    let mut bytes = fs::read(&path).unwrap();
-    for word in [1, 2] {
-        let place = 8 * word..8 * word + 8;
-        let value = u64::from_le_bytes(bytes[place.clone()].try_into().unwrap());
-        bytes[place].copy_from_slice(&(value + 1000).to_le_bytes());
-    }
+    let path = step.draft(&other).join("scratch-sums-by-module");
+    let saved = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(saved[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&saved[8..8 + length]).unwrap();
+    let add = |count: &mut serde_json::Value| *count = (count.as_u64().unwrap() + 1000).into();
+    add(&mut header["counts"]["tokens"]);
+    add(&mut header["counts"]["examples"]);
+    header["modules"].as_array_mut().unwrap().iter_mut().for_each(|module| add(&mut module[1]));
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(&header);
+    bytes.extend(&saved[8 + length..saved.len() - blake3::OUT_LEN]);
+    bytes.extend(blake3::hash(&bytes).as_bytes());
     fs::write(&path, bytes).unwrap();
     other.ok(&command);
     let more: Vec<_> = expected.counts.iter().map(|count| count + 1000).collect();

@@ -12,7 +12,6 @@ mod golden;
 mod hub;
 mod hub_server;
 mod index;
-mod overflow;
 mod passes;
 mod quickstart;
 mod refusals;
