@@ -3,10 +3,11 @@
 //! `parquet` believes what a file says of itself: a page of 2 GiB, a struct of two thousand million fields, a schema nested
 //! as deep as the footer is long. Here each is bounded by what the file can hold, or by a limit that is said.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read, Result, copy, sink};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
@@ -45,6 +46,8 @@ pub struct ParquetFile {
     bytes: u64,
     /// Where the columns' pages lie, in order, and how they are packed.
     chunks: Arc<[(u64, u64, Compression)]>,
+    /// Where the bodies of pages begin whose headers were checked: a reader that has looked ahead goes on from there.
+    bodies: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl ParquetFile {
@@ -59,7 +62,7 @@ impl ParquetFile {
             if !metadata.is_file() {
                 return Err(invalid("it is no regular file"));
             }
-            Ok(Self { file: file.into(), bytes: metadata.len(), chunks: [].into() })
+            Ok(Self { file: file.into(), bytes: metadata.len(), chunks: [].into(), bodies: Arc::default() })
         };
         let mut opened = open().map_err(|error| error.to_string())?;
         opened.check_footer().map_err(|error| error.to_string())?;
@@ -198,6 +201,9 @@ impl ParquetFile {
         let head = whole - header.left;
         let size = |number: i64| u64::try_from(number).map_err(|_| invalid("a page has a negative size"));
         let (packed, unpacked, values, levels) = (size(packed)?, size(unpacked)?, size(values)?, size(levels)?);
+        if packed > 0 {
+            self.bodies.lock().unwrap_or_else(PoisonError::into_inner).insert(start + head);
+        }
         if packed > left - head || levels > packed {
             return Err(invalid(format!("a page of {packed} bytes does not fit in its column")));
         }
@@ -301,7 +307,9 @@ impl ChunkReader for ParquetFile {
     type T = BufReader<At>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        self.check_page(start).map_err(|error| ParquetError::General(error.to_string()))?;
+        if !self.bodies.lock().unwrap_or_else(PoisonError::into_inner).remove(&start) {
+            self.check_page(start).map_err(|error| ParquetError::General(error.to_string()))?;
+        }
         Ok(BufReader::new(At::new(&self.file, start)))
     }
 

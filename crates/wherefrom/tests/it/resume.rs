@@ -284,7 +284,9 @@ fn what_a_killed_sealing_leaves_is_taken_up() {
     let steps = study::made(&bench.ok(RUN));
     for step in &steps {
         let (sealed, draft) = (step.sealed(&bench), step.draft(&bench));
-        for left in [&[][..], &["plan.json", "scratch-sums-by-module", "scratch-sums-by-module.tmp", "part-00007.arrow.tmp"]] {
+        for left in
+            [&[][..], &["plan.json", "scratch-sums-by-module", "scratch-sums-by-module.tmp", "part-00007.arrow.tmp"]]
+        {
             let before = stamps(&sealed);
             fs::rename(&sealed, &draft).unwrap();
             left.iter().for_each(|name| fs::write(draft.join(name), "[]").unwrap());
