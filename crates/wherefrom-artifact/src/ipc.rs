@@ -184,7 +184,7 @@ impl Ipc {
             if range.and_then(|(from, length)| from.checked_add(length)).is_none_or(|end| end > body) {
                 return Err(wrong("a buffer lies outside its record batch"));
             }
-            if buffer.length() as usize % width != 0 {
+            if !(buffer.length() as usize).is_multiple_of(width) {
                 return Err(wrong(format!("a buffer of {} bytes holds values of {width}", buffer.length())));
             }
         }

@@ -223,6 +223,7 @@ mod tests {
     }
 
     /// Stages by their roles, whether they run a model, and what two of their inputs, or one and the model, state.
+    #[allow(clippy::type_complexity, reason = "a table of its own")]
     const STAGES: &[(&[(&str, Kind)], bool, &[(Fact, usize)])] = {
         use Fact::{Coordinates, Eigenbasis, Model, Queries, Tokens};
         &[
@@ -299,7 +300,7 @@ mod tests {
                     // The only one of another study.
                     let mut others = inputs.clone();
                     let key = [Fact::Tokens, Fact::Queries, Fact::Eigenbasis, Fact::Coordinates].contains(&fact);
-                    let own = key && others[place].origin.get(&fact).is_none()
+                    let own = key && !others[place].origin.contains_key(&fact)
                         || others[place].key == "basis" && fact == Fact::Eigenbasis
                         || others[place].key == "chosen" && fact == Fact::Coordinates;
                     let numbered =

@@ -17,7 +17,7 @@ use crate::passes::{blocks_of, sizes_of};
 use crate::waves::{self, side_by_side};
 
 /// Raised when results change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The stage `eigenbasis`.
 pub static STAGE: Stage<Config> = Stage {

@@ -23,6 +23,7 @@ pub struct Tap<'a> {
 }
 
 /// One thing that a backward pass found, last to first.
+#[allow(clippy::large_enum_variant, reason = "an event lives as long as one call")]
 pub(crate) enum Event<'a> {
     /// A module's number, its input [rows, in], and the gradient at its output [rows, out].
     Map(usize, Tensor<2>, &'a Tensor<2>),

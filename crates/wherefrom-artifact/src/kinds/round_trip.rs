@@ -30,7 +30,8 @@ pub(super) fn round_trip<K: ArtifactKind, R: Row<K> + PartialEq + Debug>(rows: &
     let inputs = BTreeMap::new();
     let recipe = Recipe { stage: "test".into(), version: 1, config: Value::Null, inputs, model: None };
     let store = Store::new(folder.path());
-    let (sealed, _) = store.produce(K::KIND, recipe, &Silent, |draft| draft.write(0, &[batch.clone()])).unwrap();
+    let (sealed, _) =
+        store.produce(K::KIND, recipe, &Silent, |draft| draft.write(0, std::slice::from_ref(&batch))).unwrap();
     verify(&sealed).unwrap();
     assert_eq!(Artifact::<K>::open(&sealed).unwrap().read::<R>(0).unwrap(), rows);
 }

@@ -202,6 +202,7 @@ fn eigenvectors_are_orthonormal_whatever_the_null_space() {
         let (values, vectors) = symmetric_eigen(&matrix, n, Threads::One).unwrap();
         let at = |i: usize, j: usize| vectors[i * n + j];
         let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
+        #[allow(clippy::needless_range_loop, reason = "two columns are walked")]
         for a in 0..n {
             for b in 0..n {
                 let product: f64 = (0..n).map(|i| at(i, a) * at(i, b)).sum();
