@@ -63,7 +63,7 @@ impl Plan {
         found.ok_or_else(|| bad_input(format!("no step `{name}` in {}{}", self.path.display(), hint(name, &names))))
     }
 
-    /// The study's folder under `data/runs`: see [`file::record`].
+    /// The study's folder under `data/runs`: see `file::record`.
     pub fn runs_folder(&self) -> PathBuf {
         Path::new("data/runs").join(file::record(&self.path))
     }
