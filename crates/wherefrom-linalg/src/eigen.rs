@@ -23,6 +23,8 @@ const COUPLING: f64 = 1e-13;
 const TANGENT: f64 = 0.1;
 /// The error is squared with each.
 const STEPS: usize = 4;
+/// Element beside the diagonal, over the norm of the matrix, that Jacobi's method leaves alone.
+const TURNED: f64 = 3e-24;
 /// Times that every element is made zero; some ten do.
 const SWEEPS: usize = 30;
 
@@ -75,12 +77,14 @@ impl Threads {
 /// Values ascending, and vectors as columns, of a symmetric matrix.
 pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f64>)> {
     let n = matrix.nrows();
-    let solved = solved(matrix, par).map(|found| found.improved(matrix, par)).filter(Found::is_good);
+    let solved = solved(matrix, par).map(|found| found.improved(matrix, par));
     // faer leaves some matrices of few directions with vectors that no refinement mends.
-    let found = solved.unwrap_or_else(|| jacobi(matrix, par).improved(matrix, par));
-    let (defect, residual) = (found.defect, found.residual / found.norm().max(f64::MIN_POSITIVE));
+    let (found, defect) = solved
+        .filter(|(found, defect)| found.is_good(*defect))
+        .unwrap_or_else(|| jacobi(matrix, par).improved(matrix, par));
+    let residual = found.residual / found.norm().max(f64::MIN_POSITIVE);
     ensure!(
-        found.is_good(),
+        found.is_good(defect),
         "the eigenvectors of a matrix of size {n} did not converge: residual {residual:.0e} of its norm, off orthonormal \
          by {defect:.0e}"
     );
@@ -104,13 +108,12 @@ fn solved(matrix: MatRef<'_, f64>, par: Par) -> Option<Found> {
 fn jacobi(matrix: MatRef<'_, f64>, par: Par) -> Found {
     let n = matrix.nrows();
     let (mut c, mut q) = (matrix.to_owned(), Mat::<f64>::identity(n, n));
-    let norm =
-        (0..n).flat_map(|j| (0..n).map(move |i| (i, j))).map(|(i, j)| matrix[(i, j)].powi(2)).sum::<f64>().sqrt();
+    let small = TURNED * matrix.norm_l2();
     for _ in 0..SWEEPS {
         let mut turned = false;
         for j in 1..n {
             for i in 0..j {
-                if c[(i, j)].abs() <= f64::EPSILON * f64::EPSILON.sqrt() * norm {
+                if c[(i, j)].abs() <= small {
                     continue;
                 }
                 turned = true;
@@ -147,8 +150,6 @@ struct Found {
     image: Mat<f64>,
     /// The largest norm of a column of C Q - Q diag(values).
     residual: f64,
-    /// The largest magnitude of an element of Q^T Q - I, once it was looked at.
-    defect: f64,
 }
 
 impl Found {
@@ -160,12 +161,13 @@ impl Found {
             if norm.is_finite() { norm } else { f64::INFINITY }
         };
         let residual = (0..n).map(residual).fold(0.0, f64::max);
-        Self { values, vectors, image, residual, defect: f64::INFINITY }
+        Self { values, vectors, image, residual }
     }
 
-    /// Orthonormal, and refined where that helps.
-    fn improved(self, matrix: MatRef<'_, f64>, par: Par) -> Self {
-        let mut found = self.orthonormal(matrix, par);
+    /// Orthonormal, and refined where that helps; with what its vectors are off orthonormal.
+    fn improved(self, matrix: MatRef<'_, f64>, par: Par) -> (Self, f64) {
+        let (mut found, mut defect) = self.orthonormal(matrix, par);
+        let mut refined = false;
         for _ in 0..STEPS {
             if found.residual <= RESIDUAL * found.norm() {
                 break;
@@ -174,15 +176,17 @@ impl Found {
             if next.residual >= found.residual {
                 break;
             }
-            found = next;
+            (found, refined) = (next, true);
         }
-        found.defect = found.off_orthonormal(par).1;
-        found
+        if refined {
+            defect = found.off_orthonormal(par).1;
+        }
+        (found, defect)
     }
 
     /// A matrix of zeros has neither norm nor residual.
-    fn is_good(&self) -> bool {
-        self.defect <= WRONG && (self.residual <= WRONG * self.norm() || self.residual == 0.0)
+    fn is_good(&self, defect: f64) -> bool {
+        defect <= WRONG && (self.residual <= WRONG * self.norm() || self.residual == 0.0)
     }
 
     fn norm(&self) -> f64 {
@@ -198,20 +202,21 @@ impl Found {
         (gram, largest)
     }
 
-    /// The same with orthonormal vectors. faer leaves some of the null space too short, which their residual cannot show:
-    /// Q <- Q (3 I - Q^T Q) / 2 until it is.
-    fn orthonormal(mut self, matrix: MatRef<'_, f64>, par: Par) -> Self {
-        let (n, mut moved) = (self.values.len(), false);
+    /// The same with orthonormal vectors, and what they are still off. faer leaves some of the null space too short, which
+    /// their residual cannot show.
+    fn orthonormal(mut self, matrix: MatRef<'_, f64>, par: Par) -> (Self, f64) {
+        let (mut gram, mut defect) = self.off_orthonormal(par);
+        if defect <= DEFECT || defect.is_nan() {
+            return (self, defect);
+        }
         for _ in 0..2 * STEPS {
-            let (gram, defect) = self.off_orthonormal(par);
+            self.vectors = nearer_orthonormal(&self.vectors, &gram, par);
+            (gram, defect) = self.off_orthonormal(par);
             if defect <= DEFECT || defect.is_nan() {
                 break;
             }
-            let step = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
-            self.vectors = times(self.vectors.as_ref(), step.as_ref(), par);
-            moved = true;
         }
-        if moved { Self::of(self.vectors, matrix, par) } else { self }
+        (Self::of(self.vectors, matrix, par), defect)
     }
 
     /// Of orthonormal vectors: values by Rayleigh's quotient, in order.
@@ -249,14 +254,19 @@ impl Found {
                 }
             }
         });
-        // Newton and Schulz: Z <- Z (3 I - Z^T Z) / 2 makes it orthogonal.
         for _ in 0..3 {
             let gram = times(z.transpose(), z.as_ref(), par);
-            let correction = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
-            z = times(z.as_ref(), correction.as_ref(), par);
+            z = nearer_orthonormal(&z, &gram, par);
         }
         Self::of(times(self.vectors.as_ref(), z.as_ref(), par), matrix, par)
     }
+}
+
+/// A step of Newton and Schulz, given Q^T Q: Q (3 I - Q^T Q) / 2.
+fn nearer_orthonormal(q: &Mat<f64>, gram: &Mat<f64>, par: Par) -> Mat<f64> {
+    let n = gram.nrows();
+    let step = Mat::from_fn(n, n, |i, j| 0.5 * ((if i == j { 3.0 } else { 0.0 }) - gram[(i, j)]));
+    times(q.as_ref(), step.as_ref(), par)
 }
 
 pub(crate) fn times<T: ComplexField>(a: MatRef<'_, T>, b: MatRef<'_, T>, par: Par) -> Mat<T> {

@@ -1,7 +1,5 @@
 //! Best low-rank approximation.
 
-use std::borrow::Cow;
-
 use anyhow::{Result, ensure};
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, ColMut, Mat, MatRef, Par, Scale};
@@ -50,16 +48,11 @@ pub fn truncated_svd(
     let largest = largest(matrix);
     ensure!(largest.is_finite(), "a matrix to be truncated holds a value that is not finite");
     let (rank, par) = (rank.min(rows).min(cols), threads.par());
-    let (scaled, scale) = scaled(matrix, largest);
-    let found = if largest > 0.0 { in_krylov_space(&scaled, rows, cols, rank, par)? } else { None };
+    // Beyond, float64 is worth its time.
+    let usual = (1e-15..1e15).contains(&largest);
+    let found = if usual { scaled_in_krylov_space(matrix, largest, [rows, cols], rank, par)? } else { None };
     let (left, right) = match found {
-        Some((mut left, right)) => {
-            left.as_mut()
-                .col_iter_mut()
-                .flat_map(|column| column.iter_mut())
-                .for_each(|x| *x = times_exactly(*x, scale));
-            (left, right)
-        }
+        Some(found) => found,
         None if cols <= rows => by_gram_matrix(MatRef::from_row_major_slice(matrix, rows, cols), rank, par)?,
         None => {
             let (right, left) = by_gram_matrix(MatRef::from_column_major_slice(matrix, cols, rows), rank, par)?;
@@ -69,19 +62,22 @@ pub fn truncated_svd(
     Ok((row_major(left.as_ref()), row_major(right.as_ref())))
 }
 
-/// The matrix over a power of two that brings its largest magnitude near 1, and that power: in float32 the squares of
-/// squares of what is below 1e-10 are zero. Most matrices are left as they are.
-fn scaled(matrix: &[f32], largest: f32) -> (Cow<'_, [f32]>, f64) {
-    if largest == 0.0 || (1e-3..1e3).contains(&largest) {
-        return (Cow::Borrowed(matrix), 1.0);
+/// [`in_krylov_space`] of the matrix over a power of two that brings its largest magnitude near 1: in float32 the squares of
+/// squares of what is below 1e-10 are zero. Most matrices are taken as they are.
+fn scaled_in_krylov_space(
+    matrix: &[f32],
+    largest: f32,
+    [rows, cols]: [usize; 2],
+    rank: usize,
+    par: Par,
+) -> Result<Option<(Mat<f32>, Mat<f32>)>> {
+    if (1e-3..1e3).contains(&largest) {
+        return in_krylov_space(matrix, rows, cols, rank, par);
     }
-    let scale = f64::from(largest).log2().floor().exp2();
-    (matrix.iter().map(|&value| times_exactly(value, 1.0 / scale)).collect(), scale)
-}
-
-/// By a power of two, which may itself be no float32.
-fn times_exactly(value: f32, scale: f64) -> f32 {
-    (f64::from(value) * scale) as f32
+    let power = largest.log2().floor().exp2();
+    let scaled: Vec<f32> = matrix.iter().map(|value| value / power).collect();
+    let found = in_krylov_space(&scaled, rows, cols, rank, par)?;
+    Ok(found.map(|(left, right)| (Scale(power) * left, right)))
 }
 
 /// The largest magnitude; NaN where there is one. Bits without the sign are in the order of what they stand for.

@@ -149,12 +149,12 @@ fn what_a_large_matrix_lacks_in_rank_is_no_obstacle() {
         }
     }
     // One number alone; and numbers whose squares float32 does not hold.
-    for (number, scale) in [(1_u32, 1.0), (1, 1e30), (2000, 1e-25), (2000, 1e25)] {
-        let p: Vec<f32> = (0..rows * cols).map(|at| if at < number as usize { scale } else { 0.0 }).collect();
+    for (number, scale) in [(1, 1.0), (1, 1e30), (2000, 1e-25), (2000, 1e25)] {
+        let p: Vec<f32> = (0..rows * cols).map(|at| if at < number { scale } else { 0.0 }).collect();
         let (left, right) = truncated_svd(&p, rows, cols, 24, Threads::One).unwrap();
         let relative = |x: Vec<f32>| -> Vec<f32> { x.into_iter().map(|x| x / scale).collect() };
         let error = distance(&relative(multiply(&left, &right, rows, cols)), &relative(p));
-        assert!(error <= 1e-6 * f64::from(number).sqrt(), "{number} numbers of {scale:e} are {error:e} off");
+        assert!(error <= 1e-5, "{number} numbers of {scale:e} are {error:e} off");
     }
     let p: Vec<f32> = (0..rows * cols).map(identity).collect();
     let (left, right) = truncated_svd(&p, rows, cols, 24, Threads::One).unwrap();
