@@ -53,7 +53,7 @@ test-smollm2: fetch-smollm2
 test:
     cargo test --release --workspace
 
-# Random foreign bytes for every parser: RUNS inputs for each target in memory, a hundredth of them for one that runs a stage or
+# Random foreign bytes for every parser: RUNS inputs for each target in memory, a hundredth of them for the one that runs
 # the hub client, less than 512 MB held. Words choose targets: `just fuzz 1000000 hub`.
 fuzz runs="10000" *words: _python
     python3 tests/fuzz.py {{runs}} {{words}}

@@ -2,7 +2,7 @@
 
     python3 tests/fuzz.py RUNS [WORD...]      # `just fuzz RUNS WORD...`; words choose targets by part of their names
 
-A target that runs a stage or a client gets a hundredth of RUNS. A target fails if it panics, aborts, outlasts its time, or holds
+The target that runs the hub client gets a hundredth of RUNS. A target fails if it panics, aborts, outlasts its time, or holds
 512 MB or more. Prints a table in Markdown; exit code 1 if a target has failed.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 PEAK = 512e6  # bytes that a target may hold
 ADDRESSES = 8 << 30  # bytes it may address: what grows without bound ends there
 SECONDS = 4 * 3600  # for one target
-SLOW = ("wherefrom-hub fuzz_a_hub", "wherefrom-pipeline fuzz_")  # targets that run a stage, a plan or a client
+SLOW = "wherefrom-hub fuzz_a_hub"  # the target that runs a client
 
 
 def targets(words):

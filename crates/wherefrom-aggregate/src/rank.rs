@@ -93,6 +93,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     exec.reporter.begin("rank", "pairs", total, 0);
     // The best so far of each query and sign, cut back whenever it doubles.
     let mut best: BTreeMap<(u32, bool), Vec<Score>> = BTreeMap::new();
+    let examples = inputs.tokens.examples();
     let mut push = |row: Result<Score>| -> Result<()> {
         let row = row?;
         if !row.influence.is_finite() {
@@ -102,11 +103,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             ))
             .into());
         }
-        if row.example >= inputs.tokens.examples() {
+        if row.example >= examples {
             return Err(Error::Mismatch(format!(
-                "the scores name example {}, and the tokens have {}; wire the tokens that were scored",
-                row.example,
-                inputs.tokens.examples()
+                "the scores name example {}, and the tokens have {examples}; wire the tokens that were scored",
+                row.example
             ))
             .into());
         }
@@ -135,7 +135,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         texts.extend(kept.iter().map(|row| (row.example, Default::default())));
     }
     for part in 0..inputs.tokens.parts() {
-        for example in inputs.tokens.read::<Example>(part)? {
+        for example in inputs.tokens.rows_in::<Example>(part)? {
+            let example = example?;
             if let Some(entry) = texts.get_mut(&example.example) {
                 *entry = (example.docs.join(" + "), example.text);
             }

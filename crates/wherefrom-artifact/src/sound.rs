@@ -25,7 +25,7 @@ pub(crate) struct Sound {
     rows: u64,
     /// Names of the rows so far, where a name is there once.
     seen: HashSet<Vec<String>>,
-    /// Pairs so far: query, example / 64, and a bit for each of 64 examples.
+    /// Rows so far by query (0 where there is none), example / 64, and a bit for each of 64 examples.
     pairs: std::collections::HashMap<(u32, u64), u64>,
 }
 
@@ -71,19 +71,23 @@ impl Sound {
                 }
             }
         }
-        if matches!(self.kind, Kind::Scores | Kind::Details) {
+        let paired = matches!(self.kind, Kind::Scores | Kind::Details);
+        if paired || matches!(self.kind, Kind::Losses | Kind::SelfInfluence | Kind::Index) {
             let queries = batch.column_by_name("query").and_then(|column| column.as_primitive_opt::<UInt32Type>());
-            let (Some(queries), Some(examples)) = (queries, numbers("example")) else { return Ok(()) };
-            for (&query, &example) in queries.values().iter().zip(examples.values()) {
+            let queries = queries.filter(|_| paired);
+            for (row, &example) in numbers("example").into_iter().flat_map(|column| column.values()).enumerate() {
+                let query = queries.map_or(0, |queries| queries.value(row));
                 let (bits, bit) = (self.pairs.entry((query, example / 64)).or_default(), 1 << (example % 64));
                 if *bits & bit != 0 {
-                    return Err(format!("query {query} and example {example} are there twice"));
+                    return Err(match paired {
+                        true => format!("query {query} and example {example} are there twice"),
+                        false => format!("{} is there twice", place(batch, row, self.rows)),
+                    });
                 }
                 *bits |= bit;
             }
         }
         let named: &[&str] = match self.kind {
-            Kind::Losses | Kind::SelfInfluence | Kind::Index => &["example"],
             Kind::Gradients => &["example", "module"],
             Kind::Preconditioned => &["query", "module"],
             Kind::Lambda => &["module"],

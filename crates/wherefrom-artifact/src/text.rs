@@ -31,7 +31,7 @@ pub fn influence_in(unit: &str, sign: Option<&str>) -> String {
 }
 
 /// Four significant digits: `+65.01`, `-0.0004133`, and powers of ten beyond.
-pub(crate) fn significant(value: f32) -> String {
+pub fn significant(value: f32) -> String {
     let digits = 3 - value.abs().log10().floor() as i32;
     if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") }
 }

@@ -75,9 +75,8 @@ impl Listing {
     pub(crate) fn new(commit: &str, entries: impl IntoIterator<Item = Entry>) -> Option<Self> {
         let mut listing = Self { commit: commit.into(), ..Self::default() };
         for entry in entries.into_iter().filter(|entry| entry.r#type.as_deref() != Some("directory")) {
-            let digest = |text: &String, digits| is_hex(text, digits);
-            let large = entry.lfs.map(|lfs| lfs.sha256.filter(|text| digest(text, 64)));
-            let blob = large.unwrap_or_else(|| entry.blob.filter(|text| digest(text, 40)));
+            let large = entry.lfs.map(|lfs| lfs.sha256.filter(|text| is_hex(text, 64)));
+            let blob = large.unwrap_or_else(|| entry.blob.filter(|text| is_hex(text, 40)));
             let bytes = entry.size.and_then(|size| u64::try_from(size).ok());
             let twice = match (plain(&entry.rfilename), bytes, blob) {
                 (true, Some(bytes), Some(blob)) => {

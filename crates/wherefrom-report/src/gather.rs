@@ -177,9 +177,10 @@ impl Gathered {
             }
         }
         if let Some(scores) = &inputs.scores {
+            let examples = inputs.tokens.examples();
             for row in scores.rows::<Score>()? {
                 let row = row?;
-                if row.example >= inputs.tokens.examples() {
+                if row.example >= examples {
                     return mismatch(format!(
                         "the scores name example {}, which the tokens do not have; wire the scores of these tokens",
                         row.example

@@ -7,8 +7,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use wherefrom_artifact::text::influence_in;
-use wherefrom_artifact::visible;
+use wherefrom_artifact::text::{influence_in, significant};
+use wherefrom_artifact::{bytes, visible};
 
 use crate::Config;
 use crate::gather::{Gathered, Summary};
@@ -172,7 +172,7 @@ fn query_row(summary: &Summary) -> Markup {
             td.number {
                 @if let Some(log_p) = summary.log_p { (format!("{log_p:.2}").replace('-', "−")) small { " / " (summary.targets) } }
             }
-            @for strongest in summary.strongest { td.number { @if let Some(value) = strongest { (significant(value)) } } }
+            @for strongest in summary.strongest { td.number { @if let Some(value) = strongest { (significant(value).replace('-', "−")) } } }
             td.number { @if let Some(found) = concentration { (format!("{:.1} %", 100.0 * found.shares[1].share)) } }
             td.number { @if let Some(found) = concentration { (format!("{:.1}", found.participation_ratio)) } }
             td.number { @if let Some(law) = distribution.and_then(|found| found.power_law.as_ref()) { (power_law(law)) } }
@@ -239,24 +239,6 @@ fn clipped(text: &str) -> String {
         None | Some(0) => text.into(),
         Some(more) => ['…'].into_iter().chain(text.chars().skip(more + 1)).collect(),
     }
-}
-
-/// Four significant digits: `+65.01`, `−0.0004133`, and powers of ten beyond.
-fn significant(value: f32) -> String {
-    let digits = 3 - value.abs().log10().floor() as i32;
-    let text =
-        if (0..=8).contains(&digits) { format!("{value:+.*}", digits as usize) } else { format!("{value:+.3e}") };
-    text.replace('-', "−")
-}
-
-fn bytes(mut bytes: f64) -> String {
-    let mut unit = 0;
-    while bytes >= 1000.0 && unit < 4 {
-        bytes /= 1000.0;
-        unit += 1;
-    }
-    let decimals = usize::from(unit > 0);
-    format!("{bytes:.decimals$} {}", ["B", "kB", "MB", "GB", "TB"][unit])
 }
 
 /// `0.4 s`, `12 min 5 s`, `3 h 20 min`.

@@ -67,11 +67,6 @@ impl About {
         }
     }
 
-    /// Whether it reads a corpus: the first that can be refused.
-    pub fn reads_corpus(&self) -> bool {
-        self.files.contains(&File::Corpus)
-    }
-
     /// Knobs that are no part of the configuration.
     pub fn beside(&self) -> impl Iterator<Item = &'static str> {
         let files = self.files.iter().filter(|file| file.is_knob()).map(|file| file.name());

@@ -176,8 +176,9 @@ fn checked(verdict: &Verdict) -> Result<()> {
 }
 
 fn devices() -> Result<()> {
+    let named = |gpu: Option<usize>| gpu.map_or("cpu".to_string(), |index| format!("gpu:{index}"));
     let row = |adapter: Option<usize>, what: &str, limits: &str| {
-        let name = adapter.map_or("cpu".into(), |index| format!("gpu:{index}"));
+        let name = named(adapter);
         let precisions = match wherefrom_pipeline::precisions(adapter) {
             Ok(precisions) => precisions.iter().map(|precision| precision.name()).collect::<Vec<_>>().join(", "),
             Err(error) => format!("{error:#}"),
@@ -198,7 +199,7 @@ fn devices() -> Result<()> {
         (true, None) => " (there is no hardware GPU, and a software adapter is slower than the CPU)",
         (true, Some(_)) => "",
     };
-    let automatic = automatic.gpu().map_or("cpu".into(), |index| format!("gpu:{index}"));
+    let automatic = named(automatic.gpu());
     say(&format!("auto    {automatic}{why}"))
 }
 

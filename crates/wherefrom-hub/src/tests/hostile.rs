@@ -397,7 +397,7 @@ const ATTACKS: &[(&str, Attack, Option<&str>)] = &[
 fn a_hostile_hub_gets_no_token_and_no_file_of_its_own() {
     let mut wrong = Vec::new();
     for (name, attack, refusal) in ATTACKS {
-        let stranger = Arc::new(Server::new(honest));
+        let stranger = Server::new(honest);
         let other = stranger.port;
         let own = Arc::new(std::sync::OnceLock::new());
         let port = own.clone();
