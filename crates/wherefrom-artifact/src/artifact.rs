@@ -84,10 +84,14 @@ impl<K: ArtifactKind> Artifact<K> {
         part::read(K::KIND, &path, access, &[], Some(part::Rows { start, length }))
     }
 
-    /// Every record batch of every part.
-    pub fn all_batches(&self, columns: &[&str]) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
-        let parts = (0..self.parts()).map(|part| self.batches(part, columns)).collect::<Result<Vec<_>>>()?;
-        Ok(parts.into_iter().flatten())
+    /// Every record batch of every part, all digests checked first. A part is open only while it is read.
+    pub fn all_batches(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
+        (0..self.parts()).try_for_each(|part| verify_part(&self.folder, &self.manifest, part))?;
+        let (folder, parts) = (self.folder.clone(), self.manifest.parts.clone());
+        Ok(parts.into_iter().flat_map(move |entry| {
+            let read = part::read(K::KIND, &folder.join(&entry.name), Access::Sealed(entry.bytes), &[], None);
+            read.unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
+        }))
     }
 
     /// A line of the schema metadata that every part has, without its `wherefrom.`.

@@ -42,7 +42,7 @@ impl<K: ArtifactKind> Artifact<K> {
     /// The names of the modules, in the order in which rows name them first.
     pub fn modules(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = Vec::new();
-        for batch in self.all_batches(&[])? {
+        for batch in self.all_batches()? {
             let batch = batch?;
             for name in Columns(&batch).utf8("module")?.iter().flatten() {
                 if !names.iter().any(|known| known == name) {
@@ -101,7 +101,7 @@ impl<K: ArtifactKind> Artifact<K> {
     pub fn rows<R: Row<K>>(&self) -> Result<impl Iterator<Item = Result<R>> + use<K, R>> {
         let folder = self.folder().display().to_string();
         let rows = move |batch: Result<RecordBatch>| R::from_batch(&batch?).with_context(|| folder.clone());
-        Ok(self.all_batches(&[])?.flat_map(move |batch| one_by_one(rows(batch))))
+        Ok(self.all_batches()?.flat_map(move |batch| one_by_one(rows(batch))))
     }
 }
 

@@ -33,10 +33,7 @@ pub static STAGE: Stage<Config> = Stage {
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| {
         let mut config: Config = at_least("blocks", 1, knobs)?;
-        // True labels are not drawn: the seed does nothing.
-        if config.labels == LabelsKind::Empirical {
-            config.seed = 0;
-        }
+        config.seed = config.labels.seed(config.seed);
         Ok(config)
     },
     check: Config::check,

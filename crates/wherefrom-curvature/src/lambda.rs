@@ -31,10 +31,7 @@ pub static STAGE: Stage<Config> = Stage {
     roles: &[Role::required("tokens", &[Kind::Tokens]), Role::optional("eigenbasis", &[Kind::Eigenbasis])],
     parse: |knobs| {
         let mut config: Config = serde_json::from_value(knobs)?;
-        // True labels are not drawn: the seed does nothing.
-        if config.labels == LabelsKind::Empirical {
-            config.seed = 0;
-        }
+        config.seed = config.labels.seed(config.seed);
         Ok(config)
     },
     check: |_| Ok(()),

@@ -58,7 +58,7 @@ pub(crate) fn split(
 
 /// Sizes of the model that a planned step is about.
 pub(crate) fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
-    planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
+    planned.attributed(machine, Sizes::new)
 }
 
 /// Blocks of the covariances that a planned step goes back to.

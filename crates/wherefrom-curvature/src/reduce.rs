@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Example, Exec, Span, Tokens, bad_input};
 use wherefrom_linalg::kernels::{Form, Sum};
@@ -151,7 +152,8 @@ impl Pass<'_> {
                 exec.reporter.advance(batch.rows() as u64);
             }
             sums.slots.iter_mut().try_for_each(Sum::settle)?;
-            if sums.slots.iter().any(|slot| slot.values().iter().any(|value| !value.is_finite())) {
+            let broken = |values: &[f64]| values.iter().any(|value| !value.is_finite());
+            if sums.slots.iter().any(|slot| slot.values().par_chunks(CHUNK).any(broken)) {
                 return Err(overflow(model, &sequences, labels, &task));
             }
             sums.counts.examples += examples.len() as u64;

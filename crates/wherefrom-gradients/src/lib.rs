@@ -215,10 +215,7 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
 const SPAN_TOKENS: f64 = 65_536.0;
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
-    else {
-        return Cost::new(0.0, 0.0, 0.0);
-    };
+    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let tokens = planned.size_of("tokens").tokens;
     let held = tokens.min(SPAN_TOKENS) * sizes.sums * 4.0;
     Cost::new(sizes.footprint.total() as f64 + 1.5 * held, tokens * sizes.sums * 4.0, sizes.scan(tokens))

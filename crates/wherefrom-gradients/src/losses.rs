@@ -80,10 +80,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
-    else {
-        return Cost::new(0.0, 0.0, 0.0);
-    };
+    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let tokens = planned.size_of("tokens").tokens;
     Cost::new(sizes.forward_bytes(), tokens * 4.0, 2.0 * sizes.forward * tokens)
 }

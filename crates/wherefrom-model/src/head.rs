@@ -29,6 +29,13 @@ pub enum LabelsKind {
     Empirical,
 }
 
+impl LabelsKind {
+    /// The seed where labels are drawn; else 0, for it does nothing.
+    pub fn seed(self, given: u64) -> u64 {
+        if self == Self::Empirical { 0 } else { given }
+    }
+}
+
 /// Which labels the loss is taken against.
 #[derive(Debug, Clone)]
 pub enum Labels {

@@ -275,7 +275,7 @@ impl Keys {
         let share = inside.or(Some(&self.json["partial_rotary_factor"]).filter(|share| !share.is_null()));
         if let Some(share) = share.filter(|share| !keys.partial && share.as_f64() != Some(1.0)) {
             return Ok(Some(format!(
-                "`partial_rotary_factor` is {share} in {}, and whole heads turn in this family, as in transformers: it is                  not heeded",
+                "`partial_rotary_factor` is {share} in {}, and whole heads turn in this family, as in transformers: it is not heeded",
                 self.path.display()
             )));
         }

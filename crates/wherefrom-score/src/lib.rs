@@ -448,10 +448,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
-    else {
-        return Cost::new(0.0, 0.0, 0.0);
-    };
+    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let Size { tokens, rows } = planned.size_of("tokens");
     let queries = planned.size_of("queries").rows;
     // A number, or "full".

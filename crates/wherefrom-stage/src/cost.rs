@@ -71,17 +71,6 @@ pub struct Planned {
     pub inputs: Vec<(String, Arc<Planned>)>,
 }
 
-/// A model, which of its modules are attributed, and how it is run.
-#[derive(Debug, Clone)]
-pub struct Attributed {
-    /// Its `config.json`.
-    pub model: Value,
-    /// As the knob `modules`.
-    pub modules: Value,
-    /// Padded tokens in one batch.
-    pub batch_tokens: usize,
-}
-
 impl Planned {
     /// The step that a role is wired to.
     pub fn input(&self, role: &str) -> Option<&Self> {
@@ -98,13 +87,14 @@ impl Planned {
         find(self).or_else(|| self.inputs.iter().find_map(|(_, step)| step.nearest(find)))
     }
 
-    /// The model that the step is about, if one is known.
-    pub fn attributed(&self, machine: &Machine) -> Option<Attributed> {
+    /// What `read` makes of the model that the step is about, if one is known: of its `config.json`, the knob `modules`, and the
+    /// tokens in one batch.
+    pub fn attributed<T>(&self, machine: &Machine, read: impl FnOnce(&Value, &Value, usize) -> Option<T>) -> Option<T> {
         let model = self.nearest(|step| step.model.clone())?;
         let modules = self.knob("modules").unwrap_or_else(|| "mlp".into());
         // A batch has no more tokens than there are.
         let batch_tokens = machine.batch_tokens.min((self.size_of("tokens").tokens as usize).max(1));
-        Some(Attributed { model, modules, batch_tokens })
+        read(&model, &modules, batch_tokens)
     }
 
     /// Pairs of a query and an example that the scores in that role have; 0 where no step makes them.

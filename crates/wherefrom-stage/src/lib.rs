@@ -10,7 +10,7 @@ mod erased;
 mod given;
 mod stage;
 
-pub use cost::{Attributed, Cost, Machine, Planned, Size};
+pub use cost::{Cost, Machine, Planned, Size};
 pub use erased::{AnyStage, Configured, Input};
 pub use given::Given;
 pub use stage::{About, Checkpoint, File, MODULES_PER_PASS, Need, Role, Stage, Writes, at_least};

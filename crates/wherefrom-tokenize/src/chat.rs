@@ -28,6 +28,7 @@ use wherefrom_vocabulary::Beside;
 pub(crate) use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
+use self::values::THOUGHTS;
 use crate::ordered::Object;
 use crate::turns::{Conversation, role};
 
@@ -35,9 +36,8 @@ use crate::turns::{Conversation, role};
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 
-/// Fields of turns that some templates do not know, and those that are one under several names.
+/// Fields of turns that some templates do not know.
 const FIELDS: [&str; 3] = ["tool_calls", "function_call", "name"];
-const THOUGHTS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// A template, ready to render.
 pub(crate) struct Chat {
@@ -57,8 +57,6 @@ struct Template {
     /// It says itself what the assistant writes.
     marks: bool,
     takes_text_arguments: bool,
-    /// It speaks of `strftime_now`.
-    asks_for_date: bool,
 }
 
 /// A conversation as text.
@@ -111,7 +109,6 @@ impl Chat {
                 name,
                 marks: source.marks,
                 takes_text_arguments: source.takes_text_arguments,
-                asks_for_date: template.contains("strftime_now"),
                 source: template,
             });
         }
@@ -126,9 +123,8 @@ impl Chat {
         };
         let names =
             |field: &str| ["'", "\"", "."].iter().any(|mark| template.source.contains(&format!("{mark}{field}")));
-        let thought = THOUGHTS.into_iter().any(names);
         let fields = FIELDS.into_iter().filter(said).filter(|field| !names(field));
-        let thoughts = THOUGHTS.into_iter().filter(said).filter(|_| !thought);
+        let thoughts = THOUGHTS.into_iter().filter(said).filter(|_| !THOUGHTS.into_iter().any(names));
         let given = conversation.given.keys().map(String::as_str).filter(|key| !template.source.contains(*key));
         fields.chain(thoughts).chain(given).map(str::to_string).collect()
     }
@@ -243,7 +239,10 @@ impl Chat {
         }
         let place = error.line().map_or(String::new(), |line| format!(" at line {line}"));
         let said = error.to_string();
-        if template.asks_for_date && !self.dated && (said.contains("strftime_now") || said.contains("not callable")) {
+        if !self.dated
+            && template.source.contains("strftime_now")
+            && (said.contains("strftime_now") || said.contains("not callable"))
+        {
             return format!(
                 "the chat template of {shown} asks for the date{place}, and tokens must not depend on the day; say which it \
                  is told: date = \"2024-07-26\""

@@ -7,7 +7,6 @@ use anyhow::Result;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _, PostProcessorWrapper, Tokenizer};
 use wherefrom_artifact::{bad_input, caught, foreign};
-use wherefrom_vocabulary::Beside;
 
 /// Short texts of which at least one gives a token with any tokenizer in use.
 const PROBES: [&str; 4] = ["a", "0", ".", "的"];
@@ -60,7 +59,7 @@ pub(crate) struct Tokens {
 impl Encoder {
     /// Reads a `tokenizer.json`; its own truncation, padding and dropout are left out.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut tokenizer = wherefrom_vocabulary::open(path)?;
+        let (mut tokenizer, beside) = wherefrom_vocabulary::open_beside(path)?;
         let dropout = without_dropout(&mut tokenizer);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| wherefrom_vocabulary::refuse(path, &error))?;
@@ -72,7 +71,7 @@ impl Encoder {
         };
         // What is left for it to do is to take white space off the bytes that a token stands for.
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
-        let named = Beside::of(path)?.start().and_then(|name| tokenizer.token_to_id(name));
+        let named = beside.start().and_then(|name| tokenizer.token_to_id(name));
         let start = named.or_else(|| start(&tokenizer)).or(suffix.last().copied());
         Ok(Self { tokenizer, shown: path.display().to_string(), prefix, suffix, start, dropout })
     }

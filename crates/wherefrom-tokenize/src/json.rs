@@ -1,6 +1,6 @@
 //! One JSON object from bytes, strictly: what two programs would read as two things is refused.
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::ordered::{Json, Object};
 
@@ -14,7 +14,9 @@ const NOT_JSON: [&str; 3] = ["-Infinity", "NaN", "Infinity"];
 pub(crate) fn object(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<Object, String> {
     let text = utf8(bytes)?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict { wanted, top: true }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let value = Values { wanted, top: true, once: true }
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value));
     match value.map_err(|error| malformed(text, &error))? {
         Json::Object(object) => Ok(object),
         other => {
@@ -47,15 +49,23 @@ fn malformed(text: &str, error: &serde_json::Error) -> String {
     format!("malformed JSON at column {column} ({what}); {remedy}")
 }
 
-/// A value whose objects have every key once.
+/// A value.
 #[derive(Clone, Copy)]
-struct Strict<'a> {
+struct Values<'a> {
     wanted: &'a dyn Fn(&str) -> bool,
     /// The row itself: its keys are asked for.
     top: bool,
+    /// A key that is there twice is refused; else the last counts, as in Python.
+    once: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Values { wanted: &|_| true, top: false, once: false }.deserialize(deserializer)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Values<'_> {
     type Value = Json;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
@@ -63,7 +73,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for Values<'_> {
     type Value = Json;
 
     fn expecting(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,7 +103,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Strict { top: false, ..self })? {
+        while let Some(item) = items.next_element_seed(Values { top: false, ..self })? {
             list.push(item);
         }
         Ok(Json::Array(list))
@@ -103,12 +113,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut map = Object::new();
         while let Some(key) = entries.next_key::<String>()? {
             let value = if !self.top || (self.wanted)(&key) {
-                entries.next_value_seed(Strict { top: false, ..self })?
+                entries.next_value_seed(Values { top: false, ..self })?
             } else {
                 entries.next_value::<IgnoredAny>()?;
                 Json::Bool(true)
             };
-            if map.contains_key(&key) {
+            if self.once && map.contains_key(&key) {
                 return Err(A::Error::custom(format!("the key `{key}` is there twice")));
             }
             map.insert(key, value);

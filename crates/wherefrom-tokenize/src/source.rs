@@ -258,12 +258,16 @@ impl Walk {
         if !start.is_dir() {
             return Ok(Vec::new());
         }
+        let inside = |folder: &Path| MACHINE.iter().any(|machine| folder.starts_with(machine));
+        let begins_inside = real(start).is_ok_and(|base| inside(&base));
         let (mut found, mut seen, mut folders) = (Vec::new(), 0, HashSet::new());
         // Folders before links to folders, so that those keep their names that are no link.
         let mut pending = vec![(String::new(), start.to_path_buf(), 0)];
         let mut links = Vec::new();
         while let Some((name, folder, level)) = pending.pop().or_else(|| links.pop()) {
-            if !folders.insert(real(&folder)?) || (level > 0 && self.is_machine(&folder)) {
+            let place = real(&folder)?;
+            let is_machine = level > 0 && !begins_inside && inside(&place);
+            if !folders.insert(place) || is_machine {
                 continue;
             }
             let listed = fs::read_dir(&folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
@@ -306,11 +310,6 @@ impl Walk {
         }
         entries.sort_unstable();
         Ok(entries)
-    }
-
-    fn is_machine(&self, folder: &Path) -> bool {
-        let inside = |folder: &Path| MACHINE.iter().any(|machine| folder.starts_with(machine));
-        real(folder).is_ok_and(|folder| inside(&folder)) && !real(&self.base).is_ok_and(|base| inside(&base))
     }
 }
 

@@ -285,10 +285,7 @@ impl Generator<'_> {
 }
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
-    else {
-        return Cost::new(0.0, 0.0, 0.0);
-    };
+    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let tokens = planned.size_of("tokens").tokens;
     // A continuation is some dozens of forward passes.
     Cost::new(sizes.forward_bytes(), tokens * 5.0, 48.0 * sizes.forward * tokens)

@@ -383,10 +383,7 @@ impl Files {
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine).and_then(|of| Sizes::new(&of.model, &of.modules, of.batch_tokens))
-    else {
-        return Cost::new(0.0, 0.0, 0.0);
-    };
+    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let (tokens, weights) = (planned.size_of("tokens").tokens, sizes.footprint.weights as f64);
     // Weights, gradients, two moments, and a checkpoint of weights and moments.
     let memory = sizes.footprint.total() as f64 + 6.0 * weights;

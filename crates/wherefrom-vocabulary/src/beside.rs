@@ -92,9 +92,12 @@ impl Beside {
             return Ok(Self { templates, ..Self::read(folder)? });
         }
         // A config of another name, given as the one of a template.
-        if name.ends_with(".json") && object(path).is_ok_and(|config| config.contains_key("chat_template")) {
+        if name.ends_with(".json")
+            && let Ok(config) = object(path)
+            && config.contains_key("chat_template")
+        {
             let mut beside = Self::default();
-            beside.config(&object(path)?, path)?;
+            beside.config(&config, path)?;
             return Ok(beside);
         }
         Ok(Self::default())

@@ -10,7 +10,7 @@ mod tokenizer;
 
 pub use beside::{Beside, conversation_files, files};
 pub use file::refuse;
-pub use tokenizer::{open, size};
+pub use tokenizer::{open, open_beside, size};
 
 /// The file of a vocabulary.
 pub const TOKENIZER: &str = "tokenizer.json";

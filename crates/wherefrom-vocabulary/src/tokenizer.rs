@@ -15,11 +15,19 @@ use crate::file;
 /// [`wherefrom_artifact::Error::Input`] for a file that cannot be read, is no tokenizer, or disagrees with another about the
 /// id of a token.
 pub fn open(path: &Path) -> Result<Tokenizer> {
+    Ok(open_beside(path)?.0)
+}
+
+/// The tokenizer as [`open`] reads it, and what the files beside it say.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_beside(path: &Path) -> Result<(Tokenizer, Beside)> {
     let mut tokenizer = file::read(path)?;
-    let tokens = Beside::of(path)?.tokens;
+    let beside = Beside::of(path)?;
     // A token is normalized as it is added.
-    foreign(path, || tokens.iter().try_for_each(|token| add(&mut tokenizer, token, path)))?;
-    Ok(tokenizer)
+    foreign(path, || beside.tokens.iter().try_for_each(|token| add(&mut tokenizer, token, path)))?;
+    Ok((tokenizer, beside))
 }
 
 /// Largest token id of a `tokenizer.json` and what stands beside it, plus 1: the smallest embedding it needs.

@@ -46,12 +46,10 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
     let max_position_embeddings = keys.size_or(&["max_position_embeddings"], 2048)?;
     let rotary = keys.rotary(head_dim, max_position_embeddings, &ROTARY)?;
     // Llama's spelling, which `transformers` takes no notice of here.
-    for (key, value) in [
-        ("rope_theta", keys.number_or(&["rotary_emb_base"], 10_000.0)?),
-        ("partial_rotary_factor", keys.number_or(&["rotary_pct"], 0.25)?),
-    ] {
+    let (share, whole) = ROTARY.share;
+    for (key, own, default) in [("rope_theta", ROTARY.theta, 10_000.0), ("partial_rotary_factor", share, whole)] {
+        let value = keys.number_or(&[own], default)?;
         if keys.number_or(&[key], value)? != value {
-            let own = if key == "rope_theta" { "rotary_emb_base" } else { "rotary_pct" };
             return Err(
                 keys.refuse(&format!("`{key}` is {value} by `{own}`, and `{key}` says otherwise; keep `{own}`"))
             );

@@ -34,7 +34,9 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
         // A template may refuse a conversation that begins with an answer.
         let asked = render(&turns[..turn], true).ok();
         let unasked = render(&turns[..turn], false).ok();
-        let answered = render(&turns[..=turn], false).ok();
+        // With the last turn it is the whole conversation.
+        let last = turn + 1 == messages.len();
+        let answered = if last { Some(text.to_string()) } else { render(&turns[..=turn], false).ok() };
         let heeds = asked != unasked;
         let answer = match (&asked, &answered) {
             (Some(asked), Some(answered)) if heeds && answered.starts_with(asked) && text.starts_with(answered) => {
@@ -50,7 +52,7 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
                 let from = before.or(found.last().map(|answer| answer.end)).unwrap_or(0).min(words.start);
                 let start = start(&text[..words.start], from, asked.as_deref(), unasked.as_deref());
                 let own = match &answered {
-                    Some(answered) if turn + 1 == messages.len() => Some(&answered[words.end.min(answered.len())..]),
+                    Some(answered) if last => Some(&answered[words.end.min(answered.len())..]),
                     Some(answered) => self::words(messages, &turns[..=turn], turn, answered, render)
                         .ok()
                         .flatten()

@@ -57,12 +57,15 @@ impl Dynamic for Dict {
     }
 }
 
+/// Names of what was thought; the first that a turn has counts.
+pub(super) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// A turn as templates find it: nothing that is null, and what was thought under each name that they ask for, as
 /// `transformers` has it.
 pub(super) fn message(message: &Object) -> Object {
     let mut message = message.clone();
     message.retain(|_, value| !value.is_null());
-    let thought = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| message.get(*name));
+    let thought = THOUGHTS.iter().find_map(|name| message.get(*name));
     let Some(thought) = thought.cloned() else { return message };
     let mut named = Object::new();
     named.insert("thinking".into(), thought.clone());
