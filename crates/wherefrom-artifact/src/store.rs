@@ -86,6 +86,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unwritable`].
     pub fn writable(&self) -> Result<()> {
+        self.check_folder()?;
         let probe = self.root.join(format!("probe-{}.tmp", disk::unique()));
         let attempt = || -> std::io::Result<()> {
             fs::create_dir_all(&self.root)?;
@@ -103,6 +104,14 @@ impl Store {
             Ok(())
         };
         attempt().map_err(|error| Error::Unwritable { path: self.root.clone(), what: error.to_string() }.into())
+    }
+
+    /// Refuses a store that is a file, or lies below one; one that is not there is empty.
+    fn check_folder(&self) -> Result<()> {
+        let file = self.root.ancestors().find(|above| above.is_file());
+        file.map_or(Ok(()), |file| {
+            Err(Error::Unwritable { path: self.root.clone(), what: format!("{} is a file", file.display()) }.into())
+        })
     }
 
     /// Where the artifact of that key lies, or would.
@@ -181,6 +190,7 @@ impl Store {
 
     /// Kind, name and path of every folder, sealed (`<key>`) or begun (`<key>.draft`), in this order.
     fn folders(&self) -> Result<Vec<(Kind, String, PathBuf)>> {
+        self.check_folder()?;
         let mut folders = Vec::new();
         for kind in Kind::ALL {
             let Ok(children) = fs::read_dir(self.folder(kind, "")) else { continue };

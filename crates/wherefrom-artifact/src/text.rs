@@ -13,6 +13,30 @@ pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What [`boundary`] stands for, wherever queries are shown.
+pub const BOUNDARY: &str =
+    "queries are shown as prompt | completion; ␣ is a space, ↵ a line break and ⇥ a tab where the two meet";
+
+/// Prompt and completion on one line each, with the white space between the two made visible: tokens have the space before a
+/// word, so that a completion without it is another text.
+pub fn boundary(prompt: &str, completion: &str) -> [String; 2] {
+    let (given, said) = (prompt.trim_end(), completion.trim_start());
+    let (after, before) = (&prompt[given.len()..], &completion[..completion.len() - said.len()]);
+    [one_line(given) + &marks(after), marks(before) + &one_line(said)]
+}
+
+/// White space by signs that can be seen.
+fn marks(white: &str) -> String {
+    let mark = |character| match character {
+        ' ' => '␣',
+        '\n' => '↵',
+        '\t' => '⇥',
+        '\r' => '␍',
+        _ => '⍽',
+    };
+    white.chars().map(mark).collect()
+}
+
 /// At most so many characters, the last an ellipsis where more are left out.
 pub fn clipped(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
@@ -45,6 +69,15 @@ mod tests {
         assert_eq!(excerpt(" a\n b\tc "), "a b c");
         assert_eq!(clipped("abcdef", 4), "abc…");
         assert_eq!(clipped("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn white_space_where_prompt_and_completion_meet_is_seen() {
+        let shown = |prompt, completion| boundary(prompt, completion).join(" | ");
+        assert_eq!(shown("The capital\n is", " Paris, and\n more "), "The capital is | ␣Paris, and more");
+        assert_eq!(shown("The capital is", "Paris"), "The capital is | Paris");
+        assert_eq!(shown("Q: what?\n", "\n\tA \u{a0}"), "Q: what?↵ | ↵⇥A");
+        assert_eq!(shown("a ", "  "), "a␣ | ␣␣");
     }
 
     #[test]

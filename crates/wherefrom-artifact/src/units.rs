@@ -1,5 +1,8 @@
 //! Amounts as people write them.
 
+/// Fewer bytes than these are no memory.
+const LEAST: f64 = 1000.0;
+
 /// `1.5 GB`.
 pub fn bytes(bytes: f64) -> String {
     scaled(bytes, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
@@ -29,6 +32,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "tib" => 1024f64.powi(4),
         _ => return Err(wrong()),
     };
+    // `--memory 6` is six bytes, and meant six of something else.
+    if unit == 1.0 && number.trim().parse::<f64>().is_ok_and(|number| number < LEAST) {
+        return Err(format!("`{text}` is that many bytes; write {}GB", number.trim()));
+    }
     let number = number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
     Ok((number.ok_or_else(wrong)? * unit) as u64)
 }

@@ -56,7 +56,7 @@ pub enum Damping {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(untagged, deny_unknown_fields, expecting = "write a number, { relative = 0.1 } or { absolute = 1e-6 }")]
 enum DampingForm {
     Bare(f64),
     Relative { relative: f64 },
@@ -103,7 +103,7 @@ pub enum Rank {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write a whole number, or \"full\"")]
 enum RankForm {
     Number(usize),
     Word(String),

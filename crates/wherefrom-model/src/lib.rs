@@ -44,6 +44,6 @@ pub use rotary::{Rotary, Scaling};
 pub use site::Site;
 pub use sizes::Sizes;
 pub use taps::Tap;
-pub use weights::{INDEX, Parameters, check, weight_files};
+pub use weights::{INDEX, Parameters, check, unpickle, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;
 pub use wherefrom_linalg::memory::peak_bytes;

@@ -58,7 +58,7 @@ impl Module {
 
 /// The user's choice of modules: `"mlp"`, `"all"`, or a list of globs on module names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write \"mlp\", \"all\", or a list of globs")]
 pub enum Modules {
     /// `"mlp"` or `"all"`.
     Named(String),

@@ -136,7 +136,12 @@ impl<'a> Tensors<'a> {
         let mut by_name = HashMap::new();
         for (path, map) in maps {
             let header = SafeTensors::deserialize(map).map_err(|error| {
-                bad_input(format!("not a whole safetensors file ({error}); fetch it again: {}", path.display()))
+                let what = if map.starts_with(b"version https://git-lfs") {
+                    "a pointer of Git LFS in place of the weights; run `git lfs pull` in the folder".into()
+                } else {
+                    format!("not a whole safetensors file ({error}); fetch it again")
+                };
+                bad_input(format!("{what}: {}", path.display()))
             })?;
             for (name, view) in header.tensors() {
                 if by_name.contains_key(&name) {
@@ -258,6 +263,17 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         })?;
         files.insert(folder.join(named));
     }
+    let absent: Vec<_> = files.iter().filter(|file| !file.exists()).collect();
+    if let Some(first) = absent.first() {
+        return Err(keys.refuse(&format!(
+            "{} of the {} files that the index names {} not there, the first {}; fetch what is missing (`hf download`) into the \
+             folder",
+            absent.len(),
+            files.len(),
+            if absent.len() == 1 { "is" } else { "are" },
+            first.display()
+        )));
+    }
     Ok(files.into_iter().collect())
 }
 
@@ -270,17 +286,42 @@ fn no_index(folder: &Path) -> anyhow::Error {
     no_safetensors(folder)
 }
 
-fn pickled(folder: &Path) -> bool {
-    ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists())
+/// The first file of the folder that PyTorch has pickled.
+fn pickled(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pickled = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        [".bin", ".pt", ".pth", ".ckpt", ".bin.index.json"].iter().any(|ending| name.ends_with(ending))
+    };
+    files.filter(pickled).min()
+}
+
+/// The line that makes safetensors of what PyTorch has pickled: of a checkpoint of `transformers` by that, of a file of tensors
+/// by name by itself.
+pub fn unpickle(file: &Path) -> String {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (shown, folder) = (file.display(), folder.display());
+    if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pytorch_model")) {
+        return format!(
+            "python3 -c \"from transformers import AutoModelForCausalLM as M; \
+             M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        );
+    }
+    format!(
+        "python3 -c \"import torch; from safetensors.torch import save_file; w = torch.load('{shown}', map_location='cpu'); \
+         save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{folder}/model.safetensors')\""
+    )
 }
 
 /// The refusal of a folder without safetensors, with the remedy where the weights are pickled.
 fn no_safetensors(folder: &Path) -> anyhow::Error {
     let shown = folder.display();
-    bad_input(if pickled(folder) {
+    bad_input(if let Some(file) = pickled(folder) {
         format!(
-            "the model folder {shown} has its weights in pytorch_model.bin, which is not read; convert them to safetensors, \
-             as AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers does"
+            "the model folder {shown} has its weights in {}, which PyTorch has pickled and is not read; convert them to \
+             safetensors: {}",
+            file.file_name().unwrap_or_default().to_string_lossy(),
+            unpickle(&file)
         )
     } else {
         format!("the model folder {shown} has no *.safetensors file; give a Hugging Face checkpoint")

@@ -6,7 +6,10 @@ use anyhow::Result;
 use toml::{Table, Value};
 use wherefrom_artifact::bad_input;
 
-use crate::problems::{Problems, hint};
+use crate::problems::{Problems, Setting, hint, nearest};
+
+/// Keys of a pipeline.
+const KEYS: [&str; 3] = ["about", "model", "steps"];
 
 /// A parsed pipeline file, settings applied.
 #[derive(Debug)]
@@ -43,19 +46,27 @@ impl StepTable {
 
 /// Reads the file, applies `sets` (`steps.x.knob=value`), and notes unknown keys and wrong types.
 pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Result<PipelineFile> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| bad_input(format!("cannot read the pipeline {} ({error}); check the path", path.display())))?;
-    let mut table: Table =
-        toml::from_str(&text).map_err(|error| bad_input(format!("{}: not TOML: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| unread(path, &error))?;
+    let mut table: Table = toml::from_str(&text).map_err(|error| no_toml(path, &error))?;
     for set in sets {
-        apply(&mut table, set)?;
+        problems.sets.push(apply(&mut table, set)?);
     }
     let file = path.display().to_string();
     for (key, value) in &table {
         match &key[..] {
             "about" if !value.is_str() => problems.other(&file, "`about` is a text"),
             "about" | "model" | "steps" => {}
-            _ => problems.unknown(&file, "key", key, &["about", "model", "steps"]),
+            _ => problems.unknown(&file, "key", key, &KEYS),
+        }
+    }
+    // Steps under a misspelt key are steps: one slip is not many.
+    let slipped: Vec<String> =
+        table.keys().filter(|key| !KEYS.contains(&&key[..]) && nearest(key, &KEYS) == Some("steps")).cloned().collect();
+    for key in slipped {
+        if let Some(Value::Table(more)) = table.remove(&key)
+            && let Value::Table(steps) = table.entry("steps").or_insert_with(|| Value::Table(Table::new()))
+        {
+            steps.extend(more);
         }
     }
     let (model, inherited) = model(&table, problems);
@@ -125,20 +136,68 @@ fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
     StepTable { name: name.into(), stage, inputs, model, knobs }
 }
 
+/// Why a pipeline cannot be read, and which file may have been meant.
+fn unread(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    let shown = path.display();
+    if path.is_dir() {
+        let files = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut pipelines: Vec<_> =
+            files.filter(|file| file.extension().is_some_and(|ending| ending == "toml")).collect();
+        pipelines.sort();
+        let named: Vec<_> = pipelines.iter().take(5).map(|file| file.display().to_string()).collect();
+        let named = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
+        return bad_input(format!("{shown} is a folder; name the pipeline file{named}"));
+    }
+    let with = path.with_extension("toml");
+    let near = if with != path && with.is_file() {
+        format!("did you mean {}?", with.display())
+    } else {
+        "check the path".into()
+    };
+    bad_input(format!("cannot read the pipeline {shown} ({error}); {near}"))
+}
+
+fn no_toml(path: &Path, error: &toml::de::Error) -> anyhow::Error {
+    let (shown, error) = (path.display(), error.to_string());
+    let error = error.trim_end();
+    if path
+        .extension()
+        .is_some_and(|ending| ["json", "jsonl", "yaml", "yml", "parquet"].iter().any(|other| ending == *other))
+    {
+        return bad_input(format!("{shown} is no pipeline; a pipeline is a .toml file with [model] and [steps.NAME]"));
+    }
+    bad_input(format!("{shown}: not TOML: {error}"))
+}
+
 /// `steps.x.knob=value`: a TOML value, or a bare word as text.
-fn apply(table: &mut Table, set: &str) -> Result<()> {
+fn apply(table: &mut Table, set: &str) -> Result<Setting> {
+    let wrong = |what: String| bad_input(format!("--set {set}: {what}"));
     let Some((place, value)) = set.split_once('=') else {
-        return Err(bad_input(format!("--set {set}: write steps.STEP.KNOB=VALUE")));
+        return Err(wrong("write steps.STEP.KNOB=VALUE".into()));
     };
     let (place, value) = (place.trim(), value.trim());
+    if value.is_empty() {
+        return Err(wrong("the value is missing; write \"\" for an empty text".into()));
+    }
     let value = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(value.into()));
     let path: Vec<&str> = place.split('.').collect();
-    let Some((last, parents)) = path.split_last() else { return Ok(()) };
+    let Some((last, parents)) = path.split_last() else { return Err(wrong("write steps.STEP.KNOB=VALUE".into())) };
     if parents.is_empty() || path.iter().any(|part| part.is_empty()) {
-        return Err(bad_input(format!("--set {set}: write steps.STEP.KNOB=VALUE")));
+        return Err(wrong("write steps.STEP.KNOB=VALUE or model.KEY=VALUE".into()));
+    }
+    if !KEYS.contains(&path[0]) {
+        let step = table.get("steps").and_then(Value::as_table).is_some_and(|steps| steps.contains_key(path[0]));
+        return Err(wrong(if step {
+            format!("write steps.{place}")
+        } else {
+            format!("unknown key `{}`{}", path[0], hint(path[0], &["model", "steps"]))
+        }));
+    }
+    if path[0] == "steps" && path.len() == 2 {
+        return Err(wrong(format!("write steps.{last}.KNOB=VALUE")));
     }
     let mut here = table;
     for (depth, part) in parents.iter().enumerate() {
@@ -154,7 +213,12 @@ fn apply(table: &mut Table, set: &str) -> Result<()> {
         here = entry.as_table_mut().ok_or_else(|| bad_input(format!("--set {set}: `{part}` is not a table")))?;
     }
     here.insert((*last).into(), value);
-    Ok(())
+    let (step, knob) = match path[..] {
+        ["steps", step, "inputs", role, ..] => (Some(step), role),
+        ["steps", step, knob, ..] => (Some(step), knob),
+        _ => (None, path[1]),
+    };
+    Ok(Setting { text: set.into(), step: step.map(String::from), knob: knob.into() })
 }
 
 /// Where the record of a pipeline's runs lies below `data/runs`, so that no two pipelines share one.

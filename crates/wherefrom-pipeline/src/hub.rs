@@ -11,7 +11,7 @@ use wherefrom_artifact::{Reporter, bad_input};
 use wherefrom_hub::{Found, Hub, Reference};
 
 use crate::plan::Plan;
-use crate::problems::Problems;
+use crate::problems::Problem;
 
 /// A name of the hub that a step reads.
 #[derive(Debug, Clone)]
@@ -62,11 +62,11 @@ impl Plan {
     /// What else these steps lack, before anything is fetched; then as [`Hub::fetch`].
     pub fn fetch(&self, to: Option<&str>, reporter: &dyn Reporter) -> Result<bool> {
         let wanted: BTreeSet<&str> = self.wanted(to)?.into_iter().map(|index| &*self.steps[index].name).collect();
-        let others: Vec<String> = (self.missing.iter())
+        let others: Vec<Problem> = (self.missing.iter())
             .filter(|(step, _)| wanted.contains(&**step))
-            .map(|(step, what)| format!("step `{step}`: {what}"))
+            .map(|(step, what)| Problem::of_step(step, what))
             .collect();
-        Problems::default().check(&others)?;
+        self.refuse(&others)?;
         let absent: BTreeSet<&Reference> =
             self.absent().filter(|leaf| wanted.contains(&*leaf.step)).map(|leaf| &leaf.reference).collect();
         let hub = Hub::from_env();

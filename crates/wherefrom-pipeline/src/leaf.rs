@@ -50,6 +50,11 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
             let files = wherefrom_tokenize::corpus_files(path)?.into_iter();
             files.map(|file| whole(file.name, file.path)).collect()
         }
+        Some(File::Tokenizer | File::TokenizerFiles) if path.is_dir() => Err(bad_input(format!(
+            "{} is a folder; give the file in it: {}",
+            path.display(),
+            path.join("tokenizer.json").display()
+        ))),
         // What lies in a folder of its own afterwards.
         Some(File::TokenizerFiles) => {
             wherefrom_vocabulary::files(path)?.into_iter().map(|(name, path)| whole(name, path)).collect()
@@ -72,20 +77,12 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
 }
 
 fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
-    let shown = folder.display();
-    std::fs::read_dir(folder).map_err(|error| {
-        bad_input(format!(
-            "the model folder {shown} cannot be read ({error}); download the checkpoint there or mend `path`"
-        ))
-    })?;
+    if let Some(what) = no_folder(folder) {
+        return Err(bad_input(what));
+    }
     let config = folder.join("config.json");
     if !config.exists() {
-        let what = if folder.join("adapter_config.json").exists() {
-            "is an adapter, and adapters are not supported: merge it into its base (peft's `merge_and_unload`)"
-        } else {
-            "has no config.json; give a Hugging Face checkpoint"
-        };
-        return Err(bad_input(format!("the model folder {shown} {what}")));
+        return Err(bad_input(no_config(folder)));
     }
     let mut files = wherefrom_model::weight_files(folder)?;
     if !files.iter().any(|file| *file == folder.join("model.safetensors")) {
@@ -94,6 +91,59 @@ fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
     files.push(config);
     files.sort();
     files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.leaf(&path)?, path })).collect()
+}
+
+/// Why there is no folder of a model at `path`, and what to do; none if there is one.
+pub(crate) fn no_folder(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let error = std::fs::read_dir(path).err()?;
+    if path.is_file() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let what = match &path.extension().unwrap_or_default().to_string_lossy().to_lowercase()[..] {
+            "safetensors" | "json" => {
+                format!("is a file of a checkpoint; give the folder that it lies in: {}", folder.display())
+            }
+            "gguf" | "ggml" => {
+                "is a file of llama.cpp, which is not read; give the folder of the Hugging Face checkpoint \
+                                that it was made from"
+                    .into()
+            }
+            "pt" | "pth" | "bin" | "ckpt" => format!(
+                "is pickled by PyTorch, which is not read; give a folder with config.json, tokenizer.json and the weights as \
+                 safetensors: {}",
+                wherefrom_model::unpickle(path)
+            ),
+            _ => "is a file; give the folder of a Hugging Face checkpoint".into(),
+        };
+        return Some(format!("the model {shown} {what}"));
+    }
+    let names: Vec<_> = path.components().collect();
+    let hub = names.len() == 2 && names.iter().all(|name| matches!(name, std::path::Component::Normal(_)));
+    let near =
+        if hub { format!(", or write hf:{shown} if it is the name of a model on the hub") } else { String::new() };
+    Some(format!(
+        "the model folder {shown} cannot be read ({error}); download the checkpoint there or mend `path`{near}"
+    ))
+}
+
+/// What a folder without a config.json is, and what to do.
+fn no_config(folder: &Path) -> String {
+    let shown = folder.display();
+    if folder.join("adapter_config.json").exists() {
+        return format!(
+            "the model folder {shown} is an adapter (PEFT), and adapters are not read: merge it into its base and give \
+             {shown}-merged: python3 -c \"from peft import AutoPeftModelForCausalLM as P; from transformers import \
+             AutoTokenizer as T; m = P.from_pretrained('{shown}'); m.merge_and_unload().save_pretrained('{shown}-merged'); \
+             T.from_pretrained(m.peft_config['default'].base_model_name_or_path).save_pretrained('{shown}-merged')\""
+        );
+    }
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut below: Vec<_> = below.filter(|path| path.join("config.json").exists()).collect();
+    below.sort();
+    if let Some(near) = below.first() {
+        return format!("the model folder {shown} has no config.json; did you mean {}?", near.display());
+    }
+    format!("the model folder {shown} has no config.json; give a Hugging Face checkpoint")
 }
 
 fn combined(role: &str, parts: &[Part]) -> String {

@@ -6,6 +6,7 @@
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
 mod belong;
+mod context;
 mod cost;
 mod device;
 mod external;

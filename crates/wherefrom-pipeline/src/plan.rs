@@ -10,7 +10,7 @@ use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 use crate::belong;
 use crate::file;
 use crate::hub::HubLeaf;
-use crate::problems::{Problems, hint};
+use crate::problems::{Problem, Problems, Setting, hint};
 use crate::reader::Reader;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
@@ -28,6 +28,8 @@ pub struct Plan {
     pub(crate) missing: Vec<(String, String)>,
     /// What is read from the hub, by step.
     pub(crate) hub: Vec<HubLeaf>,
+    /// What the command has set.
+    pub(crate) sets: Vec<Setting>,
 }
 
 impl Plan {
@@ -47,11 +49,14 @@ impl Plan {
         }
         let Reader { problems: mut found, missing, hub_leaves: hub, .. } = reader;
         let order = if steps.len() == file.steps.len() { order(&steps, &mut found) } else { Vec::new() };
-        let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing, hub };
+        let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing, hub, sets: Vec::new() };
         if found.check(&[]).is_err() {
-            let leaves: Vec<String> = plan.lacking().map(|(name, what)| format!("step `{name}`: {what}")).collect();
+            let leaves: Vec<Problem> = plan.lacking().map(|(name, what)| Problem::of_step(name, what)).collect();
             found.check(&leaves)?;
         }
+        plan.check_contexts(&mut found);
+        found.check(&[])?;
+        plan.sets = found.sets;
         plan.identify()?;
         Ok(plan)
     }
@@ -85,14 +90,19 @@ impl Plan {
         Ok((0..self.steps.len()).filter(|&index| wanted[index]).collect())
     }
 
+    /// One error of what steps lack, each fault once.
+    pub(crate) fn refuse(&self, lacking: &[Problem]) -> Result<()> {
+        Problems::of(&self.sets).check(lacking)
+    }
+
     /// As [`Plan::wanted`]. Refused while leaves of theirs are missing.
     pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
         let wanted = self.wanted(to)?;
-        let lines: Vec<String> = (self.lacking())
+        let lacking: Vec<Problem> = (self.lacking())
             .filter(|(name, _)| wanted.iter().any(|&index| &self.steps[index].name == name))
-            .map(|(name, what)| format!("step `{name}`: {what}"))
+            .map(|(name, what)| Problem::of_step(name, what))
             .collect();
-        Problems::default().check(&lines)?;
+        self.refuse(&lacking)?;
         Ok(wanted)
     }
 

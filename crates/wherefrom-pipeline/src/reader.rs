@@ -225,8 +225,12 @@ impl<'a> Reader<'a> {
     fn tokenizer(&mut self, table: &StepTable, stage: Stage) -> Option<Source> {
         let (name, model) = self.checkpoint(table)?;
         let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
+        if let Some(what) = leaf::no_folder(&model) {
+            self.missing.push((table.name.clone(), format!("`model`: {what}")));
+            return Some(Source::Leaf { path: name.into(), digest: None });
+        }
         let path = model.join("tokenizer.json");
-        (path.exists() || !model.is_dir()).then(|| self.file_leaf(table, stage, path, "tokenizer"))
+        path.exists().then(|| self.file_leaf(table, stage, path, "tokenizer"))
     }
 
     /// The name of the checkpoint whose tokenizer a step takes, and its folder if it is here.

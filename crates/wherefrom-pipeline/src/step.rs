@@ -8,7 +8,7 @@ use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{Kind, MANIFEST, Recipe, State, Store, open_any};
 use wherefrom_stage::{Configured, MODULES_PER_PASS};
 
-use crate::problems::Problems;
+use crate::problems::{Problems, nearest};
 use crate::stage::Stage;
 
 /// Where an input comes from.
@@ -123,6 +123,7 @@ pub(crate) fn configure(
     if stage.is_external() && stage.writes(None, &knobs).is_none() {
         return None;
     }
+    let mut meant: Vec<String> = Vec::new();
     // Each round takes one unknown field out, so that all of them are reported.
     for _ in 0..64 {
         let message = match stage.configure(&knobs) {
@@ -140,12 +141,16 @@ pub(crate) fn configure(
                 let known: Vec<&str> =
                     known.iter().copied().chain(stage.beside()).chain(["stage", "inputs", "model"]).collect();
                 problems.unknown(place, "key", name, &known);
+                meant.extend(nearest(name, &known).map(String::from));
                 if knobs.as_object_mut().is_none_or(|map| map.remove(*name).is_none()) {
                     return None;
                 }
             }
             Some((name, _)) if message.starts_with("missing field") => {
-                problems.other(place, &format!("the key `{name}` is missing; give it a value"));
+                // What is misspelt is not missing.
+                if !meant.iter().any(|meant| meant == name) {
+                    problems.other(place, &format!("the key `{name}` is missing; give it a value"));
+                }
                 return None;
             }
             _ => {
@@ -174,10 +179,45 @@ fn culprit(stage: Stage, knobs: &Value, message: &str) -> String {
     for (name, value) in knobs.as_object().into_iter().flatten() {
         let rest = crate::stage::without(knobs, name);
         if stage.configure(&rest).err().is_none_or(|error| error.to_string() != message) {
-            return format!("`{name} = {value}`: {message}");
+            return format!("`{name} = {value}`: {}", plain(message));
         }
     }
-    message.into()
+    plain(message)
+}
+
+/// What serde says of a value, in words for the user.
+fn plain(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if let (Some((name, known)), true) = (quoted.split_first(), message.starts_with("unknown variant")) {
+        let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+        return format!("`{name}` is none of {}", known.join(", "));
+    }
+    let Some((found, expected)) = message
+        .strip_prefix("invalid type: ")
+        .or(message.strip_prefix("invalid value: "))
+        .and_then(|rest| rest.split_once(", expected "))
+    else {
+        return message.into();
+    };
+    let expected = match expected {
+        "usize" | "u64" | "u32" => "a whole number, 0 or more",
+        "f64" | "f32" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "a table: { key = value }",
+        other => other,
+    };
+    let found = found.replace('`', "");
+    let found = match found.split_once(' ') {
+        Some(("string", text)) => format!("the text {text}"),
+        Some(("integer", number)) => format!("the number {number}"),
+        _ => match found.strip_prefix("floating point ") {
+            Some(number) => format!("the number {number}"),
+            None => found.replace("sequence", "a list").replace("map", "a table"),
+        },
+    };
+    format!("is {found}; give {expected}")
 }
 
 /// What a wire that is no step means: `store:KEY`, or a folder with a manifest.
@@ -201,8 +241,11 @@ pub(crate) fn check_roles(
     problems: &mut Problems,
 ) {
     let Some(roles) = stage.inputs(configured) else { return };
+    let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+    let unknown = || wired.iter().filter(|(name, _)| !names.contains(&name.as_str()));
     for role in &roles {
-        if role.required && !wired.iter().any(|(name, _)| name == role.name) {
+        let meant = |(name, _): &(String, String)| nearest(name, &names) == Some(role.name);
+        if role.required && !wired.iter().any(|(name, _)| name == role.name) && !unknown().any(meant) {
             let kinds: Vec<_> = role.kinds.iter().map(|kind| kind.name()).collect();
             problems.other(
                 place,
@@ -210,10 +253,7 @@ pub(crate) fn check_roles(
             );
         }
     }
-    let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
-    for (name, _) in wired {
-        if !names.contains(&name.as_str()) {
-            problems.unknown(place, "input", name, &names);
-        }
+    for (name, _) in unknown() {
+        problems.unknown(place, "input", name, &names);
     }
 }

@@ -104,18 +104,29 @@
   // The query's own words: under every target its log-probability.
   function asked(sequence) {
     const targets = new Map(sequence.targets.map((position, index) => [position, index]));
-    const parts = clusters(sequence).map(({ text, tokens }) => {
+    const all = clusters(sequence);
+    const first = all.findIndex(({ tokens }) => tokens.some((token) => targets.has(token)));
+    let marked = false;
+    // White space where prompt and completion meet can be seen; what is copied has none of the signs.
+    const edges = (text, place) => {
+      const white = first > 0 && { [first - 1]: /\s+$/, [first]: /^\s+/ }[place]?.exec(text);
+      if (!white) return text;
+      marked = true;
+      const signs = [...white[0]].map((character) => h("span", { class: "edge", "data-mark": { " ": "␣", "\n": "↵", "\t": "⇥" }[character] || "⍽" }, character));
+      return place === first ? [signs, text.slice(white[0].length)] : [text.slice(0, white.index), signs];
+    };
+    const parts = all.map(({ text, tokens }, place) => {
       const own = tokens.filter((token) => targets.has(token));
-      if (!own.length) return text;
-      if (!sequence.log_p) return h("u", {}, text);
+      if (!own.length) return edges(text, place);
+      if (!sequence.log_p) return h("u", {}, edges(text, place));
       const log_p = own.reduce((sum, token) => sum + sequence.log_p[targets.get(token)], 0);
-      return h("ruby", { style: `--p:${Math.exp(log_p).toFixed(3)}`, title: `log p = ${minus(log_p.toFixed(3))} nats, p = ${plain(Math.exp(log_p))}` }, text, h("rt", {}, minus(log_p.toFixed(2))));
+      return h("ruby", { style: `--p:${Math.exp(log_p).toFixed(3)}`, title: `log p = ${minus(log_p.toFixed(3))} nats, p = ${plain(Math.exp(log_p))}` }, edges(text, place), h("rt", {}, minus(log_p.toFixed(2))));
     });
     const n = sequence.targets.length;
     const rival = sequence.weight < 0 ? "The rival: its log-probability is taken off. " : sequence.weight === 1 ? "" : `Counts ${plain(sequence.weight)}. `;
     const sum = sequence.log_p && sequence.log_p.reduce((sum, value) => sum + value, 0);
     const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${n} token${n === 1 ? "" : "s"}, ${minus((sum / n).toFixed(2))} each; under each token its own.` : `${n} target token${n === 1 ? "" : "s"}, underlined.`;
-    return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": "The query" }, parts), h("p", { class: "sum" }, rival + cost)];
+    return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": "The query" }, parts), h("p", { class: "sum" }, rival + cost + (marked ? " ␣ is a space and ↵ a line break where prompt and completion meet." : ""))];
   }
 
   // Of several segments what their sum comes to.

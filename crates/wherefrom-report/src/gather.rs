@@ -6,6 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
+use wherefrom_artifact::text::boundary;
 use wherefrom_artifact::{Detail, Error, Example, Loss, Ranked, Score, visible};
 
 use crate::duplicates::{Near, Runs, near};
@@ -344,7 +345,7 @@ impl Scaled {
 fn line(example: &Example) -> String {
     let one_line = |text: &str| visible(&text.split_whitespace().collect::<Vec<_>>().join(" "));
     match example.text.split_at_checked(example.completion_start as usize) {
-        Some((prompt, completion)) if !prompt.is_empty() => format!("{} | {}", one_line(prompt), one_line(completion)),
+        Some((prompt, completion)) if !prompt.is_empty() => visible(&boundary(prompt, completion).join(" | ")),
         _ => one_line(&example.text),
     }
 }

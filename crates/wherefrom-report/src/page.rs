@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use wherefrom_artifact::text::{influence_in, significant};
+use wherefrom_artifact::text::{BOUNDARY, influence_in, significant};
 use wherefrom_artifact::{bytes, visible};
 
 use crate::Config;
@@ -130,6 +130,7 @@ fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) ->
                 tbody { @for summary in summaries { (query_row(summary)) } }
             }
         }
+        @if summaries.iter().any(|summary| summary.text.contains(['␣', '↵', '⇥'])) { p.note { (first_upper(BOUNDARY)) "." } }
         @for sentence in missing(header, gathered, summaries) { p.note { (sentence) } }
         h3 { "Where in the model, average over all queries" }
         div id="average-profile" {}
@@ -231,6 +232,12 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Vec<S
     );
     say(header.unit.is_some(), "The ranking does not say the unit of its influences.");
     sentences
+}
+
+/// A sentence of a note.
+fn first_upper(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
 /// The end of a text: what was asked last and what is measured, rather than how a conversation begins.

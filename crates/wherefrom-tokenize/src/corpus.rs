@@ -14,8 +14,9 @@ use wherefrom_artifact::bad_input;
 use crate::ordered::{Json, Object};
 use crate::refusals::Refusals;
 use crate::row::{Names, Row};
-use crate::source::{CorpusFile, Format, Found, Packing, find};
+use crate::source::{CorpusFile, Format, Found, Packing, conversion, find};
 use crate::table::TableRows;
+use crate::words;
 
 /// What some editors put before the first character of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -135,8 +136,10 @@ impl Corpus {
         }
         for (word, (rows, first)) in &*self.unread.lock().unwrap_or_else(PoisonError::into_inner) {
             let rows = if *rows == 1 { "one row".into() } else { format!("{rows} rows") };
+            let near = self.names.all().into_iter().find(|name| words::near(name, [&word[..]]).is_some());
+            let hint = near.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
             warnings.push(format!(
-                "`{word}` of {rows} is not read and changes nothing (the first: {})",
+                "`{word}` of {rows} is not read and changes nothing{hint} (the first: {})",
                 self.shown(*first)
             ));
         }
@@ -382,6 +385,13 @@ fn check_first(row: &[u8], format: Format) -> Result<(), String> {
     }
     if format != Format::JsonLines {
         return Ok(());
+    }
+    if !row.starts_with(b"{") && !row.starts_with(b"[") && row.iter().any(|byte| b",\t;".contains(byte)) {
+        let shown: String = String::from_utf8_lossy(row).chars().take(40).collect();
+        return Err(format!(
+            "its first line is no JSON (`{shown}`) but looks like a table; name it .csv and {}",
+            conversion("csv", Path::new("FILE.csv")).unwrap_or_default()
+        ));
     }
     if row.starts_with(b"[") && !row.ends_with(b"]") {
         return Err("is one JSON array over several lines, not an object a line; `jq -c '.[]'` takes it apart".into());

@@ -44,6 +44,7 @@ fn malformed(text: &str, error: &serde_json::Error) -> String {
         what if what.contains("is there twice") => "keep one",
         what if what.contains("surrogate") || what.contains("hex escape") => "it is half of a character: mend the text",
         what if what.contains("recursion limit") => "it is nested too deeply: make it flat",
+        _ if text.trim_start().starts_with("{'") => "texts have double quotes in JSON; Python's json.dumps writes them",
         _ => "write one JSON object a line",
     };
     format!("malformed JSON at column {column} ({what}); {remedy}")

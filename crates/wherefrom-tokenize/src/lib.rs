@@ -3,6 +3,7 @@
 //! reads   corpus files (JSON lines, plain text, Parquet; packed by gzip or zstd), tokenizer.json, tokenizer_config.json
 //! writes  tokens ([`tokenize`]), tokenizer ([`vocabulary`])
 
+mod boundary;
 mod chat;
 mod corpus;
 mod encoder;
@@ -22,6 +23,7 @@ pub mod vocabulary;
 mod window;
 mod words;
 
+pub use boundary::boundary_warning;
 pub use corpus::check_rows;
 pub use encoder::encode_with;
 pub use source::{CorpusFile, corpus_files};

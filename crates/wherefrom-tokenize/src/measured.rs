@@ -6,8 +6,8 @@ use crate::encoder::Encoder;
 use crate::notes::Notes;
 use crate::window::{Window, targets_from, weighted};
 
-pub(crate) const NO_COMPLETION: &str = "the row has no completion tokens; give it a `completion`, or set \
-    `untargeted = \"keep\"` if it is to be completed";
+pub(crate) const NO_COMPLETION: &str = "the row has no completion tokens; give it a `completion`; only where the model itself \
+    is to write one, set `untargeted = \"keep\"` and add a `generate` step";
 pub(crate) const NO_CONTRAST: &str = "`contrast` has no tokens; give it text or remove the key";
 const NOTHING_BEFORE: &str = "nothing comes before the completion: the tokenizer puts no token before a text and has none that \
     is known to begin or end one, and position 0 can never be a target; give the row a `prompt`, or `input_ids`";

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::Reporter;
 
+use crate::boundary::GLUED;
 use crate::tokenize::Config;
 
 /// What was done to one row.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Notes {
     /// Tokens left out.
     pub(crate) lost: u64,
@@ -18,6 +19,10 @@ pub(crate) struct Notes {
     pub(crate) shared: bool,
     /// The completion had nothing before it, and a special token was put there.
     pub(crate) begun: bool,
+    /// The end of the prompt and the beginning of the completion, where the two make one word.
+    pub(crate) glued: Option<String>,
+    /// There was nothing to predict, and the row was left out.
+    pub(crate) skipped: bool,
 }
 
 impl Notes {
@@ -29,6 +34,8 @@ impl Notes {
             moved: self.moved || other.moved,
             shared: self.shared || other.shared,
             begun: self.begun || other.begun,
+            glued: self.glued.or(other.glued),
+            skipped: self.skipped || other.skipped,
         }
     }
 }
@@ -69,17 +76,25 @@ pub(crate) struct Tally {
     moved: Noted,
     shared: Noted,
     begun: Noted,
+    #[serde(default)]
+    glued: Noted,
+    /// Rows that were left out.
+    #[serde(default)]
+    pub(crate) skipped: Noted,
 }
 
 impl Tally {
     /// Counts a row, which lies at `place`.
-    pub(crate) fn add(&mut self, notes: Notes, place: impl Fn() -> String) {
+    pub(crate) fn add(&mut self, notes: &Notes, place: impl Fn() -> String) {
         self.cut.add(notes.lost > 0, &place);
         self.lost += notes.lost;
         self.lost_targets += notes.lost_targets;
         self.moved.add(notes.moved, &place);
         self.shared.add(notes.shared, &place);
         self.begun.add(notes.begun, &place);
+        self.glued
+            .add(notes.glued.is_some(), &|| format!("{}: {}", place(), notes.glued.as_deref().unwrap_or_default()));
+        self.skipped.add(notes.skipped, &place);
     }
 
     /// Counts the rows of a later part.
@@ -90,11 +105,13 @@ impl Tally {
         self.moved.merge(&later.moved);
         self.shared.merge(&later.shared);
         self.begun.merge(&later.begun);
+        self.glued.merge(&later.glued);
+        self.skipped.merge(&later.skipped);
     }
 
     /// Says what was done to how many of `rows`.
     pub(crate) fn say(&self, config: &Config, rows: u64, reporter: &dyn Reporter) {
-        let Self { cut, lost, lost_targets, moved, shared, begun } = self;
+        let Self { cut, lost, lost_targets, moved, shared, begun, glued, skipped } = self;
         let max = config.max_tokens;
         let said = [
             (
@@ -120,6 +137,13 @@ impl Tally {
                 begun,
                 "have nothing before their completion, and the tokenizer puts nothing before a text: they begin with its special \
                  token for the beginning or end of a text, and their first token is measured after it"
+                    .into(),
+            ),
+            (glued, GLUED.into()),
+            (
+                skipped,
+                "have nothing to predict: no text, no completion, or a single token; they were left out, as untargeted = \"skip\" \
+                 says"
                     .into(),
             ),
         ];

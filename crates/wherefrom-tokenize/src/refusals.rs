@@ -1,35 +1,51 @@
-//! Bad rows of a corpus, gathered so that one error names many.
+//! Bad rows of a corpus, gathered so that one error names many, and one fault of many rows once.
 
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
 
-/// Rows named in one error.
+/// Faults named in one error.
 const NAMED: usize = 10;
 
-/// The first bad rows and the number of all of them.
+/// The first faults, and the number of all bad rows.
 #[derive(Default)]
 pub(crate) struct Refusals {
-    named: Vec<String>,
-    count: usize,
+    named: Vec<Fault>,
+    /// Bad rows whose fault is not named.
+    unnamed: usize,
+}
+
+struct Fault {
+    what: String,
+    /// The first row that has it.
+    first: String,
+    rows: usize,
 }
 
 impl Refusals {
     /// One more, at `place`: `what` says what is wrong and what to do.
     pub(crate) fn add(&mut self, place: &str, what: &str) {
-        self.count += 1;
-        if self.named.len() < NAMED {
-            self.named.push(format!("{place}: {what}"));
+        if let Some(known) = self.named.iter_mut().find(|fault| fault.what == what) {
+            known.rows += 1;
+        } else if self.named.len() < NAMED {
+            self.named.push(Fault { what: what.into(), first: place.into(), rows: 1 });
+        } else {
+            self.unnamed += 1;
         }
     }
 
     /// The error that names them, if there are any.
     pub(crate) fn check(self) -> Result<()> {
-        let mut lines = self.named;
+        let line = |Fault { what, first, rows }: &Fault| match rows {
+            1 => format!("{first}: {what}"),
+            2 => format!("{first}: {what} (and another row like it)"),
+            _ => format!("{first}: {what} (and {} more rows like it)", rows - 1),
+        };
+        let mut lines: Vec<String> = self.named.iter().map(line).collect();
         if lines.is_empty() {
             return Ok(());
         }
-        if self.count > NAMED {
-            lines.push(format!("and {} more", self.count - NAMED));
+        if self.unnamed > 0 {
+            lines.push(format!("and {} more", self.unnamed));
         }
         Err(bad_input(lines.join("\n")))
     }

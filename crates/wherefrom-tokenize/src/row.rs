@@ -99,6 +99,8 @@ pub(crate) enum Content {
         contrast: Option<String>,
         /// How many completions the model is to write.
         samples: Option<u64>,
+        /// A column that other programs have for a completion, where there is none.
+        instead: Option<&'static str>,
     },
     /// The mean of measurements.
     Mean(Vec<Content>),
@@ -109,6 +111,8 @@ pub(crate) enum Content {
         /// Which of them are targets.
         mask: Option<Vec<bool>>,
     },
+    /// Nothing: what would hold it is null. What is said of it.
+    Null(String),
 }
 
 const SHAPES: &str = "a row is {text}, {messages}, {prompt, completion}, {prompt}, {mean} or {input_ids}";
@@ -149,9 +153,22 @@ fn object(mut map: Object, names: &Names) -> Result<Row, String> {
         Content::Messages(_) => Shape::Turns,
         Content::Prompt { .. } | Content::Mean(_) => Shape::Prompt,
         Content::Ids { .. } => Shape::Ids,
+        Content::Null(_) => Shape::Text,
     };
-    let unread = words::unread(&map, shape, &names.all());
+    let mut unread = words::unread(&map, shape, &names.all());
+    unread.extend(slips(&map, &content, names));
     Ok(Row { id, content, unread })
+}
+
+/// Columns that are none, beside which the row has a meaning, and seem to be meant for what the row could have and has not.
+fn slips(map: &Object, content: &Content, names: &Names) -> Option<String> {
+    let role = match content {
+        Content::Prompt { completion: Some(_), contrast: None, .. } => "contrast",
+        Content::Prompt { completion: None, samples: None, .. } => "samples",
+        Content::Ids { mask: None, .. } => "target_mask",
+        _ => return None,
+    };
+    words::near(names.of(role), map.keys().map(String::as_str)).map(String::from)
 }
 
 fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, String> {
@@ -169,7 +186,14 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
         [] if map.contains_key("conversations") => {
             return Ok(Content::Messages(turns::conversation(map, "conversations")?));
         }
-        [] => return Err(shapeless(map, keys, names)),
+        [] => {
+            let null = ["text", "messages", "prompt", "completion", "mean", "input_ids"].into_iter().find(|role| {
+                let null = format!("`{}` (null)", names.of(role));
+                keys.contains(&null)
+            });
+            let what = shapeless(map, keys, names);
+            return null.map_or_else(|| Err(what), |role| Ok(Content::Null(nothing(names.of(role)))));
+        }
         [first, second, ..] => {
             return Err(format!("the row has `{first}` and `{second}`, which is meant is unclear; {SHAPES}: keep one"));
         }
@@ -200,9 +224,10 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
     if !has("prompt") {
         let near = words::near(names.of("prompt"), map.keys().map(String::as_str));
         let near = near.map_or(String::new(), |found| {
-            format!(", but `{found}`: did you mean columns = {{ prompt = \"{found}\" }}?")
+            format!(", but `{found}`: {}", words::meant("prompt", names.of("prompt"), found))
         });
-        return Err(format!("the row has a `completion` and no `prompt`{near}; add it (\"\" is allowed)"));
+        let (prompt, completion) = (names.of("prompt"), names.of("completion"));
+        return Err(format!("the row has a `{completion}` and no `{prompt}`{near}; add it (\"\" is allowed)"));
     }
     let is_list = |role: &str| map.get(names.of(role)).is_some_and(|value| value.as_array().is_some());
     if is_list("prompt") && (is_list("completion") || !has("completion")) && !has("contrast") && !has("samples") {
@@ -224,6 +249,7 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
         completion: optional("completion")?,
         contrast: optional("contrast")?,
         samples,
+        instead: words::called("completion", |key| map.contains_key(key)).filter(|_| !has("completion")),
     })
 }
 
@@ -241,16 +267,28 @@ fn shapeless(map: &Object, keys: &[String], names: &Names) -> String {
                 { completion = \"chosen\", contrast = \"rejected\" }"
             .into();
     }
-    let text = names.of("text");
     let near = ["text", "messages", "prompt", "completion", "input_ids", "mean"].into_iter().find_map(|role| {
         let found = words::near(names.of(role), map.keys().map(String::as_str))?;
-        Some(format!(" (did you mean columns = {{ {role} = \"{found}\" }}?)"))
+        Some(words::meant(role, names.of(role), found))
     });
+    let called = || {
+        let of = |role| words::called(role, has);
+        let columns = match (of("prompt"), of("completion"), of("text")) {
+            (Some(prompt), Some(completion), _) => format!("prompt = \"{prompt}\", completion = \"{completion}\""),
+            (_, _, Some(text)) => format!("text = \"{text}\""),
+            _ => return None,
+        };
+        Some(format!("did you mean columns = {{ {columns} }}?"))
+    };
+    let remedy =
+        near.or_else(called).unwrap_or_else(|| "say which key holds what: columns = { text = \"KEY\" }".into());
     let found = if keys.is_empty() { "no keys at all".into() } else { keys.join(", ") };
-    format!(
-        "the row has no `{text}` (it has {found}); {SHAPES}: set `column` to the key that holds the text{}",
-        near.unwrap_or_default()
-    )
+    format!("the row has no `{}` (it has {found}); {SHAPES}: {remedy}", names.of("text"))
+}
+
+/// What is said of a row of which the column that would say something is null.
+fn nothing(column: &str) -> String {
+    format!("`{column}` is null; remove the row, or set untargeted = \"skip\" to leave such rows out and count them")
 }
 
 /// Refuses what belongs to a prompt and would be lost.
@@ -282,7 +320,8 @@ fn beside_prompt(map: &Object, names: &Names) -> Result<(), String> {
     }
     if let Some(found) = words::near(completion, map.keys().map(String::as_str)) {
         return Err(format!(
-            "the row has no `{completion}` but `{found}`; did you mean columns = {{ completion = \"{found}\" }}?"
+            "the row has no `{completion}` but `{found}`: {}",
+            words::meant("completion", completion, found)
         ));
     }
     Ok(())
@@ -301,6 +340,7 @@ fn mean(map: &Object, names: &Names) -> Result<Content, String> {
         };
         let keys: Vec<_> = map.iter().map(|(key, value)| shown_key(key, value)).collect();
         match content(map, &keys, names).map_err(refuse)? {
+            Content::Null(what) => Err(refuse(what)),
             Content::Prompt { completion: None, .. } | Content::Mean(_) => {
                 Err(refuse("is no measurement; make it {prompt, completion}".into()))
             }

@@ -39,6 +39,38 @@ const OTHER_DATA: [&str; 22] = [
     "tfrecord", "tar", "tgz", "zip", "7z", "bz2", "xz", "lz4",
 ];
 
+/// What to do with a file of another kind: the line that makes it one that is read.
+pub(crate) fn conversion(ending: &str, path: &Path) -> Option<String> {
+    let (from, folder) = (path.display(), path.parent().unwrap_or(Path::new("")));
+    let to = path.with_extension("jsonl");
+    let pandas = |read: &str| {
+        format!(
+            "convert it: python3 -c \"import pandas; pandas.{read}.to_json('{}', orient='records', lines=True, \
+             force_ascii=False)\"",
+            to.display()
+        )
+    };
+    Some(match ending {
+        "csv" => pandas(&format!("read_csv('{from}')")),
+        "tsv" => pandas(&format!("read_csv('{from}', sep='\\t')")),
+        "xlsx" | "xls" => pandas(&format!("read_excel('{from}')")),
+        "pickle" | "pkl" => pandas(&format!("read_pickle('{from}')")),
+        "feather" => pandas(&format!("read_feather('{from}')")),
+        "orc" => pandas(&format!("read_orc('{from}')")),
+        // What the library datasets has saved has its state beside it.
+        "arrow" if folder.join("state.json").exists() || folder.join("dataset_info.json").exists() => format!(
+            "it is of a data set that was saved to disk; convert that: python3 -c \"from datasets import load_from_disk; \
+             load_from_disk('{}').to_parquet('{}.parquet')\"",
+            folder.display(),
+            folder.display()
+        ),
+        "arrow" => pandas(&format!("read_feather('{from}')")),
+        "tar" | "tgz" | "zip" | "7z" | "bz2" | "xz" | "lz4" => "unpack it".into(),
+        "npy" | "npz" | "bin" => "write its tokens as JSON lines, {\"input_ids\": [1, 2, 3]} a line".into(),
+        _ => return None,
+    })
+}
+
 /// How rows lie in a file; told by its ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -76,6 +108,9 @@ impl CorpusFile {
         let shown = path.display();
         let Some((format, packing)) = known(&path) else {
             let ending = path.extension().unwrap_or_default().to_string_lossy();
+            if let Some(conversion) = conversion(&ending.to_lowercase(), &path) {
+                return Err(bad_input(format!("{shown}: .{ending} is not read; {conversion}")));
+            }
             return Err(bad_input(format!(
                 "{shown}: the ending `{ending}` is not known; give JSON lines (.jsonl, .json, .ndjson), Parquet (.parquet) or plain \
                  text, a row per paragraph (.txt, .text, .md); JSON lines and text may be packed by gzip (.gz) or zstd (.zst)"
@@ -166,8 +201,8 @@ fn folder(corpus: &Path) -> Result<Found> {
             None if known(&path).is_some() => files.push(CorpusFile::new(name, path)?),
             None if other => {
                 return Err(bad_input(format!(
-                    "{shown}: the folder has {name}, which is not read; make it JSON lines or Parquet, or name the files that are \
-                     meant by a glob, such as {}",
+                    "{shown}: the folder has {name}, which is not read; {}, or name the files that are meant by a glob, such as {}",
+                    conversion(&ending(&path), &path).unwrap_or_else(|| "make it JSON lines or Parquet".into()),
                     corpus.join("*.jsonl").display()
                 )));
             }

@@ -17,6 +17,7 @@ use crate::corpus::{LONGEST_ROW, too_long};
 use crate::ordered::{Json, Object};
 use crate::row::Names;
 use crate::source::CorpusFile;
+use crate::words;
 
 /// Rows decoded at once.
 const BATCH: usize = 32;
@@ -30,7 +31,8 @@ pub(crate) struct TableRows {
     metadata: ArrowReaderMetadata,
     /// The columns that are read.
     mask: ProjectionMask,
-    /// Those that are known to say something, and cannot be read: they are said to be there.
+    /// Those that are known to say something and cannot be read, and those whose names a refusal may want: they are said to be
+    /// there.
     unreadable: Vec<String>,
     group: usize,
     /// Rows of the next group that were read before.
@@ -82,6 +84,8 @@ impl TableRows {
                 unreadable.push(field.name().clone());
             }
         }
+        let others = fields.iter().map(|field| field.name()).filter(|name| !names.reads(name));
+        unreadable.extend(others.filter(|name| words::resembles(name, roles.iter().copied())).cloned());
         let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted);
         let (mut group, mut skip) = (0, usize::try_from(row)?);
         while let Some(rows) = metadata.metadata().row_groups().get(group).map(|group| group.num_rows() as usize)

@@ -141,6 +141,8 @@ pub enum Untargeted {
     Refuse,
     /// It is a prompt that the `generate` stage completes.
     Keep,
+    /// It is left out, and counted.
+    Skip,
 }
 
 /// How rows become windows.
@@ -265,7 +267,9 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
         exec.reporter.advance(rows.bytes_read() - read);
         read = rows.bytes_read();
         for (raw, made) in chunk.iter().zip(tokenised(corpus, windows, &chunk)) {
-            if spans.last().is_none_or(|span| span.windows >= PART) {
+            // A part begins with a window: rows that are left out end the one before.
+            let skipped = made.as_ref().is_ok_and(Vec::is_empty);
+            if spans.last().is_none_or(|span| span.windows >= PART && !skipped) {
                 maker.end(spans.last_mut());
                 let first = spans.last().map_or(0, |span| span.first + span.windows);
                 spans.push(Span { place: raw.place, first, ..Span::default() });
@@ -273,7 +277,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
             let span = spans.last_mut().context("a row has a span")?;
             span.rows += 1;
             match made.and_then(|made| maker.add(made)) {
-                Ok(notes) => span.tally.add(notes, || corpus.shown(raw.place)),
+                Ok(notes) => span.tally.add(&notes, || corpus.shown(raw.place)),
                 Err(what) => refusals.add(&corpus.shown(raw.place), &what),
             }
             span.count(&mut maker.ready);
@@ -285,6 +289,14 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
     corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
     if spans.is_empty() {
         return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", corpus.path().display())));
+    }
+    let rows: u64 = spans.iter().map(|span| span.rows).sum();
+    if spans.iter().map(|span| span.tally.skipped.rows).sum::<u64>() == rows {
+        return Err(bad_input(format!(
+            "{}: none of its {rows} rows has anything to predict, and all were left out as untargeted = \"skip\" says; check \
+             `column` and `columns`",
+            corpus.path().display()
+        )));
     }
     Ok(spans)
 }
@@ -330,7 +342,8 @@ impl<'a> Maker<'a> {
     /// Takes the windows of a row; says what was done to it.
     fn add(&mut self, made: Vec<Window>) -> Result<Notes, String> {
         // Samples and pieces of a row share theirs.
-        let notes = made.first().map(|window| window.notes).unwrap_or_default();
+        let left_out = Notes { skipped: true, ..Notes::default() };
+        let notes = made.first().map_or(left_out, |window| window.notes.clone());
         for window in made {
             match &mut self.packer {
                 None => self.ready.push(window.example),
@@ -413,6 +426,9 @@ fn summarise(config: &Config, exec: &Exec, draft: &mut Draft, spans: &[Span]) ->
     draft.summary("targets", sum(|span| span.targets))?;
     draft.summary("truncated", tally.cut.rows)?;
     draft.summary("lost_tokens", tally.lost)?;
+    if config.untargeted == Untargeted::Skip {
+        draft.summary("skipped", tally.skipped.rows)?;
+    }
     draft.summary("longest", spans.iter().map(|span| span.longest).max())?;
     // The first of equals.
     let largest = spans.iter().rev().max_by_key(|span| span.largest_id).context("a corpus has a span")?;

@@ -118,6 +118,7 @@ fn texts(corpus: &Corpus, raw: &RawRow) -> Result<Vec<String>, String> {
     match Row::parse(&raw.raw, corpus.names())?.content {
         Content::Text(text) if text.is_empty() => Err("the text is empty; give the row text or remove it".into()),
         Content::Text(text) => Ok(vec![text]),
+        Content::Null(_) => Err("the text is null; give the row text or remove it".into()),
         Content::Prompt { prompt, completion, contrast, .. } => {
             Ok([Some(prompt), completion, contrast].into_iter().flatten().collect())
         }

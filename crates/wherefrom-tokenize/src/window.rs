@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use wherefrom_artifact::Example;
 
+use crate::boundary::glued;
 use crate::chat::Chat;
 use crate::encoder::Encoder;
 use crate::measured::{Measured, NO_COMPLETION, NO_CONTRAST, measured};
@@ -12,6 +13,24 @@ use crate::pack;
 use crate::row::{Content, Row};
 use crate::tokenize::{Config, Untargeted, Windowing};
 use crate::turns::{Conversation, role};
+
+const EMPTY: &str =
+    "the text is empty; remove the row, or set untargeted = \"skip\" to leave such rows out and count them";
+const SAMPLED: &str =
+    "the row asks for `samples`, which the model is to write; set untargeted = \"keep\" and add a `generate` step";
+const NO_TARGETS: &str = "the row has no targets: all its tokens are given, or it has one token only, and position 0 can never be a \
+    target; give it more tokens, or set untargeted = \"skip\" to leave such rows out and count them";
+
+/// Whether a row says nothing that could be predicted.
+fn says_nothing(content: &Content) -> bool {
+    match content {
+        Content::Null(_) => true,
+        Content::Text(text) => text.is_empty(),
+        Content::Prompt { completion, samples: None, .. } => completion.as_ref().is_none_or(String::is_empty),
+        Content::Messages(turns) => !turns.messages.iter().any(|turn| role(turn) == "assistant"),
+        _ => false,
+    }
+}
 
 /// Rows to windows of at most `max` tokens a segment.
 pub(crate) struct Windows<'a> {
@@ -35,18 +54,25 @@ pub(crate) struct Window {
 }
 
 impl Windows<'_> {
-    /// The windows of a row whose name is `document` if it has none: one, or one a sample or piece; or why there is none and
-    /// what to do.
+    /// The windows of a row whose name is `document` if it has none: one, or one a sample or piece; none where the row is left
+    /// out; or why there is none and what to do.
     pub(crate) fn windows(&self, row: Row, document: String) -> Result<Vec<Window>, String> {
+        let skips = self.config.untargeted == Untargeted::Skip;
+        if skips && says_nothing(&row.content) {
+            return Ok(Vec::new());
+        }
         let samples = if let Content::Prompt { samples, .. } = &row.content { *samples } else { None };
-        let mut window = self.window(row.content)?;
+        let mut window = match self.window(row.content) {
+            Err(what) if skips && what == EMPTY => return Ok(Vec::new()),
+            window => window?,
+        };
         let example = &mut window.example;
-        if self.config.untargeted == Untargeted::Refuse && !example.target_mask.contains(&true) {
-            return Err(
-                "the row has no targets: all its tokens are given, or it has one token only, and position 0 can never \
-                        be a target; give it more tokens, or set `untargeted = \"keep\"` if it is to be completed"
-                    .into(),
-            );
+        if !example.target_mask.contains(&true) {
+            match self.config.untargeted {
+                Untargeted::Refuse => return Err(NO_TARGETS.into()),
+                Untargeted::Skip => return Ok(Vec::new()),
+                Untargeted::Keep => {}
+            }
         }
         let id = row.id.unwrap_or(document);
         example.doc_starts = vec![0];
@@ -73,14 +99,26 @@ impl Windows<'_> {
             piece.docs = vec![format!("{}/piece-{number}", example.docs[0])];
             piece.doc_starts = vec![0];
         }
-        Ok(pieces.into_iter().map(|example| Window { example, notes }).collect())
+        Ok(pieces.into_iter().map(|example| Window { example, notes: notes.clone() }).collect())
     }
 
     fn window(&self, content: Content) -> Result<Window, String> {
         match content {
             Content::Text(text) => self.text(text),
             Content::Messages(messages) => self.messages(&messages),
+            Content::Prompt { samples: Some(_), .. } if self.config.untargeted != Untargeted::Keep => {
+                Err(SAMPLED.into())
+            }
+            Content::Prompt { completion: None, instead: Some(found), .. }
+                if self.config.untargeted != Untargeted::Keep =>
+            {
+                Err(format!(
+                    "the row has no `completion`, but `{found}`: if that is what is measured, set columns = {{ completion = \
+                     \"{found}\" }}"
+                ))
+            }
             Content::Prompt { prompt, completion, contrast, .. } => self.prompt(prompt, completion, contrast),
+            Content::Null(what) => Err(what),
             Content::Mean(items) => self.mean(items),
             Content::Ids { ids, mask } => self.ids(ids, mask),
         }
@@ -88,7 +126,9 @@ impl Windows<'_> {
 
     fn encoder(&self) -> Result<&Encoder, String> {
         self.encoder.ok_or_else(|| {
-            "the row is text and there is no tokenizer; name a tokenizer.json, or give `input_ids`".into()
+            "the row is text and there is no tokenizer: none lies beside the model; set tokenizer = \"FOLDER/tokenizer.json\", or \
+             give `input_ids`"
+                .into()
         })
     }
 
@@ -105,7 +145,7 @@ impl Windows<'_> {
         let encoder = self.encoder()?;
         let ids = encoder.encode(&text)?;
         if ids.is_empty() {
-            return Err("the text is empty; give the row text or remove it".into());
+            return Err(EMPTY.into());
         }
         let ids = [&encoder.prefix[..], &ids, &encoder.suffix].concat();
         let mask = targets_from(1, ids.len());
@@ -124,7 +164,7 @@ impl Windows<'_> {
         let tokens = encoder.encode_measured(&rendered.text, &rendered.answers)?;
         if !tokens.targets.contains(&true) {
             return Err("no turn of `messages` is the assistant's, so nothing is predicted; add an answer, or set \
-                        `untargeted = \"keep\"` if the model is to write it"
+                        `untargeted = \"keep\"` and a `generate` step if the model is to write it"
                 .into());
         }
         let completion_start = rendered.answers.last().map_or(0, |answer| answer.start) as u32;
@@ -135,7 +175,7 @@ impl Windows<'_> {
     /// A prompt and what follows it; with `chat` they are what a user asks and the assistant answers.
     fn prompt(&self, prompt: String, completion: Option<String>, contrast: Option<String>) -> Result<Window, String> {
         let completion = completion.filter(|completion| !completion.is_empty());
-        if completion.is_none() && (self.config.untargeted == Untargeted::Refuse || contrast.is_some()) {
+        if completion.is_none() && (self.config.untargeted != Untargeted::Keep || contrast.is_some()) {
             return Err(NO_COMPLETION.into());
         }
         if contrast.as_ref().is_some_and(String::is_empty) {
@@ -150,9 +190,11 @@ impl Windows<'_> {
         };
         // The space before a word is a part of its token: a prompt that ends in one is cut before it.
         let start = prompt.trim_end().len();
+        let glued = [Some(&completion), contrast.as_ref()].into_iter().flatten().find_map(|text| glued(&prompt, text));
         let after = |completion: String| Measured { text: prompt.clone() + &completion, start };
         let mut window = measured(after(completion), contrast.map(after), &encoder.prefix, encoder, self.max)?;
         window.notes.moved = start < prompt.len();
+        window.notes.glued = glued;
         Ok(window)
     }
 

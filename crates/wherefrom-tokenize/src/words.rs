@@ -55,13 +55,43 @@ fn says_nothing(word: &str, value: &Json) -> bool {
     }
 }
 
+/// What programs call a role otherwise.
+const CALLED: [(&str, &[&str]); 3] = [
+    ("text", &["content", "body", "document", "passage", "article", "sentence", "raw_content"]),
+    ("prompt", &["question", "query", "instruction", "input"]),
+    ("completion", &["answer", "response", "output", "target", "continuation", "reply", "answers"]),
+];
+
+/// The column of `keys` that other programs have for `role`.
+pub(crate) fn called(role: &str, mut has: impl FnMut(&str) -> bool) -> Option<&'static str> {
+    let (_, names) = CALLED.iter().find(|(known, _)| *known == role)?;
+    names.iter().copied().find(|name| has(name))
+}
+
+/// Whether a column may have been meant for one of `roles`, or says the same elsewhere: a refusal names it.
+pub(crate) fn resembles<'a>(key: &str, roles: impl IntoIterator<Item = &'a str>) -> bool {
+    roles.into_iter().any(|role| near(role, [key]).is_some()) || CALLED.iter().any(|(_, names)| names.contains(&key))
+}
+
+/// What to do about a column that is called otherwise than `role`, which has the column `name`.
+pub(crate) fn meant(role: &str, name: &str, found: &str) -> String {
+    format!("did you mean `{name}`? rename the key, or set columns = {{ {role} = \"{found}\" }}")
+}
+
 /// The column of `keys` that `role` may have been meant by.
 pub(crate) fn near<'a>(role: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |word: &str| word.to_lowercase().replace(['-', '_', ' '], "");
     let meant = plain(role);
     let near = |key: &&str| {
         let key = plain(key);
-        let close = meant.len() > 4 && strsim::damerau_levenshtein(&key, &meant) == 1;
+        let letters = |word: &str| {
+            let mut letters: Vec<char> = word.chars().collect();
+            letters.sort_unstable();
+            letters
+        };
+        // Of a short word only two letters that changed places: `txet`, and not `test`.
+        let close = strsim::damerau_levenshtein(&key, &meant) == 1
+            && (meant.len() > 4 || meant.len() == 4 && letters(&key) == letters(&meant));
         key == meant || key.trim_end_matches('s') == meant.trim_end_matches('s') || close
     };
     keys.into_iter().filter(|key| *key != role).find(near)

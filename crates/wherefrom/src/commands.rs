@@ -107,7 +107,10 @@ fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {
     let estimates = plan.estimates(machine);
     say(&format!("\n{}", costs(&estimates)))?;
     let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
-    warnings.chain(plan.thin_coverage()).for_each(|warning| exec.reporter.warn(&warning));
+    warnings
+        .chain(plan.thin_coverage())
+        .chain(plan.boundary_warnings())
+        .for_each(|warning| exec.reporter.warn(&warning));
     Ok(())
 }
 

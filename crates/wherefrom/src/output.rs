@@ -46,7 +46,41 @@ fn write(text: &[u8], ended: bool) -> Result<()> {
 /// A line to stderr. Nobody may be listening.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub(crate) fn note(line: impl fmt::Display) {
-    let _unheard = writeln!(io::stderr(), "{}", visible(&line.to_string()));
+    let _unheard = writeln!(io::stderr(), "{}", visible(&without_numbers(&line.to_string())));
+}
+
+/// What the system says of a file without its number: `(No such file or directory (os error 2))`.
+fn without_numbers(line: &str) -> String {
+    let mut rest = line;
+    let mut text = String::new();
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        text += before;
+        match after.split_once(')') {
+            Some((number, after)) if number.parse::<u32>().is_ok() => rest = after,
+            _ => {
+                text += " (os error ";
+                rest = after;
+            }
+        }
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_numbers_are_left_out() {
+        for (said, shown) in [
+            ("cannot read x (Is a directory (os error 21)); check", "cannot read x (Is a directory); check"),
+            ("No such file or directory (os error 2)", "No such file or directory"),
+            ("a (os error x) b (os error 3)", "a (os error x) b"),
+            ("(os error", "(os error"),
+        ] {
+            assert_eq!(without_numbers(said), shown);
+        }
+    }
 }
 
 /// Whether stderr is a terminal.

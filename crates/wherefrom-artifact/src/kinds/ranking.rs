@@ -14,7 +14,7 @@ use crate::kinds::columns::{Columns, batch, numbers, strings};
 use crate::kinds::definition::{Column, Definition, Values};
 use crate::kinds::{Example, Export, Format, Ranking, Row};
 use crate::lineage::Lineage;
-use crate::text::{EXCERPT, clipped, excerpt, influence_in, one_line, significant};
+use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "ranking",
@@ -116,6 +116,9 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     if let Some(unit) = artifact.metadata("unit")? {
         writeln!(text, "influence in {}", influence_in(&unit, artifact.metadata("sign")?.as_deref()))?;
     }
+    if texts.values().any(|(_, asked)| asked.contains(['␣', '↵', '⇥', '⍽'])) {
+        writeln!(text, "{BOUNDARY}")?;
+    }
     let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
     for (query, rows) in queries.iter().take(QUERIES) {
         let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
@@ -143,10 +146,10 @@ fn asked(query: &Example) -> String {
     let start = query.completion_start as usize;
     let text = match query.text.split_at_checked(start) {
         Some((prompt, completion)) if !prompt.is_empty() => {
-            let (prompt, completion) = (one_line(prompt), one_line(completion));
+            let [prompt, completion] = boundary(prompt, completion);
             let skipped = prompt.chars().count().saturating_sub(EXCERPT);
             let dots = if skipped > 0 { "…" } else { "" };
-            format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), excerpt(&completion))
+            format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), clipped(&completion, EXCERPT))
         }
         _ => clipped(&one_line(&query.text), 2 * EXCERPT),
     };
@@ -154,7 +157,8 @@ fn asked(query: &Example) -> String {
     match (rival, query.segments.len()) {
         (Some((_, rival)), 2) => {
             let rival = rival.strip_prefix(query.text.get(..start).unwrap_or_default()).unwrap_or(rival);
-            format!("{text} (against {})", excerpt(rival))
+            let [_, rival] = boundary("", rival);
+            format!("{text} (against {})", clipped(&rival, EXCERPT))
         }
         (_, 0 | 1) => text,
         (_, segments) => format!("{text} (and {} more, weighted)", segments - 1),

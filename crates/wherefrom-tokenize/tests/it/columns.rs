@@ -139,11 +139,23 @@ fn what_would_be_lost_of_a_prompt_is_refused() {
         (r#"{"prompt": "And", "completion": "x", "history": [["a", "b"]]}"#, "`history` belongs to `prompt`"),
         (r#"{"prompt": "And", "chosen": "x", "rejected": "y"}"#, r#"completion = "chosen", contrast = "rejected""#),
         (r#"{"chosen": "x", "rejected": "y"}"#, "pair of a preference"),
-        (r#"{"prompt": "And", "completions": "x"}"#, r#"did you mean columns = { completion = "completions" }?"#),
-        (r#"{"prompts": "And", "completion": "x"}"#, r#"did you mean columns = { prompt = "prompts" }?"#),
-        (r#"{"message": [{"role": "user", "content": "x"}]}"#, r#"did you mean columns = { messages = "message" }?"#),
-        (r#"{"Text": "And"}"#, r#"did you mean columns = { text = "Text" }?"#),
-        (r#"{"inputIds": [1, 2]}"#, r#"did you mean columns = { input_ids = "inputIds" }?"#),
+        (
+            r#"{"prompt": "And", "completions": "x"}"#,
+            r#"did you mean `completion`? rename the key, or set columns = { completion = "completions" }"#,
+        ),
+        (
+            r#"{"prompts": "And", "completion": "x"}"#,
+            r#"did you mean `prompt`? rename the key, or set columns = { prompt = "prompts" }"#,
+        ),
+        (
+            r#"{"message": [{"role": "user", "content": "x"}]}"#,
+            r#"did you mean `messages`? rename the key, or set columns = { messages = "message" }"#,
+        ),
+        (r#"{"Text": "And"}"#, r#"did you mean `text`? rename the key, or set columns = { text = "Text" }"#),
+        (
+            r#"{"inputIds": [1, 2]}"#,
+            r#"did you mean `input_ids`? rename the key, or set columns = { input_ids = "inputIds" }"#,
+        ),
     ] {
         let message = refusal(line);
         assert!(message.contains(fragment), "{line}: no `{fragment}` in: {message}");

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use wherefrom_artifact::Error;
+use wherefrom_artifact::{Error, Example};
+use wherefrom_tokenize::tokenize::{Config, Untargeted, Windowing};
 
 use crate::{Bench, config, tokenizer_file};
 
@@ -38,10 +39,20 @@ fn each_bad_row_is_named_with_what_to_do() {
         ("{\"text\": \"x", &["malformed JSON at column", "one JSON object a line"]),
         ("[{\"text\": \"And\"}]", &["the row is a list, not an object", "jq"]),
         ("\"And\"", &["the row is a string, not an object"]),
+        ("{\"body\": \"And\", \"text\": null}", &["`text` is null", "untargeted = \"skip\""]),
         (
-            "{\"body\": \"And\", \"text\": null}",
-            &["no `text`", "`body`, `text` (null)", "{prompt, completion}", "`column`"],
+            "{\"body\": \"And\"}",
+            &["no `text`", "it has `body`", "{prompt, completion}", "columns = { text = \"body\" }"],
         ),
+        ("{\"said\": \"And\"}", &["no `text`", "it has `said`", "columns = { text = \"KEY\" }"]),
+        (
+            "{\"question\": \"And\", \"answer\": \"x\"}",
+            &["columns = { prompt = \"question\", completion = \"answer\" }"],
+        ),
+        ("{\"txet\": \"And\"}", &["did you mean `text`?"]),
+        // What a remedy brings about is what the row says: nobody is told to have the model write an answer that is there.
+        ("{\"prompt\": \"And\", \"answer\": \"x\"}", &["no `completion`, but `answer`", "completion = \"answer\""]),
+        ("{\"prompt\": \"And\", \"samples\": 2}", &["asks for `samples`", "untargeted = \"keep\"", "`generate`"]),
         ("{}", &["no `text`", "no keys at all"]),
         ("{\"text\": \"\"}", &["the text is empty"]),
         ("{\"text\": 5}", &["`text` is a number", "string"]),
@@ -88,7 +99,7 @@ fn each_bad_row_is_named_with_what_to_do() {
         assert!(message.starts_with(&format!("{}:3: ", corpus.display())), "{line}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
         assert!(
-            message.contains(';') || message.contains(": keep one") || message.contains("set `column`"),
+            message.contains(';') || message.contains(": keep one") || message.contains("columns = {"),
             "{message}"
         );
         for fragment in *fragments {
@@ -109,13 +120,78 @@ fn invalid_utf_8_is_refused() {
 }
 
 #[test]
-fn ten_bad_rows_are_named_and_the_rest_counted() {
+fn ten_faults_are_named_each_once_and_the_rest_counted() {
     let bench = Bench::new();
     let corpus = bench.file("bad.jsonl", "{\"text\": \"\"}\n".repeat(1000));
     let message = refusal(&bench, 8, &corpus, Some(tokenizer_file()));
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.contains(":1: the text is empty") && message.ends_with("(and 999 more rows like it)"), "{message}");
+    let rows: String = (0..1000).map(|row| format!("{{\"key{row}\": \"x\"}}\n")).collect();
+    let message = refusal(&bench, 8, &bench.file("bad.jsonl", rows), Some(tokenizer_file()));
     assert_eq!(message.lines().count(), 11);
     assert!(message.lines().nth(9).unwrap().contains(":10: "), "{message}");
     assert!(message.ends_with("\nand 990 more"), "{message}");
+}
+
+#[test]
+fn rows_with_nothing_to_predict_are_left_out_where_it_is_asked_for_and_counted() {
+    let rows = "{\"text\": \"And the\"}\n{\"text\": null}\n{\"text\": \"\"}\n{\"input_ids\": [1]}\n\
+                {\"prompt\": \"And\", \"completion\": null}\n{\"prompt\": \"And\", \"completion\": \" the\"}\n{\"text\": null}\n";
+    let bench = Bench::new();
+    let corpus = bench.file("rows.jsonl", rows);
+    let message = refusal(&bench, 8, &corpus, Some(tokenizer_file()));
+    assert!(message.contains("`text` is null"), "null is refused where nothing is said of it: {message}");
+    for windows in [Windowing::Truncate, Windowing::Pack] {
+        let skip = Config { untargeted: Untargeted::Skip, windows, ..Config::new(8) };
+        let tokens = bench.tokenize(&skip, &corpus, Some(tokenizer_file())).unwrap();
+        let docs: Vec<_> = tokens.rows::<Example>().unwrap().flat_map(|row| row.unwrap().docs).collect();
+        assert_eq!(docs, ["row 0", "row 5"], "rows keep their names");
+        assert_eq!((tokens.manifest().count("skipped"), tokens.manifest().count("rows")), (Some(5), Some(7)));
+    }
+    let warnings = bench.warnings.warnings.lock().unwrap().join("\n");
+    assert!(
+        warnings.contains("5 of 7 rows have nothing to predict") && warnings.contains("rows.jsonl:2"),
+        "{warnings}"
+    );
+    // A key that is none is a mistake in any row, and so is a corpus of which nothing is left.
+    let skip = Config { untargeted: Untargeted::Skip, ..Config::new(8) };
+    for (rows, fragment) in [
+        ("{\"text\": \"And the\"}\n{\"body\": \"And\"}\n", ":2: the row has no `text`"),
+        ("{\"text\": null, \"body\": \"And\"}\n", "none of its 1 rows has anything to predict"),
+    ] {
+        let corpus = bench.file("bad.jsonl", rows);
+        let message = bench.tokenize(&skip, &corpus, Some(tokenizer_file())).unwrap_err().to_string();
+        assert!(message.contains(fragment), "{message}");
+    }
+}
+
+#[test]
+fn a_key_beside_the_row_that_was_meant_for_one_of_its_own_is_named() {
+    let bench = Bench::new();
+    let rows =
+        "{\"prompt\": \"And\", \"completion\": \" the\", \"contrasts\": \" a\", \"source\": \"kjv\", \"sample\": 3}\n";
+    bench.tokenize(&Config::new(8), &bench.file("rows.jsonl", rows), Some(tokenizer_file())).unwrap();
+    let warnings = bench.warnings.warnings.lock().unwrap().clone();
+    assert_eq!(warnings.len(), 1, "columns of another meaning are nobody's business: {warnings:?}");
+    assert!(warnings[0].contains("`contrasts` of one row") && warnings[0].contains("did you mean `contrast`?"));
+}
+
+#[test]
+fn a_prompt_and_a_completion_that_make_one_word_are_told_once_with_an_example() {
+    let bench = Bench::new();
+    let rows = "{\"prompt\": \"The capital is\", \"completion\": \" Paris\"}\n\
+                {\"prompt\": \"The capital is\", \"completion\": \"London\"}\n\
+                {\"mean\": [{\"prompt\": \"And the\", \"completion\": \"earth\"}]}\n{\"text\": \"And the earth\"}\n";
+    let corpus = bench.file("rows.jsonl", rows);
+    bench.tokenize(&Config::new(32), &corpus, Some(tokenizer_file())).unwrap();
+    let warnings = bench.warnings.warnings.lock().unwrap().clone();
+    let warned: Vec<_> = warnings.iter().filter(|warning| warning.contains("make one word")).collect();
+    assert_eq!(warned.len(), 1, "{warnings:?}");
+    let example = "rows.jsonl:2: `The capital is` + `London`)";
+    assert!(warned[0].starts_with("2 of 4 rows") && warned[0].ends_with(example), "{}", warned[0]);
+    // A plan says the same, without a tokenizer.
+    let knobs = serde_json::to_value(Config::new(32)).unwrap();
+    assert_eq!(wherefrom_tokenize::boundary_warning(&knobs, &corpus).as_ref(), Some(warned[0]));
 }
 
 #[test]
@@ -134,7 +210,7 @@ fn bad_files_are_refused() {
         (
             bench.file("corpus.csv", "x"),
             Some(tokenizer_file().to_path_buf()),
-            "the ending `csv` is not known; give JSON lines",
+            ".csv is not read; convert it: python3 -c \"import pandas; pandas.read_csv(",
         ),
         (bench.file("corpus.jsonl.zst", "x"), Some(tokenizer_file().to_path_buf()), "cannot be unpacked"),
         (

@@ -107,7 +107,7 @@ fn a_missing_corpus_is_refused() {
 const ROWS: [(&str, &[&str]); 9] = [
     ("{\"text\": \"And", &["malformed JSON", "one JSON object a line"]),
     ("[1, 2]", &["the row is a list", "one JSON object a line"]),
-    ("{\"body\": \"And God\"}", &["no `text`", "`body`", "set `column`"]),
+    ("{\"body\": \"And God\"}", &["no `text`", "`body`", "columns = { text = \"body\" }"]),
     ("{\"text\": 7}", &["`text` is a number", "make it a string"]),
     ("{\"prompt\": \"And God\"}", &["no completion tokens", "give it a `completion`"]),
     ("{\"prompt\": \"And God\", \"completion\": \"\"}", &["no completion tokens", "give it a `completion`"]),
@@ -142,6 +142,19 @@ fn an_empty_corpus_is_refused() {
 }
 
 #[test]
+fn a_prompt_and_completion_that_make_one_word_are_told_by_plan_and_run() {
+    let bench = bench();
+    bench.file("queries.jsonl", "{\"prompt\": \"And God\", \"completion\": \"said\"}\n");
+    for words in [&["plan", "study.toml"][..], &["run", "study.toml", "--to", "queries"]] {
+        let said = bench.wherefrom(words);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let warning = "1 of 1 rows have a prompt that ends in a letter or digit";
+        assert_eq!(said.err.matches(warning).count(), 1, "{}", said.err);
+        assert!(said.err.contains("queries.jsonl:1: `And God` + `said`"), "{}", said.err);
+    }
+}
+
+#[test]
 fn a_contrast_longer_than_the_window_is_refused() {
     let bench = bench();
     let long = " and".repeat(40);
@@ -157,8 +170,11 @@ fn a_window_longer_than_the_models_context_is_refused() {
     let long = " and".repeat(150);
     bench.file("queries.jsonl", format!("{{\"prompt\": \"And\", \"completion\": \"{long}\"}}\n"));
     bench.file("study.toml", PIPELINE.replace("max-tokens = 32", "max-tokens = 400"));
-    let fragments = ["step `gradients`", "the model has 128 positions", "set max-tokens", "queries"];
-    refused_with(&bench, RUN, &fragments[..3], &["tokens"]);
+    let fragments =
+        ["step `train`: `max-tokens = 400`", "step `queries`: ", "which has 128 positions; set it to 128 or less"];
+    for words in [RUN, &["plan", "study.toml"]] {
+        refused_with(&bench, words, &fragments, &[]);
+    }
 }
 
 #[test]
@@ -337,6 +353,8 @@ fn shards_that_are_not_there_are_refused() {
     bench.file("model/model-00001-of-00002.safetensors", &whole);
     refused(&bench, &["model.safetensors.index.json", "model"]);
     let index = |map: Value| json!({ "metadata": {}, "weight_map": map }).to_string();
+    bench.file("model/model.safetensors.index.json", index(json!({GATE: "model-00002-of-00002.safetensors"})));
+    refused(&bench, &["1 of the 1 files that the index names is not there", "hf download"]);
     for (text, fragment) in [
         ("{".to_string(), "not JSON"),
         (index(json!({})), "weight_map"),
@@ -396,10 +414,54 @@ fn a_config_of_other_sizes_is_refused_by_tensor() {
 }
 
 #[test]
+fn an_adapter_and_pickled_weights_are_named_with_the_line_that_converts_them() {
+    let bench = bench();
+    fs::rename(bench.path("model/model.safetensors"), bench.path("model/pytorch_model.bin")).unwrap();
+    refused(&bench, &["weights in pytorch_model.bin", "from_pretrained('model').save_pretrained('model')"]);
+    fs::rename(bench.path("model/pytorch_model.bin"), bench.path("model/consolidated.00.pth")).unwrap();
+    refused(&bench, &["weights in consolidated.00.pth", "torch.load('model/consolidated.00.pth'"]);
+    bench.file("model/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n");
+    refused(&bench, &["a pointer of Git LFS", "git lfs pull"]);
+    fs::remove_file(bench.path("model/config.json")).unwrap();
+    bench.file("model/adapter_config.json", "{}");
+    refused(&bench, &["is an adapter (PEFT)", "merge_and_unload().save_pretrained('model-merged')"]);
+}
+
+#[test]
+fn one_fault_of_the_model_is_said_once() {
+    let bench = bench();
+    let config = fs::read_to_string(bench.path("model/config.json")).unwrap();
+    bench.file("model/config.json", config.replace("\"llama\"", "\"mixtral\""));
+    let error = bench.refused(RUN);
+    assert_eq!(error.matches("mixtral").count(), 1, "{error}");
+    assert!(error.contains("step `covariances` (and `lambda`, `gradients`, `scores`, `details`): `model`"), "{error}");
+}
+
+#[test]
 fn a_missing_model_is_refused() {
     let bench = bench();
     bench.file("study.toml", PIPELINE.replace("path = \"model\"", "path = \"modle\""));
     refused(&bench, &["the model folder modle cannot be read", "mend `path`"]);
+    let error = bench.refused(&["run", "study.toml", "--set", "steps.train.corpus=none.jsonl"]);
+    assert!(
+        error.contains("--set steps.train.corpus=none.jsonl: step `train`: `corpus`: none.jsonl: there is no"),
+        "{error}"
+    );
+    let error = bench.refused(&["run", "study.toml", "--set", "model.path=some/where"]);
+    assert!(error.starts_with("error: --set model.path=some/where: step `train` (and `covariances`, "), "{error}");
+    assert!(error.contains("write hf:some/where") && error.lines().count() == 1, "{error}");
+    bench.file("model.gguf", "GGUF");
+    bench.file("model.pt", "PK");
+    for (path, fragments) in [
+        ("model.gguf", &["a file of llama.cpp", "Hugging Face checkpoint"][..]),
+        ("model.pt", &["pickled by PyTorch", "save_file(", "torch.load('model.pt'"]),
+        ("model/config.json", &["is a file of a checkpoint", "lies in: model"]),
+        (".", &["has no config.json", "did you mean ./model?"]),
+    ] {
+        let error = bench.refused(&["run", "study.toml", "--set", &format!("model.path={path}")]);
+        assert!(error.lines().count() == 1 && !error.contains("os error"), "one fault once: {error}");
+        fragments.iter().for_each(|fragment| assert!(error.contains(fragment), "no `{fragment}` in {error}"));
+    }
     bench.file("study.toml", PIPELINE.replace("path = \"model\"", "path = \"hf:nobody/nothing@main\""));
     refused(&bench, &["hf:nobody/nothing@main", "hf download nobody/nothing", "or give a folder"]);
     bench.file("study.toml", PIPELINE.replace("path = \"model\"", ""));
@@ -430,10 +492,12 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
         (
             "inputs = { covariances = \"covariances\" }",
             "inputs = { covariance = \"covariances\" }",
-            &["unknown input `covariance`", "did you mean `covariances`?", "`inputs.covariances` is missing"],
+            &["unknown input `covariance`", "did you mean `covariances`?"],
         ),
         // Missing.
         ("stage = \"eigenbasis\"\n", "", &["step `basis`", "the key `stage` is missing", "eigenbasis"]),
+        // Steps under a misspelt key are steps: nothing else is wrong.
+        ("[steps.basis]", "[step.basis]", &["study.toml: unknown key `step`; did you mean `steps`?"]),
         (
             "max-tokens = 32\n[steps.cov",
             "[steps.cov",
@@ -543,7 +607,9 @@ fn every_problem_is_reported_at_once_unknown_keys_first() {
     let error = bench.refused(RUN);
     let lines: Vec<_> = error.lines().collect();
     let unknown = lines.iter().take_while(|line| line.contains("unknown ")).count();
-    assert_eq!(unknown, 4, "{error}");
+    assert_eq!(unknown, 2, "two slips, each in two steps: {error}");
+    // What is misspelt is not missing as well.
+    assert!(!error.contains("`max-tokens` is missing"), "{error}");
     assert!(lines[unknown..].iter().all(|line| !line.contains("unknown ")), "{error}");
     assert!(lines[unknown..].iter().any(|line| line.contains("`inputs.covariances` is missing")), "{error}");
 }
@@ -578,6 +644,18 @@ fn a_pipeline_without_steps_is_refused() {
     }
     let error = bench.refused(&["run", "nowhere.toml"]);
     assert!(error.contains("cannot read the pipeline nowhere.toml") && error.contains("check the path"), "{error}");
+    bench.file("study.toml", PIPELINE);
+    for (path, fragments) in [
+        (".", &[". is a folder; name the pipeline file: ./bytes.toml, ./study.toml"][..]),
+        ("study", &["did you mean study.toml?"]),
+        ("train.jsonl", &["train.jsonl is no pipeline; a pipeline is a .toml file"]),
+    ] {
+        bench.file("bytes.toml", "");
+        let error = bench.refused(&["run", path]);
+        fragments.iter().for_each(|fragment| assert!(error.contains(fragment), "no `{fragment}` in {error}"));
+    }
+    let error = bench.refused(&["run", "study.toml", "--memory", "6"]);
+    assert!(error.contains("write 6GB"), "{error}");
     bench.file("bytes.toml", b"\xff\xfe");
     let error = bench.refused(&["run", "bytes.toml"]);
     assert!(error.contains("bytes.toml"), "{error}");
@@ -589,10 +667,20 @@ fn a_bad_setting_is_refused() {
     for (set, fragments) in [
         ("steps.ihvp.damping", &["--set steps.ihvp.damping", "write steps.STEP.KNOB=VALUE"][..]),
         ("damping=3", &["--set damping=3"]),
+        ("ihvp.damping=3", &["--set ihvp.damping=3: write steps.ihvp.damping"]),
+        ("steps.ihvp.damping=", &["--set steps.ihvp.damping=: the value is missing"]),
+        ("steps.ihvp=3", &["--set steps.ihvp=3: write steps.ihvp.KNOB=VALUE"]),
+        ("steps.train.max_tokens=3", &["--set steps.train.max_tokens=3: step `train`: unknown key", "`max-tokens`?"]),
+        ("steps.train.max-tokens=3a", &["--set steps.train.max-tokens=3a: ", "give a whole number"]),
+        ("steps.train.max-tokens=999", &["--set steps.train.max-tokens=999: ", "128 positions"]),
+        ("steps.ihvp.rank=-1", &["--set steps.ihvp.rank=-1: ", "write a whole number, or \"full\""]),
         ("steps..damping=3", &["--set steps..damping=3"]),
         ("steps.ivhp.damping=3", &["unknown step `ivhp`", "did you mean `ihvp`?"]),
         ("steps.ihvp.dampnig=3", &["step `ihvp`", "unknown key `dampnig`", "did you mean `damping`?"]),
-        ("steps.ihvp.damping=much", &["step `ihvp`", "damping", "much"]),
+        (
+            "steps.ihvp.damping=much",
+            &["--set steps.ihvp.damping=much: step `ihvp`", "much", "{ relative = 0.1 } or { absolute = 1e-6 }"],
+        ),
         ("step.ihvp.damping=3", &["unknown key `step`", "did you mean `steps`?"]),
         ("=3", &["--set =3"]),
     ] {
@@ -636,6 +724,12 @@ fn a_store_that_cannot_be_written_is_refused() {
     );
     let error = bench.refused(&["--store", "file", "run", "study.toml"]);
     assert!(error.contains("the store cannot be written"), "{error}");
+    for words in [&["ls"][..], &["verify"], &["show", "abc"], &["path", "study.toml", "top"]] {
+        for store in ["file", "file/below"] {
+            let error = bench.refused(&[&["--store", store], words].concat());
+            assert!(words[0] == "path" || error.contains("file is a file"), "{words:?}: {error}");
+        }
+    }
     assert_eq!(fs::read(bench.path("file")).unwrap(), b"");
 }
 

@@ -1,0 +1,49 @@
+//! What can be told of a step's tokens before anything is made: whether its windows are within the context of every model that
+//! will read them, and whether a prompt and its completion make one word.
+
+use wherefrom_artifact::State;
+
+use crate::plan::Plan;
+use crate::problems::Problems;
+use crate::step::{Source, Step};
+
+/// The knob of `tokenize`.
+const KNOB: &str = "max-tokens";
+
+impl Plan {
+    /// Notes steps whose `max-tokens` is more than a model that reads their tokens has positions.
+    pub(crate) fn check_contexts(&self, problems: &mut Problems) {
+        for (index, step) in self.steps.iter().enumerate() {
+            let Some(longest) = step.config()[KNOB].as_u64() else { continue };
+            let reads = |reader: &&Step| {
+                reader.wires.iter().any(|wire| wire.used && wire.role == "tokens" && wire.source == Source::Step(index))
+            };
+            let readers = self.steps.iter().filter(reads);
+            let contexts =
+                readers.filter_map(|reader| Some((self.model(reader)?.max_position_embeddings as u64, reader)));
+            if let Some((context, reader)) =
+                contexts.min_by_key(|(context, _)| *context).filter(|(context, _)| longest > *context)
+            {
+                problems.other(
+                    &format!("step `{}`", step.name),
+                    &format!(
+                        "`{KNOB} = {longest}` is more than the model of step `{}` can read, which has {context} positions; set it \
+                         to {context} or less",
+                        reader.name
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Of steps that are still to be made, what their prompts and completions will be warned of; once a corpus.
+    pub fn boundary_warnings(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for step in self.steps.iter().filter(|step| step.state != State::Cached && step.config()[KNOB].is_u64()) {
+            let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
+            let line = corpus.and_then(|corpus| wherefrom_tokenize::boundary_warning(step.config(), &corpus));
+            said.extend(line.filter(|line| !said.contains(line)));
+        }
+        said
+    }
+}

@@ -1,0 +1,124 @@
+//! Where a prompt meets its completion: tokens have the space before a word, so that `is` + `london` is another text than
+//! `is` + ` london`, and looks much the same.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::corpus::{Corpus, Place};
+use crate::row::{Content, Names, Row};
+use crate::tokenize::Config;
+
+/// What is said of rows whose prompt and completion make one word.
+pub(crate) const GLUED: &str = "have a prompt that ends in a letter or digit and a completion that begins with one, so that the \
+    two make one word; where the completion is a word of its own, begin it with a space";
+/// Characters shown on either side.
+const SHOWN: usize = 30;
+/// Rows and bytes that a plan looks at.
+const ROWS: u64 = 10_000;
+const BYTES: u64 = 64 << 20;
+const CHUNK: usize = 512;
+
+/// The end of the prompt and the beginning of the completion, where the two make one word of a script that puts spaces
+/// between words.
+pub(crate) fn glued(prompt: &str, completion: &str) -> Option<String> {
+    let (last, first) = (prompt.chars().next_back()?, completion.chars().next()?);
+    if !spaced(last) || !spaced(first) {
+        return None;
+    }
+    let skipped = prompt.chars().count().saturating_sub(SHOWN);
+    let before: String = prompt.chars().skip(skipped).collect();
+    let after: String = completion.chars().take(SHOWN).collect();
+    let [before_dots, after_dots] =
+        [skipped > 0, completion.chars().count() > SHOWN].map(|cut| if cut { "…" } else { "" });
+    Some(format!("`{before_dots}{before}` + `{after}{after_dots}`"))
+}
+
+/// A letter or digit of a script that puts spaces between words.
+fn spaced(character: char) -> bool {
+    let unspaced = matches!(character,
+        // Thai, Lao, Tibetan, Myanmar, Khmer, New Tai Lue to Tai Tham, Balinese, Javanese.
+        '\u{e00}'..='\u{eff}' | '\u{f00}'..='\u{fff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}'
+        | '\u{1950}'..='\u{1aaf}' | '\u{1b00}'..='\u{1b7f}' | '\u{a980}'..='\u{a9df}' | '\u{aa60}'..='\u{aadf}'
+        // Kana, Bopomofo, ideographs, and their wide forms.
+        | '\u{2e80}'..='\u{312f}' | '\u{31a0}'..='\u{31ff}' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}'
+        | '\u{a000}'..='\u{a4cf}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ff9f}' | '\u{16fe0}'..='\u{1b2ff}'
+        | '\u{20000}'..='\u{3ffff}');
+    character.is_alphanumeric() && !unspaced
+}
+
+/// What a step that tokenises `corpus` with these knobs will warn of at the boundary of its prompts, told from its first
+/// rows; nothing where they are fine, or cannot be read: the step says why.
+pub fn boundary_warning(knobs: &Value, corpus: &Path) -> Option<String> {
+    let config: Config = serde_json::from_value(knobs.clone()).ok()?;
+    if config.chat {
+        return None;
+    }
+    count(&config, corpus).ok()?
+}
+
+fn count(config: &Config, corpus: &Path) -> Result<Option<String>> {
+    let corpus = Corpus::open(corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
+    let (mut seen, mut found, mut first) = (0, 0, String::new());
+    let mut rows = corpus.rows(Place::default());
+    while seen < ROWS && rows.bytes_read() < BYTES {
+        let chunk = rows.chunk(CHUNK)?;
+        if chunk.is_empty() {
+            break;
+        }
+        for raw in &chunk {
+            seen += 1;
+            let Ok(row) = Row::parse(&raw.raw, corpus.names()) else { continue };
+            if let Some(pieces) = of(&row.content) {
+                if found == 0 {
+                    first = format!("{}: {pieces}", corpus.shown(raw.place));
+                }
+                found += 1;
+            }
+        }
+    }
+    Ok((found > 0).then(|| format!("{found} of {seen} rows {GLUED} (the first: {first})")))
+}
+
+/// The first boundary of the row that makes one word.
+fn of(content: &Content) -> Option<String> {
+    match content {
+        Content::Prompt { prompt, completion, contrast, .. } => {
+            [completion, contrast].into_iter().flatten().find_map(|text| glued(prompt, text))
+        }
+        Content::Mean(items) => items.iter().find_map(of),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_one_word_is_told_in_scripts_that_space_their_words() {
+        let shown = |prompt, completion| glued(prompt, completion);
+        assert_eq!(shown("The capital is", "London").unwrap(), "`The capital is` + `London`");
+        for (prompt, completion) in [("in 19", "84"), ("Столица", "Москва"), ("수도는", "서울"), ("é", "à"), ("x", "1")]
+        {
+            assert!(shown(prompt, completion).is_some(), "{prompt}{completion}");
+        }
+        for (prompt, completion) in [
+            ("The capital is", " London"),
+            ("The capital is ", "London"),
+            ("The capital:", "London"),
+            ("The capital is", ", as"),
+            ("", "London"),
+            ("The capital is", ""),
+            ("法国的首都是", "巴黎"),
+            ("首都は", "パリ"),
+            ("เมืองหลวงคือ", "ปารีส"),
+            ("2024", "年"),
+        ] {
+            assert_eq!(shown(prompt, completion), None, "{prompt}{completion}");
+        }
+        let long = "a".repeat(50);
+        assert_eq!(shown(&long, &long).unwrap(), format!("`…{0}` + `{0}…`", "a".repeat(30)));
+    }
+}
