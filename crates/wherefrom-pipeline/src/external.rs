@@ -1,9 +1,12 @@
 //! External stages: a command that fills a folder of the draft.
 //!
 //! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
-//! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact.
+//! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact. It runs in the
+//! folder of the pipeline, and all paths that it is given are absolute.
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +15,14 @@ use wherefrom_artifact::{Draft, Exec, Kind, bad_input};
 use wherefrom_stage::{Configured, Cost, Given, Input, Machine, Planned};
 
 use crate::stage::without;
+
+/// What the roles of a command's files begin with.
+pub(crate) const COMMAND: &str = "command.";
+
+/// The role of the file that word `index` of a command names.
+pub(crate) fn role(index: usize) -> String {
+    format!("{COMMAND}{index}")
+}
 
 /// A command with its knobs.
 #[derive(Debug)]
@@ -67,7 +78,15 @@ const WATCH: &str = r#"read -r group || exit 0; read -r done || kill -s KILL -- 
 fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     let words: Vec<String> =
         serde_json::from_value(config["command"].clone()).context("the command of an external step")?;
-    let Some((program, arguments)) = words.split_first() else { bail!("the command is empty") };
+    // Words that are files stand in the configuration by their names.
+    let place = |(index, word): (usize, &String)| -> Result<PathBuf> {
+        Ok(match given.inputs.get(&role(index)) {
+            Some(file) => std::path::absolute(file)?,
+            None => word.into(),
+        })
+    };
+    let placed = words.iter().enumerate().map(place).collect::<Result<Vec<_>>>()?;
+    let Some((program, arguments)) = placed.split_first() else { bail!("the command is empty") };
     // A program that was stopped may have left half a file: it knows nothing of resuming.
     let folder = draft.attempt()?;
     let own = without(&without(config, "command"), "writes");
@@ -77,19 +96,26 @@ fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     let file = folder.with_extension("json");
     std::fs::write(&file, serde_json::to_vec_pretty(&request)?).with_context(|| format!("write {}", file.display()))?;
 
+    let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("look up {}", path.display()));
     let mut command = Command::new(program);
-    command.args(arguments).arg("--config").arg(&file);
-    for (role, path) in given.inputs.iter().filter(|(role, _)| !role.starts_with("command.")) {
-        command.arg("--input").arg(format!("{role}={}", path.display()));
+    command.args(arguments).arg("--config").arg(absolute(&file)?);
+    for (role, path) in given.inputs.iter().filter(|(role, _)| !role.starts_with(COMMAND)) {
+        let mut input = OsString::from(format!("{role}="));
+        input.push(absolute(path)?);
+        command.arg("--input").arg(input);
     }
-    command.arg("--output").arg(&folder);
+    command.arg("--output").arg(absolute(&folder)?);
     if let Some(model) = &given.model {
-        command.arg("--model").arg(model);
+        command.arg("--model").arg(absolute(model)?);
+    }
+    if let Some(folder) = &given.folder {
+        command.current_dir(folder);
     }
     // What it says goes where wherefrom reports progress; stdout is for results alone.
     command.stdin(Stdio::null()).stdout(std::io::stderr());
     let status = watched(&mut command);
-    let status = status.map_err(|error| bad_input(format!("cannot start `{program}` ({error}); check `command`")))?;
+    let status = status
+        .map_err(|error| bad_input(format!("cannot start `{}` ({error}); check `command`", program.display())))?;
     if !status.success() {
         bail!("`{}` ended with {status}; what it said is above", words.join(" "));
     }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use toml::{Table, Value};
 use wherefrom_artifact::bad_input;
 
+use crate::paths::{self, Base};
 use crate::problems::{Problems, Setting, hint, nearest};
 
 /// Keys of a pipeline.
@@ -20,6 +21,19 @@ pub(crate) struct PipelineFile {
     pub(crate) inherited: Table,
     /// Steps in file order.
     pub(crate) steps: Vec<StepTable>,
+    /// The folder of the file.
+    folder: PathBuf,
+    /// What was given with `--set`: `steps.x.corpus`.
+    set: Vec<String>,
+}
+
+impl PipelineFile {
+    /// What a relative path that stands at `place` (`steps.x.corpus`) is taken from.
+    pub(crate) fn base(&self, place: &str) -> Base<'_> {
+        let around =
+            |set: &String| place.strip_prefix(&**set).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if self.set.iter().any(around) { Base::Here } else { Base::Pipeline(&self.folder) }
+    }
 }
 
 /// One `[steps.NAME]`.
@@ -41,6 +55,11 @@ impl StepTable {
     /// How messages call it.
     pub(crate) fn place(&self) -> String {
         format!("step `{}`", self.name)
+    }
+
+    /// Where a key of it stands in the file: `steps.x.corpus`.
+    pub(crate) fn key(&self, key: &str) -> String {
+        format!("steps.{}.{key}", self.name)
     }
 }
 
@@ -84,7 +103,8 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
         Some(_) => problems.other(&file, "`steps` is not a table; write [steps.NAME] and keys below it"),
         None => problems.other(&file, "there are no steps; write [steps.NAME] with a `stage`"),
     }
-    Ok(PipelineFile { model, inherited, steps })
+    let set = sets.iter().filter_map(|set| Some(set.split_once('=')?.0.trim().into())).collect();
+    Ok(PipelineFile { model, inherited, steps, folder: paths::folder(path).into(), set })
 }
 
 fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Table) {
@@ -219,55 +239,4 @@ fn apply(table: &mut Table, set: &str) -> Result<Setting> {
         _ => (None, path[1]),
     };
     Ok(Setting { text: set.into(), step: step.map(String::from), knob: knob.into() })
-}
-
-/// Where the record of a pipeline's runs lies below `data/runs`, so that no two pipelines share one.
-///
-/// | pipeline, from the working directory | record |
-/// |---|---|
-/// | `study.toml`, `pipelines/study.toml` | `study` |
-/// | `pipelines/study.toml` where there is a `study.toml` too | `pipelines/study` |
-/// | `a/b/study.toml` | `a/b/study` |
-/// | any other: outside of it, or without `.toml` | its name, and the first 8 digits of BLAKE3 of its path |
-pub(crate) fn record(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let stem = path.file_stem().filter(|_| path.extension().is_some_and(|ending| ending == "toml"));
-    let (Ok(parent), Ok(here)) = (parent.canonicalize(), Path::new(".").canonicalize()) else { return name.into() };
-    match (stem, parent.strip_prefix(&here)) {
-        (Some(stem), Ok(inside)) if inside == Path::new("pipelines") && !here.join(name).exists() => stem.into(),
-        (Some(stem), Ok(inside)) => inside.join(stem),
-        _ => {
-            let digest = blake3::hash(parent.join(name).as_os_str().as_encoded_bytes()).to_hex();
-            let mut marked = stem.unwrap_or(name).to_owned();
-            marked.push(format!("-{}", &digest[..8]));
-            marked.into()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_pipelines_share_a_record() {
-        // The tests run in the crate's folder, which has `src` and no pipelines.
-        let outside = std::env::temp_dir();
-        let other = outside.parent().unwrap();
-        let paths = [
-            "p.toml".into(),
-            "src/p.toml".into(),
-            "src/p".into(),
-            "src/p.txt".into(),
-            outside.join("p.toml"),
-            other.join("p.toml"),
-        ];
-        let records: std::collections::BTreeSet<PathBuf> = paths.iter().map(|path| record(path)).collect();
-        assert_eq!(records.len(), paths.len(), "{records:?}");
-        assert_eq!(record(Path::new("p.toml")), Path::new("p"));
-        assert_eq!(record(Path::new("./p.toml")), Path::new("p"));
-        assert_eq!(record(Path::new("src/p.toml")), Path::new("src/p"));
-        assert_eq!(record(Path::new("src/../src/p.toml")), Path::new("src/p"));
-    }
 }

@@ -1,7 +1,7 @@
 //! Pipelines: TOML to plan, plan to artifacts.
 //!
 //! reads   pipeline files, artifacts
-//! writes  artifacts, data/runs/PIPELINE/lock.toml
+//! writes  artifacts, and beside the store runs/PIPELINE/lock.toml
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
@@ -13,6 +13,7 @@ mod external;
 mod file;
 mod hub;
 mod leaf;
+mod paths;
 mod plan;
 mod problems;
 mod reader;
@@ -25,6 +26,7 @@ mod step;
 pub use cost::{Estimate, parse_machine, this_machine};
 pub use device::device;
 pub use hub::model_folder;
+pub use paths::{Why, store};
 pub use plan::Plan;
 pub use run::Done;
 pub use single::{Single, run_stage};

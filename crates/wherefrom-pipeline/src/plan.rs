@@ -10,6 +10,7 @@ use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 use crate::belong;
 use crate::file;
 use crate::hub::HubLeaf;
+use crate::paths;
 use crate::problems::{Problem, Problems, Setting, hint};
 use crate::reader::Reader;
 use crate::stage::Stage;
@@ -68,9 +69,9 @@ impl Plan {
         found.ok_or_else(|| bad_input(format!("no step `{name}` in {}{}", self.path.display(), hint(name, &names))))
     }
 
-    /// The study's folder under `data/runs`: see `file::record`.
+    /// The pipeline's folder in `runs`, beside the store: see `paths::record`.
     pub fn runs_folder(&self) -> PathBuf {
-        Path::new("data/runs").join(file::record(&self.path))
+        paths::record(self.store.root(), &self.path)
     }
 
     /// The steps that `to` needs, itself last; all without it.

@@ -8,12 +8,16 @@ use wherefrom_artifact::{Kind, State, Store};
 use wherefrom_hub::Hub;
 use wherefrom_stage::{Checkpoint, Configured, File};
 
+use crate::external;
 use crate::file::{PipelineFile, StepTable};
 use crate::hub::{self, HubLeaf};
 use crate::leaf;
 use crate::problems::{Problems, hint};
 use crate::stage::Stage;
 use crate::step::{self, Source, Step, Wire};
+
+/// Where the file names the model of all steps.
+const MODEL: &str = "model.path";
 
 /// Resolves steps and notes problems.
 pub(crate) struct Reader<'a> {
@@ -76,7 +80,7 @@ impl<'a> Reader<'a> {
                 map.entry(name).or_insert(value);
             }
         }
-        let version = stage.version().unwrap_or_else(|| self.external(table, &knobs, &mut wires));
+        let version = stage.version().unwrap_or_else(|| self.external(table, &mut knobs, &mut wires));
         let configured = step::configure(stage, &place, knobs.clone(), &mut self.problems);
         step::check_roles(stage, configured.as_deref(), &place, &table.inputs, &mut self.problems);
         for (role, wire) in &table.inputs {
@@ -87,7 +91,7 @@ impl<'a> Reader<'a> {
             && let Some(path) = leaf::generation_config(path)
         {
             let role = File::GenerationConfig.name();
-            let source = self.file_leaf(table, stage, path, role);
+            let source = self.file_leaf(table, stage, path, role, "");
             wires.push(Wire { role: role.into(), source, used: true });
         }
         Some(Step {
@@ -116,7 +120,8 @@ impl<'a> Reader<'a> {
         kinds: &[Option<Kind>],
     ) -> Option<Wire> {
         let place = format!("step `{}`: inputs.{role}", table.name);
-        let (source, kind) = match (self.index(wire), step::outside(self.store, wire)) {
+        let base = self.file.base(&table.key(&format!("inputs.{role}")));
+        let (source, kind) = match (self.index(wire), step::outside(self.store, wire, base)) {
             (Some(index), _) => (Source::Step(index), kinds[index]),
             (None, Some(Ok(source))) => {
                 let kind = if let Source::Artifact { kind, .. } = &source { Some(*kind) } else { None };
@@ -124,6 +129,11 @@ impl<'a> Reader<'a> {
             }
             (None, Some(Err(what))) => {
                 self.problems.other(&place, &what);
+                return None;
+            }
+            (None, None) if is_path(wire) => {
+                let (path, base) = (base.locate(wire), base.explain(wire));
+                self.problems.other(&place, &format!("there is no artifact in {}{base}", path.display()));
                 return None;
             }
             (None, None) => {
@@ -143,11 +153,11 @@ impl<'a> Reader<'a> {
         Some(Wire { role: role.into(), source, used })
     }
 
-    /// Where the path that a knob has lies: itself, or what a name of the hub stands for; none, and noted, if that is not
-    /// here.
-    fn locate(&mut self, table: &StepTable, what: &str, text: &str) -> Option<PathBuf> {
+    /// Where the path that a knob has lies: from the base of its place (`steps.x.corpus`), or what a name of the hub stands
+    /// for; none, and noted, if that is not here.
+    fn locate(&mut self, table: &StepTable, what: &str, place: &str, text: &str) -> Option<PathBuf> {
         let reference = match hub::reference(what, text) {
-            None => return Some(text.into()),
+            None => return Some(self.file.base(place).locate(text)),
             Some(Ok(reference)) => reference,
             Some(Err(error)) => {
                 self.problems.other(&table.place(), &format!("`{what}`: {error}"));
@@ -162,16 +172,18 @@ impl<'a> Reader<'a> {
 
     /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
     fn leaf(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str) -> Source {
-        let Some(path) = self.locate(table, what, path) else {
+        let place = table.key(what);
+        let Some(located) = self.locate(table, what, &place, path) else {
             return Source::Leaf { path: path.into(), digest: None };
         };
-        self.file_leaf(table, stage, path, what)
+        self.file_leaf(table, stage, located, what, &explained(self.file, &place, path))
     }
 
-    fn file_leaf(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str) -> Source {
+    /// The same of a path that is known; `base` follows an error about it.
+    fn file_leaf(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str, base: &str) -> Source {
         let digest = leaf::digest(self.store, stage, what, &path);
         if let Err(error) = &digest {
-            self.missing.push((table.name.clone(), format!("`{what}`: {error:#}")));
+            self.missing.push((table.name.clone(), format!("`{what}`: {error:#}{base}")));
         }
         Source::Leaf { path, digest: digest.ok() }
     }
@@ -201,11 +213,13 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 None if file == File::ChatTemplate => {
-                    let model = self.checkpoint(table).and_then(|(_, folder)| folder);
-                    match model.map(|model| leaf::chat_template(&model)) {
-                        Some(Ok(Some(path))) => self.file_leaf(table, stage, path, name),
-                        Some(Ok(None)) | None => continue,
-                        Some(Err(error)) => {
+                    let Some((place, written, Some(model))) = self.checkpoint(table) else { continue };
+                    match leaf::chat_template(&model) {
+                        Ok(Some(path)) => {
+                            self.file_leaf(table, stage, path, name, &explained(self.file, &place, &written))
+                        }
+                        Ok(None) => continue,
+                        Err(error) => {
                             self.problems.other(&table.place(), &format!("`model`: {error:#}"));
                             continue;
                         }
@@ -223,22 +237,25 @@ impl<'a> Reader<'a> {
 
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
     fn tokenizer(&mut self, table: &StepTable, stage: Stage) -> Option<Source> {
-        let (name, model) = self.checkpoint(table)?;
+        let (place, name, model) = self.checkpoint(table)?;
         let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
         if let Some(what) = leaf::no_folder(&model) {
-            self.missing.push((table.name.clone(), format!("`model`: {what}")));
+            let base = explained(self.file, &place, &name);
+            self.missing.push((table.name.clone(), format!("`model`: {what}{base}")));
             return Some(Source::Leaf { path: name.into(), digest: None });
         }
         let path = model.join("tokenizer.json");
-        path.exists().then(|| self.file_leaf(table, stage, path, "tokenizer"))
+        let base = explained(self.file, &place, &name);
+        path.exists().then(|| self.file_leaf(table, stage, path, "tokenizer", &base))
     }
 
-    /// The name of the checkpoint whose tokenizer a step takes, and its folder if it is here.
-    fn checkpoint(&mut self, table: &StepTable) -> Option<(String, Option<PathBuf>)> {
+    /// The checkpoint whose tokenizer a step takes: the place that names it, its name, and its folder if it is here.
+    fn checkpoint(&mut self, table: &StepTable) -> Option<(String, String, Option<PathBuf>)> {
         let own = table.model.as_ref().filter(|name| self.index(name).is_none());
+        let place = own.map_or_else(|| MODEL.into(), |_| table.key("model"));
         let name = own.or(self.file.model.as_ref())?.clone();
-        let folder = self.locate(table, "model", &name);
-        Some((name, folder))
+        let folder = self.locate(table, "model", &place, &name);
+        Some((place, name, folder))
     }
 
     fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
@@ -262,7 +279,8 @@ impl<'a> Reader<'a> {
             }
             return Some(Source::Step(step));
         }
-        let Some(folder) = self.locate(table, "model", name) else {
+        let at = table.model.as_ref().map_or_else(|| MODEL.into(), |_| table.key("model"));
+        let Some(folder) = self.locate(table, "model", &at, name) else {
             return Some(Source::Leaf { path: name.into(), digest: None });
         };
         self.modules(&place, &folder, knobs);
@@ -273,7 +291,8 @@ impl<'a> Reader<'a> {
         if let Err(error) = &digest {
             let near = hint(name, &self.names());
             let near = if table.model.is_some() && near.contains("did you mean") { &near } else { "" };
-            self.missing.push((table.name.clone(), format!("`model`: {error:#}{near}")));
+            let base = explained(self.file, &at, name);
+            self.missing.push((table.name.clone(), format!("`model`: {error:#}{base}{near}")));
         } else {
             self.digests.insert(folder.clone(), digest.as_ref().ok().cloned());
         }
@@ -300,19 +319,26 @@ impl<'a> Reader<'a> {
     }
 
     /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are leaves.
-    fn external(&mut self, table: &StepTable, knobs: &Value, wires: &mut Vec<Wire>) -> u32 {
+    /// In the configuration, and so in the key, they keep their names alone.
+    fn external(&mut self, table: &StepTable, knobs: &mut Value, wires: &mut Vec<Wire>) -> u32 {
         let place = &table.place();
+        let base = self.file.base(&table.key("command"));
         let words: Option<Vec<String>> = serde_json::from_value(knobs["command"].clone()).ok();
         match words {
             Some(words) if !words.is_empty() => {
-                if !found(&words[0]) {
-                    let what = format!("`command`: there is no program `{}`; install it or give its path", words[0]);
-                    self.missing.push((table.name.clone(), what));
-                }
-                for (index, word) in words.iter().enumerate().filter(|(_, word)| Path::new(word).is_file()) {
-                    let digest = self.store.leaf(Path::new(word)).ok();
-                    let source = Source::Leaf { path: word.into(), digest };
-                    wires.push(Wire { role: format!("command.{index}"), source, used: true });
+                for (index, word) in words.iter().enumerate() {
+                    let path = base.locate(word);
+                    // A program's bare name is looked for on PATH.
+                    if path.is_file() && (index > 0 || is_path(word)) {
+                        knobs["command"][index] = path.file_name().unwrap_or_default().to_string_lossy().into();
+                        let source = Source::Leaf { digest: self.store.leaf(&path).ok(), path };
+                        wires.push(Wire { role: external::role(index), source, used: true });
+                    } else if index == 0 && (is_path(word) || !on_path(word)) {
+                        let base = if is_path(word) { base.explain(word) } else { String::new() };
+                        let what =
+                            format!("`command`: there is no program `{word}`{base}; install it or give its path");
+                        self.missing.push((table.name.clone(), what));
+                    }
                 }
             }
             _ => self
@@ -335,14 +361,20 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a program can be started: a path, or a name on PATH.
-fn found(program: &str) -> bool {
-    let path = Path::new(program);
-    if path.components().count() > 1 {
-        return path.is_file();
-    }
+/// Whether it leads somewhere, and is no bare name.
+fn is_path(word: &str) -> bool {
+    Path::new(word).components().count() > 1
+}
+
+/// Whether a program of that name can be started.
+fn on_path(program: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+/// What the path that is written at a place was taken from; nothing of a name of the hub.
+fn explained(file: &PipelineFile, place: &str, written: &str) -> String {
+    if written.starts_with("hf:") { String::new() } else { file.base(place).explain(written) }
 }
 
 pub(crate) fn json(knobs: &toml::Table) -> Value {

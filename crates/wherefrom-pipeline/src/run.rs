@@ -14,7 +14,9 @@ use wherefrom_artifact::{
 use wherefrom_stage::{Configured, File, Given};
 
 use crate::belong;
+use crate::external::COMMAND;
 use crate::leaf::Leaves;
+use crate::paths;
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
@@ -119,7 +121,8 @@ impl Plan {
     }
 
     fn given(&self, step: &Step) -> Result<Given> {
-        let mut given = Given::default();
+        let folder = std::path::absolute(paths::folder(&self.path).join("."))?;
+        let mut given = Given { folder: Some(folder), ..Given::default() };
         for wire in step.wires.iter().filter(|wire| wire.used) {
             let mut path = self.place(&wire.source).context("a wire without a place")?;
             // A tokenizer step's file, where a path was expected.
@@ -133,7 +136,7 @@ impl Plan {
         Ok(given)
     }
 
-    /// `data/runs/PIPELINE/lock.toml`: step to `kind/key`, name of the hub to commit. A study without one has lost nothing but the record.
+    /// `runs/PIPELINE/lock.toml`: step to `kind/key`, name of the hub to commit. A study without one has lost nothing but the record.
     fn write_lock(&self, all: &[Done], exec: &Exec) {
         let write = || -> Result<()> {
             let folder = self.runs_folder();
@@ -192,7 +195,7 @@ fn caught(run: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Checks the digests of artifacts that are read as files: checkpoints, tokenizers, and all inputs of a foreign program.
 fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
-    let inputs = given.inputs.iter().filter(|(role, _)| *role != "corpus" && !role.starts_with("command."));
+    let inputs = given.inputs.iter().filter(|(role, _)| *role != "corpus" && !role.starts_with(COMMAND));
     for path in inputs.map(|(_, path)| path).chain(&given.model) {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
         let read_as_files = || Ok::<_, anyhow::Error>(open_any(folder)?.kind.format() == Format::Folder);

@@ -1,6 +1,6 @@
 //! A step of a plan: its wires, configuration, recipe and state.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -8,6 +8,7 @@ use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{Kind, MANIFEST, Recipe, State, Store, open_any};
 use wherefrom_stage::{Configured, MODULES_PER_PASS};
 
+use crate::paths::Base;
 use crate::problems::{Problems, nearest};
 use crate::stage::Stage;
 
@@ -221,7 +222,7 @@ fn plain(message: &str) -> String {
 }
 
 /// What a wire that is no step means: `store:KEY`, or a folder with a manifest.
-pub(crate) fn outside(store: &Store, wire: &str) -> Option<Result<Source, String>> {
+pub(crate) fn outside(store: &Store, wire: &str, base: Base<'_>) -> Option<Result<Source, String>> {
     let open = |folder: PathBuf| match open_any(&folder) {
         Ok(manifest) => Ok(Source::Artifact { folder, kind: manifest.kind, key: manifest.key }),
         Err(error) => Err(format!("{error:#}")),
@@ -229,7 +230,8 @@ pub(crate) fn outside(store: &Store, wire: &str) -> Option<Result<Source, String
     if let Some(name) = wire.strip_prefix("store:") {
         return Some(store.resolve(name).map_err(|error| format!("{error:#}")).and_then(open));
     }
-    Path::new(wire).join(MANIFEST).exists().then(|| open(wire.into()))
+    let folder = base.locate(wire);
+    folder.join(MANIFEST).exists().then(|| open(folder))
 }
 
 /// Missing and superfluous wires of a step.

@@ -15,6 +15,8 @@ pub struct Given {
     pub inputs: BTreeMap<String, PathBuf>,
     /// The checkpoint.
     pub model: Option<PathBuf>,
+    /// The pipeline's folder, in which programs of the user's run; the current directory where there is no pipeline.
+    pub folder: Option<PathBuf>,
 }
 
 impl Given {

@@ -168,11 +168,10 @@ pub(crate) fn find(corpus: &Path) -> Result<Found> {
         return Err(bad_input(format!("{shown}: there is no such file; check the path of `corpus`")));
     }
     let walk = Walk::of_glob(&text).map_err(|error| bad_input(format!("{shown}: the glob is malformed ({error})")))?;
-    let (base, matcher) = (walk.base.clone(), walk.whole.clone());
     let entries = walk.entries()?;
     let named = |path: &Path| corpus.file_name() == path.file_name();
     let matching =
-        entries.into_iter().filter(|entry| matcher.as_ref().is_some_and(|glob| glob.is_match(base.join(&entry.name))));
+        entries.into_iter().filter(|entry| walk.whole.as_ref().is_some_and(|glob| glob.is_match(&entry.name)));
     let (mut files, mut skipped) = (Vec::new(), Vec::new());
     for Entry { name, path, again } in matching {
         match again {
@@ -268,10 +267,16 @@ impl Walk {
 
     fn of_glob(text: &str) -> Result<Self, globset::Error> {
         let glob = |text: &str| Ok(GlobBuilder::new(text).literal_separator(true).build()?.compile_matcher());
-        let whole = glob(text)?;
-        let fixed = |part: &&OsStr| !part.to_string_lossy().contains(GLOB);
-        let base: PathBuf = Path::new(text).iter().take_while(fixed).collect();
+        // A folder that is there is never taken for a glob, whatever its name.
+        let mut base = PathBuf::new();
+        for part in Path::new(text) {
+            if part.to_string_lossy().contains(GLOB) && !base.join(part).is_dir() {
+                break;
+            }
+            base.push(part);
+        }
         let parts: Vec<_> = Path::new(text).iter().skip(base.iter().count()).map(OsStr::to_string_lossy).collect();
+        let whole = glob(&parts.join("/"))?;
         // `**` is any number of levels, and an alternative may hold several.
         let even = |part: &str| part.matches('{').count() == part.matches('}').count() && part != "**";
         let levels = if parts.iter().all(|part| even(part)) {

@@ -25,10 +25,10 @@ const BYTES: usize = 1 << 30;
 /// A curvature of a few rows. Each run asks another question.
 const PIPELINE: &str = r#"
 [model]
-path = "data/models/quickstart"
+path = "REPOSITORY/data/models/quickstart"
 [steps.rows]
 stage = "tokenize"
-corpus = "data/corpora/quickstart.jsonl"
+corpus = "REPOSITORY/data/corpora/quickstart.jsonl"
 max-tokens = 96
 every = 20
 [steps.covariances]
@@ -157,18 +157,18 @@ fn children() -> f64 {
 
 fn query(folder: &Path, rows: u64, coordinates: usize) {
     let index = index(folder, rows, coordinates);
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let pipeline = folder.join("query.toml");
     let run = |number: usize, to: &str| {
         let text = format!("{{\"prompt\": \"The capital of {number} is\", \"completion\": \" Nairobi.\"}}\n");
         let queries = folder.join(format!("{number}.jsonl"));
         fs::write(&queries, text).expect("a query");
-        let text = PIPELINE.replace("QUERIES", &queries.display().to_string());
+        let text = PIPELINE.replace("REPOSITORY", repository).replace("QUERIES", &queries.display().to_string());
         let text = text.replace("DIMENSIONS", &coordinates.to_string());
         fs::write(&pipeline, text.replace("INDEX", &index.display().to_string())).expect("a pipeline");
         let start = Instant::now();
         let mut command = Command::new(env!("CARGO_BIN_EXE_wherefrom"));
-        command.current_dir(&repository).arg("--store").arg(folder.join("store"));
+        command.arg("--store").arg(folder.join("store"));
         let output = command.args(["run"]).arg(&pipeline).args(["--to", to]).output().expect("wherefrom runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use wherefrom_artifact::{Device, Exec, Kind, Manifest, State, Store, bad_input, bytes, flops};
 use wherefrom_check::{Check, Verdict};
-use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single};
+use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single, Why};
 
 use crate::output::{say, say_path};
 use crate::progress::Progress;
@@ -15,7 +15,7 @@ use crate::{Cli, Command};
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    let store = Store::new(&cli.store);
+    let (store, why_store) = wherefrom_pipeline::store(cli.store.as_deref(), cli.command.pipeline());
     let computes = matches!(
         cli.command,
         Command::Run { .. } | Command::Plan { .. } | Command::Check { .. } | Command::Stage { .. }
@@ -36,7 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
             let machine = machine.unwrap_or_else(|| wherefrom_pipeline::this_machine(&exec));
-            why.map_or_else(|| table(&plan, &machine, &exec), |step| preimage(&plan, &step))
+            why.map_or_else(|| table(&plan, why_store, &machine, &exec), |step| preimage(&plan, &step))
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
         Command::Show { artifact } => {
@@ -93,7 +93,7 @@ fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
     coverage.map_or(Ok(()), |text| say(&format!("\n{text}")))
 }
 
-fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {
+fn table(plan: &Plan, why_store: Why, machine: &Machine, exec: &Exec) -> Result<()> {
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     for step in &plan.steps {
         let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
@@ -106,6 +106,7 @@ fn table(plan: &Plan, machine: &Machine, exec: &Exec) -> Result<()> {
     }
     let estimates = plan.estimates(machine);
     say(&format!("\n{}", costs(&estimates)))?;
+    say(&format!("\nstore: {} ({why_store})", plan.store.root().display()))?;
     let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
     warnings
         .chain(plan.thin_coverage())

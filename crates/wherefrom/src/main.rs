@@ -5,7 +5,7 @@ mod output;
 mod progress;
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,9 +16,10 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The folder of artifacts.
-    #[arg(long, global = true, default_value = "data/store", value_name = "DIR")]
-    store: PathBuf,
+    /// The folder of artifacts; by default WHEREFROM_STORE, or the nearest data/store at or above the pipeline's folder (without
+    /// a pipeline, the current directory), or data/store beside it.
+    #[arg(long, global = true, value_name = "DIR")]
+    store: Option<PathBuf>,
     /// Where models run: auto, cpu, gpu or gpu:N (see `wherefrom devices`).
     #[arg(long, global = true, default_value = "auto")]
     device: String,
@@ -26,6 +27,16 @@ struct Cli {
     /// takes.
     #[arg(long, global = true, value_name = "BYTES", value_parser = wherefrom_artifact::parse_bytes)]
     memory: Option<u64>,
+}
+
+impl Command {
+    /// The pipeline that it is about.
+    fn pipeline(&self) -> Option<&Path> {
+        match self {
+            Self::Run { pipeline, .. } | Self::Plan { pipeline, .. } | Self::Path { pipeline, .. } => Some(pipeline),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Subcommand)]

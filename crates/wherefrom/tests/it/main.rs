@@ -13,6 +13,7 @@ mod hub;
 mod hub_server;
 mod index;
 mod passes;
+mod places;
 mod quickstart;
 mod refusals;
 mod resume;

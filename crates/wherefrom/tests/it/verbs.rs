@@ -23,7 +23,8 @@ fn plan_prints_every_step_name_first_and_then_the_cost() {
     let (lines, cost) = before.split_once("\n\n").unwrap();
     let names: Vec<_> = lines.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert!(cost.starts_with("to do, roughly: memory "), "{cost}");
-    let costs: Vec<_> = cost.lines().skip(3).map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    let costs = cost.lines().skip(3).take_while(|line| !line.is_empty());
+    let costs: Vec<_> = costs.map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
     assert_eq!(costs.iter().map(|words| words[0]).collect::<Vec<_>>(), names, "a cost for each step");
     let of = |name: &str| costs.iter().find(|words| words[0] == name).unwrap().join(" ");
     assert!(of("covariances").ends_with("3 passes over the tokens"), "{cost}");
