@@ -9,16 +9,18 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Device, Draft, Eigenbasis,
-    Example, Exec, Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores,
-    SelfInfluence, Signs, Silent, Store, Stored, Tokens,
+    Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Draft, Eigenbasis, Example,
+    Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
+    Silent, Store, Stored, Tokens,
 };
 use wherefrom_curvature::precondition::{Damping, Method, Rank};
+use wherefrom_curvature::test_support::{covariance_with_labels, lambda_with_labels};
 use wherefrom_curvature::{
     coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence,
 };
 use wherefrom_model::{LabelsKind, Modules, adapters};
 use wherefrom_score::Pairs;
+use wherefrom_stage::{Device, Exec};
 use wherefrom_tokenize::tokenize;
 
 /// The same tests run on the first adapter of a build that can reach one (`just test-gpu`).
@@ -209,9 +211,8 @@ impl Study {
             ..Default::default()
         };
         let inputs = covariance::Inputs { tokens: study.train.clone(), model: model.clone() };
-        let covariances = Self::produce(folder, "covariance", |draft| {
-            covariance::run_with_labels(&config, &labels, &inputs, exec, draft)
-        });
+        let covariances =
+            Self::produce(folder, "covariance", |draft| covariance_with_labels(&config, &labels, &inputs, exec, draft));
         let inputs = eigenbasis::Inputs { covariances };
         let basis =
             Self::produce(folder, "eigenbasis", |draft| eigenbasis::run(&eigenbasis::Config {}, &inputs, exec, draft));
@@ -219,7 +220,7 @@ impl Study {
         let basis_folder = basis.folder().to_path_buf();
         let inputs = lambda::Inputs { tokens: study.train.clone(), eigenbasis: Some(basis), model };
         let lambda: Artifact<Lambda> =
-            Self::produce(folder, "lambda", |draft| lambda::run_with_labels(&config, &labels, &inputs, exec, draft));
+            Self::produce(folder, "lambda", |draft| lambda_with_labels(&config, &labels, &inputs, exec, draft));
         study.curvature = Some((basis_folder, lambda.folder().to_path_buf()));
         study.store = choice.store;
         study.reference = Some(format!("reference_{}_{}", choice.modules, choice.labels.name()));
@@ -258,7 +259,7 @@ impl Study {
             candidates,
         };
         Self::produce(self.folder.path(), name, |draft| {
-            wherefrom_score::run_in_groups(&config, &inputs, &self.exec, draft, QUERY_BYTES)
+            wherefrom_score::test_support::run_in_groups(&config, &inputs, &self.exec, draft, QUERY_BYTES)
         })
     }
 

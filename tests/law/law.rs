@@ -9,9 +9,15 @@ use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
 const LAW: [(&str, &[&str]); 18] = [
-    ("wherefrom", &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline"]),
+    (
+        "wherefrom",
+        &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline", "wherefrom-stage"],
+    ),
     ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-model"]),
-    ("wherefrom-check", &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline"]),
+    (
+        "wherefrom-check",
+        &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline", "wherefrom-stage"],
+    ),
     (
         "wherefrom-pipeline",
         &[
@@ -54,6 +60,7 @@ const LAW: [(&str, &[&str]); 18] = [
             "wherefrom-linalg",
             "wherefrom-model",
             "wherefrom-score",
+            "wherefrom-stage",
             "wherefrom-tokenize",
         ],
     ),

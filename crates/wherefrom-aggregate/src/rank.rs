@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Error, Example, Exec, Kind, Ranked, Ranking, Score, Scores, Tokens, bad_input,
+    Artifact, Details, Draft, Error, Example, Kind, Ranked, Ranking, Score, Scores, Tokens, bad_input,
 };
-use wherefrom_stage::{About, Cost, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;

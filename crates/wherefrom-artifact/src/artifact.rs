@@ -8,13 +8,13 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use anyhow::Result;
 use arrow::record_batch::RecordBatch;
 
-use crate::disk;
 use crate::error::Error;
 use crate::ipc::Access;
 use crate::kinds::{ArtifactKind, Kind};
 use crate::manifest::Manifest;
 use crate::part;
 use crate::sound::Sound;
+use crate::store::disk;
 
 /// A handle to a sealed artifact of kind `K`: manifest, version, key and columns are checked.
 #[derive(Debug, Clone)]

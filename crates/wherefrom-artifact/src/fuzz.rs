@@ -14,7 +14,6 @@ use proptest::sample::{Index, select};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::draft::Draft;
 use crate::foreign::PANICKED;
 use crate::ipc::Access;
 use crate::kinds::*;
@@ -22,6 +21,7 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::part;
 use crate::recipe::Recipe;
 use crate::sound::Sound;
+use crate::store::draft::Draft;
 use crate::{Error, Silent, Span, Store, open_any};
 
 fn runs() -> ProptestConfig {

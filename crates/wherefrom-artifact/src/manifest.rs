@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::disk::write_atomically;
 use crate::error::Error;
 use crate::kinds::{Format, Kind};
 use crate::origin::Origin;
 use crate::recipe::{Recipe, canonical_json};
+use crate::store::disk::write_atomically;
 
 /// The file that makes a folder an artifact.
 pub const MANIFEST: &str = "manifest.json";

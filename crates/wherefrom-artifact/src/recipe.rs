@@ -16,7 +16,7 @@ pub struct Recipe {
     pub version: u32,
     /// The stage's configuration with every default filled in.
     pub config: Value,
-    /// Role to key, or to the digest of a leaf file.
+    /// Role to key, or to the digest of a file that no stage makes.
     pub inputs: BTreeMap<String, String>,
     /// The model's digest or key, for stages that run it.
     pub model: Option<String>,

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Example, Exec, Reporter as _, Silent, Tokens};
+use wherefrom_artifact::{Artifact, Example, Reporter as _, Silent, Tokens};
 use wherefrom_linalg::memory::peak_bytes;
 use wherefrom_model::{Batch, Labels, Model, Modules, Outline, Selection, Sequence, resolve_device};
+use wherefrom_stage::Exec;
 
 use crate::clock::{Clock, Loop};
 use crate::place::Place;

@@ -1,10 +1,11 @@
 //! Every piece of work that writes an artifact, done by the stage that does it in a study.
 
 use anyhow::Result;
-use wherefrom_artifact::{Draft, Exec};
+use wherefrom_artifact::Draft;
 use wherefrom_curvature::precondition::Rank;
 use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition};
 use wherefrom_score::Pairs;
+use wherefrom_stage::Exec;
 use wherefrom_tokenize::tokenize;
 
 use crate::place::{Place, root};

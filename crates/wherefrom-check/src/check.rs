@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use wherefrom_artifact::{
-    Artifact, Detail, Details, Example, Exec, Factors, Gradients, MANIFEST, Manifest, Store, Tokens, bad_input,
+    Artifact, Detail, Details, Example, Factors, Gradients, MANIFEST, Manifest, Store, Tokens, bad_input,
 };
 use wherefrom_model::{Coverage, Precision};
 use wherefrom_pipeline::{Plan, model_folder};
+use wherefrom_stage::Exec;
 
 use crate::compare::{Agreement, Spread, agreement, spearman};
 use crate::sample;

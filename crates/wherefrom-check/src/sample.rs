@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use wherefrom_artifact::{Exec, Store, bad_input};
+use wherefrom_artifact::{Store, bad_input};
 use wherefrom_pipeline::Plan;
+use wherefrom_stage::Exec;
 
 use crate::check::{Check, first_rows};
 

@@ -11,10 +11,8 @@ use std::cmp::Ordering;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{
-    Artifact, Coordinate, Coordinates, Draft, Error, Exec, Kind, Lambda, LambdaSum, Row, bad_input,
-};
-use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_artifact::{Artifact, Coordinate, Coordinates, Draft, Error, Kind, Lambda, LambdaSum, Row, bad_input};
+use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::passes::sizes_of;
 

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Exec, Kind, Row, Side, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
 use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::blocks::{blocks, elements};
 use crate::passes::{note, planned_passes, sizes_of};
@@ -101,7 +101,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 /// Fits with any labels; a part per module. Every token that the module saw counts, also one that is no target.
-pub fn run_with_labels(
+pub(crate) fn run_with_labels(
     config: &Config,
     labels: &Labels,
     inputs: &Inputs,

@@ -7,14 +7,14 @@ use std::slice;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Device, Draft, Eigenbasis, Exec, Kind, Row};
+use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Kind, Row};
 use wherefrom_linalg::{Threads, symmetric_eigen};
 use wherefrom_model::Module;
-use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
 
 use crate::covariance;
 use crate::passes::{blocks_of, sizes_of};
-use crate::waves::{self, side_by_side};
+use crate::side_by_side::{self, side_by_side};
 
 /// Raised when results change.
 pub const VERSION: u32 = 3;
@@ -102,6 +102,6 @@ fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
         let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(bytes).sum();
         model.modules.iter().map(module).max().unwrap_or(0)
     };
-    let held = waves::held(largest(bytes), largest(waiting), &Device::cpu());
+    let held = side_by_side::held(largest(bytes), largest(waiting), &Device::cpu());
     Cost::new(held as f64, covariance::summed(&model.modules, blocks) as f64 * 4.0, flops)
 }

@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Exec, Index, Kind, Signs, Span, Tokens};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Span, Tokens};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 use crate::coordinates::planned_coordinates;
 use crate::covariance;

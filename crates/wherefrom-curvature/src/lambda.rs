@@ -11,10 +11,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Exec, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
+use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
 use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
-use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 use crate::blocks::Orthogonal;
 use crate::covariance;
@@ -90,7 +90,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 /// Fits with any labels; a part per module.
-pub fn run_with_labels(
+pub(crate) fn run_with_labels(
     config: &Config,
     labels: &Labels,
     inputs: &Inputs,

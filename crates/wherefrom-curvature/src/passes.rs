@@ -1,11 +1,10 @@
 //! How many modules are summed in one pass over the tokens: as many as fit the memory.
 
-use wherefrom_artifact::{Device, Exec};
 use wherefrom_model::{Footprint, Module, Outline, Sizes};
-use wherefrom_stage::{Machine, Planned};
+use wherefrom_stage::{Device, Exec, Machine, Planned};
 
 /// Bytes that may be held, as [`Device::limit`] has it.
-pub fn limit(exec: &Exec) -> Option<u64> {
+fn limit(exec: &Exec) -> Option<u64> {
     exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes)
 }
 

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Kind, Lambda, Preconditioned, Row, bad_input,
+    Artifact, Draft, Eigenbasis, Error, Factors, Gradients, Kind, Lambda, Preconditioned, Row, bad_input,
 };
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};
 use wherefrom_model::{Module, open_device};
-use wherefrom_stage::{About, Cost, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
 use crate::passes::{blocks_of, sizes_of};
+use crate::side_by_side::{self, side_by_side};
 use crate::tensors::{tensor, values};
-use crate::waves::{self, side_by_side};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -166,7 +166,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     }
     let query = sizes.query(config.rank.number()) * config.store.bytes();
     let flops = queries * sizes.modules.iter().map(work).sum::<f64>();
-    let held = waves::held(largest, waits, &machine.device);
+    let held = side_by_side::held(largest, waits, &machine.device);
     Cost::new(held as f64, queries * query, flops).note(format!("{} a query", wherefrom_artifact::bytes(query)))
 }
 

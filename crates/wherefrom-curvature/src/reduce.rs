@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Span, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Span, Tokens, bad_input};
 use wherefrom_linalg::kernels::{Form, Sum};
 use wherefrom_model::{Batch, Labels, Model, Module, Selection, Sequence, Tap};
+use wherefrom_stage::Exec;
 
 use crate::passes::{fits, room, split};
 

@@ -12,13 +12,13 @@ use std::ops::Range;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Coordinates, Draft, Eigenbasis, Error, Exec, Factors, Gradients, Index, Kind, Lambda, Row, Score, Scores,
+    Artifact, Coordinates, Draft, Eigenbasis, Error, Factors, Gradients, Index, Kind, Lambda, Row, Score, Scores,
     check_training_examples,
 };
 use wherefrom_linalg::kernels::{Ragged, picked_products};
 use wherefrom_linalg::signs::{SignSums, row_bytes};
 use wherefrom_model::open_device;
-use wherefrom_stage::{About, Cost, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::coordinates::planned_coordinates;
 use crate::inverse::{Curvature, Inverse};

@@ -11,11 +11,11 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Exec, Kind, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
+    Artifact, Draft, Eigenbasis, Kind, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::covariance;
 use crate::inverse::{Curvature, Inverse};

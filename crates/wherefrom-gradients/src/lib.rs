@@ -14,12 +14,12 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, BATCH_BYTES, Draft, Example, Exec, Factors, Gradients, Kind, Span, Tokens, bad_input, in_batches,
+    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Span, Tokens, bad_input, in_batches,
 };
 use wherefrom_model::{
     Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, Sizes, open_device,
 };
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;

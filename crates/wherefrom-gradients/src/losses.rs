@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Exec, Kind, Loss, Losses, Span, Tokens};
+use wherefrom_artifact::{Artifact, Draft, Kind, Loss, Losses, Span, Tokens};
 use wherefrom_model::{Batch, Model, Precision, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 use crate::sequence;
 

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod random;
 pub mod signs;
 pub mod svd;
+pub mod test_support;
 
 pub use eigen::{Threads, symmetric_eigen};
 pub use svd::truncated_svd;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use wherefrom_artifact::{Device, Exec, State, bytes, parse_bytes};
-use wherefrom_stage::{Cost, Machine, Planned};
+use wherefrom_artifact::{State, bytes, parse_bytes};
+use wherefrom_stage::{Cost, Device, Exec, Machine, Planned};
 
 use crate::plan::Plan;
 use crate::step::{Source, Step};
@@ -22,7 +22,7 @@ pub struct Estimate {
 
 /// This machine, as a run would use it.
 pub fn this_machine(exec: &Exec) -> Machine {
-    let memory = wherefrom_curvature::passes::limit(exec);
+    let memory = exec.device.limit(exec.memory, wherefrom_model::available_bytes);
     Machine { memory, device: exec.device.clone(), batch_tokens: exec.batch_tokens }
 }
 

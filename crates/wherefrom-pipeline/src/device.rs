@@ -1,8 +1,8 @@
 //! What `--device` names, as a run takes it.
 
 use anyhow::Result;
-use wherefrom_artifact::Device;
 use wherefrom_model::Adapter;
+use wherefrom_stage::Device;
 
 /// The device of that name: `auto`, `cpu`, `gpu` (the first adapter) or `gpu:N`.
 ///

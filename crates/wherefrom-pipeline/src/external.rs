@@ -1,7 +1,7 @@
 //! External stages: a command that fills a folder of the draft.
 //!
 //! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
-//! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact. It runs in the
+//! `{kind, version, key, config}`. What it files in FOLDER is checked and sealed as any other artifact. It runs in the
 //! folder of the pipeline, and all paths that it is given are absolute.
 
 use std::ffi::OsString;
@@ -11,8 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use wherefrom_artifact::{Draft, Exec, Kind, bad_input};
-use wherefrom_stage::{Configured, Cost, Given, Input, Machine, Planned};
+use wherefrom_artifact::{Draft, Kind, bad_input};
+use wherefrom_stage::{Configured, Cost, Exec, Given, Input, Machine, Planned};
 
 use crate::stage::without;
 

@@ -1,7 +1,7 @@
-//! Names of the Hugging Face hub among the leaves: what a plan has of them, and what a run fetches first.
+//! Names of the Hugging Face hub among the files that a pipeline reads: what a plan has of them, and what a run fetches first.
 //!
 //! Reading a plan makes no request. `run` fetches what is not in the cache and reads the plan again; from then on the files
-//! are leaves like any others, identified by content.
+//! are files like any others, identified by content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::problems::Problem;
 
 /// A name of the hub that a step reads.
 #[derive(Debug, Clone)]
-pub(crate) struct HubLeaf {
+pub(crate) struct HubFile {
     /// The step.
     pub(crate) step: String,
     /// The name.
@@ -68,7 +68,7 @@ impl Plan {
             .collect();
         self.refuse(&others)?;
         let absent: BTreeSet<&Reference> =
-            self.absent().filter(|leaf| wanted.contains(&*leaf.step)).map(|leaf| &leaf.reference).collect();
+            self.absent().filter(|file| wanted.contains(&*file.step)).map(|file| &file.reference).collect();
         let hub = Hub::from_env();
         if hub.is_offline() {
             // `run` says what is not here, all of it.
@@ -84,7 +84,7 @@ impl Plan {
     /// knows them. Refusals become warnings: a plan can be made without.
     pub fn ask(&self, reporter: &dyn Reporter) -> bool {
         let hub = Hub::from_env();
-        let absent: BTreeSet<&Reference> = self.absent().map(|leaf| &leaf.reference).collect();
+        let absent: BTreeSet<&Reference> = self.absent().map(|file| &file.reference).collect();
         let mut answered = false;
         for reference in absent.into_iter().filter(|_| !hub.is_offline()) {
             match hub.ask(reference) {
@@ -95,19 +95,19 @@ impl Plan {
         answered
     }
 
-    fn absent(&self) -> impl Iterator<Item = &HubLeaf> {
-        self.hub.iter().filter(|leaf| leaf.found.is_err())
+    fn absent(&self) -> impl Iterator<Item = &HubFile> {
+        self.hub.iter().filter(|file| file.found.is_err())
     }
 
     /// Name to commit, of what `step` reads from the hub, or all steps.
     pub(crate) fn commits(&self, step: Option<&str>) -> BTreeMap<String, String> {
-        let leaves = self.hub.iter().filter(|leaf| step.is_none_or(|step| leaf.step == step));
-        leaves.filter_map(|leaf| Some((leaf.reference.to_string(), leaf.found.as_ref().ok()?.commit.clone()))).collect()
+        let files = self.hub.iter().filter(|file| step.is_none_or(|step| file.step == step));
+        files.filter_map(|file| Some((file.reference.to_string(), file.found.as_ref().ok()?.commit.clone()))).collect()
     }
 
     /// What is not here, by step: files, programs and names of the hub.
     pub(crate) fn lacking(&self) -> impl Iterator<Item = (&str, &str)> {
         let missing = self.missing.iter().map(|(step, what)| (&**step, &**what));
-        missing.chain(self.absent().filter_map(|leaf| Some((&*leaf.step, &**leaf.found.as_ref().err()?))))
+        missing.chain(self.absent().filter_map(|file| Some((&*file.step, &**file.found.as_ref().err()?))))
     }
 }

@@ -9,14 +9,14 @@ use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 
 use crate::belong;
 use crate::file;
-use crate::hub::HubLeaf;
+use crate::hub::HubFile;
 use crate::paths;
 use crate::problems::{Problem, Problems, Setting, hint};
 use crate::reader::Reader;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
 
-/// A pipeline that can be run once its leaves are there.
+/// A pipeline that can be run once its files are there.
 #[derive(Debug)]
 pub struct Plan {
     /// Steps in the order in which they run.
@@ -28,13 +28,13 @@ pub struct Plan {
     /// What is not there, by step.
     pub(crate) missing: Vec<(String, String)>,
     /// What is read from the hub, by step.
-    pub(crate) hub: Vec<HubLeaf>,
+    pub(crate) hub: Vec<HubFile>,
     /// What the command has set.
     pub(crate) sets: Vec<Setting>,
 }
 
 impl Plan {
-    /// Reads a pipeline, `sets` (`steps.x.knob=value`) applied. Missing leaves are no error yet: `run` refuses them.
+    /// Reads a pipeline, `sets` (`steps.x.knob=value`) applied. Missing files are no error yet: `run` refuses them.
     ///
     /// # Errors
     /// One [`wherefrom_artifact::Error::Input`] with a line for each problem, unknown keys first.
@@ -48,12 +48,12 @@ impl Plan {
         for (table, stage) in file.steps.iter().zip(&stages) {
             steps.extend(stage.and_then(|stage| reader.step(table, stage, &kinds)));
         }
-        let Reader { problems: mut found, missing, hub_leaves: hub, .. } = reader;
+        let Reader { problems: mut found, missing, hub_files: hub, .. } = reader;
         let order = if steps.len() == file.steps.len() { order(&steps, &mut found) } else { Vec::new() };
         let mut plan = Self { steps: sorted(steps, &order), store, path: path.into(), missing, hub, sets: Vec::new() };
         if found.check(&[]).is_err() {
-            let leaves: Vec<Problem> = plan.lacking().map(|(name, what)| Problem::of_step(name, what)).collect();
-            found.check(&leaves)?;
+            let files: Vec<Problem> = plan.lacking().map(|(name, what)| Problem::of_step(name, what)).collect();
+            found.check(&files)?;
         }
         plan.check_contexts(&mut found);
         found.check(&[])?;
@@ -96,7 +96,7 @@ impl Plan {
         Problems::of(&self.sets).check(lacking)
     }
 
-    /// As [`Plan::wanted`]. Refused while leaves of theirs are missing.
+    /// As [`Plan::wanted`]. Refused while files of theirs are missing.
     pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
         let wanted = self.wanted(to)?;
         let lacking: Vec<Problem> = (self.lacking())
@@ -112,7 +112,7 @@ impl Plan {
         match source {
             Source::Step(step) => self.steps[*step].key(),
             Source::Artifact { key, .. } => Some(key.clone()),
-            Source::Leaf { digest, .. } => digest.clone(),
+            Source::File { digest, .. } => digest.clone(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Plan {
         match source {
             Source::Step(step) => self.steps[*step].folder(&self.store),
             Source::Artifact { folder, .. } => Some(folder.clone()),
-            Source::Leaf { path, .. } => Some(path.clone()),
+            Source::File { path, .. } => Some(path.clone()),
         }
     }
 
@@ -176,7 +176,7 @@ impl Plan {
                     wired.push(Wired { role: &wire.role, kind, key, origin: before.origin.clone() });
                 }
                 Source::Artifact { folder, .. } => wired.push(Wired::new(&wire.role, &Manifest::read(folder)?)),
-                Source::Leaf { .. } => {}
+                Source::File { .. } => {}
             }
         }
         let configured = step.configured.as_deref().context("a step without a configuration")?;

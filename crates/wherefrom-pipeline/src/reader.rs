@@ -10,8 +10,8 @@ use wherefrom_stage::{Checkpoint, Configured, File};
 
 use crate::external;
 use crate::file::{PipelineFile, StepTable};
-use crate::hub::{self, HubLeaf};
-use crate::leaf;
+use crate::files;
+use crate::hub::{self, HubFile};
 use crate::problems::{Problems, hint};
 use crate::stage::Stage;
 use crate::step::{self, Source, Step, Wire};
@@ -30,13 +30,13 @@ pub(crate) struct Reader<'a> {
     digests: BTreeMap<PathBuf, Option<String>>,
     hub: Hub,
     /// What is read from the hub, by step.
-    pub(crate) hub_leaves: Vec<HubLeaf>,
+    pub(crate) hub_files: Vec<HubFile>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(file: &'a PipelineFile, store: &'a Store, problems: Problems) -> Self {
-        let (missing, digests, hub_leaves) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { file, store, problems, missing, digests, hub: Hub::from_env(), hub_leaves }
+        let (missing, digests, hub_files) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { file, store, problems, missing, digests, hub: Hub::from_env(), hub_files }
     }
 
     fn names(&self) -> Vec<&str> {
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn step(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Step> {
         let place = table.place();
         let mut knobs = json(&table.knobs);
-        let mut wires = self.leaves(table, stage, &mut knobs);
+        let mut wires = self.files(table, stage, &mut knobs);
         let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut self.problems);
         if let (Some(map), Value::Object(inherited)) = (knobs.as_object_mut(), json(&self.file.inherited)) {
             for (name, value) in inherited.into_iter().filter(|(name, _)| stage.inherits().contains(&name.as_str())) {
@@ -87,11 +87,11 @@ impl<'a> Reader<'a> {
             wires.extend(self.wire(table, stage, configured.as_deref(), role, wire, kinds));
         }
         let model = self.model(table, stage, &knobs, kinds);
-        if let (true, Some(Source::Leaf { path, .. })) = (stage.reads_generation_config(), &model)
-            && let Some(path) = leaf::generation_config(path)
+        if let (true, Some(Source::File { path, .. })) = (stage.reads_generation_config(), &model)
+            && let Some(path) = files::generation_config(path)
         {
             let role = File::GenerationConfig.name();
-            let source = self.file_leaf(table, stage, path, role, "");
+            let source = self.located(table, stage, path, role, "");
             wires.push(Wire { role: role.into(), source, used: true });
         }
         Some(Step {
@@ -166,30 +166,30 @@ impl<'a> Reader<'a> {
         };
         let found = self.hub.find(&reference);
         let path = found.as_ref().ok().map(|found| found.path.clone());
-        self.hub_leaves.push(HubLeaf { step: table.name.clone(), reference, found });
+        self.hub_files.push(HubFile { step: table.name.clone(), reference, found });
         path
     }
 
     /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
-    fn leaf(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str) -> Source {
+    fn file(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str) -> Source {
         let place = table.key(what);
         let Some(located) = self.locate(table, what, &place, path) else {
-            return Source::Leaf { path: path.into(), digest: None };
+            return Source::File { path: path.into(), digest: None };
         };
-        self.file_leaf(table, stage, located, what, &explained(self.file, &place, path))
+        self.located(table, stage, located, what, &explained(self.file, &place, path))
     }
 
     /// The same of a path that is known; `base` follows an error about it.
-    fn file_leaf(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str, base: &str) -> Source {
-        let digest = leaf::digest(self.store, stage, what, &path);
+    fn located(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str, base: &str) -> Source {
+        let digest = files::digest(self.store, stage, what, &path);
         if let Err(error) = &digest {
             self.missing.push((table.name.clone(), format!("`{what}`: {error:#}{base}")));
         }
-        Source::Leaf { path, digest: digest.ok() }
+        Source::File { path, digest: digest.ok() }
     }
 
     /// Knobs that are paths, taken out of the knobs.
-    fn leaves(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
+    fn files(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
         let mut wires = Vec::new();
         for file in stage.files().iter().copied().filter(|file| file.is_knob()) {
             let name = file.name();
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
                         continue;
                     }
                     Some(step) => Source::Step(step),
-                    None => self.leaf(table, stage, &path, name),
+                    None => self.file(table, stage, &path, name),
                 },
                 Some(_) => {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
@@ -214,9 +214,9 @@ impl<'a> Reader<'a> {
                 }
                 None if file == File::ChatTemplate => {
                     let Some((place, written, Some(model))) = self.checkpoint(table) else { continue };
-                    match leaf::chat_template(&model) {
+                    match files::chat_template(&model) {
                         Ok(Some(path)) => {
-                            self.file_leaf(table, stage, path, name, &explained(self.file, &place, &written))
+                            self.located(table, stage, path, name, &explained(self.file, &place, &written))
                         }
                         Ok(None) => continue,
                         Err(error) => {
@@ -238,15 +238,15 @@ impl<'a> Reader<'a> {
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.
     fn tokenizer(&mut self, table: &StepTable, stage: Stage) -> Option<Source> {
         let (place, name, model) = self.checkpoint(table)?;
-        let Some(model) = model else { return Some(Source::Leaf { path: name.into(), digest: None }) };
-        if let Some(what) = leaf::no_folder(&model) {
+        let Some(model) = model else { return Some(Source::File { path: name.into(), digest: None }) };
+        if let Some(what) = files::no_folder(&model) {
             let base = explained(self.file, &place, &name);
             self.missing.push((table.name.clone(), format!("`model`: {what}{base}")));
-            return Some(Source::Leaf { path: name.into(), digest: None });
+            return Some(Source::File { path: name.into(), digest: None });
         }
         let path = model.join("tokenizer.json");
         let base = explained(self.file, &place, &name);
-        path.exists().then(|| self.file_leaf(table, stage, path, "tokenizer", &base))
+        path.exists().then(|| self.located(table, stage, path, "tokenizer", &base))
     }
 
     /// The checkpoint whose tokenizer a step takes: the place that names it, its name, and its folder if it is here.
@@ -281,13 +281,13 @@ impl<'a> Reader<'a> {
         }
         let at = table.model.as_ref().map_or_else(|| MODEL.into(), |_| table.key("model"));
         let Some(folder) = self.locate(table, "model", &at, name) else {
-            return Some(Source::Leaf { path: name.into(), digest: None });
+            return Some(Source::File { path: name.into(), digest: None });
         };
         self.modules(&place, &folder, knobs);
         if let Some(digest) = self.digests.get(&folder) {
-            return Some(Source::Leaf { path: folder, digest: digest.clone() });
+            return Some(Source::File { path: folder, digest: digest.clone() });
         }
-        let digest = leaf::model_digest(self.store, &folder);
+        let digest = files::model_digest(self.store, &folder);
         if let Err(error) = &digest {
             let near = hint(name, &self.names());
             let near = if table.model.is_some() && near.contains("did you mean") { &near } else { "" };
@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
         } else {
             self.digests.insert(folder.clone(), digest.as_ref().ok().cloned());
         }
-        Some(Source::Leaf { path: folder, digest: digest.ok() })
+        Some(Source::File { path: folder, digest: digest.ok() })
     }
 
     /// Whether the checkpoint can be read and has the modules that are asked for.
@@ -318,7 +318,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are leaves.
+    /// Knobs of an external step: `command`, `writes`, `version`. Files of the command are inputs by content.
     /// In the configuration, and so in the key, they keep their names alone.
     fn external(&mut self, table: &StepTable, knobs: &mut Value, wires: &mut Vec<Wire>) -> u32 {
         let place = &table.place();
@@ -331,7 +331,7 @@ impl<'a> Reader<'a> {
                     // A program's bare name is looked for on PATH.
                     if path.is_file() && (index > 0 || is_path(word)) {
                         knobs["command"][index] = path.file_name().unwrap_or_default().to_string_lossy().into();
-                        let source = Source::Leaf { digest: self.store.leaf(&path).ok(), path };
+                        let source = Source::File { digest: self.store.file_digest(&path).ok(), path };
                         wires.push(Wire { role: external::role(index), source, used: true });
                     } else if index == 0 && (is_path(word) || !on_path(word)) {
                         let base = if is_path(word) { base.explain(word) } else { String::new() };

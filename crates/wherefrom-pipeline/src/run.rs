@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
-    Artifact, Draft, Example, Exec, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
+    Artifact, Draft, Example, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
-use wherefrom_stage::{Configured, File, Given};
+use wherefrom_stage::{Configured, Exec, File, Given};
 
 use crate::belong;
 use crate::external::COMMAND;
-use crate::leaf::Leaves;
+use crate::files::Files;
 use crate::paths;
 use crate::plan::Plan;
 use crate::stage::Stage;
@@ -83,7 +83,7 @@ impl Plan {
     fn check_models(&self, wanted: &[usize], exec: &Exec) -> Result<()> {
         let mut seen = BTreeSet::new();
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state != State::Cached) {
-            if let (true, Some(Source::Leaf { path, .. })) = (step.stage.runs_model(), &step.model)
+            if let (true, Some(Source::File { path, .. })) = (step.stage.runs_model(), &step.model)
                 && seen.insert(path)
             {
                 let notes = wherefrom_model::check(path).with_context(|| format!("step `{}`", step.name))?;
@@ -98,7 +98,7 @@ impl Plan {
         for step in wanted.iter().map(|&index| &self.steps[index]) {
             let mut given = self.given(step)?;
             given.inputs.retain(|_, path| path.join(MANIFEST).exists());
-            if let (true, Some(Source::Leaf { .. })) = (step.stage.runs_model(), &step.model) {
+            if let (true, Some(Source::File { .. })) = (step.stage.runs_model(), &step.model) {
                 check_tokens(&given).with_context(|| format!("step `{}`", step.name))?;
             }
         }
@@ -111,10 +111,10 @@ impl Plan {
         let (start, model) = (Instant::now(), recipe.model.clone());
         let given = self.given(step)?;
         let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
-        let leaves = Leaves { store: &self.store, stage: step.stage, leaves: step.leaves() };
+        let files = Files { store: &self.store, stage: step.stage, files: step.files() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
             draft.origin(check_inputs(step.stage, configured, &given, model.as_deref())?);
-            leaves.guard(draft, &*exec.reporter, |draft| fill(configured, &given, exec, draft))?;
+            files.guard(draft, &*exec.reporter, |draft| fill(configured, &given, exec, draft))?;
             commits(&self.commits(Some(&step.name)), draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use wherefrom_artifact::{Exec, MANIFEST, Manifest, Recipe, Store, bad_input};
-use wherefrom_stage::{File, Given};
+use wherefrom_artifact::{MANIFEST, Manifest, Recipe, Store, bad_input};
+use wherefrom_stage::{Exec, File, Given};
 
+use crate::files::{self, Files};
 use crate::hub;
-use crate::leaf::{self, Leaves};
 use crate::problems::{Problems, hint};
 use crate::run::{check_inputs, commits, fill};
 use crate::stage::Stage;
@@ -95,7 +95,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         let identity = if path.join(MANIFEST).exists() || stage.file(role).is_none() {
             Manifest::read(path)?.key
         } else {
-            let digest = leaf::digest(&store, stage, role, &inside)?;
+            let digest = files::digest(&store, stage, role, &inside)?;
             read.push((role.clone(), inside.clone(), digest.clone()));
             digest
         };
@@ -104,17 +104,17 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     }
     let model = match &single.model {
         Some(folder) if stage.runs_model() || stage.is_external() => {
-            let digest = leaf::model_digest(&store, folder)?;
+            let digest = files::model_digest(&store, folder)?;
             read.push(("model".into(), folder.clone(), digest.clone()));
             Some(digest)
         }
         _ => None,
     };
     if let (true, Some(folder)) = (stage.reads_generation_config(), &single.model)
-        && let Some(path) = leaf::generation_config(folder)
+        && let Some(path) = files::generation_config(folder)
     {
         let role = File::GenerationConfig.name();
-        let digest = leaf::digest(&store, stage, role, &path)?;
+        let digest = files::digest(&store, stage, role, &path)?;
         inputs.insert(role.into(), digest.clone());
         read.push((role.into(), path, digest));
     }
@@ -128,10 +128,10 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     };
     let config = configured.config().clone();
     let recipe = Recipe { stage: stage.name().into(), version, config, inputs, model };
-    let leaves_read = Leaves { store: &store, stage, leaves: read };
+    let files_read = Files { store: &store, stage, files: read };
     let (folder, _) = store.produce(kind, recipe, &*exec.reporter, |draft| {
         draft.origin(origin);
-        leaves_read.guard(draft, &*exec.reporter, |draft| fill(&*configured, &given, exec, draft))?;
+        files_read.guard(draft, &*exec.reporter, |draft| fill(&*configured, &given, exec, draft))?;
         commits(&hub, draft)
     })?;
     move_to(&folder, &single.output)?;

@@ -46,7 +46,7 @@ impl Plan {
     }
 
     /// Where a step attributes less than half of a model's parameters, embeddings left aside: which are the largest that
-    /// it leaves out. Once for each model and choice.
+    /// it files out. Once for each model and choice.
     pub fn thin_coverage(&self) -> Vec<String> {
         let mut said = Vec::new();
         for step in self.steps.iter().filter(|step| step.stage.inherits().contains(&"modules")) {

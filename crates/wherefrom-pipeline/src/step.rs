@@ -27,7 +27,7 @@ pub enum Source {
         key: String,
     },
     /// A file or a checkpoint folder.
-    Leaf {
+    File {
         /// Where it lies.
         path: PathBuf,
         /// Its digest; none if it is not there.
@@ -59,13 +59,13 @@ pub struct Step {
     pub version: u32,
     /// The stage with its configuration; none where its knobs make none, which is a problem of the plan.
     pub(crate) configured: Option<Arc<dyn Configured>>,
-    /// Its inputs, leaves among them.
+    /// Its inputs, files among them.
     pub wires: Vec<Wire>,
     /// The checkpoint it runs.
     pub model: Option<Source>,
     /// Modules summed in one pass over the tokens, where the step says: never part of the key.
     pub modules_per_pass: Option<usize>,
-    /// The key's preimage; none while a leaf is not there.
+    /// The key's preimage; none while a file is not there.
     pub recipe: Option<Recipe>,
     /// What it goes back to.
     pub origin: Origin,
@@ -92,13 +92,13 @@ impl Step {
     }
 
     /// Role, path and digest of what it reads that no step makes.
-    pub(crate) fn leaves(&self) -> Vec<(String, PathBuf, String)> {
+    pub(crate) fn files(&self) -> Vec<(String, PathBuf, String)> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));
         let model = self.model.iter().map(|model| ("model", model));
         wires
             .chain(model)
             .filter_map(|(role, source)| match source {
-                Source::Leaf { path, digest: Some(digest) } => Some((role.into(), path.clone(), digest.clone())),
+                Source::File { path, digest: Some(digest) } => Some((role.into(), path.clone(), digest.clone())),
                 _ => None,
             })
             .collect()

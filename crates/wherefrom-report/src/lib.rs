@@ -19,9 +19,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Exec, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
+    Artifact, Details, Draft, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
 };
-use wherefrom_stage::{About, Cost, File, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Cost, Exec, File, Role, Stage, Writes, at_least};
 
 use crate::gather::Gathered;
 use crate::header::Header;

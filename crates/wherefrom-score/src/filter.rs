@@ -16,8 +16,8 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Exec, Kind, Row, Tokens, bad_input};
-use wherefrom_stage::{About, Cost, Role, Stage, Writes, at_least};
+use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Kind, Row, Tokens, bad_input};
+use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;

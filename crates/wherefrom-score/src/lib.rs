@@ -7,6 +7,7 @@
 
 pub mod filter;
 mod queries;
+pub mod test_support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,14 +18,14 @@ use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Exec, Kind, Preconditioned, Ranked,
-    Ranking, Score, Scores, Span, Tokens, check_training_examples,
+    Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
+    Score, Scores, Span, Tokens, check_training_examples,
 };
 use wherefrom_model::{
     ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Sizes,
     Tap, batches, open_device,
 };
-use wherefrom_stage::{About, Checkpoint, Cost, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -133,13 +134,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 /// The same with another limit on the bytes of queries on the device at once.
-pub fn run_in_groups(
-    config: &Config,
-    inputs: &Inputs,
-    exec: &Exec,
-    draft: &mut Draft,
-    query_bytes: usize,
-) -> Result<()> {
+fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft, query_bytes: usize) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
     let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;

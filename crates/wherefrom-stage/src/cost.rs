@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use wherefrom_artifact::Device;
+
+use crate::exec::Device;
 
 /// Bytes of a process that reads and writes artifacts and does nothing else: measured.
 const IDLE: f64 = 2.4e7;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
-use wherefrom_artifact::{Draft, Exec, Kind};
+use wherefrom_artifact::{Draft, Kind};
 
 use crate::cost::{Cost, Machine, Planned};
+use crate::exec::Exec;
 use crate::given::Given;
 use crate::stage::{About, Need, Stage, Writes};
 

@@ -7,10 +7,12 @@
 
 mod cost;
 mod erased;
+mod exec;
 mod given;
 mod stage;
 
 pub use cost::{Cost, Machine, Planned, Size};
 pub use erased::{AnyStage, Configured, Input};
+pub use exec::{Device, Exec};
 pub use given::Given;
 pub use stage::{About, Checkpoint, File, MODULES_PER_PASS, Need, Role, Stage, Writes, at_least};

@@ -5,9 +5,10 @@ use std::fmt;
 use anyhow::Result;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
-use wherefrom_artifact::{Draft, Exec, Kind};
+use wherefrom_artifact::{Draft, Kind};
 
 use crate::cost::{Cost, Machine, Planned};
+use crate::exec::Exec;
 use crate::given::Given;
 
 /// The knob of stages that may go over the tokens several times: how many modules they sum in one pass.

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Draft, Example, Exec, Kind, Row as _, bad_input};
-use wherefrom_stage::{About, Checkpoint, Cost, File, Stage, Writes, at_least};
+use wherefrom_artifact::{Draft, Example, Kind, Row as _, bad_input};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Stage, Writes, at_least};
 
 use crate::chat::{Chat, Date};
 use crate::corpus::{Corpus, Place, RawRow, Rows};

@@ -15,8 +15,8 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
-use wherefrom_artifact::{Draft, Exec, Kind, bad_input, write_atomically};
-use wherefrom_stage::{About, Cost, File, Stage, Writes};
+use wherefrom_artifact::{Draft, Kind, bad_input, write_atomically};
+use wherefrom_stage::{About, Cost, Exec, File, Stage, Writes};
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::ordered::{Json, Object};

@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Kind, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Labels, Model, Sequence, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, File, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::tokenizer;
 

@@ -14,10 +14,10 @@ use burn::tensor::Device;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wherefrom_artifact::{Artifact, Draft, Example, Exec, Kind, Tokens, bad_input, write_atomically};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input, write_atomically};
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model, Sequence, Sizes, batches, open_device};
-use wherefrom_stage::{About, Cost, File, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
 use crate::adam::Moments;
 use crate::state::{self, Progress};

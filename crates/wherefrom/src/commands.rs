@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use wherefrom_artifact::{Device, Exec, Kind, Manifest, State, Store, bad_input, bytes, flops};
+use wherefrom_artifact::{Kind, Manifest, State, Store, bad_input, bytes, flops};
 use wherefrom_check::{Check, Verdict};
 use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single, Why};
+use wherefrom_stage::{Device, Exec};
 
 use crate::output::{say, say_path};
 use crate::progress::Progress;

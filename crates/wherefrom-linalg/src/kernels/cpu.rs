@@ -18,8 +18,8 @@ thread_local! {
     static BURN_ONLY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `body` with every kernel on its burn path, whatever the device: for tests that compare.
-pub fn with_burn_operations<R>(body: impl FnOnce() -> R) -> R {
+/// As [`crate::test_support::with_burn_operations`].
+pub(crate) fn with_burn_operations<R>(body: impl FnOnce() -> R) -> R {
     BURN_ONLY.set(true);
     let result = body();
     BURN_ONLY.set(false);

@@ -40,4 +40,4 @@ pub use sums::{Form, Sum, squared_products_bytes};
 pub(crate) use thin::{dots, multiply_out};
 
 #[doc(hidden)]
-pub use cpu::with_burn_operations;
+pub(crate) use cpu::with_burn_operations;

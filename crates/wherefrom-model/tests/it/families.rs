@@ -1,7 +1,7 @@
 //! Every family against `transformers` in float64 (tests/fixtures/families/make_fixtures.py).
 
 use burn::tensor::Tensor;
-use wherefrom_linalg::kernels::with_burn_operations;
+use wherefrom_linalg::test_support::with_burn_operations;
 use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, Tap, resolve_device};
 
 use crate::{Fixture, assert_close, cosine, segments_agree_with_sequences, summed, values};

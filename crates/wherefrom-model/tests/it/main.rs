@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
-use wherefrom_linalg::kernels::with_burn_operations;
+use wherefrom_linalg::test_support::with_burn_operations;
 use wherefrom_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_device};
 
 /// Float32 against float64.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use wherefrom_artifact::{Error, Exec, Reporter};
+use wherefrom_artifact::{Error, Reporter};
+use wherefrom_stage::Exec;
 
 use crate::study::Study;
 

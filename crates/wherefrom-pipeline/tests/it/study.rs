@@ -9,9 +9,10 @@ use anyhow::Result;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;
-use wherefrom_artifact::{Exec, Manifest, State, Store};
+use wherefrom_artifact::{Manifest, State, Store};
 use wherefrom_model::{Config, Model, resolve_device};
 use wherefrom_pipeline::Plan;
+use wherefrom_stage::Exec;
 
 /// Steps of the pipeline.
 pub(crate) const STEPS: usize = 6;

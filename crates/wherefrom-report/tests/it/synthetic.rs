@@ -7,10 +7,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 use wherefrom_artifact::{
-    Artifact, ArtifactKind, Detail, Details, Draft, Example, Exec, Kind, Loss, Losses, Ranked, Ranking, Recipe, Report,
-    Row, Score, Scores, Silent, Store, Tokens,
+    Artifact, ArtifactKind, Detail, Details, Draft, Example, Kind, Loss, Losses, Ranked, Ranking, Recipe, Report, Row,
+    Score, Scores, Silent, Store, Tokens,
 };
 use wherefrom_report::{Config, Inputs, run};
+use wherefrom_stage::Exec;
 
 /// The quickstart's, a byte-level BPE.
 pub(crate) fn tokenizer() -> PathBuf {

@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::Result;
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Example, Exec, Kind, Recipe, Reporter, Store, Tokens};
+use wherefrom_artifact::{Artifact, Example, Kind, Recipe, Reporter, Store, Tokens};
+use wherefrom_stage::Exec;
 use wherefrom_tokenize::tokenize::{self, Config};
 use wherefrom_tokenize::vocabulary;
 

@@ -10,8 +10,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Artifact, Draft, Error, Example, Exec, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
+    Artifact, Draft, Error, Example, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
 };
+use wherefrom_stage::Exec;
 use wherefrom_train::{generate, train};
 
 const VOCABULARY: usize = 24;

@@ -177,7 +177,7 @@ pub(crate) fn results(store: &Path) -> Vec<PathBuf> {
     let mut found = files(store);
     found.retain(|path| {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let memo = path.parent().is_some_and(|folder| folder.ends_with("leaves"));
+        let memo = path.parent().is_some_and(|folder| folder.ends_with("digests"));
         !["CACHEDIR.TAG", ".gitignore"].contains(&name) && !name.ends_with(".lock") && !memo
     });
     found

@@ -4,8 +4,12 @@
 //! <store>/<kind>-v<version>/<key>/          sealed: manifest.json and parts
 //! <store>/<kind>-v<version>/<key>.draft/    in the making: plan.json, parts, scratch
 //! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft
-//! <store>/leaves/                           digests of input files
+//! <store>/digests/                          digests of input files
 //! ```
+
+pub(crate) mod digests;
+pub(crate) mod disk;
+pub(crate) mod draft;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,14 +18,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::artifact::open_any;
-use crate::disk;
-use crate::draft::{self, Draft};
 use crate::error::{Error, bad_input};
-use crate::exec::Reporter;
 use crate::kinds::Kind;
-use crate::leaves;
 use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
+use crate::reporter::Reporter;
+use crate::store::draft::Draft;
 
 /// What the name of a draft ends with.
 const DRAFT: &str = ".draft";
@@ -287,15 +289,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Input`] for what is no file, cannot be read, or changes while it is read.
-    pub fn leaf(&self, path: &Path) -> Result<String> {
-        leaves::digest(&self.root, path)
+    pub fn file_digest(&self, path: &Path) -> Result<String> {
+        digests::digest(&self.root, path)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::Silent;
+    use crate::reporter::Silent;
 
     /// A store with these folders in it, each with a manifest's name or a plan's.
     fn store(folders: &[&str]) -> (tempfile::TempDir, Store) {

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::batches::{BATCH_BYTES, in_batches};
-use crate::disk;
 use crate::error::{Error, bad_input};
 use crate::ipc::Access;
 use crate::kinds::{Format, Kind, Row};
@@ -28,6 +27,7 @@ use crate::origin::{Origin, kept};
 use crate::part;
 use crate::recipe::{Recipe, canonical_json};
 use crate::sound::Sound;
+use crate::store::disk;
 use crate::stored::{self, Losses, Stored};
 
 /// The frozen split of a draft.

@@ -1,4 +1,4 @@
-//! Leaves: what no step makes. Corpora, tokenizers and checkpoints, identified by their content.
+//! Files that no step makes: corpora, tokenizers and checkpoints, identified by their content.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ const BESIDE: &str = "tokens of files beside it";
 /// What a draft was begun from, beside its parts.
 const READ: &str = "read";
 
-/// A file of a leaf, or what is read of it.
+/// One of the files of an input, or what is read of it.
 struct Part {
     /// Its name in the digest of several.
     name: String,
@@ -25,7 +25,7 @@ struct Part {
     digest: String,
 }
 
-/// The digest of a leaf in a role: that of its file, or one over those of its files.
+/// The digest of an input in a role: that of its file, or one over those of its files.
 pub(crate) fn digest(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<String> {
     Ok(combined(role, &parts(store, stage, role, path)?))
 }
@@ -39,9 +39,9 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
     Ok(combined(MODEL, &model_parts(store, folder)?))
 }
 
-/// What of a leaf a stage reads.
+/// What of an input a stage reads.
 fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Part>> {
-    let whole = |name: String, path: PathBuf| Ok(Part { digest: store.leaf(&path)?, name, path });
+    let whole = |name: String, path: PathBuf| Ok(Part { digest: store.file_digest(&path)?, name, path });
     match stage.file(role) {
         None if role != MODEL => Ok(vec![whole(String::new(), path.into())?]),
         None if path.join(MANIFEST).exists() => Ok(Vec::new()),
@@ -90,7 +90,7 @@ fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
     }
     files.push(config);
     files.sort();
-    files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.leaf(&path)?, path })).collect()
+    files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.file_digest(&path)?, path })).collect()
 }
 
 /// Why there is no folder of a model at `path`, and what to do; none if there is one.
@@ -182,15 +182,15 @@ pub(crate) fn generation_config(model: &Path) -> Option<PathBuf> {
     Some(model.join(GENERATION)).filter(|path| path.exists())
 }
 
-/// The leaves of a step, with the digests that its key is made of.
-pub(crate) struct Leaves<'a> {
+/// The files of a step that no step makes, with the digests that its key is made of.
+pub(crate) struct Files<'a> {
     pub(crate) store: &'a Store,
     pub(crate) stage: Stage,
     /// Role, path and digest.
-    pub(crate) leaves: Vec<(String, PathBuf, String)>,
+    pub(crate) files: Vec<(String, PathBuf, String)>,
 }
 
-impl Leaves<'_> {
+impl Files<'_> {
     /// Fills the draft, and makes sure that what was read is what the key says: the files are asked before and after. A file
     /// that looks the same is the same; of one that does not, the digest decides. What was begun is forgotten where a file
     /// was changed, and where one was written since an earlier run began: who knows what that run read.
@@ -204,7 +204,7 @@ impl Leaves<'_> {
         fill: impl FnOnce(&mut Draft) -> Result<()>,
     ) -> Result<()> {
         let before = self.parts()?;
-        for ((role, path, digest), parts) in self.leaves.iter().zip(&before) {
+        for ((role, path, digest), parts) in self.files.iter().zip(&before) {
             if !parts.is_empty() && combined(role, parts) != *digest {
                 return Err(changed(path, "since the plan was made"));
             }
@@ -229,7 +229,7 @@ impl Leaves<'_> {
 
     fn parts(&self) -> Result<Vec<Vec<Part>>> {
         let parts = |(role, path, _): &(String, PathBuf, String)| parts(self.store, self.stage, role, path);
-        self.leaves.iter().map(parts).collect()
+        self.files.iter().map(parts).collect()
     }
 
     fn begin(&self, parts: &[Vec<Part>], draft: &mut Draft, reporter: &dyn Reporter) -> Result<()> {

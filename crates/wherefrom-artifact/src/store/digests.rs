@@ -1,7 +1,7 @@
 //! Digests of input files, remembered so that a checkpoint is not read again for every plan.
 //!
 //! ```text
-//! <store>/leaves/<digest of its path>     what a file looked like when it was digested, and its digest
+//! <store>/digests/<digest of its path>     what a file looked like when it was digested, and its digest
 //! ```
 //!
 //! A file each, so that processes do not wait for each other and thousands of files cost no more than each on its own.
@@ -15,12 +15,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::disk;
 use crate::error::bad_input;
+use crate::store::disk;
 
 /// A file that was written so shortly before it was digested may be written again without its times moving: clocks of file
 /// systems tick every two seconds at the slowest.
 const TICK_NS: u128 = 2_000_000_000;
+
+/// Of the store.
+const FOLDER: &str = "digests";
 
 /// What the system says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ impl Stamp {
 
 /// An entry of the memo.
 #[derive(Debug, Serialize, Deserialize)]
-struct Leaf {
+struct Entry {
     path: PathBuf,
     stamp: Stamp,
     /// When its reading began.
@@ -79,13 +82,13 @@ pub(crate) fn digest(root: &Path, path: &Path) -> Result<String> {
     let before = stamp(path)?;
     let path = fs::canonicalize(path).map_err(unread)?;
     let entry = entry(root, &path);
-    let known = fs::read(&entry).ok().and_then(|text| serde_json::from_slice::<Leaf>(&text).ok());
-    if let Some(leaf) = known
-        && leaf.path == path
-        && leaf.stamp == before
-        && before.written_ns() + TICK_NS < leaf.digested_ns
+    let known = fs::read(&entry).ok().and_then(|text| serde_json::from_slice::<Entry>(&text).ok());
+    if let Some(known) = known
+        && known.path == path
+        && known.stamp == before
+        && before.written_ns() + TICK_NS < known.digested_ns
     {
-        return Ok(leaf.blake3);
+        return Ok(known.blake3);
     }
     let digested_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     let blake3 = disk::digest(&path).map_err(|error| bad_input(format!("{error:#}")))?;
@@ -93,7 +96,7 @@ pub(crate) fn digest(root: &Path, path: &Path) -> Result<String> {
         return Err(bad_input(format!("{} changes while it is read; wait until it is whole", path.display())));
     }
     // A lost memo costs another reading, never a wrong key.
-    let _unsaved = save(root, &entry, &Leaf { path, stamp: before, digested_ns, blake3: blake3.clone() });
+    let _unsaved = save(root, &entry, &Entry { path, stamp: before, digested_ns, blake3: blake3.clone() });
     Ok(blake3)
 }
 
@@ -110,17 +113,17 @@ pub fn written(path: &Path) -> Result<String> {
 
 fn entry(root: &Path, path: &Path) -> PathBuf {
     let name = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
-    root.join("leaves").join(&name[..32])
+    root.join(FOLDER).join(&name[..32])
 }
 
 /// Nothing is created where there is no store yet.
-fn save(root: &Path, entry: &Path, leaf: &Leaf) -> Result<()> {
+fn save(root: &Path, entry: &Path, known: &Entry) -> Result<()> {
     let temporary = entry.with_extension(format!("{}.tmp", disk::unique()));
-    match fs::create_dir(root.join("leaves")) {
+    match fs::create_dir(root.join(FOLDER)) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
-    fs::write(&temporary, serde_json::to_vec(leaf)?)?;
+    fs::write(&temporary, serde_json::to_vec(known)?)?;
     Ok(fs::rename(&temporary, entry)?)
 }
 
@@ -166,8 +169,9 @@ mod tests {
         let (text, path) = (right(b"text"), fs::canonicalize(path).unwrap());
         let stamp = Stamp::of(&fs::metadata(&path).unwrap());
         let remembered = |stamp: Stamp, after: u128, of: &Path| {
-            let leaf = Leaf { path: of.into(), stamp, digested_ns: stamp.written_ns() + after, blake3: "memo".into() };
-            save(root, &entry(root, &path), &leaf).unwrap();
+            let known =
+                Entry { path: of.into(), stamp, digested_ns: stamp.written_ns() + after, blake3: "memo".into() };
+            save(root, &entry(root, &path), &known).unwrap();
             digest(root, &path).unwrap()
         };
         assert_eq!(remembered(stamp, TICK_NS + 1, &path), "memo");
@@ -199,7 +203,7 @@ mod tests {
         }
         // The quadratic memo took 12 s a plan; this is 0.2 s on an idle machine.
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-        assert_eq!(fs::read_dir(folder.path().join("leaves")).unwrap().count(), 2000);
+        assert_eq!(fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 2000);
     }
 
     #[test]

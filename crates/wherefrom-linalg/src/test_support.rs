@@ -1,0 +1,6 @@
+//! For tests alone.
+
+/// Runs `body` with every kernel on its burn path, whatever the device: for tests that compare the two paths.
+pub fn with_burn_operations<R>(body: impl FnOnce() -> R) -> R {
+    crate::kernels::with_burn_operations(body)
+}
