@@ -5,6 +5,7 @@ use std::ops::Add;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use wherefrom_linalg::kernels::*;
+use wherefrom_linalg::test_support::with_burn_operations;
 use wherefrom_linalg::random::{normal, uniform};
 
 thread_local! {
