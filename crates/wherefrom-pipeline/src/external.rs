@@ -1,7 +1,7 @@
 //! External stages: a command that fills a folder of the draft.
 //!
 //! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
-//! `{kind, version, key, config}`. What it files in FOLDER is checked and sealed as any other artifact. It runs in the
+//! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact. It runs in the
 //! folder of the pipeline, and all paths that it is given are absolute.
 
 use std::ffi::OsString;
