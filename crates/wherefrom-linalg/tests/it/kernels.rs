@@ -5,8 +5,8 @@ use std::ops::Add;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use wherefrom_linalg::kernels::*;
-use wherefrom_linalg::test_support::with_burn_operations;
 use wherefrom_linalg::random::{normal, uniform};
+use wherefrom_linalg::test_support::with_burn_operations;
 
 thread_local! {
     /// Where the running test's tensors are made.
