@@ -86,12 +86,7 @@ impl<K: ArtifactKind> Artifact<K> {
 
     /// Every record batch of every part, all digests checked first. A part is open only while it is read.
     pub fn all_batches(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<K>> {
-        (0..self.parts()).try_for_each(|part| verify_part(&self.folder, &self.manifest, part))?;
-        let (folder, parts) = (self.folder.clone(), self.manifest.parts.clone());
-        Ok(parts.into_iter().flat_map(move |entry| {
-            let read = part::read(K::KIND, &folder.join(&entry.name), Access::Sealed(entry.bytes), &[], None);
-            read.unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
-        }))
+        every_batch(&self.folder, &self.manifest)
     }
 
     /// A line of the schema metadata that every part has, without its `wherefrom.`.
@@ -112,6 +107,20 @@ impl<K: ArtifactKind> Artifact<K> {
         }
         Err(Error::Missing { path: self.folder.join(name) }.into())
     }
+}
+
+/// Every record batch of a table of whatever kind, all digests checked first.
+pub fn table(folder: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    every_batch(folder, &open_any(folder)?)
+}
+
+fn every_batch(folder: &Path, manifest: &Manifest) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    (0..manifest.parts.len()).try_for_each(|part| verify_part(folder, manifest, part))?;
+    let (folder, kind) = (folder.to_path_buf(), manifest.kind);
+    Ok(manifest.parts.clone().into_iter().flat_map(move |entry| {
+        let read = part::read(kind, &folder.join(&entry.name), Access::Sealed(entry.bytes), &[], None);
+        read.unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
+    }))
 }
 
 /// Opens an artifact of whatever kind: manifest, sizes and columns are checked, digests are not.

@@ -25,6 +25,11 @@ pub fn boundary(prompt: &str, completion: &str) -> [String; 2] {
     [one_line(given) + &marks(after), marks(before) + &one_line(said)]
 }
 
+/// Whether a text that is shown has one of the signs of [`boundary`].
+pub fn is_marked(shown: &str) -> bool {
+    shown.contains(['␣', '↵', '⇥', '␍', '⍽'])
+}
+
 /// White space by signs that can be seen.
 fn marks(white: &str) -> String {
     let mark = |character| match character {

@@ -1,4 +1,6 @@
-//! Amounts as people write them.
+//! Amounts and dates as people write them.
+
+use std::time::SystemTime;
 
 /// Fewer bytes than these are no memory.
 const LEAST: f64 = 1000.0;
@@ -40,6 +42,23 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok((number.ok_or_else(wrong)? * unit) as u64)
 }
 
+/// `2026-11-26T18:37:05Z`.
+pub fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March, counted from the year 0, in cycles of 400 years.
+    let days = days + 719_468;
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = 400 * cycle + year + later;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 fn scaled(mut value: f64, units: &[&str]) -> String {
     let mut unit = 0;
     while value >= 1000.0 && unit + 1 < units.len() {
@@ -52,6 +71,17 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_are_dates() {
+        let date = |seconds| utc(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(date(951_868_800), "2000-03-01T00:00:00Z");
+        assert_eq!(date(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(date(1_798_761_599), "2026-12-31T23:59:59Z");
+        assert_eq!(date(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
 
     #[test]
     fn amounts_are_read_as_written() {

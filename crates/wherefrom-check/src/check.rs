@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result};
 use wherefrom_artifact::{
     Artifact, Detail, Details, Example, Factors, Gradients, MANIFEST, Manifest, Store, Tokens, bad_input,
 };
+use wherefrom_inspect::spearman;
 use wherefrom_model::{Coverage, Precision};
 use wherefrom_pipeline::{Plan, model_folder};
 use wherefrom_stage::Exec;
 
-use crate::compare::{Agreement, Spread, agreement, spearman};
+use crate::compare::{Agreement, Spread, agreement};
 use crate::sample;
 
 /// Least cosine of an example's gradient in reduced precision with the one in float32, in any module.

@@ -1,4 +1,4 @@
-//! Artifacts in the formats of other tools: JSON lines, safetensors.
+//! Artifacts in the formats of other tools, by the ending of the file: CSV, JSON lines, safetensors.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use safetensors::tensor::{Dtype, TensorView};
-use wherefrom_artifact::{Export, Kind, Lineage, Manifest, Store, Tensors, bad_input, open_any, replace};
+use wherefrom_artifact::{Export, Format, Kind, Lineage, Manifest, Store, Tensors, bad_input, open_any, replace};
+
+use crate::csv;
 
 /// Writes the artifact in `folder` to the file `output`.
 ///
@@ -14,6 +16,29 @@ use wherefrom_artifact::{Export, Kind, Lineage, Manifest, Store, Tensors, bad_in
 /// [`wherefrom_artifact::Error::Input`] for a kind that has no other form than its own.
 pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
     let manifest = open_any(folder)?;
+    let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let (kind, shown) = (manifest.kind.name(), output.display());
+    let fits = match (&ending[..], manifest.kind.export()) {
+        ("csv", _) if manifest.kind.format() == Format::Parquet => return csv::write(folder, output),
+        ("csv", _) => false,
+        ("jsonl" | "ndjson" | "json", export) => !matches!(export, Export::Tensors(_)),
+        ("safetensors", export) => !matches!(export, Export::Lines(_)),
+        ("parquet" | "arrow" | "tsv" | "xlsx", _) => false,
+        _ => true,
+    };
+    if !fits {
+        let table = if manifest.kind.format() == Format::Parquet { ".csv" } else { "" };
+        let other = match manifest.kind.export() {
+            Export::Lines(_) => ".jsonl",
+            Export::Tensors(_) => ".safetensors",
+            Export::None => "",
+        };
+        let known: Vec<_> = [table, other].into_iter().filter(|ending| !ending.is_empty()).collect();
+        let known = if known.is_empty() { "no other form".into() } else { known.join(" and ") };
+        return Err(bad_input(format!(
+            "{shown}: {kind} is not exported as .{ending}: it has {known}; its parts can be read as they are (FORMAT.md)"
+        )));
+    }
     match manifest.kind.export() {
         Export::Lines(lines) => {
             let lines = lines(folder, &Lineage::new(store, &BTreeMap::new()))?;
@@ -21,9 +46,9 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
         }
         Export::Tensors(tensors) => write(&tensors(folder)?, &manifest, output),
         Export::None => Err(bad_input(format!(
-            "{} has no other form to export: a {} becomes JSON lines; {} become safetensors; what is Parquet can be read as it \
-             is (FORMAT.md)",
-            manifest.kind.name(),
+            "{kind} has no other form to export{}: a {} becomes JSON lines; {} become safetensors; what is Parquet can be read \
+             as it is (FORMAT.md)",
+            if manifest.kind.format() == Format::Parquet { " than .csv" } else { "" },
             names(|export| matches!(export, Export::Lines(_))),
             names(|export| matches!(export, Export::Tensors(_))),
         ))),

@@ -1,12 +1,18 @@
 //! Artifacts as people and other tools read them.
 //!
 //! reads   artifacts
-//! writes  text, JSON lines, safetensors
+//! writes  text, CSV, JSON lines, safetensors
 //!
-//! [`show()`] is an artifact's manifest and first rows as text, [`export()`] a file in the format of another tool.
+//! [`show()`] is an artifact's manifest and first rows as text, [`export()`] a file in the format of another tool,
+//! [`compare()`] what two rankings have in common.
 
+mod compare;
+mod csv;
 mod export;
 mod show;
+mod spearman;
 
+pub use compare::{Compared, Comparison, Mover, compare};
 pub use export::export;
 pub use show::{coverage, rows, show};
+pub use spearman::spearman;

@@ -1,7 +1,7 @@
 //! Pipelines: TOML to plan, plan to artifacts.
 //!
 //! reads   pipeline files, artifacts
-//! writes  artifacts, and beside the store runs/PIPELINE/lock.toml
+//! writes  artifacts, a record of each run in the store, and beside it runs/PIPELINE/lock.toml
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
@@ -12,11 +12,13 @@ mod device;
 mod external;
 mod file;
 mod files;
+mod garbage;
 mod hub;
 mod paths;
 mod plan;
 mod problems;
 mod reader;
+mod records;
 mod run;
 mod single;
 mod size;
@@ -25,9 +27,11 @@ mod step;
 
 pub use cost::{Estimate, parse_machine, this_machine};
 pub use device::device;
+pub use garbage::{Garbage, Garbages, Reason, garbage, remove_garbage};
 pub use hub::model_folder;
 pub use paths::{Why, store};
 pub use plan::Plan;
+pub use records::{Outcome, Progress, Record, Recorded, RecordedStep, pipeline_name, records};
 pub use run::Done;
 pub use single::{Single, run_stage};
 pub use stage::Stage;

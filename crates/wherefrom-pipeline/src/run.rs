@@ -18,6 +18,7 @@ use crate::external::COMMAND;
 use crate::files::Files;
 use crate::paths;
 use crate::plan::Plan;
+use crate::records::Recording;
 use crate::stage::Stage;
 use crate::step::{Source, Step};
 
@@ -41,8 +42,16 @@ pub struct Done {
 
 impl Plan {
     /// Makes what is missing, up to step `to`; `each` hears of every step as it is done.
-    pub fn run(&self, to: Option<&str>, exec: &Exec, each: impl FnMut(&Done) -> Result<()>) -> Result<Vec<Done>> {
-        let all = self.run_unrecorded(to, exec, each)?;
+    pub fn run(&self, to: Option<&str>, exec: &Exec, mut each: impl FnMut(&Done) -> Result<()>) -> Result<Vec<Done>> {
+        let mut recording = Recording::begin(self, &self.ready(to)?, to, &*exec.reporter);
+        let all = self.run_unrecorded(to, exec, |done| {
+            recording.iter_mut().for_each(|recording| recording.done(done));
+            each(done)
+        });
+        if let Some(recording) = recording {
+            recording.end(all.as_ref().map(drop), &*exec.reporter);
+        }
+        let all = all?;
         self.write_lock(&all, exec);
         Ok(all)
     }

@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use wherefrom_artifact::text::{BOUNDARY, influence_in, significant};
+use wherefrom_artifact::text::{BOUNDARY, influence_in, is_marked, significant};
 use wherefrom_artifact::{bytes, visible};
 
 use crate::Config;
@@ -130,7 +130,7 @@ fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) ->
                 tbody { @for summary in summaries { (query_row(summary)) } }
             }
         }
-        @if summaries.iter().any(|summary| summary.text.contains(['␣', '↵', '⇥'])) { p.note { (first_upper(BOUNDARY)) "." } }
+        @if summaries.iter().any(|summary| is_marked(&summary.text)) { p.note { (first_upper(BOUNDARY)) "." } }
         @for sentence in missing(header, gathered, summaries) { p.note { (sentence) } }
         h3 { "Where in the model, average over all queries" }
         div id="average-profile" {}

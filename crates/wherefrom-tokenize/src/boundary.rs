@@ -91,34 +91,3 @@ fn of(content: &Content) -> Option<String> {
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_makes_one_word_is_told_in_scripts_that_space_their_words() {
-        let shown = |prompt, completion| glued(prompt, completion);
-        assert_eq!(shown("The capital is", "London").unwrap(), "`The capital is` + `London`");
-        for (prompt, completion) in [("in 19", "84"), ("Столица", "Москва"), ("수도는", "서울"), ("é", "à"), ("x", "1")]
-        {
-            assert!(shown(prompt, completion).is_some(), "{prompt}{completion}");
-        }
-        for (prompt, completion) in [
-            ("The capital is", " London"),
-            ("The capital is ", "London"),
-            ("The capital:", "London"),
-            ("The capital is", ", as"),
-            ("", "London"),
-            ("The capital is", ""),
-            ("法国的首都是", "巴黎"),
-            ("首都は", "パリ"),
-            ("เมืองหลวงคือ", "ปารีส"),
-            ("2024", "年"),
-        ] {
-            assert_eq!(shown(prompt, completion), None, "{prompt}{completion}");
-        }
-        let long = "a".repeat(50);
-        assert_eq!(shown(&long, &long).unwrap(), format!("`…{0}` + `{0}…`", "a".repeat(30)));
-    }
-}

@@ -12,7 +12,7 @@ use wherefrom_stage::{Device, Exec};
 
 use crate::output::{say, say_path};
 use crate::progress::Progress;
-use crate::{Cli, Command};
+use crate::{Cli, Command, store};
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
@@ -40,17 +40,24 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             why.map_or_else(|| table(&plan, why_store, &machine, &exec), |step| preimage(&plan, &step))
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
-        Command::Show { artifact } => {
-            let folder = store.resolve(&artifact)?;
+        Command::Show { artifact, named } => {
+            let folder = named.folder(&store, &artifact)?;
             say(&wherefrom_inspect::show(&store, &folder)?)
         }
-        Command::Export { artifact, output } => {
-            wherefrom_inspect::export(&store, &store.resolve(&artifact)?, &output)?;
+        Command::Export { artifact, output, named } => {
+            wherefrom_inspect::export(&store, &named.folder(&store, &artifact)?, &output)?;
             say_path(&output)
         }
-        Command::Ls => list(&store),
-        Command::Rm { artifact } => {
-            let folder = store.resolve_any(&artifact)?;
+        Command::Ls { runs: true, pipeline, json, .. } => store::runs(&store, pipeline.as_deref(), json),
+        Command::Ls { by, pipeline, json, .. } => store::list(&store, by, pipeline.as_deref(), json),
+        Command::Gc { pipelines, keep_runs, yes } => store::collect(&store, &pipelines, keep_runs, yes),
+        Command::Compare { a, b, named, top, json } => {
+            let [a, b] = [a, b].map(|name| named.folder(&store, &name));
+            let compared = wherefrom_inspect::compare(&store, &a?, &b?, top)?;
+            say(&if json { serde_json::to_string_pretty(&compared)? } else { compared.to_string() })
+        }
+        Command::Rm { artifact, named } => {
+            let folder = named.any_folder(&store, &artifact)?;
             store.remove(&folder, &*exec.reporter)?;
             say(&format!("removed {}", folder.display()))
         }
@@ -149,26 +156,20 @@ fn preimage(plan: &Plan, step: &str) -> Result<()> {
 }
 
 fn path(plan: &Plan, name: &str) -> Result<()> {
+    say_path(&made(plan, name)?)
+}
+
+/// The folder of a step's artifact.
+pub(crate) fn made(plan: &Plan, name: &str) -> Result<PathBuf> {
     let step = plan.find(name)?;
     match step.folder(&plan.store) {
-        Some(folder) if step.state == State::Cached => say_path(&folder),
+        Some(folder) if step.state == State::Cached => Ok(folder),
         _ => Err(bad_input(format!(
             "step `{name}` is not made yet ({}); run `wherefrom run {} --to {name}`",
             step.why,
             plan.path.display()
         ))),
     }
-}
-
-fn list(store: &Store) -> Result<()> {
-    for entry in store.list()? {
-        let what = match &entry.manifest {
-            Ok(manifest) => format!("{:>10} rows  {:>9}", manifest.rows(), bytes(manifest.bytes() as f64)),
-            Err(error) => format!("{error:#}"),
-        };
-        say(&format!("{:<14}  {}  {what}", entry.kind.name(), entry.key))?;
-    }
-    Ok(())
 }
 
 /// The tables, and an error that names what failed.

@@ -3,6 +3,7 @@
 mod commands;
 mod output;
 mod progress;
+mod store;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -78,23 +79,68 @@ enum Command {
     },
     /// Print an artifact's manifest and first rows.
     Show {
-        /// A key, its beginning, or a folder.
+        /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: String,
+        #[command(flatten)]
+        named: store::Named,
     },
-    /// Write an artifact in another tool's format: a ranking as JSON lines, factors as safetensors.
+    /// Write an artifact in another tool's format: tables as CSV, a ranking also as JSON lines, factors as safetensors.
     Export {
-        /// A key, its beginning, or a folder.
+        /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: String,
-        /// The file to write.
-        #[arg(long, value_name = "FILE")]
+        /// The file to write; its ending says how: .csv, .jsonl, .safetensors.
+        #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+        #[command(flatten)]
+        named: store::Named,
     },
-    /// List the artifacts of the store.
-    Ls,
+    /// List the artifacts of the store: whose they are, since when, and how large.
+    Ls {
+        /// Add up by kind or by pipeline.
+        #[arg(long)]
+        by: Option<store::By>,
+        /// List the runs that are recorded, the last first.
+        #[arg(long, conflicts_with = "by")]
+        runs: bool,
+        /// Only what runs of this pipeline needed.
+        #[arg(long, value_name = "FILE")]
+        pipeline: Option<PathBuf>,
+        /// As JSON.
+        #[arg(long, conflicts_with = "by")]
+        json: bool,
+    },
     /// Remove an artifact.
     Rm {
-        /// A key, its beginning, or a folder.
+        /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: String,
+        #[command(flatten)]
+        named: store::Named,
+    },
+    /// List what nobody needs: no pipeline named here, and none of the last runs; with --yes remove it.
+    Gc {
+        /// Pipelines whose artifacts are kept.
+        pipelines: Vec<PathBuf>,
+        /// How many of the last runs keep their artifacts.
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        keep_runs: usize,
+        /// Remove what is listed.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Compare two rankings: how much of the top they share, their rank correlation, and what moved most.
+    Compare {
+        /// A ranking: a key, a folder, or with --pipeline STEP, STEP@N in its Nth last run, or @N.
+        a: String,
+        /// The other.
+        b: String,
+        #[command(flatten)]
+        named: store::Named,
+        /// How many of the strongest of each sign are the top.
+        #[arg(long, default_value_t = 10, value_name = "K")]
+        top: usize,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Check the digests of an artifact, or of all.
     Verify {

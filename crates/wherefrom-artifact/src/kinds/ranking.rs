@@ -14,7 +14,7 @@ use crate::kinds::columns::{Columns, batch, numbers, strings};
 use crate::kinds::definition::{Column, Definition, Values};
 use crate::kinds::{Example, Export, Format, Ranking, Row};
 use crate::lineage::Lineage;
-use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, one_line, significant};
+use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, is_marked, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "ranking",
@@ -116,7 +116,7 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     if let Some(unit) = artifact.metadata("unit")? {
         writeln!(text, "influence in {}", influence_in(&unit, artifact.metadata("sign")?.as_deref()))?;
     }
-    if texts.values().any(|(_, asked)| asked.contains(['␣', '↵', '⇥', '⍽'])) {
+    if texts.values().any(|(_, asked)| is_marked(asked)) {
         writeln!(text, "{BOUNDARY}")?;
     }
     let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
@@ -142,7 +142,7 @@ fn query_texts(ranking: &Path, lineage: &Lineage<'_>) -> Option<BTreeMap<u32, (S
 }
 
 /// `prompt | completion`, and what it is measured against or together with.
-fn asked(query: &Example) -> String {
+pub(super) fn asked(query: &Example) -> String {
     let start = query.completion_start as usize;
     let text = match query.text.split_at_checked(start) {
         Some((prompt, completion)) if !prompt.is_empty() => {

@@ -11,8 +11,9 @@ use crate::kinds::columns::{
     Columns, batch, bool_lists, bools, floats, lists, numbers, string_lists, strings, texts, values,
 };
 use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::ranking::asked;
 use crate::kinds::{Export, Format, Row, Tokens};
-use crate::text::excerpt;
+use crate::text::{BOUNDARY, excerpt, is_marked};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "tokens",
@@ -31,9 +32,11 @@ pub(super) const DEFINITION: Definition = Definition {
         Column::new("text", Values::Utf8),
     ],
     show: |folder, _| {
-        first::<Tokens, Example>(folder, |row| {
-            format!("{} {:?} {} tokens: {}", row.example, row.docs, row.input_ids.len(), excerpt(&row.text))
-        })
+        let said = |row: &Example| if row.completion_start > 0 { asked(row) } else { excerpt(&row.text) };
+        let rows = first::<Tokens, Example>(folder, |row| {
+            format!("{} {:?} {} tokens: {}", row.example, row.docs, row.input_ids.len(), said(row))
+        })?;
+        Ok(if is_marked(&rows) { format!("{BOUNDARY}\n{rows}") } else { rows })
     },
     export: Export::None,
 };

@@ -61,6 +61,23 @@ pub fn digest(path: &Path) -> Result<String> {
     read().with_context(|| format!("read {}", path.display()))
 }
 
+/// Bytes of all files below `path`, or of the file that it is.
+pub fn used(path: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut pending = vec![path.to_path_buf()];
+    while let Some(next) = pending.pop() {
+        match fs::symlink_metadata(&next) {
+            Ok(metadata) if metadata.is_dir() => {
+                pending.extend(fs::read_dir(&next).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+            Ok(metadata) => bytes += metadata.len(),
+            // Gone in the meantime.
+            Err(_) => {}
+        }
+    }
+    bytes
+}
+
 /// Removes what an interrupted [`replace`] left.
 pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {

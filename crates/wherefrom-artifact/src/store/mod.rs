@@ -5,6 +5,8 @@
 //! <store>/<kind>-v<version>/<key>.draft/    in the making: plan.json, parts, scratch
 //! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft
 //! <store>/digests/                          digests of input files
+//! <store>/records/                          a record of every run
+//! <store>/housekeeping.lock                 held while unneeded artifacts are removed
 //! ```
 
 pub(crate) mod digests;
@@ -182,6 +184,39 @@ impl Store {
         Ok(file)
     }
 
+    /// Held while something is removed that nobody seems to need (`alone`), and while somebody says what it will need.
+    pub fn housekeeping(&self, alone: bool) -> Result<File> {
+        let path = self.root.join("housekeeping.lock");
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let locked = if alone { file.lock() } else { file.lock_shared() };
+        locked.with_context(|| format!("lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// What was begun and is not finished: kind, key and folder.
+    pub fn begun(&self) -> Result<Vec<(Kind, String, PathBuf)>> {
+        let begun = self.folders()?.into_iter();
+        Ok(begun.filter_map(|(kind, name, folder)| Some((kind, name.strip_suffix(DRAFT)?.into(), folder))).collect())
+    }
+
+    /// Artifacts of format versions that this build does not read, with their kinds.
+    pub fn outdated(&self) -> Result<Vec<(Kind, PathBuf)>> {
+        self.check_folder()?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root).into_iter().flatten() {
+            let folder = entry?.path();
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let kind = name.rsplit_once("-v").filter(|(_, version)| version.parse::<u32>().is_ok());
+            let Some(kind) = kind.and_then(|(kind, _)| Kind::from_name(kind)) else { continue };
+            if folder != self.folder(kind, "") {
+                let inside = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+                found.extend(inside.filter(|path| path.is_dir()).map(|path| (kind, path)));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// Every sealed artifact, by kind and key.
     pub fn list(&self) -> Result<Vec<Entry>> {
         let sealed = self.folders()?.into_iter().filter(|(_, name, _)| !name.ends_with(DRAFT));
@@ -253,9 +288,19 @@ impl Store {
     pub fn remove(&self, folder: &Path, reporter: &dyn Reporter) -> Result<()> {
         let (kind, key, folder) = self.identify(folder)?;
         let _lock = self.lock(kind, &key, reporter)?;
-        // The manifest goes first: without it the rest is no artifact.
-        let _absent = fs::remove_file(folder.join(MANIFEST));
-        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))
+        discard(&folder)
+    }
+
+    /// Removes as [`Store::remove`] does, but never what a process is making; whether it did.
+    pub fn remove_idle(&self, folder: &Path) -> Result<bool> {
+        let (kind, key, folder) = self.identify(folder)?;
+        let path = self.beside(kind, &key, "lock");
+        fs::create_dir_all(path.parent().context("a lock has a folder")?)?;
+        let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            return Ok(false);
+        }
+        discard(&folder).map(|()| true)
     }
 
     /// Kind, key and place of a folder `<store>/<kind>-v<version>/<key>` or `<key>.draft`. What a link leads to is not of
@@ -292,6 +337,12 @@ impl Store {
     pub fn file_digest(&self, path: &Path) -> Result<String> {
         digests::digest(&self.root, path)
     }
+}
+
+/// Removes the folder of an artifact. The manifest goes first: without it the rest is no artifact.
+fn discard(folder: &Path) -> Result<()> {
+    let _absent = fs::remove_file(folder.join(MANIFEST));
+    fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
 }
 
 #[cfg(test)]

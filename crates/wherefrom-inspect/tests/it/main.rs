@@ -93,7 +93,7 @@ fn what_has_no_other_form_is_refused_with_what_has() {
     let error = export(&bench.store, &folder, &bench.folder.path().join("no")).unwrap_err().to_string();
     assert_eq!(
         error,
-        "losses has no other form to export: a ranking becomes JSON lines; covariances, eigenbasis, lambda, gradients and \
+        "losses has no other form to export than .csv: a ranking becomes JSON lines; covariances, eigenbasis, lambda, gradients and \
          preconditioned become safetensors; what is Parquet can be read as it is (FORMAT.md)"
     );
     assert!(!bench.folder.path().join("no").exists());

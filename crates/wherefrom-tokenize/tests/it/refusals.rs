@@ -189,8 +189,29 @@ fn a_prompt_and_a_completion_that_make_one_word_are_told_once_with_an_example() 
     assert_eq!(warned.len(), 1, "{warnings:?}");
     let example = "rows.jsonl:2: `The capital is` + `London`)";
     assert!(warned[0].starts_with("2 of 4 rows") && warned[0].ends_with(example), "{}", warned[0]);
-    // A plan says the same, without a tokenizer.
+    // A plan says the same, without a tokenizer; and what puts no spaces between words is never one word.
     let knobs = serde_json::to_value(Config::new(32)).unwrap();
+    let told = |prompt: &str, completion: &str| {
+        let row = serde_json::json!({ "prompt": prompt, "completion": completion });
+        wherefrom_tokenize::boundary_warning(&knobs, &bench.file("row.jsonl", row.to_string())).is_some()
+    };
+    for (prompt, completion) in [("in 19", "84"), ("Столица", "Москва"), ("수도는", "서울"), ("é", "à")]
+    {
+        assert!(told(prompt, completion), "{prompt}{completion}");
+    }
+    for (prompt, completion) in [
+        ("The capital is ", "London"),
+        ("The capital:", "London"),
+        ("The capital is", ", as"),
+        ("", "London"),
+        ("The capital is", ""),
+        ("法国的首都是", "巴黎"),
+        ("首都は", "パリ"),
+        ("เมืองหลวงคือ", "ปารีส"),
+        ("2024", "年"),
+    ] {
+        assert!(!told(prompt, completion), "{prompt}{completion}");
+    }
     assert_eq!(wherefrom_tokenize::boundary_warning(&knobs, &corpus).as_ref(), Some(warned[0]));
 }
 

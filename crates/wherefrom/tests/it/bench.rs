@@ -172,12 +172,12 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Files of the store that are results, whole or in part: not its locks, marks and memo of digests.
+/// Files of the store that are results, whole or in part: not its locks, marks, memo of digests and records of runs.
 pub(crate) fn results(store: &Path) -> Vec<PathBuf> {
     let mut found = files(store);
     found.retain(|path| {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let memo = path.parent().is_some_and(|folder| folder.ends_with("digests"));
+        let memo = path.parent().is_some_and(|folder| folder.ends_with("digests") || folder.ends_with("records"));
         !["CACHEDIR.TAG", ".gitignore"].contains(&name) && !name.ends_with(".lock") && !memo
     });
     found

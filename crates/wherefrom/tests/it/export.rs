@@ -103,8 +103,27 @@ fn exports_hold_what_the_artifacts_hold() {
         assert_eq!(tensors.tensor(&format!("{name}.right")).is_ok(), row.rank > 0);
     }
 
+    // Tables as CSV, by the ending; what has another form keeps it.
+    let text = String::from_utf8(export("final", "top.csv")).unwrap();
+    let ranked = rows::<Ranking, Ranked>(&bench, step(&steps, "final"));
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("query,sign,rank,example,doc,influence,text"));
+    for (line, row) in lines.by_ref().zip(&ranked) {
+        let sign = if row.positive { "positive" } else { "negative" };
+        let Ranked { query, rank, example, doc, influence, text, .. } = row;
+        assert!(line.starts_with(&format!("{query},{sign},{rank},{example},{doc},{influence},{text}")), "{line}");
+    }
+    assert_eq!((lines.next(), text.lines().count()), (None, ranked.len() + 1));
     let error = bench.refused(&["export", step(&steps, "scores").key(), "--output", "scores"]);
-    assert!(error.contains("scores has no other form to export"), "{error}");
+    assert!(error.contains("scores has no other form to export than .csv"), "{error}");
+    for (name, file, fragment) in [
+        ("final", "top.parquet", "ranking is not exported as .parquet: it has .csv and .jsonl"),
+        ("lambda", "lambda.csv", "lambda is not exported as .csv: it has .safetensors"),
+        ("model", "model.csv", "model is not exported as .csv: it has no other form"),
+    ] {
+        let error = bench.refused(&["export", step(&steps, name).key(), "-o", file]);
+        assert!(error.contains(fragment) && !bench.path(file).exists(), "{error}");
+    }
 }
 
 #[test]

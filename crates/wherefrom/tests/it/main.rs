@@ -19,6 +19,7 @@ mod refusals;
 mod resume;
 mod reuse;
 mod shells;
+mod store;
 mod study;
 mod terminal;
 mod verbs;

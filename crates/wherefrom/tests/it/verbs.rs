@@ -81,7 +81,7 @@ fn path_prints_the_folder_and_nothing_else() {
 fn ls_show_and_verify_know_every_artifact() {
     let (bench, steps) = finished();
     let list = bench.ok(&["ls"]);
-    assert_eq!(list.lines().count(), steps.len());
+    assert_eq!(list.lines().count(), steps.len() + 1, "and a line for all of them");
     let verified = bench.ok(&["verify"]);
     for step in &steps {
         let line = list.lines().find(|line| line.contains(step.key())).unwrap();

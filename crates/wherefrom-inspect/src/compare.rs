@@ -1,0 +1,273 @@
+//! What two rankings have in common, and what moved between them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+use wherefrom_artifact::origin::Fact;
+use wherefrom_artifact::text::{clipped, one_line, significant};
+use wherefrom_artifact::{Artifact, Example, Lineage, Manifest, Ranked, Ranking, Store, bad_input};
+
+use crate::spearman::spearman;
+
+/// What moved most, of each query.
+const MOVERS: usize = 3;
+/// Queries whose movers are listed as text.
+const QUERIES: usize = 20;
+/// Fewest examples that are correlated.
+const FEWEST: usize = 3;
+/// Characters of a name that are shown.
+const NAME: usize = 44;
+
+/// Two rankings side by side.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Compared {
+    /// Keys of the two.
+    pub keys: [String; 2],
+    /// What was different in the making: `precondition: damping {"relative":0.1} -> {"relative":0.01}`.
+    pub differences: Vec<String>,
+    /// How many of the strongest of each sign are the top.
+    pub top: usize,
+    /// Each query that both have.
+    pub queries: Vec<Comparison>,
+    /// Queries that only one has.
+    pub unmatched: usize,
+}
+
+/// A query in two rankings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Its number in the first.
+    pub query: u32,
+    /// Its name, if the store still has the queries.
+    pub name: String,
+    /// How many of the top positive examples both have, and of the negative ones, each out of how many.
+    pub overlap: [(usize, usize); 2],
+    /// Spearman's correlation of the influences of examples that both rank; none where they are fewer than three.
+    pub spearman: Option<f64>,
+    /// How many examples both rank.
+    pub common: usize,
+    /// What of either top moved most.
+    pub movers: Vec<Mover>,
+}
+
+/// An example that moved.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mover {
+    /// Its documents.
+    pub doc: String,
+    /// Its number in the corpus of the first ranking that has it.
+    pub example: u64,
+    /// Its rank in each, with the sign of its influence; none where it is not ranked.
+    pub ranks: [Option<i64>; 2],
+    /// Its influence in each.
+    pub influences: [Option<f32>; 2],
+}
+
+/// A ranking, read.
+struct Read {
+    manifest: Manifest,
+    rows: BTreeMap<u32, Vec<Ranked>>,
+    names: HashMap<u32, String>,
+}
+
+impl Read {
+    fn new(store: &Store, folder: &Path) -> Result<Self> {
+        let artifact = Artifact::<Ranking>::open(folder)?;
+        let mut rows: BTreeMap<u32, Vec<Ranked>> = BTreeMap::new();
+        for row in artifact.rows::<Ranked>()? {
+            let row = row?;
+            rows.entry(row.query).or_default().push(row);
+        }
+        let outside = BTreeMap::new();
+        let queries = Lineage::new(store, &outside).queries(folder);
+        let queries = queries.and_then(|tokens| tokens.rows::<Example>().ok()).into_iter().flatten();
+        let names = queries.filter_map(|row| row.ok()).map(|row| (row.example as u32, row.docs.join(" + ")));
+        Ok(Self { names: names.collect(), manifest: artifact.manifest().clone(), rows })
+    }
+}
+
+/// Compares the rankings in two folders, by example where they are of one corpus and by document where they are not.
+///
+/// # Errors
+/// Artifacts that are no rankings; queries of different tokens that cannot be told by their names.
+pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared> {
+    if top == 0 {
+        return Err(bad_input("--top: one at least"));
+    }
+    let (a, b) = (Read::new(store, a)?, Read::new(store, b)?);
+    let same = |fact: Fact| {
+        let of = |read: &Read| read.manifest.origin().get(&fact).cloned();
+        of(&a).is_some() && of(&a) == of(&b)
+    };
+    let (same_corpus, same_queries) = (same(Fact::Tokens), same(Fact::Queries));
+    let partner = |query: u32| {
+        if same_queries {
+            return Some(query).filter(|query| b.rows.contains_key(query));
+        }
+        let name = a.names.get(&query)?;
+        b.names.iter().find(|(other, its)| *its == name && b.rows.contains_key(other)).map(|(other, _)| *other)
+    };
+    let pairs: Vec<(u32, u32)> = a.rows.keys().filter_map(|&query| Some((query, partner(query)?))).collect();
+    if pairs.is_empty() {
+        return Err(bad_input(
+            "the two rankings have no query in common: they are of different queries, and none has the name (`id`) of one of \
+             the others",
+        ));
+    }
+    let queries = pairs.iter().map(|&(query, other)| {
+        let name = a.names.get(&query).cloned().unwrap_or_default();
+        compared(query, name, [&a.rows[&query], &b.rows[&other]], same_corpus, top)
+    });
+    let mut differences = Vec::new();
+    differ(store, &a.manifest, &b.manifest, &mut BTreeSet::new(), &mut differences);
+    Ok(Compared {
+        keys: [a.manifest.key.clone(), b.manifest.key.clone()],
+        differences,
+        top,
+        queries: queries.collect(),
+        unmatched: a.rows.len() + b.rows.len() - 2 * pairs.len(),
+    })
+}
+
+/// What an example is known by: its number, or its documents and, for those with several windows, which of them it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Identity {
+    Number(u64),
+    Document(String),
+}
+
+fn compared(query: u32, name: String, rankings: [&Vec<Ranked>; 2], same_corpus: bool, top: usize) -> Comparison {
+    let identity = |row: &Ranked| {
+        if same_corpus { Identity::Number(row.example) } else { Identity::Document(row.doc.clone()) }
+    };
+    let by_identity = rankings.map(|rows| rows.iter().map(|row| (identity(row), row)).collect::<BTreeMap<_, _>>());
+    let strongest = |positive: bool| {
+        rankings.map(|rows| {
+            let rows = rows.iter().filter(|row| row.positive == positive && row.rank as usize <= top);
+            rows.map(identity).collect::<BTreeSet<_>>()
+        })
+    };
+    let tops = [true, false].map(strongest);
+    let overlap = tops.each_ref().map(|[a, b]| (a.intersection(b).count(), a.len().max(b.len())));
+    let common: Vec<_> =
+        by_identity[0].iter().filter_map(|(known, row)| Some((*row, *by_identity[1].get(known)?))).collect();
+    let values = |of: fn(&(&Ranked, &Ranked)) -> f32| common.iter().map(|pair| f64::from(of(pair))).collect::<Vec<_>>();
+    let correlated =
+        (common.len() >= FEWEST).then(|| spearman(&values(|pair| pair.0.influence), &values(|pair| pair.1.influence)));
+    // What is not ranked lies behind the last that is.
+    let last = |place: usize, positive: bool| {
+        rankings[place].iter().filter(|row| row.positive == positive).map(|row| i64::from(row.rank)).max().unwrap_or(0)
+    };
+    let mut movers: Vec<(i64, Mover)> = Vec::new();
+    for known in tops.iter().flatten().flatten().collect::<BTreeSet<_>>() {
+        let rows = by_identity.each_ref().map(|rows| rows.get(known).copied());
+        let Some(any) = rows[0].or(rows[1]) else { continue };
+        let place = |number: usize| match rows[number] {
+            Some(row) if row.positive == any.positive => i64::from(row.rank),
+            _ => last(number, any.positive) + 1,
+        };
+        let signed = |row: &Ranked| if row.positive { i64::from(row.rank) } else { -i64::from(row.rank) };
+        let mover = Mover {
+            doc: any.doc.clone(),
+            example: any.example,
+            ranks: rows.map(|row| row.map(signed)),
+            influences: rows.map(|row| row.map(|row| row.influence)),
+        };
+        movers.push(((place(0) - place(1)).abs(), mover));
+    }
+    movers.retain(|(moved, _)| *moved > 0);
+    movers.sort_by(|x, y| y.0.cmp(&x.0).then_with(|| x.1.doc.cmp(&y.1.doc)));
+    let movers = movers.into_iter().take(MOVERS).map(|(_, mover)| mover).collect();
+    Comparison { query, name, overlap, spearman: correlated, common: common.len(), movers }
+}
+
+/// What is different in two recipes and in those of their inputs.
+fn differ(store: &Store, a: &Manifest, b: &Manifest, seen: &mut BTreeSet<(String, String)>, found: &mut Vec<String>) {
+    if a.key == b.key || !seen.insert((a.key.clone(), b.key.clone())) {
+        return;
+    }
+    let stage = &a.recipe.stage;
+    let mut say = |line: String| {
+        if !found.contains(&line) {
+            found.push(line);
+        }
+    };
+    if (stage, a.recipe.version) != (&b.recipe.stage, b.recipe.version) {
+        let [a, b] = [a, b].map(|manifest| format!("{} (version {})", manifest.recipe.stage, manifest.recipe.version));
+        say(format!("stage {a} -> {b}"));
+    }
+    let names =
+        |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<BTreeSet<_>>()).unwrap_or_default();
+    let (x, y) = (&a.recipe.config, &b.recipe.config);
+    for name in names(x).union(&names(y)).filter(|name| x[*name] != y[*name]) {
+        let shown = |value: &Value| if value.is_null() { "default".into() } else { clipped(&value.to_string(), 60) };
+        say(format!("{stage}: {name} {} -> {}", shown(&x[name]), shown(&y[name])));
+    }
+    let roles: BTreeSet<_> = a.recipe.inputs.keys().chain(b.recipe.inputs.keys()).collect();
+    let inputs = roles.into_iter().map(|role| (&role[..], a.recipe.inputs.get(role), b.recipe.inputs.get(role)));
+    let model = ("model", a.recipe.model.as_ref(), b.recipe.model.as_ref());
+    let open = |key: Option<&String>| {
+        let key = key?;
+        wherefrom_artifact::Kind::ALL.into_iter().find_map(|kind| Manifest::read(&store.folder(kind, key)).ok())
+    };
+    let mut deeper = Vec::new();
+    for (role, x, y) in inputs.chain([model]).filter(|(_, x, y)| x != y) {
+        match (open(x), open(y)) {
+            (Some(x), Some(y)) => deeper.push((x, y)),
+            _ => say(format!("{stage}: another {role}")),
+        }
+    }
+    for (x, y) in deeper {
+        differ(store, &x, &y, seen, found);
+    }
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let top = self.top;
+        writeln!(f, "a  {}\nb  {}", self.keys[0], self.keys[1])?;
+        let different = if self.differences.is_empty() {
+            "nothing that the store still knows of".into()
+        } else {
+            self.differences.join("\n   ")
+        };
+        writeln!(f, "different in the making (a -> b):\n   {different}\n")?;
+        let shown = |query: &Comparison| format!("{} {}", query.query, clipped(&one_line(&query.name), NAME));
+        let width = self.queries.iter().map(|query| shown(query).chars().count()).max().unwrap_or(0).max("query".len());
+        let heads = [format!("top {top} +"), format!("top {top} -")];
+        writeln!(f, "{:<width$}  {:>10}  {:>10}  rank correlation", "query", heads[0], heads[1])?;
+        for query in &self.queries {
+            let [more, less] = query.overlap.map(|(both, of)| format!("{both} of {of}"));
+            let correlation = query.spearman.map_or_else(|| "-".into(), |value| format!("{value:.3}"));
+            writeln!(
+                f,
+                "{:<width$}  {more:>10}  {less:>10}  {correlation} over {} ranked in both",
+                shown(query),
+                query.common
+            )?;
+        }
+        if self.unmatched > 0 {
+            writeln!(f, "and {} queries that only one of the two has", self.unmatched)?;
+        }
+        let moved: Vec<_> = self.queries.iter().filter(|query| !query.movers.is_empty()).collect();
+        if !moved.is_empty() {
+            writeln!(f, "\nlargest moves within the top {top} of either, rank and influence (a -> b)")?;
+        }
+        for query in moved.iter().take(QUERIES) {
+            writeln!(f, "query {}", shown(query))?;
+            for mover in &query.movers {
+                let [a, b] = mover.ranks.map(|rank| rank.map_or_else(|| "-".into(), |rank| format!("{rank:+}")));
+                let [x, y] = mover.influences.map(|value| value.map_or_else(|| "-".into(), significant));
+                writeln!(f, "  {a:>5} -> {b:<5}  {x:>10} -> {y:<10}  {}", clipped(&one_line(&mover.doc), NAME))?;
+            }
+        }
+        if moved.len() > QUERIES {
+            writeln!(f, "and {} more queries: --json has all", moved.len() - QUERIES)?;
+        }
+        Ok(())
+    }
+}
