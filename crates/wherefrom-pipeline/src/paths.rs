@@ -121,6 +121,26 @@ pub fn store(named: Option<&Path>, pipeline: Option<&Path>) -> (Store, Why) {
     (Store::new(place.strip_prefix(&here).unwrap_or(&place)), why)
 }
 
+/// The folder that has `data/store`, of a store that is one.
+fn study(store: &Path) -> Option<PathBuf> {
+    let store = std::path::absolute(store).unwrap_or_else(|_| store.into());
+    store.ends_with(STORE).then(|| store.ancestors().nth(2).map(real)).flatten()
+}
+
+/// The pipeline file as the records of its runs name it: from the folder that has `data/store`, which may be moved, where it lies
+/// there; else absolute.
+pub fn pipeline_name(store: &Path, pipeline: &Path) -> String {
+    let path = real(folder(pipeline)).join(pipeline.file_name().unwrap_or_default());
+    let inside = study(store).and_then(|study| Some(path.strip_prefix(study).ok()?.to_path_buf()));
+    inside.unwrap_or(path).display().to_string()
+}
+
+/// The pipeline file that records name so, from here if it lies below.
+pub fn pipeline_path(store: &Path, name: &str) -> PathBuf {
+    let path = study(store).unwrap_or_default().join(name);
+    path.strip_prefix(real(Path::new(""))).unwrap_or(&path).into()
+}
+
 /// Where the record of a pipeline's runs lies: in the folder `runs` beside the store, and no two pipelines share one.
 ///
 /// | pipeline, from the folder that has `data/store` | record |
@@ -131,7 +151,7 @@ pub fn store(named: Option<&Path>, pipeline: Option<&Path>) -> (Store, Why) {
 /// | any other: outside of it, without `.toml`, or of a store elsewhere | its name, and the first 8 digits of BLAKE3 of its path |
 pub(crate) fn record(store: &Path, pipeline: &Path) -> PathBuf {
     let store = std::path::absolute(store).unwrap_or_else(|_| store.into());
-    let study = store.ends_with(STORE).then(|| store.ancestors().nth(2).map(real)).flatten();
+    let study = study(&store);
     let runs = store.parent().unwrap_or(Path::new("/")).join("runs");
     let name = pipeline.file_name().unwrap_or_default();
     let stem = pipeline.file_stem().filter(|_| pipeline.extension().is_some_and(|ending| ending == "toml"));

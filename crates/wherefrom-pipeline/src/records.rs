@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Kind, Reporter, State, Store, bad_input, unique, utc, write_atomically};
 
+use crate::paths;
 use crate::plan::Plan;
 use crate::run::Done;
 use crate::step::Source;
@@ -31,7 +32,7 @@ pub struct Record {
     pub date: String,
     /// How long it took, or has taken until it failed; 0 while it goes on.
     pub seconds: f64,
-    /// The pipeline file, absolute.
+    /// The pipeline file: from the folder that has `data/store`, where it lies there, else absolute.
     pub pipeline: String,
     /// Its `--set`.
     pub sets: Vec<String>,
@@ -156,12 +157,6 @@ fn is_held(lock: &Path) -> bool {
     File::open(lock).is_ok_and(|file| file.try_lock_shared().is_err())
 }
 
-/// The pipeline file as records name it.
-pub fn pipeline_name(path: &Path) -> String {
-    let absolute = path.canonicalize().or_else(|_| std::path::absolute(path));
-    absolute.unwrap_or_else(|_| path.into()).display().to_string()
-}
-
 /// The record of a run that goes on.
 pub(crate) struct Recording {
     path: PathBuf,
@@ -205,7 +200,7 @@ impl Recording {
             wherefrom: env!("CARGO_PKG_VERSION").into(),
             date,
             seconds: 0.0,
-            pipeline: pipeline_name(&plan.path),
+            pipeline: paths::pipeline_name(plan.store.root(), &plan.path),
             sets: plan.sets.iter().map(|set| set.text.clone()).collect(),
             to: to.map(String::from),
             outcome: Outcome::Running,

@@ -50,7 +50,17 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Ls { runs: true, pipeline, json, .. } => store::runs(&store, pipeline.as_deref(), json),
         Command::Ls { by, pipeline, json, .. } => store::list(&store, by, pipeline.as_deref(), json),
-        Command::Gc { pipelines, keep_runs, yes } => store::collect(&store, &pipelines, keep_runs, yes),
+        Command::Gc { pipelines, keep_runs, yes } => {
+            for pipeline in &pipelines {
+                let (own, _) = wherefrom_pipeline::store(cli.store.as_deref(), Some(pipeline));
+                if own.root() != store.root() {
+                    let [own, other] = [&own, &store].map(|store| store.root().display());
+                    let shown = pipeline.display();
+                    return Err(bad_input(format!("{shown} has the store {own}, and not {other}: give --store")));
+                }
+            }
+            store::collect(&store, &pipelines, keep_runs, yes)
+        }
         Command::Compare { a, b, named, top, json } => {
             let [a, b] = [a, b].map(|name| named.folder(&store, &name));
             let compared = wherefrom_inspect::compare(&store, &a?, &b?, top)?;

@@ -35,6 +35,12 @@ impl Command {
     fn pipeline(&self) -> Option<&Path> {
         match self {
             Self::Run { pipeline, .. } | Self::Plan { pipeline, .. } | Self::Path { pipeline, .. } => Some(pipeline),
+            Self::Show { named, .. }
+            | Self::Export { named, .. }
+            | Self::Rm { named, .. }
+            | Self::Compare { named, .. } => named.pipeline.as_deref(),
+            Self::Ls { pipeline, .. } => pipeline.as_deref(),
+            Self::Gc { pipelines, .. } => pipelines.first().map(PathBuf::as_path),
             _ => None,
         }
     }

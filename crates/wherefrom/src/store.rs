@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use wherefrom_artifact::{Kind, Store, bad_input, bytes, used, utc};
-use wherefrom_pipeline::{Garbage, Plan, Recorded, garbage, pipeline_name, records, remove_garbage};
+use wherefrom_pipeline::{Garbage, Plan, Recorded, garbage, pipeline_name, pipeline_path, records, remove_garbage};
 
 use crate::output::say;
 
@@ -66,7 +66,7 @@ fn hinted(store: &Store, name: &str, error: anyhow::Error) -> anyhow::Error {
     let known = records(store).unwrap_or_default();
     match known.iter().find(has) {
         Some(run) => {
-            let pipeline = shown(&run.record.pipeline);
+            let pipeline = shown(store, &run.record.pipeline);
             bad_input(format!("{error:#}; `{step}` is a step of {pipeline}: add --pipeline {pipeline}"))
         }
         None => error,
@@ -75,7 +75,7 @@ fn hinted(store: &Store, name: &str, error: anyhow::Error) -> anyhow::Error {
 
 /// The artifact of a step in the `number`th last run of a pipeline; of the last ranking where no step is named.
 fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<PathBuf> {
-    let name = pipeline_name(pipeline);
+    let name = pipeline_name(store.root(), pipeline);
     let runs: Vec<_> = records(store)?.into_iter().filter(|run| run.record.pipeline == name).collect();
     let shown = pipeline.display();
     let place = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
@@ -105,10 +105,9 @@ fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<Pa
     Ok(folder)
 }
 
-/// The path from here, where it lies below.
-fn shown(path: &str) -> String {
-    let here = std::env::current_dir().and_then(|here| here.canonicalize()).unwrap_or_default();
-    Path::new(path).strip_prefix(here).unwrap_or(Path::new(path)).display().to_string()
+/// The pipeline of a record, from here.
+fn shown(store: &Store, name: &str) -> String {
+    pipeline_path(store.root(), name).display().to_string()
 }
 
 /// Whose an artifact is: pipelines and steps by key, those of the last runs first.
@@ -119,7 +118,8 @@ impl Users {
         let mut users: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
         for run in records(store)? {
             for step in run.record.steps {
-                let (known, user) = (users.entry(step.key).or_default(), (shown(&run.record.pipeline), step.name));
+                let (known, user) =
+                    (users.entry(step.key).or_default(), (shown(store, &run.record.pipeline), step.name));
                 if !known.contains(&user) {
                     known.push(user);
                 }
@@ -186,7 +186,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
     let users = Users::of(store)?;
     let mut lines = lines(store)?;
     if let Some(pipeline) = pipeline {
-        let name = shown(&pipeline_name(pipeline));
+        let name = shown(store, &pipeline_name(store.root(), pipeline));
         lines.retain(|line| users.get(&line.key).iter().any(|(pipeline, _)| *pipeline == name));
     }
     let total: u64 = lines.iter().map(|line| line.bytes).sum();
@@ -243,7 +243,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
 pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Result<()> {
     let mut all = records(store)?;
     if let Some(pipeline) = pipeline {
-        let name = pipeline_name(pipeline);
+        let name = pipeline_name(store.root(), pipeline);
         all.retain(|run| run.record.pipeline == name);
     }
     if as_json {
@@ -259,7 +259,7 @@ pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Res
         let made = record.steps.iter().filter(|step| step.state == wherefrom_pipeline::Progress::Made).count();
         let words: Vec<_> = record.to.iter().map(|to| format!(" --to {to}")).collect();
         let sets: Vec<_> = record.sets.iter().map(|set| format!(" --set {set}")).collect();
-        let (pipeline, outcome) = (shown(&record.pipeline), run.outcome());
+        let (pipeline, outcome) = (shown(store, &record.pipeline), run.outcome());
         let (date, seconds, steps) = (&record.date, record.seconds, record.steps.len());
         say(&format!(
             "{pipeline}@{number}  {date}  {outcome:<11}  {seconds:>8.1} s  {made} of {steps} steps made{}{}",

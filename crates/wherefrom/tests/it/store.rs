@@ -141,7 +141,7 @@ fn every_run_has_a_record() {
     assert_eq!(outcomes, ["interrupted", "failed", "finished", "finished"]);
     let whole = &all[2]["record"];
     assert_eq!((&whole["sets"][0], &whole["to"]), (&DAMPED.into(), &Value::Null));
-    assert_eq!(whole["pipeline"], bench.path("study.toml").canonicalize().unwrap().display().to_string());
+    assert_eq!(whole["pipeline"], "study.toml", "from the folder that has the store, which may be moved");
     let recorded = whole["steps"].as_array().unwrap();
     assert_eq!(recorded.len(), steps.len());
     for (recorded, made) in recorded.iter().zip(&steps) {
