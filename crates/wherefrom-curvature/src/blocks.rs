@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 use wherefrom_linalg::kernels::product;
+use wherefrom_stage::Planned;
 
 /// Where the blocks of a matrix of size n lie: `count` of them, in order and of about equal size. What does not divide
 /// goes to the later ones, so that the column of a bias, the last of all, is in the last block.
@@ -15,6 +16,11 @@ pub(crate) fn blocks(n: usize, count: usize) -> Vec<Range<usize>> {
 /// Numbers in the blocks of a matrix of size n.
 pub(crate) fn elements(n: usize, count: usize) -> usize {
     blocks(n, count).iter().map(|block| block.len().pow(2)).sum()
+}
+
+/// Blocks of the covariances that a planned step goes back to.
+pub(crate) fn blocks_of(planned: &Planned) -> usize {
+    planned.nearest(|step| step.config["blocks"].as_u64()).unwrap_or(1) as usize
 }
 
 /// Q = diag(Q_1, ..., Q_O), [n, n]: one block as a rule.

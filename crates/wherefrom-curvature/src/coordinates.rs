@@ -12,9 +12,8 @@ use std::cmp::Ordering;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Coordinate, Coordinates, Draft, Error, Kind, Lambda, LambdaSum, Row, bad_input};
+use wherefrom_pass::sizes_of;
 use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
-
-use crate::passes::sizes_of;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;

@@ -10,12 +10,11 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
-use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
+use wherefrom_pass::{Corpus, Counts, Reduction, load, note, planned_passes, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::blocks::{blocks, elements};
-use crate::passes::{note, planned_passes, sizes_of};
-use crate::reduce::{Counts, Fit};
 use crate::tensors::narrow;
 
 /// Raised when results change.
@@ -109,12 +108,11 @@ pub(crate) fn run_with_labels(
     draft: &mut Draft,
 ) -> Result<()> {
     config.check()?;
-    let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     for module in selection.modules() {
         let side = largest(module, config.blocks);
-        fits(&device, &format!("the covariance of {}", module.name), side * side)?;
+        fits(&model.device, &format!("the covariance of {}", module.name), side * side)?;
     }
     draft.metadata("blocks", config.blocks.to_string());
     draft.summary("blocks", config.blocks)?;
@@ -122,8 +120,10 @@ pub(crate) fn run_with_labels(
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }
-    let fit = Fit { task: "covariance", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
-    for pass in fit.passes(draft, |modules| bytes(modules, config.blocks))? {
+    let corpus = Corpus::new("covariance", &model, &inputs.tokens, exec);
+    for pass in
+        (Reduction { corpus, labels, selection: &selection }).passes(draft, |modules| bytes(modules, config.blocks))?
+    {
         let modules = pass.selection.modules();
         let slots = slots(modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
@@ -154,7 +154,7 @@ pub(crate) fn run_with_labels(
                 draft.write_each(pass.places[index], rows)?;
             }
         }
-        pass.end(draft)?;
+        pass.end(draft, 1)?;
     }
     Ok(())
 }

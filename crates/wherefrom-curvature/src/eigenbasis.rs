@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Kind, Row};
 use wherefrom_linalg::{Threads, symmetric_eigen};
 use wherefrom_model::Module;
+use wherefrom_pass::sizes_of;
 use wherefrom_stage::{About, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
 
+use crate::blocks::blocks_of;
 use crate::covariance;
-use crate::passes::{blocks_of, sizes_of};
 use crate::side_by_side::{self, side_by_side};
 
 /// Raised when results change.

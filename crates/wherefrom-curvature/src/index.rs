@@ -9,18 +9,17 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Span, Tokens};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Tokens};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, open_device};
+use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
+use wherefrom_pass::{Corpus, load, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
+use crate::blocks::blocks_of;
 use crate::coordinates::planned_coordinates;
 use crate::covariance;
-use crate::passes::{blocks_of, sizes_of};
-use crate::reduce::sequence;
 use crate::table::{Share, Table};
 use crate::tensors::{Rotation, rotations};
 
@@ -82,9 +81,8 @@ struct Kept {
 
 /// Keeps every example, with the text's own labels; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let device = open_device(exec.device.gpu())?;
     let table = Table::read(&inputs.coordinates)?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let names = table.shares.iter().map(|share| share.module.clone()).collect();
     let selection = Selection::new(&Modules::Globs(names), model.modules())?;
     let names: Vec<_> = selection.modules().iter().map(|module| &module.name).collect();
@@ -93,26 +91,21 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("modules", &names)?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
 
-    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
-    if (0..spans.len()).all(|part| draft.has(part)) {
+    let corpus = Corpus::new("index", &model, &inputs.tokens, exec);
+    let spans = corpus.spans(draft)?;
+    if spans.is_empty() {
         return Ok(());
     }
-    let modules = selection.modules().iter().zip(rotations(&inputs.eigenbasis, selection.modules(), &device)?);
+    let modules = selection.modules().iter().zip(rotations(&inputs.eigenbasis, selection.modules(), &model.device)?);
     let modules = modules.map(|(module, rotation)| {
         let share = table.shares.iter().find(|share| share.module == module.name);
         let share = share.expect("the selection has the table's modules");
         Ok(Places { share, rotation, places: share.places([module.out_features, module.in_features])? })
     });
     let modules: Vec<Places<'_>> = modules.collect::<Result<_>>()?;
-    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
-    exec.reporter.begin("index", "examples", inputs.tokens.examples(), done);
-    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let examples = inputs.tokens.read_span(span)?;
-        let pass = Pass { model: &model, selection: &selection, modules: &modules, count: table.count, exec };
-        draft.write_rows::<Index, _>(part, &pass.signs(&examples, &device)?)?;
-    }
-    exec.reporter.end();
-    Ok(())
+    corpus.parts(spans, |part, examples| {
+        draft.write_rows::<Index, _>(part, &signs(&corpus, examples, &selection, &modules, table.count)?)
+    })
 }
 
 /// A module with its basis and its coordinates.
@@ -123,44 +116,36 @@ struct Places<'a> {
     places: Vec<u32>,
 }
 
-struct Pass<'a> {
-    model: &'a Model,
-    selection: &'a Selection,
-    modules: &'a [Places<'a>],
-    /// Coordinates.
+/// The rows of these examples, with so many coordinates.
+fn signs(
+    corpus: &Corpus<'_>,
+    examples: &[Example],
+    selection: &Selection,
+    modules: &[Places<'_>],
     count: usize,
-    exec: &'a Exec,
-}
-
-impl Pass<'_> {
-    /// The rows of these examples.
-    fn signs(&self, examples: &[Example], device: &Device) -> Result<Vec<Signs>> {
-        let row = |example: &Example| Signs { example: example.example, scale: 0.0, signs: Vec::new() };
-        let mut rows: Vec<_> = examples.iter().map(row).collect();
-        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in self.model.batches(&lengths, self.exec.batch_tokens) {
-            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
-            let batch = Batch::new(&sequences, device);
-            let kept = |_| Kept { signs: vec![0; row_bytes(self.count)], sum: 0.0 };
-            let mut kept: Vec<_> = (0..batch.len()).map(kept).collect();
-            self.model.taps(&batch, &Labels::Empirical, self.selection, &mut |tap| {
-                let Places { share, rotation, places } = &self.modules[tap.index];
-                let a = rotation.activation.rows_into(tap.activations);
-                let d = rotation.gradient.rows_into(tap.output_gradients);
-                picked_products(places, d, a, &tap.tokens.sequences, &mut kept, |kept, values| kept.add(share, values));
-                Ok(())
-            })?;
-            for (&index, kept) in group.iter().zip(kept) {
-                let row = &mut rows[index];
-                (row.scale, row.signs) = ((kept.sum / self.count as f64) as f32, kept.signs);
-                if !row.scale.is_finite() {
-                    return Err(self.model.overflow(sequence(&examples[index]), "its gradient", &Labels::Empirical));
-                }
+) -> Result<Vec<Signs>> {
+    let row = |example: &Example| Signs { example: example.example, scale: 0.0, signs: Vec::new() };
+    let mut rows: Vec<_> = examples.iter().map(row).collect();
+    corpus.batches(examples, |group, batch| {
+        let kept = |_| Kept { signs: vec![0; row_bytes(count)], sum: 0.0 };
+        let mut kept: Vec<_> = (0..batch.len()).map(kept).collect();
+        corpus.model.taps(batch, &Labels::Empirical, selection, &mut |tap| {
+            let Places { share, rotation, places } = &modules[tap.index];
+            let a = rotation.activation.rows_into(tap.activations);
+            let d = rotation.gradient.rows_into(tap.output_gradients);
+            picked_products(places, d, a, &tap.tokens.sequences, &mut kept, |kept, values| kept.add(share, values));
+            Ok(())
+        })?;
+        for (&index, kept) in group.iter().zip(kept) {
+            let row = &mut rows[index];
+            (row.scale, row.signs) = ((kept.sum / count as f64) as f32, kept.signs);
+            if !row.scale.is_finite() {
+                return Err(corpus.model.overflow(sequence(&examples[index]), "its gradient", &Labels::Empirical));
             }
-            self.exec.reporter.advance(group.len() as u64);
         }
-        Ok(rows)
-    }
+        Ok(())
+    })?;
+    Ok(rows)
 }
 
 impl Kept {

@@ -13,13 +13,12 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
-use wherefrom_model::{Coverage, Labels, LabelsKind, Model, Module, Modules, Precision, Selection, fits, open_device};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
+use wherefrom_pass::{Corpus, Counts, Reduction, load, note, number_bytes, planned_passes, sizes_of};
 use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
-use crate::blocks::Orthogonal;
+use crate::blocks::{Orthogonal, blocks_of};
 use crate::covariance;
-use crate::passes::{blocks_of, note, number_bytes, planned_passes, sizes_of};
-use crate::reduce::{Counts, Fit};
 use crate::tensors::{narrow, rotations};
 
 /// Raised when results change.
@@ -97,11 +96,10 @@ pub(crate) fn run_with_labels(
     exec: &Exec,
     draft: &mut Draft,
 ) -> Result<()> {
-    let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     for module in selection.modules() {
-        fits(&device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
+        fits(&model.device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
     }
     draft.store(config.store);
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
@@ -109,12 +107,14 @@ pub(crate) fn run_with_labels(
         counts.note(draft)?;
     }
     let blocks = inputs.eigenbasis.as_ref().map(|basis| basis.manifest().count("blocks").unwrap_or(1) as usize);
-    let fit = Fit { task: "lambda", model: &model, labels, selection: &selection, tokens: &inputs.tokens, exec };
-    for pass in fit.passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))? {
+    let corpus = Corpus::new("lambda", &model, &inputs.tokens, exec);
+    for pass in (Reduction { corpus, labels, selection: &selection })
+        .passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))?
+    {
         let modules = pass.selection.modules();
         let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
         let rotations = match &inputs.eigenbasis {
-            Some(basis) => rotations(basis, modules, &device)?,
+            Some(basis) => rotations(basis, modules, &model.device)?,
             None => Vec::new(),
         };
         let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).collect();
@@ -139,7 +139,7 @@ pub(crate) fn run_with_labels(
             let row = LambdaSum { module, count, shape, lambda };
             draft.write(pass.places[index], &[<LambdaSum as Row<Lambda>>::to_batch(&[row])?])?;
         }
-        pass.end(draft)?;
+        pass.end(draft, 1)?;
     }
     Ok(())
 }

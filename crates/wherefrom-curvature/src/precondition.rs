@@ -13,12 +13,13 @@ use wherefrom_artifact::{
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::{Threads, truncated_svd};
 use wherefrom_model::{Module, open_device};
+use wherefrom_pass::sizes_of;
 use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
+use crate::blocks::blocks_of;
 use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
-use crate::passes::{blocks_of, sizes_of};
 use crate::side_by_side::{self, side_by_side};
 use crate::tensors::{tensor, values};
 

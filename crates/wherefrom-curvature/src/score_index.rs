@@ -18,12 +18,12 @@ use wherefrom_artifact::{
 use wherefrom_linalg::kernels::{Ragged, picked_products};
 use wherefrom_linalg::signs::{SignSums, row_bytes};
 use wherefrom_model::open_device;
+use wherefrom_pass::sizes_of;
 use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::coordinates::planned_coordinates;
 use crate::inverse::{Curvature, Inverse};
 use crate::method::{Damping, Method};
-use crate::passes::sizes_of;
 use crate::table::{Share, Table};
 use crate::tensors::{tensor, values};
 

@@ -11,18 +11,18 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Kind, Lambda, OwnInfluence, SelfInfluence, Span, Tokens, check_training_examples,
+    Artifact, Draft, Eigenbasis, Kind, Lambda, OwnInfluence, SelfInfluence, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
-use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Ragged, Selection, open_device};
+use wherefrom_model::{Coverage, Labels, Modules, Precision, Ragged, Selection};
+use wherefrom_pass::{Corpus, load, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
+use crate::blocks::blocks_of;
 use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
 use crate::lambda;
 use crate::method::{Damping, Method};
-use crate::passes::{blocks_of, sizes_of};
-use crate::reduce::sequence;
 use crate::tensors::values;
 
 /// Raised when results change.
@@ -100,9 +100,8 @@ pub struct Inputs {
 /// The gradient of every example against itself, with the text's own labels; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let device = open_device(exec.device.gpu())?;
     let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     let modules = selection.modules();
     let names: Vec<_> = modules.iter().map(|module| &module.name).collect();
@@ -115,34 +114,26 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("modules", &names)?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
 
-    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
-    if (0..spans.len()).all(|part| draft.has(part)) {
+    let corpus = Corpus::new("self-influence", &model, &inputs.tokens, exec);
+    let spans = corpus.spans(draft)?;
+    if spans.is_empty() {
         return Ok(());
     }
-    let inverses = modules
-        .iter()
-        .map(|module| curvature.of(&module.name, [module.out_features, module.in_features], &device, &*exec.reporter));
+    let inverses = modules.iter().map(|module| {
+        curvature.of(&module.name, [module.out_features, module.in_features], &model.device, &*exec.reporter)
+    });
     let inverses = inverses.collect::<Result<Vec<_>>>()?;
     let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f64;
-    let done = spans.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, span)| span.len() as u64).sum();
-    exec.reporter.begin("self-influence", "examples", inputs.tokens.examples(), done);
-    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let examples = inputs.tokens.read_span(span)?;
+    corpus.parts(spans, |part, examples| {
         let row = |example: u64| OwnInfluence { example, influence: 0.0, by_module: vec![0.0; modules.len()] };
         let mut rows: Vec<_> = examples.iter().map(|example| row(example.example)).collect();
-        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in model.batches(&lengths, exec.batch_tokens) {
-            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
-            let batch = Batch::new(&sequences, &device);
-            model.taps(&batch, &Labels::Empirical, &selection, &mut |tap| {
-                let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, &tap.tokens.sequences);
-                for (&index, square) in group.iter().zip(values(squares)?) {
-                    rows[index].by_module[tap.index] = (scale * f64::from(square)) as f32;
-                }
-                Ok(())
-            })?;
-            exec.reporter.advance(group.len() as u64);
-        }
+        corpus.taps(examples, &selection, |group, tap| {
+            let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, &tap.tokens.sequences);
+            for (&index, square) in group.iter().zip(values(squares)?) {
+                rows[index].by_module[tap.index] = (scale * f64::from(square)) as f32;
+            }
+            Ok(())
+        })?;
         for row in &mut rows {
             row.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
         }
@@ -151,10 +142,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let what = format!("its self-influence by {module}");
             return Err(model.overflow(sequence(&examples[place]), &what, &Labels::Empirical));
         }
-        draft.write_rows::<SelfInfluence, _>(part, &rows)?;
-    }
-    exec.reporter.end();
-    Ok(())
+        draft.write_rows::<SelfInfluence, _>(part, &rows)
+    })
 }
 
 /// <P(G_z), G_z> of every example: a [rows, in], d [rows, out] -> [examples, 1].

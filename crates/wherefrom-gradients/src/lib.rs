@@ -14,11 +14,10 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Span, Tokens, bad_input, in_batches,
+    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, in_batches,
 };
-use wherefrom_model::{
-    Batch, Coverage, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, Sizes, open_device,
-};
+use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
+use wherefrom_pass::{Corpus, load, room, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
@@ -67,15 +66,12 @@ pub struct Inputs {
 
 /// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
-    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans())?;
-    exec.reporter.begin("gradients", "tokens", inputs.tokens.tokens(), 0);
-    let pass = Pass { model: &model, selection: &selection, exec };
-    for (part, span) in spans.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let examples = inputs.tokens.read_span(span)?;
+    let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
+    let pass = Pass { corpus, selection: &selection };
+    corpus.parts(corpus.spans(draft)?, |part, examples| {
         if let Some(row) = examples.iter().find(|row| !row.target_mask.contains(&true)) {
             return Err(bad_input(format!(
                 "row {} of the tokens has no completion, so its gradient is nothing; give it one, or let a `generate` step \
@@ -91,37 +87,30 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
         });
-        draft.write_each(part, batches)?;
-    }
-    exec.reporter.end();
-    Ok(())
+        draft.write_each(part, batches)
+    })
 }
 
 struct Pass<'a> {
-    model: &'a Model,
+    corpus: Corpus<'a>,
     selection: &'a Selection,
-    exec: &'a Exec,
 }
 
 impl Pass<'_> {
     /// Consecutive sequences whose factors, and as much again on their way into the file, fit the memory; one at least.
     fn runs(&self, lengths: &[usize]) -> Vec<Range<usize>> {
         let token: usize = self.selection.modules().iter().map(|m| 4 * (m.in_features + m.out_features)).sum();
-        let footprint = Footprint::new(&self.model.outline, self.exec.batch_tokens).total();
-        let limit = self.exec.device.limit(self.exec.memory, wherefrom_linalg::memory::available_bytes);
-        let room = limit.map_or(usize::MAX, |bytes| bytes.saturating_sub(footprint) as usize / 2);
+        let room = room(self.corpus.exec, &self.corpus.model.outline).map_or(usize::MAX, |bytes| bytes as usize / 2);
         runs(lengths, token, room.min(RUN))
     }
 
     /// The factors of each sequence, modules in the order of the forward pass.
     fn rows(&self, examples: &[Example]) -> Result<Vec<Vec<Factors>>> {
         let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
-        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        for group in self.model.batches(&lengths, self.exec.batch_tokens) {
-            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
-            let batch = Batch::new(&sequences, &self.model.device);
+        let model = self.corpus.model;
+        self.corpus.batches(examples, |group, batch| {
             let mut overflow = None;
-            self.model.taps(&batch, &Labels::Empirical, self.selection, &mut |tap| {
+            model.taps(batch, &Labels::Empirical, self.selection, &mut |tap| {
                 let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
                 let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
                 let wrong = |values: &[f32], width: usize| {
@@ -148,10 +137,10 @@ impl Pass<'_> {
             })?;
             if let Some((index, module)) = overflow {
                 let what = format!("its gradient in {module}");
-                return Err(self.model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
+                return Err(model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
             }
-            self.exec.reporter.advance(batch.rows() as u64);
-        }
+            Ok(())
+        })?;
         // Backward came by the modules last to first.
         rows.iter_mut().for_each(|rows| rows.reverse());
         Ok(rows)
@@ -183,16 +172,6 @@ fn batches(rows: Vec<Factors>) -> Vec<Result<RecordBatch>> {
     in_batches::<Gradients, _>(&rows, BATCH_BYTES).collect()
 }
 
-fn sequence(example: &Example) -> Sequence<'_> {
-    Sequence {
-        example: example.example,
-        input_ids: &example.input_ids,
-        target_mask: &example.target_mask,
-        segments: &example.segments,
-        weights: &example.weights,
-    }
-}
-
 fn values(tensor: Tensor<2>) -> Result<Vec<f32>> {
     tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
 }
@@ -215,7 +194,7 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
 const SPAN_TOKENS: f64 = 65_536.0;
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let tokens = planned.size_of("tokens").tokens;
     let held = tokens.min(SPAN_TOKENS) * sizes.sums * 4.0;
     Cost::new(sizes.footprint.total() as f64 + 1.5 * held, tokens * sizes.sums * 4.0, sizes.scan(tokens))

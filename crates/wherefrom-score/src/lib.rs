@@ -21,10 +21,8 @@ use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
     Score, Scores, Span, Tokens, check_training_examples,
 };
-use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Model, Precision, Selection, Sequence, Sizes,
-    Tap, batches, open_device,
-};
+use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Precision, Selection};
+use wherefrom_pass::{Corpus, Units, limit, load, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::queries::{Queries, Survey, by_token, scan};
@@ -136,8 +134,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 /// The same with another limit on the bytes of queries on the device at once.
 fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft, query_bytes: usize) -> Result<()> {
     config.check()?;
-    let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
+    let model = load(&inputs.model, config.precision, exec)?;
     let survey = Survey::new(&inputs.queries, model.modules())?;
     let wanted = match &inputs.candidates {
         Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
@@ -156,39 +153,36 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     draft.summary("modules", &names)?;
     draft.summary("coverage", Coverage::new(&model.outline, &survey.selection))?;
 
-    let units: Vec<Unit> = draft.plan(|| units(&survey, inputs, wanted.as_ref(), query_bytes))?;
+    let corpus = Corpus::new("score", &model, &inputs.tokens, exec);
     // One group as a rule: what a part holds has room in memory beside the model.
     let footprint = Footprint::new(&model.outline, exec.batch_tokens);
-    let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
+    let limit = limit(exec);
     let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
     let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
     let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
-    let done = units.iter().enumerate().filter(|(part, _)| draft.has(*part)).map(|(_, unit)| work(unit));
-    exec.reporter.begin("score", "examples", units.iter().map(work).sum(), done.sum());
+    let units = Units::plan(draft, corpus.share, || units(&survey, inputs, wanted.as_ref(), query_bytes), work)?;
     let mut loaded: Option<Queries> = None;
-    for (part, unit) in units.iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
+    units.each(corpus.task, exec, |part, unit| {
         let mut examples = inputs.tokens.read_span(&unit.span)?;
         if let Some(wanted) = &wanted {
             examples.retain(|example| wants(wanted, example.example, &unit.queries));
         }
         let (mut details, mut scores) = (Vec::new(), Vec::new());
-        let groups = groups(unit);
+        let groups = groups(&unit);
         let others = ((unit.span.len() - examples.len()) * groups.len()) as u64;
         for numbers in groups {
             let queries = match loaded.take() {
                 Some(queries) if queries.numbers == numbers => queries,
                 // The earlier ones are gone before the next are there.
-                _ => survey.load(&inputs.queries, numbers, &device)?,
+                _ => survey.load(&inputs.queries, numbers, &model.device)?,
             };
             let taken = footprint.weights + survey.bytes(queries.numbers.len()) as u64;
             let pass = Pass {
-                model: &model,
+                corpus,
                 selection: &survey.selection,
                 queries: &queries,
                 scale,
-                exec,
-                device: &device,
                 room: limit.map_or(0, |bytes| bytes.saturating_sub(taken) as usize),
             };
             match config.detail || wanted.is_some() {
@@ -207,9 +201,8 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
         }
         // Those that are no candidates.
         exec.reporter.advance(others);
-    }
-    exec.reporter.end();
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Groups of queries that fit, each with the spans in which it has a candidate.
@@ -265,13 +258,11 @@ fn read_pairs(pairs: &Pairs, queries: usize, examples: u64) -> Result<Wanted> {
 
 /// What every batch of a run needs.
 struct Pass<'a> {
-    model: &'a Model,
+    corpus: Corpus<'a>,
     selection: &'a Selection,
     queries: &'a Queries,
     /// 1 / N.
     scale: f32,
-    exec: &'a Exec,
-    device: &'a Device,
     /// Bytes that model and queries leave.
     room: usize,
 }
@@ -283,37 +274,21 @@ impl Pass<'_> {
     /// many queries are multiplied out once a batch, so that theirs is one and large: of what memory is left, and no more
     /// than 2 GiB of activations.
     fn shape(&self) -> (usize, usize) {
-        let (model, asked) = (self.model, self.exec.batch_tokens);
+        let (model, asked) = (self.corpus.model, self.corpus.exec.batch_tokens);
         if self.queries.numbers.len() >= MANY_QUERIES {
             return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
         }
-        let threads = self.exec.device.side_by_side();
+        let threads = self.corpus.exec.device.side_by_side();
         match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
             tokens if tokens >= LONG_BATCH => (threads, tokens),
             _ => (1, model.batch_tokens(asked, ACTIVATION_BYTES)),
         }
     }
 
-    /// The examples in batches of like length and so many tokens, each with their places in `examples`.
-    fn batches(&self, examples: &[Example], tokens: usize) -> impl Iterator<Item = (Vec<usize>, Batch)> {
-        let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        batches(&lengths, tokens).into_iter().map(|group| {
-            let sequences: Vec<_> = group.iter().map(|&index| sequence(&examples[index])).collect();
-            let batch = Batch::new(&sequences, self.device);
-            (group, batch)
-        })
-    }
-
-    /// Forward and backward of a batch; `visit` sees every module of the queries.
-    fn taps(&self, batch: &Batch, mut visit: impl FnMut(Tap<'_>) -> Result<()>) -> Result<()> {
-        self.model.taps(batch, &Labels::Empirical, self.selection, &mut visit)?;
-        Ok(())
-    }
-
     /// Every query against every example.
     fn scores(&self, examples: &[Example]) -> Result<Vec<Score>> {
         let (together, tokens) = self.shape();
-        let batches: Vec<_> = self.batches(examples, tokens).collect();
+        let batches: Vec<_> = self.corpus.batches_of(examples, tokens).collect();
         let one = |(group, batch): &(Vec<usize>, Batch)| self.batch_scores(examples, group, batch);
         let rows: Result<Vec<_>> = match together {
             1 => batches.iter().map(one).collect(),
@@ -333,8 +308,9 @@ impl Pass<'_> {
     /// Every query against the examples of a batch, which stand at the places `group`.
     fn batch_scores(&self, examples: &[Example], group: &[usize], batch: &Batch) -> Result<Vec<Score>> {
         let (first, count) = (self.queries.numbers.start, self.queries.numbers.len());
-        let mut total = Tensor::<2>::zeros([batch.len(), count], self.device);
-        self.taps(batch, |tap| {
+        let Corpus { model, exec, .. } = self.corpus;
+        let mut total = Tensor::<2>::zeros([batch.len(), count], &model.device);
+        model.taps(batch, &Labels::Empirical, self.selection, &mut |tap| {
             let module = &self.queries.modules[tap.index];
             let products = scan(module, count, tap.activations, tap.output_gradients, &tap.tokens.sequences);
             total = total.clone() + products;
@@ -344,9 +320,9 @@ impl Pass<'_> {
         if let Some(place) = total.iter().position(|influence| !influence.is_finite()) {
             let what = format!("its influence on query {}", first + place % count);
             let sequence = sequence(&examples[group[place / count]]);
-            return Err(self.model.overflow(sequence, &what, &Labels::Empirical));
+            return Err(model.overflow(sequence, &what, &Labels::Empirical));
         }
-        self.exec.reporter.advance(group.len() as u64);
+        exec.reporter.advance(group.len() as u64);
         let row = |(&index, influences): (&usize, &[f32])| {
             let example = examples[index].example;
             let score = move |(query, influence): (usize, &f32)| Score {
@@ -377,57 +353,43 @@ impl Pass<'_> {
                 }
             }
         }
-        for (group, batch) in self.batches(examples, self.model.batch_tokens(self.exec.batch_tokens, ACTIVATION_BYTES))
-        {
-            self.taps(&batch, |tap| {
-                let sequences = &tap.tokens.sequences;
-                for query in queries.numbers.clone() {
-                    let chosen: Vec<_> =
-                        (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
-                    let chosen_rows: Vec<_> = chosen.iter().flat_map(|&b| sequences.of(b)).collect();
-                    if chosen_rows.is_empty() {
-                        continue;
-                    }
-                    let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
-                    if chosen_rows.len() < sequences.rows() {
-                        let indices = indices(&chosen_rows, self.device);
-                        (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
-                    }
-                    let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
-                    let mut tokens = tokens.into_iter();
-                    for b in chosen {
-                        let row = &mut rows[place[&(query as u32, group[b])]];
-                        let mut sum = 0.0_f64;
-                        for (&position, value) in tap.tokens.positions[sequences.of(b)].iter().zip(&mut tokens) {
-                            row.by_token[position] += self.scale * value;
-                            sum += f64::from(self.scale * value);
-                        }
-                        row.by_module[tap.index] = sum as f32;
-                    }
+        self.corpus.taps(examples, self.selection, |group, tap| {
+            let sequences = &tap.tokens.sequences;
+            for query in queries.numbers.clone() {
+                let chosen: Vec<_> =
+                    (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
+                let chosen_rows: Vec<_> = chosen.iter().flat_map(|&b| sequences.of(b)).collect();
+                if chosen_rows.is_empty() {
+                    continue;
                 }
-                Ok(())
-            })?;
-            self.exec.reporter.advance(group.len() as u64);
-        }
+                let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
+                if chosen_rows.len() < sequences.rows() {
+                    let indices = indices(&chosen_rows, &self.corpus.model.device);
+                    (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
+                }
+                let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
+                let mut tokens = tokens.into_iter();
+                for b in chosen {
+                    let row = &mut rows[place[&(query as u32, group[b])]];
+                    let mut sum = 0.0_f64;
+                    for (&position, value) in tap.tokens.positions[sequences.of(b)].iter().zip(&mut tokens) {
+                        row.by_token[position] += self.scale * value;
+                        sum += f64::from(self.scale * value);
+                    }
+                    row.by_module[tap.index] = sum as f32;
+                }
+            }
+            Ok(())
+        })?;
         for row in &mut rows {
             row.score.influence = row.by_module.iter().map(|&value| f64::from(value)).sum::<f64>() as f32;
         }
         // Where a token's share is not finite, the sum is not.
         if let Some((&(query, index), _)) = place.iter().find(|(_, row)| !rows[**row].score.influence.is_finite()) {
             let what = format!("its influence on query {query}");
-            return Err(self.model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
+            return Err(self.corpus.model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
         }
         Ok(rows)
-    }
-}
-
-fn sequence(example: &Example) -> Sequence<'_> {
-    Sequence {
-        example: example.example,
-        input_ids: &example.input_ids,
-        target_mask: &example.target_mask,
-        segments: &example.segments,
-        weights: &example.weights,
     }
 }
 
@@ -443,7 +405,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
-    let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
+    let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let Size { tokens, rows } = planned.size_of("tokens");
     let queries = planned.size_of("queries").rows;
     // A number, or "full".

@@ -4,12 +4,12 @@ use wherefrom_model::{Footprint, Module, Outline, Sizes};
 use wherefrom_stage::{Device, Exec, Machine, Planned};
 
 /// Bytes that may be held, as [`Device::limit`] has it.
-fn limit(exec: &Exec) -> Option<u64> {
+pub fn limit(exec: &Exec) -> Option<u64> {
     exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes)
 }
 
 /// Bytes of a summed number on its device: float32 of a span on a GPU, float64 of all spans on the CPU.
-pub(crate) fn number_bytes(device: &Device) -> u64 {
+pub fn number_bytes(device: &Device) -> u64 {
     match device {
         Device::Cpu { .. } => 8,
         Device::Gpu { .. } => 4,
@@ -17,7 +17,7 @@ pub(crate) fn number_bytes(device: &Device) -> u64 {
 }
 
 /// Bytes for sums: the limit, less what running the model takes.
-pub(crate) fn room(exec: &Exec, outline: &Outline) -> Option<u64> {
+pub fn room(exec: &Exec, outline: &Outline) -> Option<u64> {
     Some(limit(exec)?.saturating_sub(Footprint::new(outline, exec.batch_tokens).total()))
 }
 
@@ -56,17 +56,12 @@ pub(crate) fn split(
 }
 
 /// Sizes of the model that a planned step is about.
-pub(crate) fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
+pub fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
     planned.attributed(machine, Sizes::new)
 }
 
-/// Blocks of the covariances that a planned step goes back to.
-pub(crate) fn blocks_of(planned: &Planned) -> usize {
-    planned.nearest(|step| step.config["blocks"].as_u64()).unwrap_or(1) as usize
-}
-
 /// Passes that a planned step will make, and the bytes of the largest, with what running the model takes.
-pub(crate) fn planned_passes(
+pub fn planned_passes(
     sizes: &Sizes,
     planned: &Planned,
     machine: &Machine,
@@ -82,6 +77,6 @@ pub(crate) fn planned_passes(
 }
 
 /// What a plan says of several passes.
-pub(crate) fn note(passes: usize) -> String {
+pub fn note(passes: usize) -> String {
     if passes > 1 { format!("{passes} passes over the tokens") } else { String::new() }
 }

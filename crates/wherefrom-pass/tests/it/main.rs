@@ -1,0 +1,194 @@
+//! Units of work: shares of sums and of parts, by any number of processes and in any order (tests/fixtures/persona).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::Value;
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Loss, Losses, Recipe, Row, Silent, Store, Tokens};
+use wherefrom_linalg::kernels::Form;
+use wherefrom_model::{Labels, Model, Modules, Precision, Selection};
+use wherefrom_pass::{Corpus, Pass, Reduction, Share, Sums, load};
+use wherefrom_stage::Exec;
+
+const ROWS: usize = 24;
+/// Rows of a part of the tokens, and so of a span.
+const SPAN: usize = 2;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/persona")
+}
+
+/// A store with the rows of the fixture, and the model.
+struct Study {
+    store: Store,
+    tokens: Artifact<Tokens>,
+    model: Model,
+    exec: Exec,
+    _folder: tempfile::TempDir,
+}
+
+fn recipe(stage: &str) -> Recipe {
+    Recipe { stage: stage.into(), version: 1, config: Value::Null, inputs: BTreeMap::new(), model: None }
+}
+
+fn study() -> Study {
+    let text = std::fs::read_to_string(fixtures().join("rows.jsonl")).unwrap();
+    let row = |(example, line): (u64, &str)| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        let input_ids: Vec<u32> = serde_json::from_value(row["input_ids"].take()).unwrap();
+        let target_mask: Vec<bool> = serde_json::from_value(row["target_mask"].take()).unwrap();
+        Example { example, docs: vec!["row".into()], doc_starts: vec![0], input_ids, target_mask, ..Example::default() }
+    };
+    let rows: Vec<Example> = (0..).zip(text.lines()).map(row).collect();
+    assert_eq!(rows.len(), ROWS);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let fill = |draft: &mut Draft| {
+        draft.summary("tokens", rows.iter().map(|row| row.input_ids.len()).sum::<usize>())?;
+        let parts = rows.chunks(SPAN).enumerate();
+        parts.into_iter().try_for_each(|(part, rows)| draft.write(part, &[<Example as Row<Tokens>>::to_batch(rows)?]))
+    };
+    let (sealed, _) = store.produce(Kind::Tokens, recipe("tokens"), &Silent, fill).unwrap();
+    let exec = Exec::default();
+    let model = load(&fixtures().join("model"), Precision::F32, &exec).unwrap();
+    Study { store, tokens: Artifact::open(&sealed).unwrap(), model, exec, _folder: folder }
+}
+
+impl Study {
+    fn corpus(&self, share: Share) -> Corpus<'_> {
+        Corpus { share, ..Corpus::new("test", &self.model, &self.tokens, &self.exec) }
+    }
+
+    /// A draft that is never sealed, for `body`.
+    fn draft<R>(&self, name: &str, kind: Kind, body: impl FnOnce(&mut Draft) -> Result<R>) -> R {
+        let mut found = None;
+        let sealed = self.store.produce(kind, recipe(name), &Silent, |draft| {
+            found = Some(body(draft)?);
+            anyhow::bail!("the draft was all that was wanted")
+        });
+        found.unwrap_or_else(|| panic!("{:?}", sealed.err()))
+    }
+
+    /// A pass over the covariances of the inputs of two modules, with their forms.
+    fn sum<R>(&self, name: &str, share: Share, body: impl FnOnce(&Draft, &Pass<'_>, &[Form]) -> Result<R>) -> R {
+        let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
+        let selection = Selection::new(&choice, self.model.modules()).unwrap();
+        let reduction = Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection };
+        self.draft(name, Kind::Covariances, |draft| {
+            let passes = reduction.passes(draft, |_| 0)?;
+            let [pass] = &passes[..] else { panic!("the sums fit one pass") };
+            let forms: Vec<_> =
+                pass.selection.modules().iter().map(|module| Form::Symmetric(module.in_features)).collect();
+            body(draft, pass, &forms)
+        })
+    }
+
+    fn share(&self, name: &str, share: Share) -> Sums {
+        self.sum(name, share, |draft, pass, forms| {
+            pass.sum(draft, forms, |tap, sums| {
+                sums[tap.index].add_gram(tap.activations);
+                Ok(())
+            })
+        })
+    }
+
+    fn joined(&self, name: &str, shares: usize) -> Option<Sums> {
+        self.sum(name, Share::WHOLE, |draft, pass, forms| pass.join(draft, shares, forms))
+    }
+}
+
+/// Every number of every slot.
+fn bits(sums: &Sums) -> Vec<u64> {
+    sums.slots.iter().flat_map(|slot| slot.values()).map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn shares_of_a_sum_join_to_the_same_bytes_in_any_order_and_when_done_twice() {
+    let study = study();
+    let whole = study.share("whole", Share::WHOLE);
+    assert_eq!(whole.counts.examples, ROWS as u64);
+    for of in [1, 3, 7, 30] {
+        let forwards = format!("forwards-{of}");
+        (0..of).for_each(|index| drop(study.share(&forwards, Share { index, of })));
+        let backwards = format!("backwards-{of}");
+        for index in (0..of).rev() {
+            assert!(of == 1 || study.joined(&backwards, of).is_none(), "share {index} of {of} is not done");
+            study.share(&backwards, Share { index, of });
+            study.share(&backwards, Share { index, of });
+        }
+        if of == 1 {
+            // One share is summed where it is wanted, and keeps nothing to be joined.
+            continue;
+        }
+        let (one, other) = (study.joined(&forwards, of).unwrap(), study.joined(&backwards, of).unwrap());
+        assert_eq!(bits(&one), bits(&other), "{of} shares");
+        assert_eq!((one.counts.tokens, one.counts.examples), (whole.counts.tokens, whole.counts.examples));
+        assert_eq!(one.seen, whole.seen);
+        for (joined, whole) in one.slots.iter().zip(&whole.slots) {
+            let largest = whole.values().iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+            let off = joined.values().iter().zip(whole.values()).map(|(one, other)| (one - other).abs());
+            assert!(largest > 1.0 && off.fold(0.0, f64::max) <= 1e-12 * largest, "{of} shares");
+        }
+    }
+}
+
+#[test]
+fn a_share_goes_on_where_it_was_and_a_foreign_checkpoint_is_none() {
+    let study = study();
+    let share = Share { index: 1, of: 3 };
+    let first = study.share("again", share);
+    // What is done is not summed again.
+    let again =
+        study.sum("again", share, |draft, pass, forms| pass.sum(draft, forms, |_, _| anyhow::bail!("the model ran")));
+    assert_eq!(bits(&again), bits(&first));
+    // Of other shapes it is no checkpoint.
+    let halves = study.sum("again", share, |draft, pass, forms| {
+        let forms: Vec<_> = forms.iter().map(|_| Form::Symmetric(8)).collect();
+        assert!(pass.join(draft, 3, &forms)?.is_none());
+        pass.sum(draft, &forms, |tap, sums| {
+            sums[tap.index].add_gram(tap.activations.narrow(1, 0, 8));
+            Ok(())
+        })
+    });
+    assert_eq!(halves.counts.examples, first.counts.examples);
+}
+
+#[test]
+fn parts_have_the_same_bytes_whoever_makes_them_when() {
+    let study = study();
+    let losses = |name: &str, shares: &[Share]| {
+        study.draft(name, Kind::Losses, |draft| {
+            let mut made = Vec::new();
+            for &share in shares {
+                let corpus = study.corpus(share);
+                let spans = corpus.spans(draft)?;
+                corpus.parts(spans, |part, examples| {
+                    made.push(part);
+                    let mut rows = Vec::new();
+                    corpus.batches(examples, |group, batch| {
+                        let losses = study.model.token_losses(batch)?;
+                        rows.extend(group.iter().zip(losses).map(|(&index, by_token)| {
+                            let loss = by_token.iter().sum();
+                            Loss { example: examples[index].example, loss, by_token }
+                        }));
+                        Ok(())
+                    })?;
+                    draft.write_rows::<Losses, _>(part, &rows)
+                })?;
+            }
+            let bytes: Vec<_> = (0..ROWS / SPAN).map(|part| std::fs::read(draft.part_path(part)).unwrap()).collect();
+            Ok((made, bytes))
+        })
+    };
+    let (all, whole) = losses("losses", &[Share::WHOLE]);
+    assert_eq!(all, (0..ROWS / SPAN).collect::<Vec<_>>());
+    let share = |index| Share { index, of: 3 };
+    let (made, shared) = losses("losses", &[share(2), share(0), share(2), share(1), Share::WHOLE]);
+    assert!(made.is_empty(), "every part is there: {made:?}");
+    assert_eq!(shared, whole);
+    study.draft("losses", Kind::Losses, |draft| draft.clear());
+    let (made, shared) = losses("losses", &[share(2), share(0), share(2), share(1), Share::WHOLE]);
+    assert_eq!(made, [2, 5, 8, 11, 0, 3, 6, 9, 1, 4, 7, 10]);
+    assert_eq!(shared, whole);
+}
