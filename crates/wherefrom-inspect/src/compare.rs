@@ -218,7 +218,11 @@ fn differ(store: &Store, a: &Manifest, b: &Manifest, seen: &mut BTreeSet<(String
     for (role, x, y) in inputs.chain([model]).filter(|(_, x, y)| x != y) {
         match (open(x), open(y)) {
             (Some(x), Some(y)) => deeper.push((x, y)),
-            _ => say(format!("{stage}: another {role}")),
+            _ => say(match (x, y) {
+                (Some(_), None) => format!("{stage}: input {role} in a alone"),
+                (None, Some(_)) => format!("{stage}: input {role} in b alone"),
+                _ => format!("{stage}: another input {role}"),
+            }),
         }
     }
     for (x, y) in deeper {

@@ -10,22 +10,28 @@ use wherefrom_artifact::{Export, Format, Kind, Lineage, Manifest, Store, Tensors
 
 use crate::csv;
 
-/// Writes the artifact in `folder` to the file `output`.
+/// Writes the artifact in the folder `artifact` to the file `output`.
 ///
 /// # Errors
 /// [`wherefrom_artifact::Error::Input`] for a kind that has no other form than its own.
-pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
-    let manifest = open_any(folder)?;
+pub fn export(store: &Store, artifact: &Path, output: &Path) -> Result<()> {
+    let manifest = open_any(artifact)?;
     let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let (kind, shown) = (manifest.kind.name(), output.display());
     let fits = match (&ending[..], manifest.kind.export()) {
-        ("csv", _) if manifest.kind.format() == Format::Parquet => return csv::write(folder, output),
-        ("csv", _) => false,
+        ("csv", _) => manifest.kind.format() == Format::Parquet,
         ("jsonl" | "ndjson" | "json", export) => !matches!(export, Export::Tensors(_)),
         ("safetensors", export) => !matches!(export, Export::Lines(_)),
         ("parquet" | "arrow" | "tsv" | "xlsx", _) => false,
         _ => true,
     };
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if output.is_dir() {
+        return Err(bad_input(format!("{shown} is a folder; give the name of a file in it")));
+    }
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(bad_input(format!("{shown}: there is no folder {}; make it, or give another", folder.display())));
+    }
     if !fits {
         let table = if manifest.kind.format() == Format::Parquet { ".csv" } else { "" };
         let other = match manifest.kind.export() {
@@ -40,11 +46,12 @@ pub fn export(store: &Store, folder: &Path, output: &Path) -> Result<()> {
         )));
     }
     match manifest.kind.export() {
+        _ if ending == "csv" => csv::write(artifact, output),
         Export::Lines(lines) => {
-            let lines = lines(folder, &Lineage::new(store, &BTreeMap::new()))?;
+            let lines = lines(artifact, &Lineage::new(store, &BTreeMap::new()))?;
             replace(output, |into| lines.iter().try_for_each(|line| writeln!(into, "{line}").context("write a line")))
         }
-        Export::Tensors(tensors) => write(&tensors(folder)?, &manifest, output),
+        Export::Tensors(tensors) => write(&tensors(artifact)?, &manifest, output),
         Export::None => Err(bad_input(format!(
             "{kind} has no other form to export{}: a {} becomes JSON lines; {} become safetensors; what is Parquet can be read \
              as it is (FORMAT.md)",

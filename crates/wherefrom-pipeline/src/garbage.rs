@@ -133,6 +133,8 @@ pub fn remove_garbage(
     keep_runs: usize,
     mut each: impl FnMut(&Garbage, bool) -> Result<()>,
 ) -> Result<Garbages> {
+    // A store of which nothing is known is left as it is.
+    garbage(store, pipelines, keep_runs)?;
     store.writable()?;
     // From here on no run says anew what it needs, and nobody else removes.
     let _alone = store.housekeeping(true)?;

@@ -66,6 +66,12 @@ fn without_numbers(line: &str) -> String {
     text + rest
 }
 
+/// Whether stderr is a terminal.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn notes_are_seen() -> bool {
+    io::stderr().is_terminal()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,10 +87,4 @@ mod tests {
             assert_eq!(without_numbers(said), shown);
         }
     }
-}
-
-/// Whether stderr is a terminal.
-#[allow(clippy::disallowed_methods, reason = "the one place")]
-pub(crate) fn notes_are_seen() -> bool {
-    io::stderr().is_terminal()
 }

@@ -61,13 +61,15 @@ impl Named {
 
 /// The refusal of a name that is no key, with the pipelines that have a step of that name.
 fn hinted(store: &Store, name: &str, error: anyhow::Error) -> anyhow::Error {
-    let step = name.split('@').next().unwrap_or_default();
-    let has = |run: &&Recorded| run.record.steps.iter().any(|recorded| recorded.name == step);
+    let has = |run: &&Recorded| run.record.steps.iter().any(|recorded| recorded.name == name);
+    if name.contains('@') {
+        return bad_input(format!("`{name}` is of a run: give its pipeline, --pipeline FILE"));
+    }
     let known = records(store).unwrap_or_default();
     match known.iter().find(has) {
         Some(run) => {
             let pipeline = shown(store, &run.record.pipeline);
-            bad_input(format!("{error:#}; `{step}` is a step of {pipeline}: add --pipeline {pipeline}"))
+            bad_input(format!("{error:#}; `{name}` is a step of {pipeline}: add --pipeline {pipeline}"))
         }
         None => error,
     }
@@ -108,6 +110,18 @@ fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<Pa
 /// The pipeline of a record, from here.
 fn shown(store: &Store, name: &str) -> String {
     pipeline_path(store.root(), name).display().to_string()
+}
+
+/// The name by which records have the pipeline, of which there is one at least.
+fn known(store: &Store, pipeline: &Path) -> Result<String> {
+    let name = pipeline_name(store.root(), pipeline);
+    if records(store)?.iter().any(|run| run.record.pipeline == name) {
+        return Ok(name);
+    }
+    let (pipeline, store) = (pipeline.display(), store.root().display());
+    Err(bad_input(format!(
+        "no run of {pipeline} is recorded in the store {store}; `wherefrom ls --runs` lists those that are"
+    )))
 }
 
 /// Whose an artifact is: pipelines and steps by key, those of the last runs first.
@@ -186,7 +200,8 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
     let users = Users::of(store)?;
     let mut lines = lines(store)?;
     if let Some(pipeline) = pipeline {
-        let name = shown(store, &pipeline_name(store.root(), pipeline));
+        let name = known(store, pipeline)?;
+        let name = shown(store, &name);
         lines.retain(|line| users.get(&line.key).iter().any(|(pipeline, _)| *pipeline == name));
     }
     let total: u64 = lines.iter().map(|line| line.bytes).sum();
@@ -243,7 +258,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
 pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Result<()> {
     let mut all = records(store)?;
     if let Some(pipeline) = pipeline {
-        let name = pipeline_name(store.root(), pipeline);
+        let name = known(store, pipeline)?;
         all.retain(|run| run.record.pipeline == name);
     }
     if as_json {
@@ -299,8 +314,11 @@ pub(crate) fn collect(store: &Store, pipelines: &[PathBuf], keep_runs: usize, ye
     };
     let (verb, remedy) = if yes { ("removed", "") } else { ("could go", "; add --yes to remove what is listed") };
     let runs = all.old_runs.len();
-    let runs =
-        if runs > 0 { format!(", and the records of {runs} runs before the last {keep_runs}") } else { String::new() };
+    let runs = if runs > 0 {
+        format!(", and the records of runs before the last {keep_runs} ({runs})")
+    } else {
+        String::new()
+    };
     say(&format!(
         "{} artifacts, {} {verb}{runs}; {} artifacts, {} are kept{remedy}",
         gone.0,

@@ -118,11 +118,13 @@ fn exports_hold_what_the_artifacts_hold() {
     assert!(error.contains("scores has no other form to export than .csv"), "{error}");
     for (name, file, fragment) in [
         ("final", "top.parquet", "ranking is not exported as .parquet: it has .csv and .jsonl"),
+        ("final", "none/top.csv", "none/top.csv: there is no folder none"),
+        ("final", "data", "data is a folder; give the name of a file in it"),
         ("lambda", "lambda.csv", "lambda is not exported as .csv: it has .safetensors"),
         ("model", "model.csv", "model is not exported as .csv: it has no other form"),
     ] {
         let error = bench.refused(&["export", step(&steps, name).key(), "-o", file]);
-        assert!(error.contains(fragment) && !bench.path(file).exists(), "{error}");
+        assert!(error.contains(fragment) && !bench.path(file).is_file(), "{error}");
     }
 }
 

@@ -104,6 +104,8 @@ fn steps_are_named_with_their_pipeline() {
         ),
         (&["show", "finale", "--pipeline", "study.toml"], &["no step `finale`", "did you mean `final`?"]),
         (&["show", "final@3", "--pipeline", "study.toml"], &["the records of 2 runs of study.toml", "ls --runs"]),
+        (&["show", "final@1"], &["`final@1` is of a run: give its pipeline"]),
+        (&["ls", "--pipeline", "none.toml"], &["no run of none.toml is recorded"]),
         (&["show", "final@0", "--pipeline", "study.toml"], &["STEP@1 for the last run"]),
         (&["show", "finale@1", "--pipeline", "study.toml"], &["has no step `finale`"]),
         (&["compare", "@1", "train@1", "--pipeline", "study.toml"], &["`ranking`", "found `tokens`"]),
@@ -219,7 +221,10 @@ fn unfinished_damaged_and_outdated_artifacts_go_unless_they_are_needed() {
 fn without_a_word_of_what_is_needed_nothing_goes() {
     let (bench, steps) = finished();
     fs::remove_dir_all(bench.path("data/store/records")).unwrap();
-    let error = bench.refused(&["gc", "--yes"]);
+    let (nothing, empty) = (["gc", "--yes"], Bench::new());
+    empty.refused(&nothing);
+    assert!(!empty.store().exists(), "no store is made to be cleared");
+    let error = bench.refused(&nothing);
     assert!(error.contains("no run is recorded there; name the pipelines to keep"), "{error}");
     // A pipeline whose corpus is away does not say what it needs.
     let corpus = bench.text("corpus.jsonl");
