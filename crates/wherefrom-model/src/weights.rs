@@ -324,7 +324,10 @@ fn no_safetensors(folder: &Path) -> anyhow::Error {
             unpickle(&file)
         )
     } else {
-        format!("the model folder {shown} has no *.safetensors file; give a Hugging Face checkpoint")
+        let mut files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let gguf = files.any(|file| file.path().extension().is_some_and(|ending| ending == "gguf"));
+        let gguf = if gguf { " but one of llama.cpp (.gguf), which is not read" } else { "" };
+        format!("the model folder {shown} has no *.safetensors file{gguf}; give a Hugging Face checkpoint")
     })
 }
 

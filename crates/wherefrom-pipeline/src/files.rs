@@ -117,6 +117,9 @@ pub(crate) fn no_folder(path: &Path) -> Option<String> {
         };
         return Some(format!("the model {shown} {what}"));
     }
+    if let Some((_, name)) = path.to_string_lossy().split_once("huggingface.co/") {
+        return Some(format!("the model {shown} is a page of the hub; write hf:{name}"));
+    }
     let names: Vec<_> = path.components().collect();
     let hub = names.len() == 2 && names.iter().all(|name| matches!(name, std::path::Component::Normal(_)));
     let near =

@@ -47,6 +47,7 @@ impl Setting {
         let names = problem.what.match_indices(&knob).any(|(at, _)| {
             problem.what[at + knob.len()..].starts_with(['`', ' ']) && !problem.what[..at].contains("did you mean")
         });
+        let names = names || [" ", ":"].iter().any(|end| problem.what.starts_with(&format!("{}{end}", self.knob)));
         match (&self.step, problem.step()) {
             (Some(own), Some((step, place))) => own == step && (names || place.ends_with(&format!(".{}", self.knob))),
             (Some(_), None) => false,
@@ -160,6 +161,7 @@ mod tests {
         let problem = |place: &str, what: &str| Problem { place: place.into(), what: what.into() };
         let damping = set(Some("ihvp"), "damping");
         assert!(damping.caused(&problem("step `ihvp`", "`damping = 3`: out of range")));
+        assert!(damping.caused(&problem("step `ihvp`", "damping = 3 is out of range")));
         assert!(damping.caused(&problem("step `ihvp`", "unknown key `damping`; did you mean `lamping`?")));
         assert!(!damping.caused(&problem("step `ihvp`", "unknown key `lamping`; did you mean `damping`?")));
         assert!(!damping.caused(&problem("step `other`", "`damping = 3`: out of range")));

@@ -82,7 +82,12 @@ impl<'a> Reader<'a> {
         }
         let version = stage.version().unwrap_or_else(|| self.external(table, &mut knobs, &mut wires));
         let configured = step::configure(stage, &place, knobs.clone(), &mut self.problems);
-        step::check_roles(stage, configured.as_deref(), &place, &table.inputs, &mut self.problems);
+        // Wires that stand beside `inputs` are told of there, and are not missing as well.
+        let roles = stage.inputs(configured.as_deref()).unwrap_or_default();
+        let beside = roles.iter().filter(|role| table.knobs.contains_key(role.name));
+        let wired: Vec<_> =
+            table.inputs.iter().cloned().chain(beside.map(|role| (role.name.into(), String::new()))).collect();
+        step::check_roles(stage, configured.as_deref(), &place, &wired, &mut self.problems);
         for (role, wire) in &table.inputs {
             wires.extend(self.wire(table, stage, configured.as_deref(), role, wire, kinds));
         }

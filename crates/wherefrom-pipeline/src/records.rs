@@ -169,6 +169,11 @@ pub(crate) struct Recording {
 impl Recording {
     /// Records what a run will need, before it makes anything; nothing where the store cannot be written, which is said.
     pub(crate) fn begin(plan: &Plan, wanted: &[usize], to: Option<&str>, reporter: &dyn Reporter) -> Option<Self> {
+        // The run itself says so where it has something to make.
+        let makes = wanted.iter().any(|&index| plan.steps[index].state != State::Cached);
+        if makes && plan.store.writable().is_err() {
+            return None;
+        }
         let begun = Self::written(plan, wanted, to);
         begun.inspect_err(|error| reporter.warn(&format!("no record of this run: {error:#}"))).ok()
     }

@@ -141,7 +141,12 @@ pub(crate) fn configure(
             Some((name, known)) if message.starts_with("unknown field") => {
                 let known: Vec<&str> =
                     known.iter().copied().chain(stage.beside()).chain(["stage", "inputs", "model"]).collect();
-                problems.unknown(place, "key", name, &known);
+                // A wire that stands beside `inputs`.
+                if stage.inputs(None).is_some_and(|roles| roles.iter().any(|role| role.name == *name)) {
+                    problems.other(place, &format!("`{name}` is an input; write inputs = {{ {name} = \"STEP\" }}"));
+                } else {
+                    problems.unknown(place, "key", name, &known);
+                }
                 meant.extend(nearest(name, &known).map(String::from));
                 if knobs.as_object_mut().is_none_or(|map| map.remove(*name).is_none()) {
                     return None;

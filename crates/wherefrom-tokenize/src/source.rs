@@ -165,7 +165,9 @@ pub(crate) fn find(corpus: &Path) -> Result<Found> {
     }
     let text = corpus.to_string_lossy();
     if !text.contains(GLOB) {
-        return Err(bad_input(format!("{shown}: there is no such file; check the path of `corpus`")));
+        let near = near(corpus)
+            .map_or_else(|| "check the path of `corpus`".into(), |near| format!("did you mean {}?", near.display()));
+        return Err(bad_input(format!("{shown}: there is no such file; {near}")));
     }
     let walk = Walk::of_glob(&text).map_err(|error| bad_input(format!("{shown}: the glob is malformed ({error})")))?;
     let entries = walk.entries()?;
@@ -187,6 +189,21 @@ pub(crate) fn find(corpus: &Path) -> Result<Found> {
         )));
     }
     Ok(Found { files, skipped })
+}
+
+/// The file in the same folder whose name is a slip of the finger away.
+fn near(corpus: &Path) -> Option<PathBuf> {
+    let name = corpus.file_name()?.to_str()?;
+    let folder = corpus.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let names = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?.flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_string();
+    // Two letters that changed places count once; or the same name with another ending.
+    let slips = |other: &str| {
+        if stem(other) == stem(name) { 1 } else { strsim::osa_distance(other, name) }
+    };
+    let (slips, near) = names.take(10_000).map(|other| (slips(&other), other)).min()?;
+    (slips <= 2 && name.len() > 4 && known(Path::new(&near)).is_some()).then(|| corpus.with_file_name(near))
 }
 
 fn folder(corpus: &Path) -> Result<Found> {

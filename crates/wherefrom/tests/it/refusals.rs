@@ -442,6 +442,10 @@ fn a_missing_model_is_refused() {
     let bench = bench();
     bench.file("study.toml", PIPELINE.replace("path = \"model\"", "path = \"modle\""));
     refused(&bench, &["the model folder modle cannot be read", "mend `path`"]);
+    let error = bench.refused(&["run", "study.toml", "--set", "steps.train.corpus=trian.jsonl"]);
+    assert!(error.contains("there is no such file; did you mean train.jsonl?"), "{error}");
+    let error = bench.refused(&["run", "study.toml", "--set", "model.path=https://huggingface.co/a/b"]);
+    assert!(error.contains("is a page of the hub; write hf:a/b"), "{error}");
     let error = bench.refused(&["run", "study.toml", "--set", "steps.train.corpus=none.jsonl"]);
     assert!(
         error.contains("--set steps.train.corpus=none.jsonl: step `train`: `corpus`: none.jsonl: there is no"),
@@ -496,6 +500,11 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
         ),
         // Missing.
         ("stage = \"eigenbasis\"\n", "", &["step `basis`", "the key `stage` is missing", "eigenbasis"]),
+        (
+            "inputs = { covariances = \"covariances\" }",
+            "covariances = \"covariances\"",
+            &["`covariances` is an input; write inputs = { covariances = "],
+        ),
         // Steps under a misspelt key are steps: nothing else is wrong.
         ("[steps.basis]", "[step.basis]", &["study.toml: unknown key `step`; did you mean `steps`?"]),
         (
