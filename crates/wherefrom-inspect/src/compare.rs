@@ -1,6 +1,6 @@
 //! What two rankings have in common, and what moved between them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -71,7 +71,8 @@ pub struct Mover {
 struct Read {
     manifest: Manifest,
     rows: BTreeMap<u32, Vec<Ranked>>,
-    names: HashMap<u32, String>,
+    /// Names of the queries, and their texts, by which they are told where they are of other tokens.
+    queries: BTreeMap<u32, (String, [Vec<String>; 2])>,
 }
 
 impl Read {
@@ -85,15 +86,18 @@ impl Read {
         let outside = BTreeMap::new();
         let queries = Lineage::new(store, &outside).queries(folder);
         let queries = queries.and_then(|tokens| tokens.rows::<Example>().ok()).into_iter().flatten();
-        let names = queries.filter_map(|row| row.ok()).map(|row| (row.example as u32, row.docs.join(" + ")));
-        Ok(Self { names: names.collect(), manifest: artifact.manifest().clone(), rows })
+        let known = |row: Example| {
+            Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), [vec![row.text], row.segment_texts])))
+        };
+        let queries = queries.filter_map(|row| known(row.ok()?)).collect();
+        Ok(Self { queries, manifest: artifact.manifest().clone(), rows })
     }
 }
 
 /// Compares the rankings in two folders, by example where they are of one corpus and by document where they are not.
 ///
 /// # Errors
-/// Artifacts that are no rankings; queries of different tokens that cannot be told by their names.
+/// Artifacts that are no rankings; rankings without a query in common.
 pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared> {
     if top == 0 {
         return Err(bad_input("--top: one at least"));
@@ -108,18 +112,19 @@ pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared
         if same_queries {
             return Some(query).filter(|query| b.rows.contains_key(query));
         }
-        let name = a.names.get(&query)?;
-        b.names.iter().find(|(other, its)| *its == name && b.rows.contains_key(other)).map(|(other, _)| *other)
+        // A name alone is none where rows are numbered: `row 0` is another question in each file.
+        let own = a.queries.get(&query)?;
+        b.queries.iter().find(|(other, its)| *its == own && b.rows.contains_key(other)).map(|(other, _)| *other)
     };
     let pairs: Vec<(u32, u32)> = a.rows.keys().filter_map(|&query| Some((query, partner(query)?))).collect();
     if pairs.is_empty() {
         return Err(bad_input(
-            "the two rankings have no query in common: they are of different queries, and none has the name (`id`) of one of \
-             the others",
+            "the two rankings have no query in common: they are of different queries, and none has the name and the text of one \
+             of the others",
         ));
     }
     let queries = pairs.iter().map(|&(query, other)| {
-        let name = a.names.get(&query).cloned().unwrap_or_default();
+        let name = a.queries.get(&query).map(|(name, _)| name.clone()).unwrap_or_default();
         compared(query, name, [&a.rows[&query], &b.rows[&other]], same_corpus, top)
     });
     let mut differences = Vec::new();
@@ -133,7 +138,7 @@ pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared
     })
 }
 
-/// What an example is known by: its number, or its documents and, for those with several windows, which of them it is.
+/// What an example is known by: its number where both are of one corpus, else its documents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Identity {
     Number(u64),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
-use wherefrom_artifact::{Kind, Manifest, Store, bad_input, used};
+use wherefrom_artifact::{Error, Kind, Manifest, Store, bad_input, used};
 
 use crate::plan::Plan;
 use crate::records::{self, Recorded, records};
@@ -123,7 +123,8 @@ pub fn garbage(store: &Store, pipelines: &[Plan], keep_runs: usize) -> Result<Ga
     Ok(all)
 }
 
-/// The same, and removes it; `each` hears of every artifact, and whether it is gone: what a process is making stays.
+/// The same, and removes it; `each` hears of every artifact, and whether it is gone: what a process is making stays, and so do
+/// links and what has no key for a name.
 ///
 /// # Errors
 /// As [`garbage`].
@@ -140,7 +141,11 @@ pub fn remove_garbage(
     let _alone = store.housekeeping(true)?;
     let all = garbage(store, pipelines, keep_runs)?;
     for garbage in &all.found {
-        let gone = store.remove_idle(&garbage.folder)?;
+        let gone = match store.remove_idle(&garbage.folder) {
+            // A link, or a folder of the user's own: it is not ours.
+            Err(error) if error.is::<Error>() => false,
+            gone => gone?,
+        };
         each(garbage, gone)?;
     }
     all.old_runs.iter().try_for_each(|id| records::forget(store, id))?;

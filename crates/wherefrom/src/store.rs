@@ -302,7 +302,7 @@ pub(crate) fn collect(store: &Store, pipelines: &[PathBuf], keep_runs: usize, ye
             if removed {
                 gone = (gone.0 + 1, gone.1 + garbage.bytes);
             }
-            line(garbage, if removed { "removed  " } else { "in use   " })
+            line(garbage, if removed { "removed  " } else { "left     " })
         })?
     } else {
         let all = garbage(store, &plans, keep_runs)?;

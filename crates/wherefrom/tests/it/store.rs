@@ -209,7 +209,16 @@ fn unfinished_damaged_and_outdated_artifacts_go_unless_they_are_needed() {
     for why in ["unfinished", "old format", "damaged"] {
         assert_eq!(listed.matches(&format!("  {why} ")).count(), 1, "{why}: {listed}");
     }
-    bench.ok(&["gc", "--yes"]);
+    // What somebody has put there, or linked to, is not the store's.
+    bench.file("data/store/tokens-v2/backup/part-00000.parquet", "x");
+    bench.file("elsewhere/part-00000.parquet", "x");
+    let link = format!("data/store/losses-v1/{key}");
+    std::os::unix::fs::symlink(bench.path("elsewhere"), bench.path(&link)).unwrap();
+    let removed = bench.ok(&["gc", "--yes"]);
+    assert_eq!(removed.lines().filter(|line| line.starts_with("left  ")).count(), 2, "{removed}");
+    assert!(bench.path("data/store/tokens-v2/backup").exists() && bench.path("elsewhere/part-00000.parquet").exists());
+    fs::remove_file(bench.path(link)).unwrap();
+    fs::remove_dir_all(bench.path("data/store/tokens-v2/backup")).unwrap();
     let left: Vec<_> =
         files(&bench.store()).into_iter().filter(|file| file.display().to_string().contains(key)).collect();
     assert!(left.iter().all(|file| file.extension().is_some_and(|ending| ending == "lock")), "{left:?}");
