@@ -1,7 +1,7 @@
 //! What can be told of a step's tokens before anything is made: whether its windows are within the context of every model that
 //! will read them, and whether a prompt and its completion make one word.
 
-use wherefrom_artifact::State;
+use wherefrom_artifact::{Kind, State};
 
 use crate::plan::Plan;
 use crate::problems::Problems;
@@ -34,6 +34,28 @@ impl Plan {
                 );
             }
         }
+    }
+
+    /// Steps that keep prompts for the model to complete, where nothing completes them: other stages refuse such rows, and late.
+    pub fn uncompleted(&self) -> Vec<String> {
+        let keeps = |step: &Step| step.config()["untargeted"] == "keep";
+        let read_by = |index: usize| {
+            let reads =
+                move |reader: &&Step| reader.wires.iter().any(|wire| wire.used && wire.source == Source::Step(index));
+            self.steps.iter().filter(reads)
+        };
+        let kept = self.steps.iter().enumerate().filter(|(_, step)| keeps(step));
+        let uncompleted = kept.filter(|&(index, _)| {
+            read_by(index).next().is_some() && !read_by(index).any(|reader| reader.kind == Kind::Tokens)
+        });
+        let line = |(_, step): (usize, &Step)| {
+            format!(
+                "step `{}` keeps rows without a completion (untargeted = \"keep\"), and no `generate` step completes them: a row \
+                 that has none will be refused where it is measured",
+                step.name
+            )
+        };
+        uncompleted.map(line).collect()
     }
 
     /// Of steps that are still to be made, what their prompts and completions will be warned of; once a corpus.

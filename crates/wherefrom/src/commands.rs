@@ -95,7 +95,7 @@ fn wire(input: &str) -> Result<(String, PathBuf)> {
 }
 
 fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
-    plan.thin_coverage().iter().for_each(|warning| exec.reporter.warn(warning));
+    plan.thin_coverage().iter().chain(&plan.uncompleted()).for_each(|warning| exec.reporter.warn(warning));
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     say(&format!("{:<width$}  {}", "device", exec.device))?;
     let done = plan.run(to, exec, |done: &Done| {
@@ -128,6 +128,7 @@ fn table(plan: &Plan, why_store: Why, machine: &Machine, exec: &Exec) -> Result<
     let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
     warnings
         .chain(plan.thin_coverage())
+        .chain(plan.uncompleted())
         .chain(plan.boundary_warnings())
         .for_each(|warning| exec.reporter.warn(&warning));
     Ok(())

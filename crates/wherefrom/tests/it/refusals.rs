@@ -155,6 +155,17 @@ fn a_prompt_and_completion_that_make_one_word_are_told_by_plan_and_run() {
 }
 
 #[test]
+fn prompts_that_nothing_completes_are_told_before_anything_is_made() {
+    let bench = bench();
+    for words in [&["plan", "study.toml"][..], &["run", "study.toml", "--to", "queries"]] {
+        let said = bench.wherefrom(&[words, &["--set", "steps.queries.untargeted=keep"]].concat());
+        let warning = "step `queries` keeps rows without a completion (untargeted = \"keep\"), and no `generate` step";
+        assert_eq!((said.code, said.err.matches(warning).count()), (Some(0), 1), "{}", said.err);
+        assert!(!bench.wherefrom(words).err.contains("keeps rows"));
+    }
+}
+
+#[test]
 fn a_contrast_longer_than_the_window_is_refused() {
     let bench = bench();
     let long = " and".repeat(40);
