@@ -67,37 +67,26 @@ impl<'a> Wired<'a> {
 
     /// What it says to the others in its role: its own key, and that of its origin which counts there.
     fn says(&self) -> Origin {
-        use Fact::{Coordinates, Eigenbasis, Model, Queries, Tokens};
-        let of = |facts: &[Fact]| -> Origin {
-            self.origin.clone().into_iter().filter(|(fact, _)| facts.contains(fact)).collect()
-        };
-        let own = |fact, mut rest: Origin| {
-            rest.insert(fact, self.key.clone());
-            rest
-        };
-        // Rows of the queries' tokens are the queries of what follows.
-        let numbered = || {
-            let mut said = of(&[Model]);
-            said.extend(self.origin.get(&Tokens).map(|tokens| (Queries, tokens.clone())));
-            said
-        };
-        match self.kind {
-            Kind::Tokens if self.role == "queries" => own(Queries, Origin::new()),
-            Kind::Tokens if self.role == "tokens" => own(Tokens, Origin::new()),
-            Kind::Tokens | Kind::Tokenizer | Kind::Model | Kind::Report => Origin::new(),
-            Kind::Gradients | Kind::Losses => numbered(),
-            Kind::Covariances => of(&[Model]),
-            Kind::Eigenbasis => own(Eigenbasis, of(&[Model])),
-            Kind::Lambda => of(&[Model, Eigenbasis]),
-            Kind::Coordinates => own(Coordinates, of(&[Model, Eigenbasis])),
-            Kind::Preconditioned => of(&[Model, Queries, Eigenbasis]),
-            Kind::Candidates => of(&[Tokens, Queries]),
-            // A cheaper method or another model may propose what is to be scored.
-            _ if self.role == "candidates" => of(&[Tokens, Queries]),
-            Kind::Index => of(&[Model, Tokens, Eigenbasis, Coordinates]),
-            Kind::SelfInfluence => of(&[Model, Tokens]),
-            Kind::Scores | Kind::Details | Kind::Ranking => of(&[Model, Tokens, Queries, Eigenbasis]),
-        }
+        self.kind.says(self)
+    }
+
+    /// These, as far as it states them.
+    pub(crate) fn stated(&self, facts: &[Fact]) -> Origin {
+        self.origin.clone().into_iter().filter(|(fact, _)| facts.contains(fact)).collect()
+    }
+
+    /// Its own key, and these as far as it states them.
+    pub(crate) fn own(&self, fact: Fact, rest: &[Fact]) -> Origin {
+        let mut said = self.stated(rest);
+        said.insert(fact, self.key.clone());
+        said
+    }
+
+    /// Rows of the queries' tokens are the queries of what follows.
+    pub(crate) fn numbered(&self) -> Origin {
+        let mut said = self.stated(&[Fact::Model]);
+        said.extend(self.origin.get(&Fact::Tokens).map(|tokens| (Fact::Queries, tokens.clone())));
+        said
     }
 }
 
@@ -138,8 +127,9 @@ pub fn common(wired: &[Wired<'_>], step: Origin) -> Origin {
     let mut common: BTreeMap<Fact, Option<String>> = BTreeMap::new();
     let inputs = wired.iter().flat_map(|input| {
         let mut said = input.says();
-        if matches!(input.kind, Kind::Losses | Kind::Gradients) && !["queries", "gradients"].contains(&input.role) {
-            // Of queries or of training tokens: nobody knows.
+        let taken = said.get(&Fact::Queries).is_some_and(|queries| input.origin.get(&Fact::Tokens) == Some(queries));
+        if taken && !input.origin.contains_key(&Fact::Queries) && !["queries", "gradients"].contains(&input.role) {
+            // Rows of queries or of training tokens: nobody knows.
             said.remove(&Fact::Queries);
         }
         said
@@ -179,20 +169,7 @@ impl Manifest {
 
 /// What an artifact of the kind states, of what its inputs agree on.
 pub fn kept(kind: Kind, mut origin: Origin) -> Origin {
-    use Fact::{Coordinates, Eigenbasis, Model, Queries, Tokens};
-    let facts: &[Fact] = match kind {
-        Kind::Tokens | Kind::Tokenizer | Kind::Model | Kind::Report => &[],
-        Kind::Losses | Kind::Gradients => &[Model, Tokens],
-        Kind::Covariances | Kind::Eigenbasis => &[Model],
-        // What a curvature was fitted on need not be what is scored.
-        Kind::Lambda | Kind::Coordinates => &[Model, Eigenbasis],
-        Kind::Preconditioned => &[Model, Queries, Eigenbasis],
-        Kind::Candidates => &[Tokens, Queries],
-        Kind::Index => &[Model, Tokens, Eigenbasis, Coordinates],
-        Kind::SelfInfluence => &[Model, Tokens, Eigenbasis],
-        Kind::Scores | Kind::Details | Kind::Ranking => &[Model, Tokens, Queries, Eigenbasis],
-    };
-    origin.retain(|fact, _| facts.contains(fact));
+    origin.retain(|fact, _| kind.states().contains(fact));
     origin
 }
 

@@ -9,7 +9,7 @@ use wherefrom_stage::{AnyStage, Checkpoint, Configured, File, Input};
 use crate::external::Program;
 
 /// Every stage that is no program of the user's. Nothing else knows one by name.
-static STAGES: [&dyn AnyStage; 18] = [
+static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_tokenize::vocabulary::STAGE,
     &wherefrom_tokenize::tokenize::STAGE,
     &wherefrom_train::train::STAGE,
@@ -45,7 +45,7 @@ pub enum Stage {
 impl Stage {
     /// The stage of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        let own = STAGES.into_iter().find(|stage| stage.about().name == name).map(Self::Own);
+        let own = STAGES.iter().copied().find(|stage| stage.about().name == name).map(Self::Own);
         own.or_else(|| (name == EXTERNAL).then_some(Self::External))
     }
 

@@ -5,8 +5,9 @@ use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, numbers, strings};
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::{Candidates, Export, Format, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "candidates",
@@ -24,6 +25,10 @@ pub(super) const DEFINITION: Definition = Definition {
         })
     },
     export: Export::None,
+    states: &[Fact::Tokens, Fact::Queries],
+    says: |wired| wired.stated(&[Fact::Tokens, Fact::Queries]),
+    once: Once::Never,
+    check: |_| Ok(()),
 };
 
 /// A pair worth scoring.

@@ -6,8 +6,9 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::Error;
 use crate::kinds::columns::{Columns, batch, numbers, strings};
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::{Coordinates, Export, Format, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "coordinates",
@@ -25,6 +26,11 @@ pub(super) const DEFINITION: Definition = Definition {
         })
     },
     export: Export::None,
+    // What a curvature was fitted on need not be what is scored.
+    states: &[Fact::Model, Fact::Eigenbasis],
+    says: |wired| wired.own(Fact::Coordinates, &[Fact::Model, Fact::Eigenbasis]),
+    once: Once::Named(&["module", "row", "column"]),
+    check: |_| Ok(()),
 };
 
 /// One coordinate of Q_S^T G Q_A. Its place in the table is the place of its bit in an index.

@@ -6,8 +6,9 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::Error;
 use crate::kinds::columns::{Columns, batch, filled, floats, lists, numbers, shape, shapes, string_lists, strings};
-use crate::kinds::definition::{Column, Definition, Tensors, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first, mismatch};
 use crate::kinds::{Covariances, Export, Format, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "covariances",
@@ -35,7 +36,14 @@ pub(super) const DEFINITION: Definition = Definition {
             }
         })
     }),
+    states: &[Fact::Model],
+    says: |wired| wired.stated(&[Fact::Model]),
+    once: Once::Never,
+    check: |batch| <Covariance as Row<Covariances>>::from_batch(batch)?.iter().try_for_each(Covariance::check),
 };
+
+/// How much an element of a covariance may differ from its mirror image, over the geometric mean of the diagonal's two.
+const ASYMMETRY: f64 = 1e-3;
 
 /// Which covariance: of a module's inputs, or of its output gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +93,32 @@ impl Covariance {
     /// Every module that has this matrix.
     pub fn modules(&self) -> impl Iterator<Item = &String> {
         [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
+impl Covariance {
+    /// Refuses what is no sum of products: numbers that are not symmetric, a diagonal below zero, a sum over nothing.
+    fn check(&self) -> Result<()> {
+        let (name, n) = (format!("the {} covariance of {}", self.side.name(), self.module), self.size);
+        let at = |i: usize, j: usize| f64::from(self.matrix[i * n + j]);
+        if self.count == 0 && self.matrix.iter().any(|&value| value != 0.0) {
+            return mismatch(format!("{name} is the sum over no tokens and is not zero"));
+        }
+        if let Some(i) = (0..n).find(|&i| at(i, i) < 0.0) {
+            return mismatch(format!("{name} has {} at [{i}, {i}]: a sum of squares is not negative", at(i, i)));
+        }
+        for i in 0..n {
+            for j in 0..i {
+                let scale = (at(i, i) * at(j, j)).sqrt();
+                let (element, mirrored) = (at(i, j), at(j, i));
+                if (element - mirrored).abs() > ASYMMETRY * scale + f64::from(f32::MIN_POSITIVE) {
+                    return mismatch(format!(
+                        "{name} is not symmetric: {element} at [{i}, {j}], {mirrored} at [{j}, {i}]"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

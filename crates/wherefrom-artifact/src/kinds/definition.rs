@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use arrow::datatypes::{DataType, Field};
+use arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
+use crate::error::Error;
 use crate::kinds::{ArtifactKind, Row};
 use crate::lineage::Lineage;
+use crate::origin::{Fact, Origin, Wired};
 
 /// Rows that are shown.
 const ROWS: usize = 5;
@@ -30,13 +33,55 @@ pub(super) struct Definition {
     pub(super) show: fn(&Path, &Lineage<'_>) -> Result<String>,
     /// The form that other tools read.
     pub(super) export: Export,
+    /// What it states of its origin, of what the inputs of its step agree on.
+    pub(super) states: &'static [Fact],
+    /// What it holds against the other inputs of a step, in its role.
+    pub(super) says: fn(&Wired<'_>) -> Origin,
+    /// Of what it has one row.
+    pub(super) once: Once,
+    /// Refuses rows whose values cannot be; numbers that are not finite are refused of every kind.
+    pub(super) check: fn(&RecordBatch) -> Result<()>,
+}
+
+/// What every influence goes back to.
+pub(super) const INFLUENCES: &[Fact] = &[Fact::Model, Fact::Tokens, Fact::Queries, Fact::Eigenbasis];
+
+/// Of what a kind has one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Once {
+    /// It may have several of anything.
+    Never,
+    /// Of each number from 0 on, in order: `example` numbers the rows.
+    Numbered,
+    /// Of each `example`.
+    Examples,
+    /// Of each `query` and `example`.
+    Pairs,
+    /// Of each combination of what these columns hold.
+    Named(&'static [&'static str]),
+}
+
+/// A refusal of values.
+pub(super) fn mismatch<T>(what: String) -> Result<T> {
+    Err(Error::Mismatch(what).into())
 }
 
 impl Definition {
     /// A folder of files that other tools define.
     pub(super) const fn folder(name: &'static str, version: u32) -> Self {
         let show = |_: &Path, _: &Lineage<'_>| Ok(String::new());
-        Self { name, version, format: Format::Folder, columns: &[], show, export: Export::None }
+        Self {
+            name,
+            version,
+            format: Format::Folder,
+            columns: &[],
+            show,
+            export: Export::None,
+            states: &[],
+            says: |_| Origin::new(),
+            once: Once::Never,
+            check: |_| Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::Error;
 use crate::kinds::columns::{Columns, batch, floats, lists};
-use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values};
 use crate::kinds::scores::{pairs, show};
 use crate::kinds::{Details, Export, Format, Row, Score, Scores};
 
@@ -23,6 +23,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| show::<Details>(folder),
     export: Export::None,
+    states: INFLUENCES,
+    says: |wired| wired.stated(INFLUENCES),
+    once: Once::Pairs,
+    check: |_| Ok(()),
 };
 
 /// Influence of an example on a query, taken apart.

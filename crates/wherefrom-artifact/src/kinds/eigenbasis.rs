@@ -5,8 +5,9 @@ use arrow::datatypes::Float32Type;
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, filled, floats, lists, shapes, string_lists, strings};
-use crate::kinds::definition::{Column, Definition, Tensors, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first, mismatch};
 use crate::kinds::{Eigenbasis, Export, Format, Row, Side};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "eigenbasis",
@@ -37,7 +38,14 @@ pub(super) const DEFINITION: Definition = Definition {
             }
         })
     }),
+    states: &[Fact::Model],
+    says: |wired| wired.own(Fact::Eigenbasis, &[Fact::Model]),
+    once: Once::Never,
+    check: |batch| <Basis as Row<Eigenbasis>>::from_batch(batch)?.iter().try_for_each(Basis::check),
 };
+
+/// How much the length of an eigenvector may differ from 1.
+const LENGTH: f64 = 1e-3;
 
 /// Eigenvalues ascending, eigenvectors as the columns of [n, n], row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +66,23 @@ impl Basis {
     /// Every module that has this matrix.
     pub fn modules(&self) -> impl Iterator<Item = &String> {
         [&self.module].into_iter().chain(&self.shared_with)
+    }
+}
+
+impl Basis {
+    /// Refuses eigenvectors that are not of unit length.
+    fn check(&self) -> Result<()> {
+        let (name, n) = (format!("the {} eigenbasis of {}", self.side.name(), self.module), self.values.len());
+        let mut squares = vec![0.0_f64; n];
+        for vectors in self.vectors.chunks_exact(n.max(1)) {
+            squares.iter_mut().zip(vectors).for_each(|(sum, &value)| *sum += f64::from(value).powi(2));
+        }
+        match squares.iter().position(|square| (square.sqrt() - 1.0).abs() > LENGTH) {
+            Some(column) => {
+                mismatch(format!("{name}: eigenvector {column} has length {}, not 1", squares[column].sqrt()))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use arrow::datatypes::UInt64Type;
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, numbers};
-use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::definition::{Column, Definition, Once, Values};
 use crate::kinds::{Export, Factors, Format, Gradients, Row, factors};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "gradients",
@@ -23,6 +24,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| factors::show::<Gradients>(folder),
     export: Export::Tensors(factors::tensors::<Gradients>),
+    states: &[Fact::Model, Fact::Tokens],
+    says: |wired| wired.numbered(),
+    once: Once::Named(&["example", "module"]),
+    check: |_| Ok(()),
 };
 
 impl Row<Gradients> for Factors {

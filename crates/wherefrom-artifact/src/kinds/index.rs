@@ -11,8 +11,9 @@ use arrow::record_batch::RecordBatch;
 use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::kinds::columns::{Columns, batch, numbers};
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::{Export, Format, Index, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "index",
@@ -29,6 +30,10 @@ pub(super) const DEFINITION: Definition = Definition {
         })
     },
     export: Export::None,
+    states: &[Fact::Model, Fact::Tokens, Fact::Eigenbasis, Fact::Coordinates],
+    says: |wired| wired.stated(&[Fact::Model, Fact::Tokens, Fact::Eigenbasis, Fact::Coordinates]),
+    once: Once::Examples,
+    check: |_| Ok(()),
 };
 
 /// One example of an index: its gradient is about scale * deviation * (1, or -1 where the bit is set) at each coordinate.

@@ -5,8 +5,9 @@ use arrow::datatypes::{Float32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, filled, lists, numbers, shape, shapes, strings};
-use crate::kinds::definition::{Column, Definition, Tensors, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first, mismatch};
 use crate::kinds::{Export, Format, Lambda, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "lambda",
@@ -27,6 +28,11 @@ pub(super) const DEFINITION: Definition = Definition {
             tensors.push(format!("{}.sum", row.module), row.shape.to_vec(), row.lambda);
         })
     }),
+    // What a curvature was fitted on need not be what is scored.
+    states: &[Fact::Model, Fact::Eigenbasis],
+    says: |wired| wired.stated(&[Fact::Model, Fact::Eigenbasis]),
+    once: Once::Named(&["module"]),
+    check: |batch| <LambdaSum as Row<Lambda>>::from_batch(batch)?.iter().try_for_each(LambdaSum::check),
 };
 
 /// Corrected eigenvalues of a module, summed over `count` examples: [out, in], row-major.
@@ -40,6 +46,22 @@ pub struct LambdaSum {
     pub shape: [usize; 2],
     /// Row-major values.
     pub lambda: Vec<f32>,
+}
+
+impl LambdaSum {
+    /// Refuses what is no sum of squares over examples.
+    fn check(&self) -> Result<()> {
+        let name = format!("lambda of {}", self.module);
+        match self.lambda.iter().position(|&value| value < 0.0) {
+            Some(place) => {
+                let (column, value) = (self.shape[1].max(1), self.lambda[place]);
+                let (i, j) = (place / column, place % column);
+                mismatch(format!("{name} has {value} at [{i}, {j}]: a sum of squares is not negative"))
+            }
+            None if self.count == 0 => mismatch(format!("{name} is the sum over no examples")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Row<Lambda> for LambdaSum {

@@ -5,8 +5,9 @@ use arrow::datatypes::{Float32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, floats, lists, numbers};
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::{Export, Format, Losses, Row};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "losses",
@@ -19,6 +20,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| first::<Losses, Loss>(folder, |row| format!("example {} loss {:.4}", row.example, row.loss)),
     export: Export::None,
+    states: &[Fact::Model, Fact::Tokens],
+    says: |wired| wired.numbered(),
+    once: Once::Examples,
+    check: |_| Ok(()),
 };
 
 /// Summed loss of an example and the loss of each token (0 where it is no target).

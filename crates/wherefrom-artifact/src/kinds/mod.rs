@@ -1,4 +1,5 @@
-//! The kinds of artifact, a file for each: name, version, columns, the row as a struct, and how it is shown.
+//! The kinds of artifact, a file for each: name, version, columns, the row as a struct, how it is shown, what it must be made
+//! from, what its values must be.
 //!
 //! A new kind is its file, named below as a module and in the list. FORMAT.md says the same in prose.
 
@@ -36,9 +37,11 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::columns::Columns;
 use self::definition::Definition;
+pub(crate) use self::definition::Once;
 pub use self::definition::{Export, Format, Tensors};
 pub use self::factors::Factors;
 use crate::lineage::Lineage;
+use crate::origin::{Fact, Origin, Wired};
 
 /// A kind as a type, so that a handle to the wrong kind does not compile.
 pub trait ArtifactKind {
@@ -156,6 +159,26 @@ impl Kind {
     /// As [`crate::Artifact::open`], and for what cannot be read.
     pub fn show(self, folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
         (self.definition().show)(folder, lineage)
+    }
+
+    /// What it states of its origin.
+    pub(crate) fn states(self) -> &'static [Fact] {
+        self.definition().states
+    }
+
+    /// What it holds against the other inputs of a step.
+    pub(crate) fn says(self, wired: &Wired<'_>) -> Origin {
+        (self.definition().says)(wired)
+    }
+
+    /// Of what it has one row.
+    pub(crate) fn once(self) -> Once {
+        self.definition().once
+    }
+
+    /// Refuses rows whose values cannot be.
+    pub(crate) fn check(self, batch: &RecordBatch) -> Result<()> {
+        (self.definition().check)(batch)
     }
 
     /// The form that other tools read, if it is another than its own.

@@ -5,8 +5,9 @@ use arrow::datatypes::UInt32Type;
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, numbers};
-use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::definition::{Column, Definition, Once, Values};
 use crate::kinds::{Export, Factors, Format, Preconditioned, Row, factors};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "preconditioned",
@@ -23,6 +24,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| factors::show::<Preconditioned>(folder),
     export: Export::Tensors(factors::tensors::<Preconditioned>),
+    states: &[Fact::Model, Fact::Queries, Fact::Eigenbasis],
+    says: |wired| wired.stated(&[Fact::Model, Fact::Queries, Fact::Eigenbasis]),
+    once: Once::Named(&["query", "module"]),
+    check: |_| Ok(()),
 };
 
 impl Row<Preconditioned> for Factors {

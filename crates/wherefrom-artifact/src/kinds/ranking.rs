@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use crate::artifact::Artifact;
 use crate::kinds::columns::{Columns, batch, numbers, strings};
-use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values};
 use crate::kinds::{Example, Export, Format, Ranking, Row};
 use crate::lineage::Lineage;
+use crate::origin::Fact;
 use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, is_marked, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -31,6 +32,14 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: table,
     export: Export::Lines(lines),
+    states: INFLUENCES,
+    says: |wired| match wired.role {
+        // A cheaper method or another model may propose what is to be scored.
+        "candidates" => wired.stated(&[Fact::Tokens, Fact::Queries]),
+        _ => wired.stated(INFLUENCES),
+    },
+    once: Once::Named(&["query", "sign", "rank"]),
+    check: |_| Ok(()),
 };
 
 /// Queries shown.

@@ -8,7 +8,7 @@ use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, numbers};
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values, first};
 use crate::kinds::{ArtifactKind, Export, Format, Row, Scores};
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -22,6 +22,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| show::<Scores>(folder),
     export: Export::None,
+    states: INFLUENCES,
+    says: |wired| wired.stated(INFLUENCES),
+    once: Once::Pairs,
+    check: |_| Ok(()),
 };
 
 /// Influence of an example on a query.

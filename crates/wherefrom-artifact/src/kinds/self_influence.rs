@@ -10,10 +10,11 @@ use arrow::record_batch::RecordBatch;
 
 use crate::artifact::Artifact;
 use crate::kinds::columns::{Columns, batch, floats, lists, numbers};
-use crate::kinds::definition::{Column, Definition, Values};
+use crate::kinds::definition::{Column, Definition, Once, Values};
 use crate::kinds::ranking::WIDEST;
 use crate::kinds::{Example, Export, Format, Row, SelfInfluence, Tokens};
 use crate::lineage::Lineage;
+use crate::origin::Fact;
 use crate::text::{clipped, excerpt, influence_in, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -27,6 +28,10 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: strongest,
     export: Export::None,
+    states: &[Fact::Model, Fact::Tokens, Fact::Eigenbasis],
+    says: |wired| wired.stated(&[Fact::Model, Fact::Tokens]),
+    once: Once::Examples,
+    check: |_| Ok(()),
 };
 
 /// Rows shown.

@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::kinds::columns::{
     Columns, batch, bool_lists, bools, floats, lists, numbers, string_lists, strings, texts, values,
 };
-use crate::kinds::definition::{Column, Definition, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::ranking::asked;
 use crate::kinds::{Export, Format, Row, Tokens};
+use crate::origin::{Fact, Origin};
 use crate::text::{BOUNDARY, excerpt, is_marked};
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -39,6 +40,14 @@ pub(super) const DEFINITION: Definition = Definition {
         Ok(if is_marked(&rows) { format!("{BOUNDARY}\n{rows}") } else { rows })
     },
     export: Export::None,
+    states: &[],
+    says: |wired| match wired.role {
+        "queries" => wired.own(Fact::Queries, &[]),
+        "tokens" => wired.own(Fact::Tokens, &[]),
+        _ => Origin::new(),
+    },
+    once: Once::Numbered,
+    check: |_| Ok(()),
 };
 
 /// One token window, or one query: its measurement is f = sum over segments s of w_s log p(targets of s).
