@@ -32,6 +32,10 @@ max-tokens = 96
 stage = "losses"
 inputs = {{ tokens = "queries" }}
 
+[steps.activations]
+stage = "activations"
+inputs = {{ tokens = "queries" }}
+
 [steps.candidates]
 stage = "filter"
 inputs = {{ queries = "queries", tokens = "train" }}

@@ -3,6 +3,7 @@
 //! reads   tokens, model
 //! writes  gradients
 
+pub mod activations;
 pub mod losses;
 
 use std::ops::Range;

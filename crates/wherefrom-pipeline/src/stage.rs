@@ -24,6 +24,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_curvature::index::STAGE,
     &wherefrom_curvature::score_index::STAGE,
     &wherefrom_gradients::losses::STAGE,
+    &wherefrom_gradients::activations::STAGE,
     &wherefrom_score::filter::STAGE,
     &wherefrom_score::STAGE,
     &wherefrom_aggregate::rank::STAGE,
@@ -243,6 +244,11 @@ mod tests {
             ("index", json!({}), json!({ "precision": "f32" })),
             ("score-index", json!({}), json!({ "damping": damping, "training-examples": null })),
             ("losses", json!({}), json!({ "precision": "f32" })),
+            (
+                "activations",
+                json!({ "sites": ["post-norm", 3, 3], "positions": ["prompt-last", "all-mean"] }),
+                json!({ "sites": [3, "post-norm"], "positions": ["all-mean", "prompt-last"], "precision": "f32" }),
+            ),
             ("filter", json!({}), json!({ "top": 10000 })),
             (
                 "score",

@@ -7,6 +7,7 @@ mod columns;
 mod definition;
 mod factors;
 
+mod activations;
 mod candidates;
 mod coordinates;
 mod covariances;
@@ -102,6 +103,7 @@ kinds! {
     Tokens = tokens { Example }
     Model = model {}
     Losses = losses { Loss }
+    Activations = activations { Streams }
     Covariances = covariances { Covariance, Side }
     Eigenbasis = eigenbasis { Basis }
     Lambda = lambda { LambdaSum }

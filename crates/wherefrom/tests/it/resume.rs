@@ -37,9 +37,19 @@ fn whole() -> &'static Whole {
         };
         let steps: Vec<(Made, Vec<String>)> = steps.iter().map(|step| (step.clone(), parts(step))).collect();
         let sums = ["covariances", "basis", "lambda", "ihvp", "self", "index"];
-        for name in ["train", "continuations", "losses", "many-gradients", "many-ihvp", "scores", "chosen", "details"]
-            .into_iter()
-            .chain(sums)
+        for name in [
+            "train",
+            "continuations",
+            "losses",
+            "activations",
+            "many-gradients",
+            "many-ihvp",
+            "scores",
+            "chosen",
+            "details",
+        ]
+        .into_iter()
+        .chain(sums)
         {
             let (_, parts) = steps.iter().find(|(step, _)| step.name == name).unwrap();
             assert!(parts.len() >= 2, "one part of {name} shows nothing about parts that are not made again");

@@ -59,6 +59,11 @@ model = "model"
 stage = "losses"
 inputs = { tokens = "packed" }
 model = "model"
+[steps.activations]
+stage = "activations"
+inputs = { tokens = "train" }
+model = "model"
+sites = [0, 2, "post-norm"]
 [steps.continuations]
 stage = "generate"
 inputs = { tokens = "prompts" }
