@@ -13,10 +13,9 @@ run file=pipeline *args:
 plan file=pipeline *args:
     cargo run --release --quiet -p wherefrom -- plan {{file}} {{args}}
 
-# The page of a pipeline's step `report`, made if need be; prints its place.
+# The page of a pipeline's step `report`, made if need be; its place is the last line.
 report file=pipeline *args:
     cargo run --release -p wherefrom -- run {{file}} {{args}}
-    @echo "open $(cargo run --release --quiet -p wherefrom -- path {{file}} report)/index.html"
 
 # The curvature alone, to be reused by later studies.
 curvature file=pipeline:

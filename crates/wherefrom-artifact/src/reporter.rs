@@ -2,6 +2,8 @@
 
 /// Where progress and remarks go. Libraries never print.
 pub trait Reporter: Send + Sync {
+    /// Step `number` of `steps`, counted from 1, begins; the tasks that follow are its.
+    fn step(&self, _name: &str, _number: usize, _steps: usize) {}
     /// A task of `total` units (`"tokens"`, `"modules"`) begins; `done` of them were finished by an earlier run.
     fn begin(&self, task: &str, unit: &str, total: u64, done: u64);
     /// `units` more are done.

@@ -262,7 +262,9 @@ fn wherefrom_model_refuses(error: &anyhow::Error) -> bool {
 }
 
 fn coverage(manifest: &Manifest, verdict: &mut Verdict) -> Result<()> {
-    let Some(text) = wherefrom_inspect::coverage(manifest) else { return Ok(()) };
+    let Some(text) = wherefrom_inspect::Attributed::of(manifest).map(|attributed| attributed.whole()) else {
+        return Ok(());
+    };
     writeln!(verdict.text, "coverage  {text}")?;
     let coverage: Coverage = serde_json::from_value(manifest.summary["coverage"].clone())?;
     if 2 * coverage.attributed < coverage.without_embeddings() {

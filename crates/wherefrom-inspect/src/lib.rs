@@ -14,5 +14,5 @@ mod spearman;
 
 pub use compare::{Compared, Comparison, Mover, compare};
 pub use export::export;
-pub use show::{coverage, rows, show};
+pub use show::{Attributed, rows, show};
 pub use spearman::spearman;

@@ -25,8 +25,8 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
     }
     let (parts, rows) = (manifest.parts.len(), manifest.rows());
     writeln!(text, "parts     {parts}, {rows} rows, {}", bytes(manifest.bytes() as f64))?;
-    if let Some(coverage) = coverage(&manifest) {
-        writeln!(text, "coverage  {coverage}")?;
+    if let Some(attributed) = Attributed::of(&manifest) {
+        writeln!(text, "coverage  {}", attributed.whole())?;
     }
     for (title, facts) in [("summary", &manifest.summary), ("run", &manifest.provenance)] {
         for (name, value) in facts.iter().filter(|(name, _)| *name != "coverage") {
@@ -51,25 +51,49 @@ pub fn rows(store: &Store, folder: &Path, outside: &BTreeMap<String, PathBuf>) -
     open_any(folder)?.kind.show(folder, &Lineage::new(store, outside))
 }
 
-/// Which parameters the stage of an artifact attributed and which not, by name and share, where its manifest says so:
-/// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
-pub fn coverage(manifest: &Manifest) -> Option<String> {
-    let coverage: Coverage = serde_json::from_value(manifest.summary.get("coverage")?.clone()).ok()?;
-    let share = |size: u64| format!("{:.1} %", 100.0 * size as f64 / coverage.total as f64);
-    // Layers together: model.layers.*.self_attn.q_proj.
-    let mut rest: Vec<(String, u64)> = Vec::new();
-    for (name, size) in &coverage.unattributed {
-        let words = name.trim_end_matches(".weight").split('.');
-        let words = words.map(|word| if word.parse::<usize>().is_ok() { "*" } else { word });
-        let name = words.collect::<Vec<_>>().join(".");
-        match rest.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, sum)) => *sum += size,
-            None => rest.push((name, *size)),
+/// Which parameters the stage of an artifact attributed.
+#[derive(Debug)]
+pub struct Attributed {
+    /// Parameters of the modules.
+    pub attributed: u64,
+    /// Parameters of the model.
+    pub total: u64,
+    /// Every other parameter by its name, layers together, and its size; the largest first.
+    rest: Vec<(String, u64)>,
+}
+
+impl Attributed {
+    /// As the manifest says, if it does.
+    pub fn of(manifest: &Manifest) -> Option<Self> {
+        let coverage: Coverage = serde_json::from_value(manifest.summary.get("coverage")?.clone()).ok()?;
+        // Layers together: model.layers.*.self_attn.q_proj.
+        let mut rest: Vec<(String, u64)> = Vec::new();
+        for (name, size) in &coverage.unattributed {
+            let words = name.trim_end_matches(".weight").split('.');
+            let words = words.map(|word| if word.parse::<usize>().is_ok() { "*" } else { word });
+            let name = words.collect::<Vec<_>>().join(".");
+            match rest.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += size,
+                None => rest.push((name, *size)),
+            }
         }
+        rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        Some(Self { attributed: coverage.attributed, total: coverage.total, rest })
     }
-    rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let rest: Vec<_> = rest.iter().map(|(name, size)| format!("{name} ({})", share(*size))).collect();
-    let rest = if rest.is_empty() { String::new() } else { format!("; not {}", rest.join(", ")) };
-    let (attributed, total) = (coverage.attributed, coverage.total);
-    Some(format!("{attributed} of {total} parameters ({}) are attributed{rest}", share(attributed)))
+
+    fn percent(&self, size: u64) -> String {
+        format!("{:.1} %", 100.0 * size as f64 / self.total as f64)
+    }
+
+    /// `540672 of 1000576 parameters (54.0 %)`.
+    pub fn share(&self) -> String {
+        format!("{} of {} parameters ({})", self.attributed, self.total, self.percent(self.attributed))
+    }
+
+    /// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
+    pub fn whole(&self) -> String {
+        let rest: Vec<_> = self.rest.iter().map(|(name, size)| format!("{name} ({})", self.percent(*size))).collect();
+        let rest = if rest.is_empty() { String::new() } else { format!("; not {}", rest.join(", ")) };
+        format!("{} are attributed{rest}", self.share())
+    }
 }

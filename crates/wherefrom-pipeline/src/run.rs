@@ -74,8 +74,9 @@ impl Plan {
         self.check_models(&wanted, exec)?;
         let mut all = Vec::new();
         let mut checked = false;
-        for &index in &wanted {
+        for (place, &index) in wanted.iter().enumerate() {
             let step = &self.steps[index];
+            exec.reporter.step(&step.name, place + 1, wanted.len());
             if !checked && !step.stage.reads_corpus() {
                 self.check_tokens(&wanted)?;
                 checked = true;

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use wherefrom_artifact::{Kind, Manifest, State, Store, bad_input, bytes, flops};
+use serde_json::json;
+use wherefrom_artifact::{State, Store, bad_input, bytes};
 use wherefrom_check::{Check, Verdict};
-use wherefrom_pipeline::{Cost, Done, Estimate, Machine, Plan, Precision, Single, Why};
+use wherefrom_pipeline::{Done, Plan, Precision, Single};
 use wherefrom_stage::{Device, Exec};
 
-use crate::output::{say, say_path};
+use crate::output::{say, say_json, say_path};
 use crate::progress::Progress;
-use crate::{Cli, Command, store};
+use crate::{Cli, Command, ending, planned, store};
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
@@ -24,24 +25,33 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let device = if computes { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
     let exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
-        Command::Run { pipeline, to, set } => {
+        Command::Run { pipeline, to, set, json } => {
+            #[cfg(unix)]
+            crate::interrupt::resumable();
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
             if plan.fetch(to.as_deref(), &*exec.reporter)? {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
-            make(&plan, to.as_deref(), &exec)
+            make(&plan, to.as_deref(), json, &exec)
         }
-        Command::Plan { pipeline, why, machine, set } => {
+        Command::Plan { pipeline, why, machine, set, json } => {
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
             if plan.ask(&*exec.reporter) {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
             let machine = machine.unwrap_or_else(|| wherefrom_pipeline::this_machine(&exec));
-            why.map_or_else(|| table(&plan, why_store, &machine, &exec), |step| preimage(&plan, &step))
+            match why {
+                Some(step) => planned::preimage(plan.find(&step)?, json),
+                None if json => planned::json(&plan, why_store, &machine),
+                None => planned::table(&plan, why_store, &machine, &exec),
+            }
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
-        Command::Show { artifact, named } => {
+        Command::Show { artifact, named, json } => {
             let folder = named.folder(&store, &artifact)?;
+            if json {
+                return say_json(&json!({ "folder": folder, "manifest": wherefrom_artifact::open_any(&folder)? }));
+            }
             say(&wherefrom_inspect::show(&store, &folder)?)
         }
         Command::Export { artifact, output, named } => {
@@ -64,7 +74,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Compare { a, b, named, top, json } => {
             let [a, b] = [a, b].map(|name| named.folder(&store, &name));
             let compared = wherefrom_inspect::compare(&store, &a?, &b?, top)?;
-            say(&if json { serde_json::to_string_pretty(&compared)? } else { compared.to_string() })
+            if json { say_json(&serde_json::to_value(&compared)?) } else { say(&compared.to_string()) }
         }
         Command::Rm { artifact, named } => {
             let folder = named.any_folder(&store, &artifact)?;
@@ -94,76 +104,18 @@ fn wire(input: &str) -> Result<(String, PathBuf)> {
     }
 }
 
-fn make(plan: &Plan, to: Option<&str>, exec: &Exec) -> Result<()> {
+fn make(plan: &Plan, to: Option<&str>, json: bool, exec: &Exec) -> Result<()> {
     plan.thin_coverage().iter().chain(&plan.uncompleted()).for_each(|warning| exec.reporter.warn(warning));
+    if json {
+        return ending::json(plan, &plan.run(to, exec, |_| Ok(()))?, exec);
+    }
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     say(&format!("{:<width$}  {}", "device", exec.device))?;
     let done = plan.run(to, exec, |done: &Done| {
         let state = if done.cached { "cached" } else { "made" };
         say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
     })?;
-    if let Some(last) = done.iter().rev().find(|done| done.kind == Kind::Ranking) {
-        let text = wherefrom_inspect::rows(&plan.store, &last.folder, &plan.outside())?;
-        say(&format!("\n{text}"))?;
-    }
-    let manifests = done.iter().rev().filter_map(|done| Manifest::read(&done.folder).ok());
-    let coverage = manifests.filter_map(|manifest| wherefrom_inspect::coverage(&manifest)).next();
-    coverage.map_or(Ok(()), |text| say(&format!("\n{text}")))
-}
-
-fn table(plan: &Plan, why_store: Why, machine: &Machine, exec: &Exec) -> Result<()> {
-    let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
-    for step in &plan.steps {
-        let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
-        let state = match step.state {
-            State::Cached => "cached".into(),
-            State::Partial(done, total) => format!("partial {done}/{total}"),
-            State::Missing => "missing".into(),
-        };
-        say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
-    }
-    let estimates = plan.estimates(machine);
-    say(&format!("\n{}", costs(&estimates)))?;
-    say(&format!("\nstore: {} ({why_store})", plan.store.root().display()))?;
-    let warnings = estimates.into_iter().filter_map(|estimate| estimate.warning);
-    warnings
-        .chain(plan.thin_coverage())
-        .chain(plan.uncompleted())
-        .chain(plan.boundary_warnings())
-        .for_each(|warning| exec.reporter.warn(&warning));
-    Ok(())
-}
-
-/// The costs of all steps that are still to be made, and of each: disk and operations add up, memory is the largest.
-fn costs(estimates: &[Estimate]) -> String {
-    let width = estimates.iter().map(|estimate| estimate.name.len()).max().unwrap_or(0).max("step".len());
-    let mut total = Cost::default();
-    let mut lines = vec![format!("{:<width$}  {:>9}  {:>9}  {:>12}", "step", "memory", "disk", "operations")];
-    for Estimate { name, cost, .. } in estimates {
-        let (cells, note) = match cost {
-            Some(cost) => {
-                total.memory = total.memory.max(cost.memory);
-                (total.disk, total.flops) = (total.disk + cost.disk, total.flops + cost.flops);
-                ([bytes(cost.memory), bytes(cost.disk), flops(cost.flops)], &cost.note[..])
-            }
-            None => (["-", "-", "-"].map(String::from), "cached"),
-        };
-        let [memory, disk, flops] = cells;
-        lines.push(format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {note}").trim_end().into());
-    }
-    let (memory, disk) = (bytes(total.memory), bytes(total.disk));
-    format!("to do, roughly: memory {memory}, disk {disk}, {}\n\n{}", flops(total.flops), lines.join("\n"))
-}
-
-fn preimage(plan: &Plan, step: &str) -> Result<()> {
-    let step = plan.find(step)?;
-    match &step.recipe {
-        Some(recipe) => {
-            say(&format!("{} {}: {}", step.name, recipe.key(), step.why))?;
-            say(&serde_json::to_string_pretty(recipe)?)
-        }
-        None => say(&format!("{} ?: {}", step.name, step.why)),
-    }
+    ending::text(plan, &done)
 }
 
 fn path(plan: &Plan, name: &str) -> Result<()> {

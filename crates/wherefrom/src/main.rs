@@ -1,7 +1,11 @@
 //! `wherefrom`: which training examples made the model say this.
 
 mod commands;
+mod ending;
+#[cfg(unix)]
+mod interrupt;
 mod output;
+mod planned;
 mod progress;
 mod store;
 
@@ -11,9 +15,17 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What the end of a command means.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed, through no fault of the input; for `check`, beyond its thresholds
+  2    refused: a file, row, knob or word of the command line that the message names
+  130  interrupted (Ctrl-C); the same command goes on from there";
+
 /// Training-data attribution: from a corpus, a model and queries to the examples that matter.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +70,9 @@ enum Command {
         /// Change a knob: steps.STEP.KNOB=VALUE.
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// One JSON document on stdout (FORMAT.md).
+        #[arg(long)]
+        json: bool,
     },
     /// Say what `run` would do, and what it would cost.
     Plan {
@@ -72,6 +87,9 @@ enum Command {
         /// Change a knob: steps.STEP.KNOB=VALUE.
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// One JSON document on stdout (FORMAT.md).
+        #[arg(long)]
+        json: bool,
     },
     /// Print the folder of a step's artifact.
     Path {
@@ -89,6 +107,9 @@ enum Command {
         artifact: String,
         #[command(flatten)]
         named: store::Named,
+        /// One JSON document on stdout (FORMAT.md).
+        #[arg(long)]
+        json: bool,
     },
     /// Write an artifact in another tool's format: tables as CSV, a ranking also as JSON lines, factors as safetensors.
     Export {

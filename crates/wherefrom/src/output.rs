@@ -6,7 +6,11 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use serde_json::Value;
 use wherefrom_artifact::visible;
+
+/// Version of what `--json` prints: raised when a field goes or means something else.
+const JSON_FORMAT: u32 = 1;
 
 /// stdout could not be written.
 #[derive(Debug)]
@@ -23,6 +27,28 @@ impl std::error::Error for Unheard {}
 /// One line, or several, to stdout.
 pub(crate) fn say(text: &str) -> Result<()> {
     write(visible(text).as_bytes(), text.ends_with('\n'))
+}
+
+/// The JSON that `--json` prints: one object, the version of its fields first.
+pub(crate) fn say_json(fields: &Value) -> Result<()> {
+    let mut document = serde_json::Map::from_iter([("format".to_string(), JSON_FORMAT.into())]);
+    document.extend(fields.as_object().cloned().unwrap_or_default());
+    let text = serde_json::to_string_pretty(&document)?;
+    write(escaped(&text).as_bytes(), false)
+}
+
+/// JSON that a terminal shows as it is, too: what would be no plain character there is written by its number.
+fn escaped(json: &str) -> String {
+    let mut text = String::new();
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if c == '\n' || visible(c.encode_utf8(&mut [0; 4])).chars().eq([c]) {
+            text.push(c);
+        } else {
+            c.encode_utf16(&mut units).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
+        }
+    }
+    text
 }
 
 /// The path that was asked for, to stdout: a program that reads it gets it byte for byte.
@@ -75,6 +101,15 @@ pub(crate) fn notes_are_seen() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_says_what_it_says_and_moves_no_terminal() {
+        let value = serde_json::json!({ "a": "\u{1b}[31m\u{9b}\u{202e}\u{e0041} 한국어 é \n" });
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        assert_eq!(visible(&text), text);
+        assert!(text.contains("한국어 é"), "{text}");
+    }
 
     #[test]
     fn the_systems_numbers_are_left_out() {

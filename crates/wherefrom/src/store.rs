@@ -10,7 +10,7 @@ use serde_json::json;
 use wherefrom_artifact::{Kind, Store, bad_input, bytes, used, utc};
 use wherefrom_pipeline::{Garbage, Plan, Recorded, garbage, pipeline_name, pipeline_path, records, remove_garbage};
 
-use crate::output::say;
+use crate::output::{say, say_json};
 
 /// Artifacts by the names of the steps that make them.
 #[derive(Debug, Args)]
@@ -219,7 +219,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
             })
             .collect();
         let all = json!({ "store": store.root().display().to_string(), "bytes": total, "artifacts": artifacts });
-        return say(&serde_json::to_string_pretty(&all)?);
+        return say_json(&all);
     }
     if let Some(by) = by {
         let mut sums: BTreeMap<String, (usize, u64)> = BTreeMap::new();
@@ -264,7 +264,7 @@ pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Res
     if as_json {
         let all: Vec<_> =
             all.iter().map(|run| json!({ "id": run.id, "outcome": run.outcome(), "record": run.record })).collect();
-        return say(&serde_json::to_string_pretty(&all)?);
+        return say_json(&json!({ "runs": all }));
     }
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     for run in &all {

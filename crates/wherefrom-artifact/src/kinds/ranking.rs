@@ -42,8 +42,10 @@ pub(super) const DEFINITION: Definition = Definition {
     check: |_| Ok(()),
 };
 
-/// Queries shown.
+/// Queries shown, all of them.
 const QUERIES: usize = 20;
+/// Of more than that the first.
+const FEW: usize = 5;
 /// Characters of a document's name shown.
 pub(super) const WIDEST: usize = 40;
 
@@ -129,7 +131,8 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
         writeln!(text, "{BOUNDARY}")?;
     }
     let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
-    for (query, rows) in queries.iter().take(QUERIES) {
+    let shown = if queries.len() > QUERIES { FEW } else { queries.len() };
+    for (query, rows) in queries.iter().take(shown) {
         let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
         writeln!(text, "\nquery {query}  {}\n  {asked}", one_line(doc))?;
         for row in rows {
@@ -138,8 +141,9 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
             writeln!(text, "  {sign}{} {influence:>10}  {doc:<widest$}  {}", row.rank, excerpt(&row.text))?;
         }
     }
-    if queries.len() > QUERIES {
-        writeln!(text, "\nand {} more queries", queries.len() - QUERIES)?;
+    if queries.len() > shown {
+        let place = folder.join("*.parquet");
+        writeln!(text, "\nand {} more queries, in {}", queries.len() - shown, place.display())?;
     }
     Ok(text)
 }

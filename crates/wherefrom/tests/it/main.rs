@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod checkpoint;
 mod corrupt;
+mod ending;
 mod export;
 mod families;
 mod foreign;
