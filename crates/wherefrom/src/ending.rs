@@ -34,10 +34,10 @@ fn attributed(done: &[Done]) -> Option<(Attributed, Value)> {
 pub(crate) fn text(plan: &Plan, done: &[Done]) -> Result<()> {
     if let Some((attributed, modules)) = attributed(done) {
         let verdict = match plan.thin_coverage().is_empty() {
-            true => "as intended",
-            false => "thin: less than half of those outside the embeddings; modules = \"all\" takes every linear map",
+            true => ", as intended",
+            false => "; less than half of those outside the embeddings: modules = \"all\" takes every linear map",
         };
-        say(&format!("\ncoverage: {}, those that modules = {modules} names: {verdict}", attributed.share()))?;
+        say(&format!("\ncoverage: {}, those that modules = {modules} names{verdict}", attributed.share()))?;
     }
     if let Some(ranking) = last(done, Kind::Ranking) {
         let text = wherefrom_inspect::rows(&plan.store, &ranking.folder, &plan.outside())?;
