@@ -53,6 +53,18 @@ pub(crate) fn folder(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
 }
 
+/// The way to `path` from `folder`, where both are named from the current directory; neither need be there.
+pub(crate) fn between(folder: &Path, path: &Path) -> PathBuf {
+    if path.is_absolute() || folder.as_os_str().is_empty() {
+        return path.into();
+    }
+    let here = real(Path::new(""));
+    let [from, to] = [folder, path].map(|path| tidy(&here.join(path)));
+    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
+}
+
 /// The same path without `a/..`, where `a` is a folder and no link.
 fn tidy(path: &Path) -> PathBuf {
     let mut tidied = PathBuf::new();
@@ -231,6 +243,19 @@ mod tests {
             assert_eq!(found("new/link/p.toml"), (root.join("a/b/data/store"), Why::Nearest));
         }
         assert_eq!(store(Some(Path::new("x")), None).1, Why::Named);
+    }
+
+    #[test]
+    fn a_pipeline_names_what_lies_elsewhere() {
+        for (folder, path, way) in [
+            ("", "data/x", "data/x"),
+            ("pipelines", "data/x", "../data/x"),
+            ("a/b", "a/c/*.jsonl", "../c/*.jsonl"),
+            ("a", "a/x", "x"),
+            ("a", "/x", "/x"),
+        ] {
+            assert_eq!(between(Path::new(folder), Path::new(path)), Path::new(way), "{folder} {path}");
+        }
     }
 
     #[test]

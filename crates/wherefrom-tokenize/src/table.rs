@@ -158,6 +158,18 @@ fn unread(path: &std::path::Path, what: &str) -> anyhow::Error {
     bad_input(format!("{}: is no Parquet that can be read ({what}); give the whole file, undamaged", path.display()))
 }
 
+/// Names of the columns that hold text.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] where the file is no Parquet.
+pub(crate) fn text_columns(file: &CorpusFile) -> Result<Vec<String>> {
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let (_, metadata) = ParquetFile::open(&file.path, options).map_err(|what| unread(&file.path, &what))?;
+    let text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let fields = metadata.schema().fields().iter().filter(|field| text(field.data_type()));
+    Ok(fields.map(|field| field.name().clone()).collect())
+}
+
 /// The field with its texts as views.
 fn views(field: &FieldRef) -> FieldRef {
     let kind = match field.data_type() {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 use wherefrom_artifact::{State, Store, bad_input, bytes};
 use wherefrom_check::{Check, Verdict};
-use wherefrom_pipeline::{Done, Plan, Precision, Single};
+use wherefrom_pipeline::{Done, Init, Plan, Precision, Single};
 use wherefrom_stage::{Device, Exec};
 
 use crate::output::{say, say_json, say_path};
@@ -20,7 +20,11 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let (store, why_store) = wherefrom_pipeline::store(cli.store.as_deref(), cli.command.pipeline());
     let computes = matches!(
         cli.command,
-        Command::Run { .. } | Command::Plan { .. } | Command::Check { .. } | Command::Stage { .. }
+        Command::Init { .. }
+            | Command::Run { .. }
+            | Command::Plan { .. }
+            | Command::Check { .. }
+            | Command::Stage { .. }
     );
     let device = if computes { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
     let exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
@@ -33,6 +37,18 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
             make(&plan, to.as_deref(), json, &exec)
+        }
+        Command::Init { model, corpus, query: queries, column: columns, chat, output } => {
+            let column = |text: &String| {
+                let (role, name) = text.split_once('=').unwrap_or(("text", text));
+                (role.to_string(), name.to_string())
+            };
+            let columns = columns.iter().map(column).collect();
+            let init = Init { model, corpus, queries, columns, chat: chat.map(|chat| chat == "yes"), output };
+            let written = wherefrom_pipeline::init(&init, &exec)?;
+            written.iter().try_for_each(|path| say(&format!("wrote {}", path.display())))?;
+            let output = init.output.display();
+            say(&format!("now: wherefrom plan '{output}', then wherefrom run '{output}'"))
         }
         Command::Plan { pipeline, why, machine, set, json } => {
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
@@ -119,6 +135,12 @@ fn make(plan: &Plan, to: Option<&str>, json: bool, exec: &Exec) -> Result<()> {
 }
 
 fn path(plan: &Plan, name: &str) -> Result<()> {
+    if let ("report", Some(lines)) = (name, plan.report_lines()) {
+        let path = plan.path.display();
+        return Err(bad_input(format!(
+            "no step `report` in {path}; to make one, add\n\n{lines}\n\nand run it: wherefrom run {path}"
+        )));
+    }
     say_path(&made(plan, name)?)
 }
 

@@ -60,6 +60,27 @@ impl Command {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a pipeline for a model and a corpus of yours: commented, and ending in a report.
+    Init {
+        /// The checkpoint's folder, or hf:OWNER/NAME@REVISION.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// The rows that it was trained on: a file, a folder, a glob, or hf:datasets/OWNER/NAME@REVISION/PATH.
+        #[arg(long, value_name = "FILE")]
+        corpus: PathBuf,
+        /// What the model said, as often as you like; a new word begins with its space: "The capital of Kenya is| Nairobi."
+        #[arg(long, value_name = "PROMPT|COMPLETION")]
+        query: Vec<String>,
+        /// The column of the text, or ROLE=NAME (prompt=question), where they have no known name.
+        #[arg(long, value_name = "NAME")]
+        column: Vec<String>,
+        /// Whether prompts and completions were a user's words and the model's answer, by its chat template.
+        #[arg(long, value_parser = ["yes", "no"])]
+        chat: Option<String>,
+        /// The file to write; it must not be there.
+        #[arg(long, default_value = "study.toml", value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Make what is missing of a pipeline.
     Run {
         /// The pipeline file.

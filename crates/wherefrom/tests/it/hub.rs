@@ -302,6 +302,16 @@ fn a_download_that_ends_early_and_says_nothing_is_no_file() {
 }
 
 #[test]
+fn a_pipeline_is_written_for_names_of_the_hub() {
+    let (_server, bench) = bench();
+    let model = ["init", "--model", "hf:owner/tiny", "--output", "own.toml"];
+    bench.ok(&[&model[..], &["--corpus", "hf:datasets/owner/texts/data/train.jsonl"]].concat());
+    let text = bench.text("own.toml");
+    contains(&text, &["path = \"hf:owner/tiny\"", "corpus = \"hf:datasets/owner/texts/data/train.jsonl\""]);
+    assert!(bench.ok(&["run", "own.toml"]).lines().last().unwrap().starts_with("open /"));
+}
+
+#[test]
 fn a_lone_stage_takes_names_of_the_hub() {
     let (server, bench) = bench();
     bench.file("tokenize.json", r#"{"max-tokens": 32}"#);

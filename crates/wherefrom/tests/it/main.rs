@@ -13,6 +13,7 @@ mod golden;
 mod hub;
 mod hub_server;
 mod index;
+mod init;
 mod passes;
 mod places;
 mod quickstart;

@@ -1,0 +1,43 @@
+//! What to add to a pipeline.
+
+use wherefrom_artifact::Kind;
+
+use crate::plan::Plan;
+use crate::step::{Source, Step};
+
+impl Plan {
+    /// The lines of a report on the last ranking; none where there is no ranking, or a report.
+    pub fn report_lines(&self) -> Option<String> {
+        if self.steps.iter().any(|step| step.kind == Kind::Report || step.name == "report") {
+            return None;
+        }
+        let ranking = self.steps.iter().rev().find(|step| step.kind == Kind::Ranking)?;
+        let scores = self.before(ranking, "scores")?;
+        let asked = |scores| {
+            let queries = self.before(scores, "queries")?;
+            self.before(self.before(queries, "gradients").unwrap_or(queries), "tokens")
+        };
+        let all = match scores.kind {
+            Kind::Details => self.before(scores, "candidates").and_then(|top| self.before(top, "scores")),
+            _ => Some(scores),
+        };
+        let wires = [
+            ("ranking", Some(ranking)),
+            ("tokens", self.before(ranking, "tokens")),
+            ("details", Some(scores).filter(|scores| scores.kind == Kind::Details)),
+            ("queries", asked(scores)),
+            ("scores", all.filter(|scores| scores.kind == Kind::Scores)),
+        ];
+        let wires = wires.into_iter().filter_map(|(role, step)| Some(format!("{role} = \"{}\"", step?.name)));
+        let wires = wires.collect::<Vec<_>>().join(", ");
+        Some(format!("[steps.report]\nstage = \"report\"\ninputs = {{ {wires} }}"))
+    }
+
+    /// The step that a role of another is wired to.
+    fn before(&self, step: &Step, role: &str) -> Option<&Step> {
+        step.wires.iter().find(|wire| wire.role == role).and_then(|wire| match wire.source {
+            Source::Step(before) => Some(&self.steps[before]),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! What a corpus seems to be, by its first rows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use wherefrom_artifact::bad_input;
+
+use crate::corpus::{Corpus, Place, Raw};
+use crate::json;
+use crate::ordered::Json;
+use crate::row::{Content, Names, Row};
+use crate::source::{Format, corpus_files};
+use crate::table::text_columns;
+use crate::words;
+
+/// Rows that are looked at.
+const ROWS: usize = 64;
+
+/// What the rows of a corpus are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Documents.
+    Text,
+    /// Conversations.
+    Turns,
+    /// Prompts with completions.
+    Prompts,
+    /// Tokens made elsewhere.
+    Ids,
+}
+
+/// What the first rows are, and the knob `columns` that says so; `columns` are those that are known beforehand.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] with the choices, where they could be several things or are none.
+pub fn peek(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<(Form, BTreeMap<String, String>)> {
+    let error = match form(corpus, columns) {
+        Ok(form) => return Ok((form, columns.clone())),
+        Err(error) if !columns.is_empty() => return Err(error),
+        Err(error) => error,
+    };
+    let found = texts(corpus).unwrap_or_default();
+    let has = |name: &str| found.iter().any(|found| found == name);
+    let names = Names::new("text", columns)?;
+    let mut choices = Vec::new();
+    if let (Some(prompt), Some(completion)) = (words::called("prompt", has), words::called("completion", has)) {
+        choices.push(format!("--column prompt={prompt} --column completion={completion}"));
+    } else if found.iter().any(|name| names.reads(name)) {
+        // Its rows have a meaning, and something is wrong with it.
+        return Err(error);
+    }
+    choices.extend(found.iter().map(|name| format!("--column {name}")));
+    match (&choices[..], &found[..]) {
+        ([], _) => Err(error),
+        ([_], [only]) => {
+            let columns = BTreeMap::from([("text".to_string(), only.clone())]);
+            Ok((form(corpus, &columns)?, columns))
+        }
+        _ => Err(bad_input(format!(
+            "{}: its rows have no column of a known name; say which holds the text: {}",
+            corpus.display(),
+            choices.join(", or ")
+        ))),
+    }
+}
+
+fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {
+    let opened = Corpus::open(corpus, Names::new("text", columns)?)?;
+    let rows = opened.rows(Place::default()).chunk(ROWS)?;
+    let refused = |place: Place, what: &str| bad_input(format!("{}: {what}", opened.shown(place)));
+    let mut found: Option<Form> = None;
+    for raw in &rows {
+        let row = Row::parse(&raw.raw, opened.names()).map_err(|what| refused(raw.place, &what))?;
+        let form = match row.content {
+            Content::Null(_) => continue,
+            Content::Text(_) => Form::Text,
+            Content::Messages(_) => Form::Turns,
+            Content::Prompt { completion: Some(_), .. } => Form::Prompts,
+            Content::Prompt { .. } => return Err(refused(raw.place, "a prompt without a completion trains nothing")),
+            Content::Mean(_) => {
+                return Err(refused(raw.place, "`mean` is a query; a corpus has rows that were trained on"));
+            }
+            Content::Ids { .. } => Form::Ids,
+        };
+        if found.is_some_and(|found| found != form) {
+            return Err(refused(raw.place, "it has another form than the rows before it; give one form a corpus"));
+        }
+        found = Some(form);
+    }
+    found.ok_or_else(|| bad_input(format!("{}: has no rows that say anything", corpus.display())))
+}
+
+/// Columns that hold text in the first file, but for a row's name.
+fn texts(corpus: &Path) -> Result<Vec<String>> {
+    let files = corpus_files(corpus)?;
+    let Some(file) = files.first() else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    if file.format == Format::Parquet {
+        names = text_columns(file)?;
+    } else {
+        let opened = Corpus::open(&file.path, Names::new("text", &BTreeMap::new())?)?;
+        if let Some(Raw::Json(line)) = opened.rows(Place::default()).chunk(1)?.first().map(|row| &row.raw) {
+            let row = json::object(line, &|_| true).map_err(bad_input)?;
+            let texts = row.iter().filter(|(_, value)| matches!(value, Json::String(_)));
+            names.extend(texts.map(|(name, _)| name.clone()));
+        }
+    }
+    names.retain(|name| name != "id");
+    Ok(names)
+}
