@@ -58,6 +58,8 @@ pub struct Attributed {
     pub attributed: u64,
     /// Parameters of the model.
     pub total: u64,
+    /// Whether they are less than half of those outside the embeddings.
+    pub thin: bool,
     /// Every other parameter by its name, layers together, and its size; the largest first.
     rest: Vec<(String, u64)>,
 }
@@ -78,7 +80,8 @@ impl Attributed {
             }
         }
         rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        Some(Self { attributed: coverage.attributed, total: coverage.total, rest })
+        let thin = 2 * coverage.attributed < coverage.without_embeddings();
+        Some(Self { attributed: coverage.attributed, total: coverage.total, thin, rest })
     }
 
     fn percent(&self, size: u64) -> String {

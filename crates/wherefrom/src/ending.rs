@@ -33,9 +33,9 @@ fn attributed(done: &[Done]) -> Option<(Attributed, Value)> {
 /// The coverage, the strongest examples of each query, and in the last line the page to open.
 pub(crate) fn text(plan: &Plan, done: &[Done]) -> Result<()> {
     if let Some((attributed, modules)) = attributed(done) {
-        let verdict = match plan.thin_coverage().is_empty() {
-            true => ", as intended",
-            false => "; less than half of those outside the embeddings: modules = \"all\" takes every linear map",
+        let verdict = match attributed.thin {
+            false => ", as intended",
+            true => "; less than half of those outside the embeddings: modules = \"all\" takes every linear map",
         };
         say(&format!("\ncoverage: {}, those that modules = {modules} names{verdict}", attributed.share()))?;
     }
