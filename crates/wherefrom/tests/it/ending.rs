@@ -24,12 +24,10 @@ fn a_run_ends_with_the_page_to_open_and_json_says_the_same() {
     assert!(page.starts_with('/') && page.ends_with("/index.html") && fs::metadata(page).is_ok(), "{last}");
     let place = |fragment: &str| out.find(fragment).unwrap_or_else(|| panic!("no {fragment}: {out}"));
     let coverage = out.lines().find(|line| line.starts_with("coverage: ")).unwrap();
-    assert!(
-        coverage.contains(" %), those that modules = \"mlp\" names; less than half of those outside"),
-        "{coverage}"
-    );
-    let all = bench.ok(&["run", "study.toml", "--to", "covariances", "--set", "model.modules=all"]);
-    assert!(all.ends_with(" %), those that modules = \"all\" names, as intended\n"), "{all}");
+    assert!(coverage.contains(" %), those that modules = \"mlp\" names, as intended"), "{coverage}");
+    let one = "model.modules=[\"model.layers.1.mlp.down_proj\"]";
+    let thin = bench.ok(&["run", "study.toml", "--to", "covariances", "--set", one]);
+    assert!(thin.contains("down_proj\"] names; less than half of those outside the embeddings"), "{thin}");
     assert!(place("coverage: ") < place("query 0 "), "{out}");
 
     let run = parsed(&bench.ok(&["run", "study.toml", "--json"]));

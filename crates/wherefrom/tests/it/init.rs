@@ -155,7 +155,7 @@ fn a_column_of_another_name_is_found_or_asked_for() {
     bench.file("two.jsonl", lines(|n| json!({ "abstract": words(n), "words": words(n + 1) })));
     let asked = ["--model", "model", "--corpus", "two.jsonl", "--query", "w1|w2"];
     let error = bench.refused(&[&["init"], &asked[..]].concat());
-    assert!(error.contains("--column abstract or --column words"), "{error}");
+    assert!(error.contains("--column abstract, or --column words"), "{error}");
     let text = runs(&bench, &[&asked[..], &["--column", "words"]].concat());
     assert!(text.contains("columns = { text = \"words\" }"), "{text}");
     for (query, fault) in [("w1 w2", "write \"prompt|completion\""), ("w1|", "the completion is empty")] {
