@@ -13,6 +13,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_tokenize::vocabulary::STAGE,
     &wherefrom_tokenize::tokenize::STAGE,
     &wherefrom_train::train::STAGE,
+    &wherefrom_train::fine_tune::STAGE,
     &wherefrom_train::generate::STAGE,
     &wherefrom_curvature::covariance::STAGE,
     &wherefrom_curvature::eigenbasis::STAGE,

@@ -1,19 +1,78 @@
 //! AdamW (Loshchilov and Hutter 2019), its learning rates, and clipping by the norm of the whole gradient.
 
+use anyhow::Result;
 use burn::tensor::Tensor;
+use wherefrom_artifact::bad_input;
 use wherefrom_model::Parameters;
 
-use crate::train::Config;
-
-const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.95;
-const EPSILON: f64 = 1e-8;
+/// The knobs of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AdamW {
+    /// Peak learning rate.
+    pub(crate) learning_rate: f64,
+    /// Share of the steps in which the learning rate rises.
+    pub(crate) warmup_share: f64,
+    /// Learning rate of the last step over the peak.
+    pub(crate) minimum_share: f64,
+    /// b1 and b2: how much of the running means stays.
+    pub(crate) betas: [f64; 2],
+    /// Added to the root.
+    pub(crate) epsilon: f64,
+    /// Added under the root, which has no finite derivative at 0.
+    pub(crate) epsilon_root: f64,
+    /// Decoupled weight decay of matrices.
+    pub(crate) weight_decay: f64,
+    /// Longest gradient of the mean loss, if there is a limit.
+    pub(crate) clip: Option<f64>,
+}
 
 /// Running means of the gradient and of its square, by parameter.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Moments {
     pub(crate) first: Parameters,
     pub(crate) second: Parameters,
+}
+
+impl AdamW {
+    /// Refuses knobs out of their range, by name.
+    pub(crate) fn check(&self) -> Result<()> {
+        let out = |name: &str, value: f64, range: &str| {
+            Err(bad_input(format!("{name} = {value} is out of range; set it to a number {range}")))
+        };
+        let positive = [("learning-rate", Some(self.learning_rate)), ("clip", self.clip)];
+        if let Some((name, Some(value))) =
+            positive.into_iter().find(|(_, value)| value.is_some_and(|value| !(value > 0.0 && value.is_finite())))
+        {
+            return out(name, value, "above 0");
+        }
+        let not_negative = [("eps", self.epsilon), ("eps-root", self.epsilon_root)];
+        if let Some((name, value)) = not_negative.into_iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
+            return out(name, value, "of 0 or more");
+        }
+        let shares = [
+            ("warmup-share", self.warmup_share),
+            ("minimum-learning-rate-share", self.minimum_share),
+            ("weight-decay", self.weight_decay),
+        ];
+        if let Some((name, value)) = shares.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+            return out(name, value, "from 0 to 1");
+        }
+        match self.betas.into_iter().find(|beta| !(0.0..1.0).contains(beta)) {
+            Some(beta) => out("betas", beta, "from 0 to less than 1"),
+            None => Ok(()),
+        }
+    }
+
+    /// Linear warm-up to the peak, then a half cosine down to the minimum.
+    pub(crate) fn rate(&self, step: u64, steps: u64) -> f64 {
+        let warmup = (self.warmup_share * steps as f64).ceil() as u64;
+        if step < warmup {
+            return self.learning_rate * (step + 1) as f64 / warmup as f64;
+        }
+        let progress = (step - warmup) as f64 / (steps.saturating_sub(warmup + 1)).max(1) as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        self.learning_rate * (self.minimum_share + (1.0 - self.minimum_share) * cosine)
+    }
 }
 
 impl Moments {
@@ -26,33 +85,40 @@ impl Moments {
     /// Step `step` (from 0) of `steps`, with the gradient of a loss summed over `targets` tokens.
     ///
     /// With g the mean gradient, clipped: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
-    /// `w = (1 - lr decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`; norm gains do not decay.
+    /// `w = (1 - lr decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t) + eps_root) + eps)`; norm gains do not decay.
     pub(crate) fn step(
         &mut self,
-        config: &Config,
+        adam: &AdamW,
         step: u64,
         steps: u64,
         parameters: &mut Parameters,
         mut gradients: Parameters,
         targets: usize,
     ) {
-        let rate = learning_rate(config, step, steps);
+        let rate = adam.rate(step, steps);
         let time = i32::try_from(step + 1).unwrap_or(i32::MAX);
-        let (unbias_1, unbias_2) = (1.0 - BETA_1.powi(time), 1.0 - BETA_2.powi(time));
-        let scale = scale(&gradients, targets, config.clip);
+        let [b1, b2] = adam.betas;
+        let (unbias_1, unbias_2) = (1.0 - b1.powi(time), 1.0 - b2.powi(time));
+        let clipped = adam.clip.map(|clip| scale(&gradients, targets, clip));
         for (name, weight) in std::mem::take(parameters) {
             let Some(gradient) = gradients.remove(&name) else {
                 parameters.insert(name, weight);
                 continue;
             };
-            let gradient = gradient * scale.clone();
+            let gradient = match &clipped {
+                Some(scale) => gradient * scale.clone(),
+                None => gradient / targets as f64,
+            };
             let zeros = || weight.zeros_like();
-            let first = self.first.remove(&name).unwrap_or_else(zeros) * BETA_1 + gradient.clone() * (1.0 - BETA_1);
+            let first = self.first.remove(&name).unwrap_or_else(zeros) * b1 + gradient.clone() * (1.0 - b1);
             let square = gradient.clone() * gradient;
-            let second = self.second.remove(&name).unwrap_or_else(zeros) * BETA_2 + square * (1.0 - BETA_2);
-            let denominator = (second.clone() / unbias_2).sqrt() + EPSILON;
-            let update = first.clone() / denominator * (rate / unbias_1);
-            let decay = if weight.dims()[0] == 1 { 0.0 } else { config.weight_decay };
+            let second = self.second.remove(&name).unwrap_or_else(zeros) * b2 + square * (1.0 - b2);
+            let mut under_root = second.clone() / unbias_2;
+            if adam.epsilon_root > 0.0 {
+                under_root = under_root + adam.epsilon_root;
+            }
+            let update = first.clone() / (under_root.sqrt() + adam.epsilon) * (rate / unbias_1);
+            let decay = if weight.dims()[0] == 1 { 0.0 } else { adam.weight_decay };
             parameters.insert(name.clone(), weight * (1.0 - rate * decay) - update);
             self.first.insert(name.clone(), first);
             self.second.insert(name, second);
@@ -66,16 +132,4 @@ fn scale(gradients: &Parameters, targets: usize, clip: f64) -> Tensor<2> {
     let norm: Tensor<1> = Tensor::cat(squares, 0).sum().sqrt() / targets as f64;
     let shorter = (norm.recip() * clip).clamp_max(1.0);
     (shorter / targets as f64).reshape([1, 1])
-}
-
-/// Linear warm-up to the peak, then a half cosine down to the minimum.
-pub(crate) fn learning_rate(config: &Config, step: u64, steps: u64) -> f64 {
-    let warmup = (config.warmup_share * steps as f64).ceil() as u64;
-    if step < warmup {
-        return config.learning_rate * (step + 1) as f64 / warmup as f64;
-    }
-    let progress = (step - warmup) as f64 / (steps.saturating_sub(warmup + 1)).max(1) as f64;
-    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-    let least = config.minimum_learning_rate_share;
-    config.learning_rate * (least + (1.0 - least) * cosine)
 }

@@ -1,9 +1,11 @@
-//! Small language models trained from scratch, and completions of prompts.
+//! Small language models trained from scratch, checkpoints trained further, and completions of prompts.
 //!
-//! reads   tokens, tokenizer.json; for [`generate`] also a model
-//! writes  model ([`train`]), tokens ([`generate`])
+//! reads   tokens, tokenizer.json; for [`fine_tune`] and [`generate`] also a model
+//! writes  model ([`train`], [`fine_tune`]), tokens ([`generate`])
 
 mod adam;
+pub mod course;
+pub mod fine_tune;
 pub mod generate;
 mod state;
 mod tokenizer;

@@ -19,7 +19,7 @@ use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model, Sequence, Sizes, batches, open_device};
 use wherefrom_stage::{About, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
-use crate::adam::Moments;
+use crate::adam::{AdamW, Moments};
 use crate::state::{self, Progress};
 use crate::tokenizer;
 
@@ -151,6 +151,19 @@ pub struct Inputs {
 }
 
 impl Config {
+    fn optimizer(&self) -> AdamW {
+        AdamW {
+            learning_rate: self.learning_rate,
+            warmup_share: self.warmup_share,
+            minimum_share: self.minimum_learning_rate_share,
+            betas: [0.9, 0.95],
+            epsilon: 1e-8,
+            epsilon_root: 0.0,
+            weight_decay: self.weight_decay,
+            clip: Some(self.clip),
+        }
+    }
+
     /// The sizes of the model, checked.
     ///
     /// # Errors
@@ -170,18 +183,7 @@ impl Config {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(bad_input(format!("{name} = 0 is out of range; set it to 1 or more")));
         }
-        let positive = [("learning-rate", self.learning_rate), ("clip", self.clip)];
-        if let Some((name, value)) = positive.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return Err(bad_input(format!("{name} = {value} is out of range; set it to a number above 0")));
-        }
-        let shares = [
-            ("warmup-share", self.warmup_share),
-            ("minimum-learning-rate-share", self.minimum_learning_rate_share),
-            ("weight-decay", self.weight_decay),
-        ];
-        if let Some((name, value)) = shares.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
-            return Err(bad_input(format!("{name} = {value} is out of range; set it to a number from 0 to 1")));
-        }
+        self.optimizer().check()?;
         if !self.heads.is_multiple_of(self.key_value_heads) {
             return Err(bad_input(format!(
                 "heads = {} is no multiple of key-value-heads = {}",
@@ -247,7 +249,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                     progress.step, config.learning_rate
                 )));
             }
-            moments.step(config, progress.step, steps, &mut model.parameters, gradients, targets);
+            moments.step(&config.optimizer(), progress.step, steps, &mut model.parameters, gradients, targets);
             progress.count(steps, batch.rows() as u64, loss, targets);
             if saved.elapsed() >= INTERVAL || progress.step.is_multiple_of(epoch_steps) {
                 draft.checkpoint(STATE, &state::to_bytes(&model.parameters, &moments, &progress)?)?;

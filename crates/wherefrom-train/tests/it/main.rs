@@ -1,5 +1,7 @@
 //! Both stages through the store, as the pipeline runs them.
 
+mod truth;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ use wherefrom_artifact::{
     Artifact, Draft, Error, Example, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
 };
 use wherefrom_stage::Exec;
-use wherefrom_train::{generate, train};
+use wherefrom_train::course::Training;
+use wherefrom_train::{fine_tune, generate, train};
 
 const VOCABULARY: usize = 24;
 const CONTEXT: usize = 12;
@@ -267,4 +270,82 @@ fn generate_continues_prompts_and_passes_the_rest_through() {
     assert_eq!(one, draw("one-again", 1));
     assert_ne!(one, two);
     assert!(one.iter().all(|row| row.input_ids.len() <= CONTEXT && row.target_mask.contains(&true)));
+}
+
+impl Bench {
+    fn fine_tune(&self, store: &str, config: &fine_tune::Config, model: &Path, exec: &Exec) -> Result<PathBuf> {
+        let tokens = self.tokens("tokens", &[&corpus()]);
+        let beside = [Some(model.join("tokenizer.json")), Some(model.join("generation_config.json"))];
+        let inputs = fine_tune::Inputs { tokens, model: model.into(), beside };
+        self.produce(store, Kind::Model, serde_json::to_value(config)?, |draft| {
+            fine_tune::run(config, &inputs, exec, draft)
+        })
+    }
+}
+
+fn further() -> fine_tune::Config {
+    let training = Training { epochs: 2, batch_rows: 6, learning_rate: 0.003, seed: 1, ..Training::default() };
+    fine_tune::Config { training, ..Default::default() }
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_checkpoint_is_trained_further_and_resumes_where_it_was() {
+    let bench = Bench::new();
+    let base = bench.train("base", &config(2), &corpus(), &Exec::default()).unwrap();
+    let config = fine_tune::Config { checkpoints: 2, ..further() };
+    let whole = bench.fine_tune("whole", &config, &base, &Exec::default()).unwrap();
+    let tokens: u64 = corpus().iter().map(|row| row.input_ids.len() as u64).sum();
+    let exec = Exec { reporter: Arc::new(Killer(AtomicU64::new(tokens))), ..Exec::default() };
+    assert!(catch_unwind(AssertUnwindSafe(|| bench.fine_tune("killed", &config, &base, &exec))).is_err());
+    let resumed = bench.fine_tune("killed", &config, &base, &Exec::default()).unwrap();
+    let (one, other) = (Manifest::read(&whole).unwrap(), Manifest::read(&resumed).unwrap());
+    assert_eq!((&one.parts, &one.summary), (&other.parts, &other.summary));
+
+    let device = wherefrom_model::resolve_device("cpu").unwrap();
+    let load = |folder: &Path| wherefrom_model::Model::load(folder, &device).unwrap();
+    let kept: Vec<_> = ["000004", "000009"].map(|step| whole.join("checkpoints").join(step)).into();
+    let states = [weights(&base), weights(&kept[0]), weights(&kept[1]), weights(&whole)];
+    assert!((0..4).all(|one| (0..one).all(|other| states[one] != states[other])), "every state is another");
+    kept.iter().for_each(|folder| assert_eq!(load(folder).config, load(&base).config));
+    let loss = one.summary["final_loss"].as_f64().unwrap();
+    assert!(loss < one.summary["loss_curve"][0][2].as_f64().unwrap(), "{:?}", one.summary);
+}
+
+#[test]
+fn an_example_of_weight_zero_is_not_learnt_from_and_moves_no_other() {
+    let bench = Bench::new();
+    let base = bench.train("base", &config(1), &corpus(), &Exec::default()).unwrap();
+    let tuned = |store: &str, weights: &[(u64, f32)]| {
+        let config = fine_tune::Config { weights: weights.iter().copied().collect(), ..further() };
+        bench.fine_tune(store, &config, &base, &Exec::default())
+    };
+    let plain = weights(&tuned("plain", &[]).unwrap());
+    assert_eq!(plain, weights(&tuned("one", &[(3, 1.0)]).unwrap()));
+    let without = weights(&tuned("without", &[(3, 0.0)]).unwrap());
+    assert_ne!(plain, without);
+    let every: Vec<_> = (0..40).map(|example| (example, 0.0)).collect();
+    let nothing = difference(&weights(&tuned("nothing", &every).unwrap()), &weights(&base));
+    assert!(nothing < 0.003, "nothing but weight decay: {nothing}");
+    let error = tuned("unknown", &[(40, 0.0)]).unwrap_err();
+    assert!(error.to_string().contains("no example 40"), "{error}");
+    let error = tuned("negative", &[(1, -1.0)]).unwrap_err();
+    assert!(error.to_string().contains("weight -1"), "{error}");
+}
+
+/// The largest difference of two checkpoints' numbers, over the largest number.
+fn difference(one: &[u8], other: &[u8]) -> f32 {
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let mut tensors = file.tensors();
+        tensors.sort_by(|one, other| one.0.cmp(&other.0));
+        let float = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+        tensors.iter().flat_map(|(_, view)| view.data().chunks_exact(4).map(float)).collect()
+    };
+    let (one, other) = (values(one), values(other));
+    let largest = one.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    one.iter().zip(&other).fold(0.0_f32, |most, (one, other)| most.max((one - other).abs())) / largest
 }

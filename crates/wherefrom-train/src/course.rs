@@ -1,0 +1,269 @@
+//! A training run that can be told again with other weights on its examples: which rows each step reads never changes.
+//!
+//! ```text
+//! loss of a step  =  sum over its rows n of w_n L_n  /  targets of its rows
+//! ```
+//!
+//! L_n is the summed cross-entropy of row n, and w_n = 1 unless somebody asks what would have been: 0 takes the row out,
+//! 2 is one more copy. Neither batches nor steps nor the denominator know of the weights.
+
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use wherefrom_artifact::{Artifact, Example, Tokens, bad_input};
+use wherefrom_linalg::random::uniform;
+use wherefrom_model::{Batch, Model, Parameters, Sequence};
+
+use crate::adam::{AdamW, Moments};
+
+/// Tokens whose activations are held at once, in a narrow model; a step may have more.
+const PIECE_TOKENS: usize = 4096;
+/// Bytes of those activations at most.
+const PIECE_BYTES: usize = 1 << 30;
+
+/// How a checkpoint is trained further.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Training {
+    /// Passes over the rows, all in one order.
+    pub epochs: usize,
+    /// Rows of a step.
+    pub batch_rows: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps in which the learning rate rises.
+    pub warmup_share: f64,
+    /// Learning rate of the last step over the peak; 1 keeps it constant.
+    pub minimum_learning_rate_share: f64,
+    /// AdamW's b1 and b2.
+    pub betas: [f64; 2],
+    /// Added to AdamW's root.
+    pub eps: f64,
+    /// Added under AdamW's root: what makes the run differentiable where a gradient vanishes.
+    pub eps_root: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Longest gradient of the mean loss; without it nothing is clipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Of the order of the rows.
+    pub seed: u64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch_rows: 16,
+            learning_rate: 1e-4,
+            warmup_share: 0.1,
+            minimum_learning_rate_share: 0.1,
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            eps_root: 0.0,
+            weight_decay: 0.01,
+            clip: None,
+            seed: 0,
+        }
+    }
+}
+
+impl Training {
+    pub(crate) fn optimizer(&self) -> AdamW {
+        AdamW {
+            learning_rate: self.learning_rate,
+            warmup_share: self.warmup_share,
+            minimum_share: self.minimum_learning_rate_share,
+            betas: self.betas,
+            epsilon: self.eps,
+            epsilon_root: self.eps_root,
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+        }
+    }
+
+    /// Refuses knobs out of their range.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub fn check(&self) -> Result<()> {
+        let counts = [("epochs", self.epochs), ("batch-rows", self.batch_rows)];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(bad_input(format!("{name} = 0 is out of range; set it to 1 or more")));
+        }
+        self.optimizer().check()
+    }
+}
+
+/// A configuration that has the knobs of [`Training`] beside its own, `names`: serde's `flatten` alone would take any name.
+///
+/// # Errors
+/// As serde, for the knob at fault.
+pub fn with_training<C: DeserializeOwned>(knobs: Value, names: &[&str]) -> serde_json::Result<C> {
+    let mut rest = knobs.clone();
+    if let Some(rest) = rest.as_object_mut() {
+        names.iter().for_each(|name| drop(rest.remove(*name)));
+    }
+    serde_json::from_value::<Training>(rest)?;
+    serde_json::from_value(knobs)
+}
+
+/// Rows and steps of a run.
+#[derive(Debug, Clone)]
+pub struct Course {
+    examples: Vec<Example>,
+    /// Targets of each row.
+    targets: Vec<usize>,
+    /// Rows of each step of an epoch.
+    batches: Vec<Vec<usize>>,
+    epochs: usize,
+    adam: AdamW,
+}
+
+/// A model on its way.
+#[derive(Debug, Clone)]
+pub struct Learner {
+    /// The model as it is.
+    pub model: Model,
+    pub(crate) moments: Moments,
+}
+
+impl Learner {
+    /// Before the first step.
+    pub fn new(model: Model) -> Self {
+        Self { moments: Moments::zeros(&model.parameters), model }
+    }
+}
+
+impl Course {
+    /// Every row of the tokens that has a target, in the order of `training.seed`.
+    ///
+    /// # Errors
+    /// Rows that cannot be learnt from: of contrasts, or longer than the model's context.
+    pub fn new(training: &Training, tokens: &Artifact<Tokens>, model: &Model) -> Result<Self> {
+        training.check()?;
+        let mut examples = Vec::new();
+        for example in tokens.rows::<Example>()? {
+            let mut example = example?;
+            let (row, length, most) =
+                (example.example, example.longest_segment(), model.config.max_position_embeddings);
+            if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
+                return Err(bad_input(format!(
+                    "row {row} of the tokens has a segment of weight {weight}: it is a query, and what it says against a \
+                     text cannot be learnt; train on rows of text"
+                )));
+            }
+            if length > most {
+                return Err(bad_input(format!(
+                    "row {row} of the tokens has {length} tokens, the model has {most} positions; set max-tokens of the \
+                     tokenize step to that or less"
+                )));
+            }
+            example.text = String::new();
+            if example.target_mask.contains(&true) {
+                examples.push(example);
+            }
+        }
+        if examples.is_empty() {
+            return Err(bad_input("the tokens have no targets, so there is nothing to learn; give rows of text"));
+        }
+        let mut order: Vec<_> = (0..examples.len()).collect();
+        let place = |index: &usize| uniform(training.seed, 0, *index as u64);
+        order.sort_by(|left, right| place(left).total_cmp(&place(right)).then(left.cmp(right)));
+        let batches = order.chunks(training.batch_rows).map(<[usize]>::to_vec).collect();
+        Ok(Self::of(examples, batches, training))
+    }
+
+    /// Given rows in given batches, begun again when they end.
+    pub fn of(examples: Vec<Example>, batches: Vec<Vec<usize>>, training: &Training) -> Self {
+        let count = |example: &Example| example.target_mask.iter().filter(|&&target| target).count();
+        let targets = examples.iter().map(count).collect();
+        Self { examples, targets, batches, epochs: training.epochs, adam: training.optimizer() }
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        (self.batches.len() * self.epochs) as u64
+    }
+
+    /// The rows that are learnt from.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// Tokens of a step.
+    pub fn tokens(&self, step: u64) -> usize {
+        self.batch(step).iter().map(|&row| self.examples[row].input_ids.len()).sum()
+    }
+
+    fn batch(&self, step: u64) -> &[usize] {
+        &self.batches[(step % self.batches.len() as u64) as usize]
+    }
+
+    /// Takes a step, each example with the weight that `weight` gives its number. The summed loss, weighted, before it; and
+    /// the targets that it is divided by.
+    ///
+    /// # Errors
+    /// A loss that is no number.
+    pub fn step(&self, learner: &mut Learner, step: u64, weight: &dyn Fn(u64) -> f32) -> Result<(f64, usize)> {
+        let batch = self.batch(step);
+        let targets = batch.iter().map(|&row| self.targets[row]).sum();
+        let (gradients, loss) = self.gradients(&learner.model, batch, weight)?;
+        if !loss.is_finite() {
+            return Err(bad_input(format!(
+                "the loss is {loss} after {step} of {} steps; lower learning-rate = {}",
+                self.steps(),
+                self.adam.learning_rate
+            )));
+        }
+        let parameters = &mut learner.model.parameters;
+        learner.moments.step(&self.adam, step, self.steps(), parameters, gradients, targets);
+        Ok((loss, targets))
+    }
+
+    /// The gradient of the weighted sum, piece by piece, and the sum. What has no weight is not run.
+    fn gradients(&self, model: &Model, batch: &[usize], weight: &dyn Fn(u64) -> f32) -> Result<(Parameters, f64)> {
+        let most = model.batch_tokens(PIECE_TOKENS, PIECE_BYTES);
+        let mut rows = batch.iter().map(|&row| (&self.examples[row], weight(self.examples[row].example)));
+        let (mut sum, mut total): (Option<Parameters>, f64) = (None, 0.0);
+        let mut piece: Vec<(&Example, Vec<f32>)> = Vec::new();
+        let mut tokens = 0;
+        loop {
+            let next = rows.by_ref().find(|(_, weight)| *weight != 0.0);
+            let length = next.map_or(usize::MAX, |(example, _)| example.input_ids.len());
+            if !piece.is_empty() && tokens + length.min(most + 1) > most {
+                let sequences: Vec<_> = piece.iter().map(|(example, weights)| sequence(example, weights)).collect();
+                let (gradients, loss, _) = model.parameter_gradients(&Batch::new(&sequences, &model.device))?;
+                total += loss;
+                sum = Some(match sum {
+                    Some(sum) => added(sum, gradients),
+                    None => gradients,
+                });
+                piece.clear();
+                tokens = 0;
+            }
+            let Some((example, weight)) = next else { break };
+            piece.push((example, example.parts().map(|(_, own)| own * weight).collect()));
+            tokens += length;
+        }
+        let zeros = || model.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect();
+        Ok((sum.unwrap_or_else(zeros), total))
+    }
+}
+
+fn sequence<'a>(example: &'a Example, weights: &'a [f32]) -> Sequence<'a> {
+    let Example { example, input_ids, target_mask, segments, .. } = example;
+    Sequence { example: *example, input_ids, target_mask, segments, weights }
+}
+
+fn added(mut sum: Parameters, gradients: Parameters) -> Parameters {
+    for (name, gradient) in gradients {
+        let gradient = match sum.remove(&name) {
+            Some(before) => before + gradient,
+            None => gradient,
+        };
+        sum.insert(name, gradient);
+    }
+    sum
+}
