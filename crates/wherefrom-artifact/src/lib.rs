@@ -48,5 +48,5 @@ pub use store::disk::{digest, files, rename, replace, unique, used, write_atomic
 pub use store::draft::Draft;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
-pub use units::{bytes, flops, parse_bytes, utc};
+pub use units::{bytes, duration, flops, parse_bytes, utc};
 pub use visible::{visible, visible_after};

@@ -15,6 +15,25 @@ pub fn flops(flops: f64) -> String {
     scaled(flops, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP", "YFLOP"])
 }
 
+/// `40 s`, `12 min`, `3.5 h`, `9 days`: two figures.
+pub fn duration(seconds: f64) -> String {
+    let round = |value: f64, unit: &str| match value {
+        value if value < 9.95 => format!("{value:.1} {unit}"),
+        value if value < 99.5 => format!("{value:.0} {unit}"),
+        value => {
+            let tens = 10f64.powf(value.log10().floor() - 1.0);
+            format!("{:.0} {unit}", (value / tens).round() * tens)
+        }
+    };
+    match seconds {
+        seconds if seconds < 0.95 => "< 1 s".into(),
+        seconds if seconds < 99.5 => format!("{seconds:.0} s"),
+        seconds if seconds < 99.5 * 60.0 => round(seconds / 60.0, "min"),
+        seconds if seconds < 99.5 * 3600.0 => round(seconds / 3600.0, "h"),
+        seconds => round(seconds / 86400.0, "days"),
+    }
+}
+
 /// Bytes of `6GB`, `1.5 GiB`, `500MB` or `1000000`.
 ///
 /// # Errors
@@ -91,6 +110,8 @@ mod tests {
         for wrong in ["", "GB", "6 parsecs", "-1GB", "0"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
+        let said = [0.2, 1.2, 59.0, 130.0, 5400.0, 1e4, 1e6, 1e9].map(duration);
+        assert_eq!(said, ["< 1 s", "1 s", "59 s", "2.2 min", "90 min", "2.8 h", "12 days", "12000 days"]);
         assert_eq!((bytes(1.52e10), flops(2.5e21)), ("15.2 GB".into(), "2.5 ZFLOP".into()));
     }
 }

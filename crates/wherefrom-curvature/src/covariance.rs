@@ -26,7 +26,6 @@ pub static STAGE: Stage<Config> = Stage {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
         several_passes: true,
-        remedy: "give more --memory, choose fewer modules at a time (modules-per-pass), or set blocks of the covariance step",
         ..About::new("covariance", VERSION)
     },
     roles: &[Role::required("tokens", &[Kind::Tokens])],

@@ -28,12 +28,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `index`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About {
-        model: Checkpoint::Runs,
-        inherits: &["precision"],
-        remedy: "choose fewer modules, or set blocks of the covariance step",
-        ..About::new("index", VERSION)
-    },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("index", VERSION) },
     roles: &[
         Role::required("tokens", &[Kind::Tokens]),
         Role::required("eigenbasis", &[Kind::Eigenbasis]),

@@ -28,10 +28,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `precondition`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About {
-        remedy: "lower rank, set blocks of the covariance step, or ask fewer queries at a time",
-        ..About::new("precondition", VERSION)
-    },
+    about: About::new("precondition", VERSION),
     roles: &[
         Role::required("gradients", &[Kind::Gradients]),
         Role::when("eigenbasis", &[Kind::Eigenbasis], |config| config.method.uses_eigenbasis()),

@@ -32,10 +32,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score-index`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About {
-        remedy: "ask fewer queries at a time, or set fewer dimensions of the coordinates step",
-        ..About::new("score-index", VERSION)
-    },
+    about: About::new("score-index", VERSION),
     roles: &[
         Role::required("queries", &[Kind::Gradients]),
         Role::required("index", &[Kind::Index]),

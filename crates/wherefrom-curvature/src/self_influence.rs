@@ -33,7 +33,6 @@ pub static STAGE: Stage<Config> = Stage {
     about: About {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
-        remedy: "choose fewer modules, or set blocks of the covariance step",
         ..About::new("self-influence", VERSION)
     },
     roles: &[

@@ -29,12 +29,7 @@ const RUN: usize = 2 << 30;
 
 /// The stage `gradients`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About {
-        model: Checkpoint::Runs,
-        inherits: &["modules", "precision"],
-        remedy: "ask fewer or shorter queries, or choose fewer modules",
-        ..About::new("gradients", VERSION)
-    },
+    about: About { model: Checkpoint::Runs, inherits: &["modules", "precision"], ..About::new("gradients", VERSION) },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: serde_json::from_value,
     check: |_| Ok(()),

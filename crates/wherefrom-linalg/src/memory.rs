@@ -1,4 +1,4 @@
-//! How much memory there is, and how the C library keeps what was freed.
+//! What the processor is, how much memory there is, and how the C library keeps what was freed.
 
 use sysinfo::System;
 
@@ -18,6 +18,13 @@ pub fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
+}
+
+/// As the processor calls itself, where the system says.
+pub fn processor() -> Option<String> {
+    let mut system = System::new();
+    system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
+    Some(system.cpus().first()?.brand().trim().to_string()).filter(|name| !name.is_empty())
 }
 
 fn memory(machine: impl Fn(&System) -> u64, container: impl Fn(&sysinfo::CGroupLimits) -> u64) -> Option<u64> {

@@ -46,4 +46,4 @@ pub use sizes::Sizes;
 pub use taps::Tap;
 pub use weights::{INDEX, Parameters, check, unpickle, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;
-pub use wherefrom_linalg::memory::{available_bytes, peak_bytes};
+pub use wherefrom_linalg::memory::{available_bytes, peak_bytes, processor};

@@ -16,6 +16,8 @@ pub struct Sizes {
     pub modules: Vec<Module>,
     /// Multiply-adds of one token on its way forward: every linear map, and the vocabulary head.
     pub forward: f64,
+    /// Those of the head alone.
+    pub head: f64,
     /// Sum of in · out over the attributed modules.
     pub products: f64,
     /// Sum of in + out over the attributed modules.
@@ -33,6 +35,7 @@ impl Sizes {
         Some(Self {
             footprint: Footprint::new(&outline, batch_tokens),
             forward: outline.modules().iter().map(product).sum::<f64>() + head,
+            head,
             products: modules.iter().map(product).sum(),
             sums: modules.iter().map(|module| (module.in_features + module.out_features) as f64).sum(),
             modules,

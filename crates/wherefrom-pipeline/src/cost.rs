@@ -1,13 +1,22 @@
-//! What a plan will cost: memory, disk and floating point operations of each step, as its stage says.
+//! What a plan will cost: memory, disk, floating point operations and seconds of each step, as its stage says.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use wherefrom_artifact::{State, bytes, parse_bytes};
-use wherefrom_stage::{Cost, Device, Exec, Machine, Planned};
+use wherefrom_artifact::{Kind, Manifest, State, parse_bytes};
+use wherefrom_stage::{Cost, Device, Exec, Machine, Planned, Size};
 
 use crate::plan::Plan;
+use crate::probe::Probe;
+use crate::rates::{self, Basis, Known, Time, Work};
+use crate::size;
 use crate::step::{Source, Step};
+
+/// Operations that no machine takes long for: nothing is measured for so few.
+const FEW: f64 = 1e11;
+/// Operations a second that any machine has.
+const SLOW: f64 = 1e10;
 
 /// What a plan says of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,7 +25,9 @@ pub struct Estimate {
     pub name: String,
     /// What is still to be done; none where it is cached.
     pub cost: Option<Cost>,
-    /// Where the machine is too small for it: the remedy.
+    /// How long that takes on this machine; none where nobody knows.
+    pub time: Option<Time>,
+    /// Where the machine is too small for it: what to change. Said once where it is the same of several steps.
     pub warning: Option<String>,
 }
 
@@ -43,28 +54,79 @@ pub fn parse_machine(text: &str) -> Result<Machine, String> {
 impl Plan {
     /// Every step's cost on that machine, in order.
     pub fn estimates(&self, machine: &Machine) -> Vec<Estimate> {
-        let mut planned: Vec<Arc<Planned>> = Vec::new();
-        for step in &self.steps {
-            planned.push(Arc::new(self.planned(step, &planned)));
-        }
-        self.steps.iter().zip(&planned).map(|(step, planned)| estimate(step, planned, machine)).collect()
+        self.estimated(&self.planned(true), machine)
     }
 
-    /// What is known of a step, given the same of those before it.
-    fn planned(&self, step: &Step, before: &[Arc<Planned>]) -> Planned {
-        let wires = step.wires.iter().filter(|wire| wire.used).map(|wire| (&wire.role[..], &wire.source));
-        let sources = wires.chain(step.model.iter().map(|model| ("model", model)));
-        let inputs = sources.filter_map(|(role, source)| match source {
-            Source::Step(index) => Some((role.to_string(), before[*index].clone())),
-            _ => None,
-        });
-        Planned {
-            config: step.config().clone(),
-            size: self.size(Some(step)),
-            model: self.model_json(step),
-            modules_per_pass: step.modules_per_pass,
-            inputs: inputs.collect(),
+    /// The same on the machine of `exec`, with the time that it takes there: by earlier runs, or else by a measurement of some
+    /// seconds, which the store keeps.
+    pub fn timed_estimates(&self, exec: &Exec) -> Vec<Estimate> {
+        let planned = self.planned(true);
+        let mut estimates = self.estimated(&planned, &this_machine(exec));
+        let machine = rates::machine(&exec.device);
+        let work: Vec<Option<Work>> = (self.steps.iter().zip(&planned).zip(&estimates))
+            .map(|((step, planned), estimate)| Work::new(step.stage, planned, estimate.cost.as_ref()?, &machine))
+            .collect();
+        let computed = work.iter().flatten().filter(|work| work.computes()).map(|work| work.amount).sum::<f64>();
+        let mut known = Known::new(&self.store, machine);
+        if computed > FEW {
+            let kinds = self.steps.iter().map(|step| step.kind);
+            let all: Vec<(Kind, Arc<Planned>)> = kinds.zip(planned.iter().cloned()).collect();
+            let mut probes: Vec<Probe> = Vec::new();
+            for (work, planned) in work.iter().zip(&planned) {
+                if work.as_ref().is_some_and(|work| known.time(work).is_none()) {
+                    probes.extend(Probe::new(planned, &all).filter(|probe| !probes.contains(probe)));
+                }
+            }
+            let measure = |probe: Probe| probe.run(&self.store, exec).and_then(|measured| known.keep(measured));
+            if let Some(error) = probes.into_iter().map(measure).find_map(Result::err) {
+                exec.reporter
+                    .warn(&format!("this machine could not be measured, so that not all times are known: {error:#}"));
+            }
         }
+        for (estimate, work) in estimates.iter_mut().zip(&work) {
+            let assumed = |work: &Work| Time { seconds: work.amount / SLOW, basis: Basis::Assumed };
+            let time = |work| known.time(work).or_else(|| (computed <= FEW).then(|| assumed(work)));
+            estimate.time = work.as_ref().and_then(time);
+        }
+        estimates
+    }
+
+    fn estimated(&self, planned: &[Arc<Planned>], machine: &Machine) -> Vec<Estimate> {
+        let steps = self.steps.iter().zip(planned);
+        let mut estimates: Vec<_> = steps.map(|(step, planned)| estimate(step, planned, machine)).collect();
+        self.advise(&mut estimates, planned, machine);
+        estimates
+    }
+
+    /// What is known of every step. Tokens that are not there yet are guessed, or have no size.
+    fn planned(&self, guess: bool) -> Vec<Arc<Planned>> {
+        let mut planned: Vec<Arc<Planned>> = Vec::new();
+        for step in &self.steps {
+            let wires = step.wires.iter().filter(|wire| wire.used).map(|wire| (&wire.role[..], &wire.source));
+            let sources = wires.chain(step.model.iter().map(|model| ("model", model)));
+            let inputs = sources.filter_map(|(role, source)| match source {
+                Source::Step(index) => Some((role.to_string(), planned[*index].clone())),
+                Source::Artifact { folder, .. } => Some((role.to_string(), Arc::new(outside(folder)?))),
+                Source::File { .. } => None,
+            });
+            let inputs: Vec<_> = inputs.collect();
+            let (size, assumed) = self.size(step, &inputs, guess);
+            let (config, model) = (step.config().clone(), self.model_json(step));
+            let modules_per_pass = step.modules_per_pass;
+            planned.push(Arc::new(Planned { config, size, assumed, model, modules_per_pass, inputs }));
+        }
+        planned
+    }
+
+    /// The work of a step whose inputs are there; `made` is how many tokens and rows it has made, of a step that makes tokens.
+    pub(crate) fn work(&self, step: &Step, machine: &Machine) -> Option<impl FnOnce(Option<Size>) -> Option<Work>> {
+        let index = self.steps.iter().position(|other| other.name == step.name)?;
+        let mut planned = Planned::clone(&self.planned(false)[index]);
+        let (configured, machine, stage) = (step.configured.clone()?, machine.clone(), step.stage);
+        Some(move |made: Option<Size>| {
+            planned.size = made.unwrap_or(planned.size);
+            Work::new(stage, &planned, &configured.cost(&planned, &machine), &rates::machine(&machine.device))
+        })
     }
 
     /// The `config.json` of the model that the step runs or makes: read from its folder, or as it will be.
@@ -87,16 +149,21 @@ impl Plan {
     }
 }
 
+/// What is known of an artifact that no step of the plan makes.
+fn outside(folder: &Path) -> Option<Planned> {
+    let manifest = Manifest::read(folder).ok()?;
+    let size = if manifest.kind == Kind::Tokens { size::measured(&manifest) } else { Size::default() };
+    Some(Planned { config: manifest.recipe.config, size, ..Planned::default() })
+}
+
 fn estimate(step: &Step, planned: &Planned, machine: &Machine) -> Estimate {
     let name = step.name.clone();
     let (State::Missing | State::Partial(..), Some(configured)) = (step.state, &step.configured) else {
         return Estimate { name, ..Estimate::default() };
     };
-    let cost = configured.cost(planned, machine);
-    let exceeds = machine.memory.filter(|&memory| cost.memory > memory as f64);
-    let warning = exceeds.map(|memory| {
-        let (needs, has) = (bytes(cost.memory), bytes(memory as f64));
-        format!("step `{name}` needs {needs} where {has} may be held: {}", step.stage.remedy())
-    });
-    Estimate { name, cost: Some(cost), warning }
+    let mut cost = configured.cost(planned, machine);
+    if let Some(assumed) = planned.assumed.as_ref().filter(|_| cost.note.is_empty()) {
+        cost.note.clone_from(assumed);
+    }
+    Estimate { name, cost: Some(cost), ..Estimate::default() }
 }

@@ -99,6 +99,13 @@ impl Plan {
         self.hub.iter().filter(|file| file.found.is_err())
     }
 
+    /// What is not here and `run` fetches, by step.
+    pub(crate) fn fetched(&self) -> impl Iterator<Item = (&str, &str)> {
+        let online = !Hub::from_env().is_offline();
+        let absent = self.absent().filter(move |_| online);
+        absent.filter_map(|file| Some((&*file.step, &**file.found.as_ref().err()?)))
+    }
+
     /// Name to commit, of what `step` reads from the hub, or all steps.
     pub(crate) fn commits(&self, step: Option<&str>) -> BTreeMap<String, String> {
         let files = self.hub.iter().filter(|file| step.is_none_or(|step| file.step == step));

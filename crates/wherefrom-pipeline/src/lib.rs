@@ -5,6 +5,7 @@
 //!
 //! [`Plan::read`] finds every problem before anything is computed; [`Plan::run`] makes what is missing.
 
+mod advice;
 mod belong;
 mod context;
 mod cost;
@@ -17,7 +18,9 @@ mod hub;
 mod init;
 mod paths;
 mod plan;
+mod probe;
 mod problems;
+mod rates;
 mod reader;
 mod records;
 mod run;
@@ -34,6 +37,7 @@ pub use hub::model_folder;
 pub use init::{Init, init};
 pub use paths::{Why, pipeline_name, pipeline_path, store};
 pub use plan::Plan;
+pub use rates::{Basis, Time};
 pub use records::{Outcome, Progress, Record, Recorded, RecordedStep, records};
 pub use run::Done;
 pub use single::{Single, run_stage};

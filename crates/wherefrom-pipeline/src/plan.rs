@@ -96,6 +96,37 @@ impl Plan {
         Problems::of(&self.sets).check(lacking)
     }
 
+    /// Refuses a plan that cannot run: each thing that is not there once, with what to do. What `run` fetches is no such thing,
+    /// and neither are the weights of a model whose `config.json` is there: see [`Plan::bare_models`].
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`].
+    pub fn complete(&self) -> Result<()> {
+        let bare = |name: &str, what: &str| {
+            let step = self.steps.iter().find(|step| step.name == name);
+            what.starts_with("`model`") && step.is_some_and(|step| self.bare_model(step).is_some())
+        };
+        let fetched: Vec<_> = self.fetched().collect();
+        let lacking = self.lacking().filter(|&(name, what)| !bare(name, what) && !fetched.contains(&(name, what)));
+        let lacking: Vec<_> = lacking.map(|(name, what)| Problem::of_step(name, what)).collect();
+        self.refuse(&lacking)
+    }
+
+    /// Folders of models that are planned from their `config.json` alone.
+    pub fn bare_models(&self) -> Vec<PathBuf> {
+        let mut folders: Vec<_> =
+            self.steps.iter().filter_map(|step| self.bare_model(step)).map(Path::to_path_buf).collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// The folder of the step's model, if it has a `config.json` and no weights.
+    fn bare_model<'a>(&self, step: &'a Step) -> Option<&'a Path> {
+        let Some(Source::File { path, digest: None }) = &step.model else { return None };
+        (path.join("config.json").exists() && !has_weights(path)).then_some(path)
+    }
+
     /// As [`Plan::wanted`]. Refused while files of theirs are missing.
     pub(crate) fn ready(&self, to: Option<&str>) -> Result<Vec<usize>> {
         let wanted = self.wanted(to)?;
@@ -186,8 +217,15 @@ impl Plan {
 
     fn reason(&self, step: &Step, recipe: Option<&Recipe>, state: State, lock: &toml::Table) -> String {
         let Some(recipe) = recipe else {
-            let own = self.lacking().find(|(name, _)| name == &step.name);
-            return own.map_or_else(|| "an input of an input is not there".into(), |(_, what)| what.into());
+            if self.bare_model(step).is_some() {
+                return "the weights are not there".into();
+            }
+            if let Some(fetched) = self.fetched().find(|(name, _)| *name == step.name) {
+                return fetched.1.into();
+            }
+            let own = self.lacking().find(|(name, _)| *name == step.name);
+            let role = own.and_then(|(_, what)| what.split('`').nth(1));
+            return role.map_or_else(|| "waits for what is not there".into(), |role| format!("no {role}: see below"));
         };
         match state {
             State::Cached => return "cached".into(),
@@ -213,6 +251,13 @@ impl Plan {
         let text = std::fs::read_to_string(self.runs_folder().join("lock.toml")).unwrap_or_default();
         toml::from_str(&text).unwrap_or_default()
     }
+}
+
+/// Whether a folder has a file of weights, of whatever kind, or a list of them.
+fn has_weights(folder: &Path) -> bool {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let endings = [".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf"];
+    names.into_iter().any(|name| endings.iter().any(|ending| name.to_string_lossy().ends_with(ending)))
 }
 
 /// What differs between two recipes, in the words of a pipeline.

@@ -11,7 +11,7 @@ use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
-use wherefrom_stage::{Configured, Exec, File, Given};
+use wherefrom_stage::{Configured, Exec, File, Given, Size};
 
 use crate::belong;
 use crate::external::COMMAND;
@@ -121,10 +121,17 @@ impl Plan {
         let (start, model) = (Instant::now(), recipe.model.clone());
         let given = self.given(step)?;
         let exec = &Exec { modules_per_pass: step.modules_per_pass, ..exec.clone() };
+        let (tokens, machine) = (step.kind == Kind::Tokens, crate::this_machine(exec));
+        let work = if step.state == State::Missing { self.work(step, &machine) } else { None };
         let files = Files { store: &self.store, stage: step.stage, files: step.files() };
         let (folder, cached) = self.store.produce(step.kind, recipe, &*exec.reporter, |draft| {
             draft.origin(check_inputs(step.stage, configured, &given, model.as_deref())?);
             files.guard(draft, &*exec.reporter, |draft| fill(configured, &given, exec, draft))?;
+            let count = |name: &str| draft.count(name).unwrap_or(0) as f64;
+            let made = tokens.then(|| Size { tokens: count("tokens"), rows: count("examples") });
+            if let Some(work) = work.and_then(|work| work(made)) {
+                draft.provenance("work", work)?;
+            }
             commits(&self.commits(Some(&step.name)), draft)
         })?;
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })

@@ -1,47 +1,66 @@
-//! How large a step's tokens are: measured where they are there, else guessed.
+//! How large a step's tokens are: measured where they are there, else told from the corpus.
 
-use std::io::Read as _;
-use std::path::Path;
+use std::sync::Arc;
 
 use wherefrom_artifact::{Kind, Manifest};
 use wherefrom_model::{Coverage, Modules, Outline, Selection};
-use wherefrom_stage::Size;
+use wherefrom_stage::{Planned, Size};
+use wherefrom_tokenize::tokenize::Inputs;
+use wherefrom_tokenize::{Estimate, estimate};
 
 use crate::plan::Plan;
-use crate::step::{Source, Step};
+use crate::step::Step;
 
-/// Bytes of a corpus whose lines are counted.
-const BEGINNING: u64 = 1 << 16;
 /// Rows of a corpus that is not there.
 const ROWS: f64 = 10_000.0;
 
-impl Plan {
-    fn wire(&self, step: &Step, role: &str) -> Option<&Step> {
-        step.wires.iter().find(|wire| wire.role == role).and_then(|wire| match wire.source {
-            Source::Step(before) => Some(&self.steps[before]),
-            _ => None,
-        })
-    }
+/// Tokens and rows of a step, and what was assumed.
+type Guess = (Size, Option<String>);
 
-    /// Tokens and rows of the tokens that `step` holds or came from: measured, or guessed from its corpus; of a corpus
-    /// that is not there, 10,000 rows of `max-tokens`.
-    pub(crate) fn size(&self, step: Option<&Step>) -> Size {
-        let Some(step) = step else { return Size::default() };
+impl Plan {
+    /// Tokens and rows of the tokens that `step` holds or came from: measured, or, where `guess`, told from its corpus; of a
+    /// corpus that is not there, 10,000 rows of `max-tokens`. What was assumed comes with it.
+    pub(crate) fn size(&self, step: &Step, inputs: &[(String, Arc<Planned>)], guess: bool) -> Guess {
+        let of = |role: &str| inputs.iter().find(|(name, _)| name == role).map(|(_, step)| step.size);
         if step.kind != Kind::Tokens {
-            return self.size(["gradients", "tokens"].into_iter().find_map(|role| self.wire(step, role)));
+            return (of("gradients").or_else(|| of("tokens")).unwrap_or_default(), None);
         }
         if let Some(manifest) = step.folder(&self.store).and_then(|folder| Manifest::read(&folder).ok()) {
-            return Size { tokens: manifest.count("tokens").unwrap_or(0) as f64, rows: manifest.rows() as f64 };
+            return (measured(&manifest), None);
         }
-        if let Some(before) = self.wire(step, "tokens") {
-            return self.size(Some(before));
+        if let Some(Size { tokens, rows }) = of("tokens") {
+            let new = step.config()["max-new-tokens"].as_f64().unwrap_or(0.0);
+            return (Size { tokens: tokens + new * rows, rows }, None);
         }
-        let most = step.config()["max-tokens"].as_f64().unwrap_or(f64::INFINITY);
+        if guess { self.guess(step) } else { Guess::default() }
+    }
+
+    fn guess(&self, step: &Step) -> Guess {
+        let place = |role: &str| {
+            let wire = step.wires.iter().find(|wire| wire.role == role)?;
+            let path = self.place(&wire.source)?;
+            // What a step makes is a folder.
+            let path = if role == "tokenizer" && path.is_dir() { path.join("tokenizer.json") } else { path };
+            path.exists().then_some(path)
+        };
         let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
-        match corpus.and_then(|path| guess(&path).ok()) {
-            Some(Size { tokens, rows }) => Size { tokens: tokens.min(rows * most), rows },
-            None if most.is_finite() => Size { tokens: ROWS * most, rows: ROWS },
-            None => Size::default(),
+        let inputs = corpus.map(|corpus| Inputs {
+            corpus,
+            tokenizer: place("tokenizer"),
+            chat_template: place("chat-template"),
+        });
+        let found = inputs.and_then(|inputs| estimate(step.config(), &inputs).ok());
+        let most = step.config()["max-tokens"].as_f64();
+        match (found, most) {
+            (Some(Estimate { windows, tokens, encoded }), _) => {
+                let guessed = "tokens guessed at 4 bytes each: the tokenizer is not there";
+                (Size { tokens, rows: windows }, (!encoded).then(|| guessed.into()))
+            }
+            (None, Some(most)) => {
+                let assumed = format!("10,000 rows of {most} tokens assumed: the corpus is not there");
+                (Size { tokens: ROWS * most, rows: ROWS }, Some(assumed))
+            }
+            (None, None) => Guess::default(),
         }
     }
 
@@ -85,14 +104,7 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
     ))
 }
 
-/// Tokens of four bytes, and rows as long as the first ones.
-fn guess(corpus: &Path) -> anyhow::Result<Size> {
-    let files = wherefrom_tokenize::corpus_files(corpus)?;
-    let sizes: Vec<_> = files.iter().map(|file| std::fs::metadata(&file.path)).collect::<Result<_, _>>()?;
-    let bytes = sizes.iter().map(std::fs::Metadata::len).sum::<u64>() as f64;
-    let mut beginning = Vec::new();
-    std::fs::File::open(&files[0].path)?.take(BEGINNING).read_to_end(&mut beginning)?;
-    let lines = beginning.iter().filter(|&&byte| byte == b'\n').count().max(1);
-    let rows = (bytes * lines as f64 / beginning.len().max(1) as f64).ceil();
-    Ok(Size { tokens: bytes / 4.0, rows })
+/// Of tokens that are there.
+pub(crate) fn measured(tokens: &Manifest) -> Size {
+    Size { tokens: tokens.count("tokens").unwrap_or(0) as f64, rows: tokens.rows() as f64 }
 }

@@ -133,14 +133,6 @@ impl Stage {
         }
     }
 
-    /// What helps where a machine is too small for it.
-    pub(crate) fn remedy(self) -> &'static str {
-        match self {
-            Self::Own(stage) => stage.about().remedy,
-            Self::External => "take a machine with more memory",
-        }
-    }
-
     /// What it writes, with these knobs, so far as they say.
     pub(crate) fn writes(self, configured: Option<&dyn Configured>, knobs: &Value) -> Option<Kind> {
         match (self, configured) {

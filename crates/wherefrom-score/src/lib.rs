@@ -21,7 +21,9 @@ use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
     Score, Scores, Span, Tokens, check_training_examples,
 };
-use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Precision, Selection};
+use wherefrom_model::{
+    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Module, Precision, Selection,
+};
 use wherefrom_pass::{Corpus, Units, limit, load, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
@@ -32,12 +34,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About {
-        model: Checkpoint::Runs,
-        inherits: &["precision"],
-        remedy: "lower rank, set blocks of the covariance step, or ask fewer queries at a time",
-        ..About::new("score", VERSION)
-    },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("score", VERSION) },
     roles: &[
         Role::required("queries", &[Kind::Preconditioned]),
         Role::required("tokens", &[Kind::Tokens]),
@@ -411,18 +408,39 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     // A number, or "full".
     let rank = planned.input("queries").map_or(Some(32.0), |step| step.config["rank"].as_f64());
     let query = 4.0 * sizes.query(rank);
+    let footprint = sizes.footprint.total() as f64;
+    let beside = machine.memory.map_or(GPU_QUERY_BYTES as f64, |all| (all as f64 - footprint).max(all as f64 / 4.0));
     let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES } as f64;
-    let held = (queries * query).min(most.max(query));
-    let groups = (queries * query / held.max(1.0)).ceil().max(1.0);
-    // Chosen pairs are few: some hundreds a query.
-    let pairs = if planned.input("candidates").is_some() { 200f64.min(rows) } else { rows };
-    let scanned = if rows > 0.0 { tokens * pairs / rows } else { 0.0 };
-    let work = match rank {
-        Some(_) => 2.0 * scanned * query / 4.0 * queries,
-        None => 2.0 * (scanned + pairs * queries) * query / 4.0,
+    let together = (beside.min(most) / query.max(1.0)).floor().clamp(1.0, queries.max(1.0));
+    let groups = (queries / together).ceil().max(1.0);
+    // Of each query.
+    let pairs = planned.input("candidates").map_or(rows, |candidates| chosen(candidates).min(rows));
+    let scanned = if rows > 0.0 { tokens * rows.min(pairs * queries) / rows } else { 0.0 };
+    let batches = (scanned / machine.batch_tokens as f64).ceil();
+    let by_pairs = config.detail || planned.input("candidates").is_some();
+    let work = |module: &Module| {
+        let (sum, size) =
+            ((module.in_features + module.out_features) as f64, (module.in_features * module.out_features) as f64);
+        match (rank, by_pairs) {
+            (Some(rank), true) => sum * rank * pairs * queries * tokens / rows.max(1.0),
+            (None, true) => size * pairs * queries * tokens / rows.max(1.0),
+            // By way of the tokens or of the gradients: see `wherefrom_linalg::kernels::scan`.
+            (Some(rank), false) => {
+                let by_gradients = size * (scanned + batches * queries * rank + queries * rows);
+                (sum * rank * queries * scanned).min(by_gradients)
+            }
+            (None, false) => size * (scanned + queries * rows),
+        }
     };
+    let work = 2.0 * sizes.modules.iter().map(work).sum::<f64>();
     let row = if config.detail { 1000.0 } else { 12.0 };
     let note = if groups > 1.0 { format!("{groups} groups of queries") } else { String::new() };
-    let memory = sizes.footprint.total() as f64 + held;
-    Cost::new(memory, queries * pairs * row, groups * sizes.scan(tokens) + work).note(note)
+    let flops = groups * sizes.scan(scanned) + work;
+    Cost::new(footprint + together * query, queries * pairs * row, flops).note(note)
+}
+
+/// Pairs of a query that a planned ranking has, both signs, or a filter.
+fn chosen(candidates: &Planned) -> f64 {
+    let signs = if candidates.input("scores").is_some() { 2.0 } else { 1.0 };
+    candidates.config["top"].as_f64().map_or(200.0, |top| signs * top)
 }

@@ -64,6 +64,8 @@ pub struct Planned {
     pub config: Value,
     /// Of the tokens that it writes, or that it goes back to.
     pub size: Size,
+    /// What was assumed for want of a corpus or a tokenizer.
+    pub assumed: Option<String>,
     /// The `config.json` of the checkpoint that it runs or makes.
     pub model: Option<Value>,
     /// Modules summed in one pass over the tokens, where the step says.

@@ -50,22 +50,12 @@ pub struct About {
     pub inherits: &'static [&'static str],
     /// Whether it has the knob [`MODULES_PER_PASS`], which is in no configuration and no key.
     pub several_passes: bool,
-    /// What helps where a machine is too small for it.
-    pub remedy: &'static str,
 }
 
 impl About {
     /// A stage that reads artifacts and nothing else.
     pub const fn new(name: &'static str, version: u32) -> Self {
-        Self {
-            name,
-            version,
-            files: &[],
-            model: Checkpoint::None,
-            inherits: &[],
-            several_passes: false,
-            remedy: "take a machine with more memory, or a smaller model",
-        }
+        Self { name, version, files: &[], model: Checkpoint::None, inherits: &[], several_passes: false }
     }
 
     /// Knobs that are no part of the configuration.

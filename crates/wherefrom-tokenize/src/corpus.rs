@@ -26,6 +26,10 @@ const CHUNK_BYTES: usize = 8 << 20;
 const BUFFER: usize = 1 << 18;
 /// Bytes of the longest row: some three million words.
 pub(crate) const LONGEST_ROW: usize = 16 << 20;
+/// Rows of a table by which the others are judged.
+const FIRST: usize = 64;
+/// Times by which packed text is taken to be longer than the file.
+const PACKED: f64 = 3.0;
 /// Window of `zstd --long=31`, the largest there is: 2 GiB of memory.
 const ZSTD_WINDOW: u32 = 31;
 /// What other files begin with, and what to do with them.
@@ -149,6 +153,44 @@ impl Corpus {
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Bytes of its rows as [`Raw::bytes`] has them, about: of packed files nobody knows.
+    pub(crate) fn unpacked_bytes(&self) -> Result<f64> {
+        let bytes = |file: &CorpusFile| match (file.format, file.packing) {
+            (Format::Parquet, _) => {
+                let mut table = TableRows::open(file, &self.names, 0)?;
+                let (mut rows, mut bytes) = (0, 0);
+                while rows < FIRST
+                    && let Some(row) = table.row()?
+                {
+                    (rows, bytes) = (rows + 1, bytes + Raw::Object(row).bytes());
+                }
+                Ok(table.count() as f64 * bytes as f64 / rows.max(1) as f64)
+            }
+            (_, Packing::None) => Ok(file.bytes as f64),
+            (_, Packing::Gzip | Packing::Zstd) => Ok(PACKED * file.bytes as f64),
+        };
+        self.files.iter().map(bytes).sum()
+    }
+
+    /// Up to `count` places from the beginning of the corpus to its end, each where a row begins that is taken: at even
+    /// distances, or where files begin that are packed, or tables.
+    pub(crate) fn places(&self, count: u32) -> Result<Vec<Place>> {
+        let step = (self.bytes() / u64::from(count)).max(1);
+        let (mut places, mut before, mut next) = (Vec::new(), 0, 0);
+        for (number, file) in self.files.iter().enumerate() {
+            let plain = file.packing == Packing::None && file.format != Format::Parquet;
+            while next < before + file.bytes {
+                let byte = if plain { row_after(file, next - before)? } else { 0 };
+                let row = if byte > 0 { self.every } else { 0 };
+                places.push(Place { file: number, row, byte, line: 0 });
+                next += step;
+            }
+            before += file.bytes;
+        }
+        places.dedup();
+        Ok(places)
     }
 
     /// `FILE:LINE`, or `FILE: row N` of a table.
@@ -372,6 +414,18 @@ pub fn check_rows(corpus: &Path) -> Result<u64> {
     corpus.check(|raw| Row::parse(&raw.raw, corpus.names()).map(drop))
 }
 
+/// Where the first line of a plain file begins that does not begin before `byte`.
+fn row_after(file: &CorpusFile, byte: u64) -> Result<u64> {
+    if byte == 0 {
+        return Ok(0);
+    }
+    let mut opened = File::open(&file.path).with_context(|| format!("read {}", file.path.display()))?;
+    opened.seek(SeekFrom::Start(byte - 1))?;
+    let mut line = Vec::new();
+    let read = BufReader::new(opened).take(LONGEST_ROW as u64).read_until(b'\n', &mut line)?;
+    Ok(byte - 1 + read as u64)
+}
+
 /// What is said of a row that is longer than [`LONGEST_ROW`].
 pub(crate) fn too_long() -> String {
     format!("the row is longer than {} MiB; split it into several", LONGEST_ROW >> 20)
@@ -407,7 +461,7 @@ fn check_first(row: &[u8], format: Format) -> Result<(), String> {
 
 impl Raw {
     /// How much memory it takes, about.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         fn of(value: &Json) -> usize {
             match value {
                 Json::String(text) => text.len(),

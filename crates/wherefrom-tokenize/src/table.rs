@@ -97,6 +97,11 @@ impl TableRows {
         Ok(Self { path, file: opened, metadata, mask, unreadable, group, skip, reader, batch, next })
     }
 
+    /// Rows of the file.
+    pub(crate) fn count(&self) -> u64 {
+        self.metadata.metadata().row_groups().iter().map(|group| group.num_rows().cast_unsigned()).sum()
+    }
+
     /// The next row; a row that is too long is said to be one.
     pub(crate) fn row(&mut self) -> Result<Option<Result<Object, String>>> {
         while self.batch.as_ref().is_none_or(|batch| self.next == batch.num_rows()) {

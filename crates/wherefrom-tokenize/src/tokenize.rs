@@ -127,7 +127,7 @@ impl Config {
         Names::new(&self.column, &self.columns).map(drop)
     }
 
-    fn day(&self) -> Result<Option<Date>> {
+    pub(crate) fn day(&self) -> Result<Option<Date>> {
         self.date.as_deref().map(Date::parse).transpose()
     }
 }
@@ -230,8 +230,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             "the tokenizer has a dropout of {dropout}, with which the tokens of a text are others each time; it is off here"
         ));
     }
-    let max = if config.windows == Windowing::Truncate { config.max_tokens } else { usize::MAX };
-    let windows = Windows { config, max, encoder: encoder.as_ref(), chat: chat.as_ref() };
+    let windows = Windows::new(config, encoder.as_ref(), chat.as_ref());
     let spans = draft.plan(|| survey(&corpus, &windows, exec))?;
 
     let rows = |present: bool| {
@@ -302,7 +301,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
 }
 
 /// The windows of each row of `chunk`.
-fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Result<Vec<Window>, String>> {
+pub(crate) fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Result<Vec<Window>, String>> {
     let documents = windows.config.windows != Windowing::Truncate;
     let of = |raw: &RawRow| {
         let row = Row::parse(&raw.raw, corpus.names())?;
@@ -326,21 +325,21 @@ fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]) -> Vec<Re
 }
 
 /// Windows of rows to windows of the artifact: the same, or packed.
-struct Maker<'a> {
+pub(crate) struct Maker<'a> {
     packer: Option<Packer<'a>>,
     /// Windows that are finished.
-    ready: Vec<Example>,
+    pub(crate) ready: Vec<Example>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(windows: &Windows<'a>) -> Self {
+    pub(crate) fn new(windows: &Windows<'a>) -> Self {
         let Config { max_tokens, attend, windows: windowing, .. } = *windows.config;
         let packed = windowing == Windowing::Pack;
         Self { packer: packed.then(|| Packer::new(max_tokens, attend, windows.encoder)), ready: Vec::new() }
     }
 
     /// Takes the windows of a row; says what was done to it.
-    fn add(&mut self, made: Vec<Window>) -> Result<Notes, String> {
+    pub(crate) fn add(&mut self, made: Vec<Window>) -> Result<Notes, String> {
         // Samples and pieces of a row share theirs.
         let left_out = Notes { skipped: true, ..Notes::default() };
         let notes = made.first().map_or(left_out, |window| window.notes.clone());
@@ -357,7 +356,7 @@ impl<'a> Maker<'a> {
     }
 
     /// Ends a part.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(packer) = &mut self.packer {
             packer.close();
             self.ready.append(&mut packer.full);

@@ -53,7 +53,13 @@ pub(crate) struct Window {
     pub(crate) notes: Notes,
 }
 
-impl Windows<'_> {
+impl<'a> Windows<'a> {
+    /// Windows as `config` has them.
+    pub(crate) fn new(config: &'a Config, encoder: Option<&'a Encoder>, chat: Option<&'a Chat>) -> Self {
+        let max = if config.windows == Windowing::Truncate { config.max_tokens } else { usize::MAX };
+        Self { config, max, encoder, chat }
+    }
+
     /// The windows of a row whose name is `document` if it has none: one, or one a sample or piece; none where the row is left
     /// out; or why there is none and what to do.
     pub(crate) fn windows(&self, row: Row, document: String) -> Result<Vec<Window>, String> {

@@ -13,7 +13,7 @@ use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Labels, Model, Sequence, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::tokenizer;
 
@@ -284,9 +284,11 @@ impl Generator<'_> {
     }
 }
 
-fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
+fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
-    let tokens = planned.size_of("tokens").tokens;
-    // A continuation is some dozens of forward passes.
-    Cost::new(sizes.forward_bytes(), tokens * 5.0, 48.0 * sizes.forward * tokens)
+    let (Size { tokens, rows }, new) = (planned.size_of("tokens"), config.max_new_tokens as f64);
+    // Each new token is a forward pass over those before it, and a row of logits.
+    let passed = new * tokens + rows * new * (new - 1.0) / 2.0;
+    let flops = 2.0 * ((sizes.forward - sizes.head) * passed + sizes.head * rows * new);
+    Cost::new(sizes.forward_bytes(), planned.size.tokens * 5.0, flops)
 }

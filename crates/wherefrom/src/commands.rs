@@ -55,11 +55,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             if plan.ask(&*exec.reporter) {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
-            let machine = machine.unwrap_or_else(|| wherefrom_pipeline::this_machine(&exec));
             match why {
                 Some(step) => planned::preimage(plan.find(&step)?, json),
-                None if json => planned::json(&plan, why_store, &machine),
-                None => planned::table(&plan, why_store, &machine, &exec),
+                None if json => planned::json(&plan, why_store, machine.as_ref(), &exec),
+                None => planned::table(&plan, why_store, machine.as_ref(), &exec),
             }
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use wherefrom_artifact::{State, bytes, flops};
+use wherefrom_artifact::{State, bytes, duration, flops};
 use wherefrom_pipeline::{Cost, Estimate, Machine, Plan, Source, Step, Why};
 use wherefrom_stage::Exec;
 
 use crate::output::{say, say_json};
 
 /// States, costs, the store, and what to be warned of.
-pub(crate) fn table(plan: &Plan, why_store: Why, machine: &Machine, exec: &Exec) -> Result<()> {
+pub(crate) fn table(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec: &Exec) -> Result<()> {
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     for step in &plan.steps {
         let key = step.key().map_or_else(|| "?".into(), |key| key[..12].to_string());
@@ -20,16 +20,34 @@ pub(crate) fn table(plan: &Plan, why_store: Why, machine: &Machine, exec: &Exec)
         };
         say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
     }
-    let estimates = plan.estimates(machine);
+    let estimates = estimates(plan, machine, exec);
     say(&format!("\n{}", costs(&estimates)))?;
+    if machine.is_some() {
+        say("\ntimes are known of the machine that this runs on: plan there without --machine")?;
+    }
+    for folder in plan.bare_models() {
+        say(&format!("\nplanned from config.json alone: the weights of {} are not there", folder.display()))?;
+    }
     say(&format!("\nstore: {} ({why_store})", plan.store.root().display()))?;
-    warnings(plan, &estimates).iter().for_each(|warning| exec.reporter.warn(warning));
-    Ok(())
+    warnings(plan, &estimates, machine).iter().for_each(|warning| exec.reporter.warn(warning));
+    complete(plan, machine)
+}
+
+/// With times, where the machine is the one that this runs on.
+fn estimates(plan: &Plan, machine: Option<&Machine>, exec: &Exec) -> Vec<Estimate> {
+    machine.map_or_else(|| plan.timed_estimates(exec), |machine| plan.estimates(machine))
+}
+
+/// Refuses a study that cannot run here, unless it is planned for another machine, which has its files.
+fn complete(plan: &Plan, machine: Option<&Machine>) -> Result<()> {
+    if machine.is_some() { Ok(()) } else { plan.complete() }
 }
 
 /// The same for programs: FORMAT.md has the fields.
-pub(crate) fn json(plan: &Plan, why_store: Why, machine: &Machine) -> Result<()> {
-    let estimates = plan.estimates(machine);
+pub(crate) fn json(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec: &Exec) -> Result<()> {
+    let estimates = estimates(plan, machine, exec);
+    let asked = machine;
+    let machine = machine.cloned().unwrap_or_else(|| wherefrom_pipeline::this_machine(exec));
     let steps = plan.steps.iter().zip(&estimates).map(|(step, estimate)| {
         let (state, parts) = match step.state {
             State::Cached => ("cached", Value::Null),
@@ -43,6 +61,7 @@ pub(crate) fn json(plan: &Plan, why_store: Why, machine: &Machine) -> Result<()>
             "folder": step.folder(&plan.store), "state": state, "parts": parts, "why": step.why,
             "config": step.config(), "inputs": wires.chain(model).collect::<Map<_, _>>(),
             "cost": estimate.cost.as_ref().map(cost),
+            "time": estimate.time.map(|time| json!({ "seconds": time.seconds, "basis": time.basis.to_string() })),
         })
     });
     say_json(&json!({
@@ -51,8 +70,10 @@ pub(crate) fn json(plan: &Plan, why_store: Why, machine: &Machine) -> Result<()>
         "machine": { "device": machine.device.to_string(), "memory": machine.memory },
         "steps": steps.collect::<Vec<_>>(),
         "total": cost(&total(&estimates)),
-        "warnings": warnings(plan, &estimates),
-    }))
+        "seconds": seconds(&estimates),
+        "warnings": warnings(plan, &estimates, asked),
+    }))?;
+    complete(plan, asked)
 }
 
 /// What the key of a step is made of.
@@ -71,9 +92,15 @@ pub(crate) fn preimage(step: &Step, as_json: bool) -> Result<()> {
     }
 }
 
-fn warnings(plan: &Plan, estimates: &[Estimate]) -> Vec<String> {
-    let machine = estimates.iter().filter_map(|estimate| estimate.warning.clone());
-    machine.chain(plan.thin_coverage()).chain(plan.uncompleted()).chain(plan.boundary_warnings()).collect()
+fn warnings(plan: &Plan, estimates: &[Estimate], machine: Option<&Machine>) -> Vec<String> {
+    let exceeded = estimates.iter().filter_map(|estimate| estimate.warning.clone());
+    let missing = machine.and_then(|_| Some(format!("{:#}", plan.complete().err()?)));
+    exceeded
+        .chain(missing)
+        .chain(plan.thin_coverage())
+        .chain(plan.uncompleted())
+        .chain(plan.boundary_warnings())
+        .collect()
 }
 
 /// A step by its name, all else by its path.
@@ -99,19 +126,37 @@ fn total(estimates: &[Estimate]) -> Cost {
     total
 }
 
+/// Seconds of all of them; none where that of one is not known.
+fn seconds(estimates: &[Estimate]) -> Option<f64> {
+    let left = estimates.iter().filter(|estimate| estimate.cost.is_some());
+    left.map(|estimate| Some(estimate.time?.seconds)).sum()
+}
+
 /// The costs of all steps that are still to be made, and of each.
 fn costs(estimates: &[Estimate]) -> String {
     let width = estimates.iter().map(|estimate| estimate.name.len()).max().unwrap_or(0).max("step".len());
-    let mut lines = vec![format!("{:<width$}  {:>9}  {:>9}  {:>12}", "step", "memory", "disk", "operations")];
-    for Estimate { name, cost, .. } in estimates {
-        let (cells, note) = match cost {
-            Some(cost) => ([bytes(cost.memory), bytes(cost.disk), flops(cost.flops)], &cost.note[..]),
-            None => (["-", "-", "-"].map(String::from), "cached"),
+    let line = |name: &str, [memory, disk, flops, time, basis]: [&str; 5], note: &str| {
+        let line = format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {time:>7}  {basis:<11}  {note}");
+        line.trim_end().to_string()
+    };
+    let mut lines = vec![line("step", ["memory", "disk", "operations", "time", "known by"], "")];
+    for Estimate { name, cost, time, .. } in estimates {
+        let Some(cost) = cost else {
+            lines.push(line(name, ["-"; 5], "cached"));
+            continue;
         };
-        let [memory, disk, flops] = cells;
-        lines.push(format!("{name:<width$}  {memory:>9}  {disk:>9}  {flops:>12}  {note}").trim_end().into());
+        let (time, basis) = match time {
+            Some(time) => (duration(time.seconds), time.basis.to_string()),
+            None => ("-".into(), "-".into()),
+        };
+        // A model that nobody knows, or a program.
+        let unknown = cost.disk == 0.0 && cost.flops == 0.0;
+        let cells = [bytes(cost.memory), bytes(cost.disk), flops(cost.flops)];
+        let [memory, disk, flops] = if unknown { ["?"; 3].map(String::from) } else { cells };
+        lines.push(line(name, [&memory, &disk, &flops, &time, &basis], &cost.note));
     }
     let total = total(estimates);
     let (memory, disk) = (bytes(total.memory), bytes(total.disk));
-    format!("to do, roughly: memory {memory}, disk {disk}, {}\n\n{}", flops(total.flops), lines.join("\n"))
+    let time = seconds(estimates).map_or_else(String::new, |seconds| format!(", {}", duration(seconds)));
+    format!("to do, roughly: memory {memory}, disk {disk}, {}{time}\n\n{}", flops(total.flops), lines.join("\n"))
 }

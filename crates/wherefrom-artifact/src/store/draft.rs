@@ -172,6 +172,11 @@ impl Draft {
         Ok(())
     }
 
+    /// A number of the summary so far.
+    pub fn count(&self, name: &str) -> Option<u64> {
+        self.summary.get(name)?.as_u64()
+    }
+
     /// A fact about this run, for the manifest.
     pub fn provenance(&mut self, name: &str, value: impl Serialize) -> Result<()> {
         self.provenance.insert(name.into(), serde_json::to_value(value)?);

@@ -3,6 +3,7 @@
 mod boundary;
 mod chats;
 mod columns;
+mod estimates;
 mod folders;
 mod fuzz;
 mod packs;

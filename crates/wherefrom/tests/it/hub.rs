@@ -154,7 +154,10 @@ fn offline_the_cache_is_all_there_is() {
             "--repo-type dataset",
         ],
     );
-    contains(&bench.ok(&["plan", "study.toml"]), &["?", "HF_HUB_OFFLINE is set"]);
+    let said = bench.wherefrom(&["plan", "study.toml"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    contains(&said.out, &["?"]);
+    contains(&said.err, &["HF_HUB_OFFLINE is set"]);
     bench.variable("HF_HUB_OFFLINE", "0");
     bench.ok(RUN);
     server.requests();

@@ -24,4 +24,5 @@ mod shells;
 mod store;
 mod study;
 mod terminal;
+mod times;
 mod verbs;

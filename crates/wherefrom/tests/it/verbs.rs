@@ -51,14 +51,16 @@ fn a_leaf_that_is_not_there_is_planned_and_not_run() {
     let bench = Bench::new();
     study::write(&bench, 300, 40);
     fs::remove_file(bench.path("corpus.jsonl")).unwrap();
-    let plan = bench.ok(&["plan", "study.toml"]);
-    let (lines, cost) = plan.split_once("\n\n").unwrap();
+    let said = bench.wherefrom(&["plan", "study.toml"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let (lines, cost) = said.out.split_once("\n\n").unwrap();
     assert_eq!(lines.lines().count(), 30);
     for line in lines.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[2], "?", "everything hangs on the vocabulary: {line}");
     }
-    assert!(lines.contains("corpus.jsonl"), "{lines}");
+    assert!(lines.contains("no corpus: see below"), "{lines}");
+    assert!(said.err.contains("corpus.jsonl"), "{}", said.err);
     assert!(cost.starts_with("to do, roughly: "), "{cost}");
     let error = bench.refused(&["run", "study.toml"]);
     assert!(error.contains("corpus.jsonl") && error.contains("`vocabulary`"), "{error}");
@@ -306,5 +308,7 @@ fn a_model_of_52_billion_parameters_is_planned_from_its_config() {
     // rank 32: 64 (4 · 16384 + 3 · 30208) 32 x 4 bytes; full: 64 (4 · 8192² + 3 · 8192 · 22016) x 4 bytes.
     assert!(line("ihvp ").ends_with("1.3 GB a query"), "{plan}");
     assert!(line("ihvp-full").ends_with("207.2 GB a query"), "{plan}");
+    assert_eq!(plan.matches("planned from config.json alone").count(), 1, "{plan}");
+    assert!(line("train ").ends_with("10,000 rows of 512 tokens assumed: the corpus is not there"), "{plan}");
     assert!(plan.contains("EFLOP") || plan.contains("ZFLOP"), "{plan}");
 }
