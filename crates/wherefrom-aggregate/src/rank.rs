@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Error, Example, Kind, Ranked, Ranking, Score, Scores, Tokens, bad_input,
+    Artifact, Asked, Cells, Columns, Details, Draft, Error, Example, Kind, Ranked, Ranking, Score, Scores, Tokens,
+    bad_input,
 };
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
 
@@ -15,7 +16,12 @@ pub const VERSION: u32 = 2;
 /// The stage `rank`.
 pub static STAGE: Stage<Config> = Stage {
     about: About::new("rank", VERSION),
-    roles: &[Role::required("scores", &[Kind::Scores, Kind::Details]), Role::required("tokens", &[Kind::Tokens])],
+    roles: &[
+        Role::required("scores", &[Kind::Scores, Kind::Details]),
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::optional("queries", &[Kind::Tokens]),
+        Role::optional("columns", &[Kind::Columns]),
+    ],
     parse: |knobs| at_least("top", 1, knobs),
     check: Config::check,
     writes: Writes::One(Kind::Ranking),
@@ -26,7 +32,8 @@ pub static STAGE: Stage<Config> = Stage {
             Some(Kind::Details) => Scored::Details(given.open("scores")?),
             _ => Scored::Scores(given.open("scores")?),
         };
-        run(config, &Inputs { scores, tokens: given.open("tokens")? }, exec, draft)
+        let (queries, columns) = (given.maybe("queries")?, given.maybe("columns")?);
+        run(config, &Inputs { scores, tokens: given.open("tokens")?, queries, columns }, exec, draft)
     },
 };
 
@@ -70,6 +77,10 @@ pub struct Inputs {
     pub scores: Scored,
     /// Where text and document names come from.
     pub tokens: Artifact<Tokens>,
+    /// The queries in words.
+    pub queries: Option<Artifact<Tokens>>,
+    /// What comes with the examples.
+    pub columns: Option<Artifact<Columns>>,
 }
 
 /// Ranks by influence; equal influences by example number.
@@ -124,7 +135,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         Scored::Scores(scores) => scores.rows::<Score>()?.try_for_each(&mut push)?,
         Scored::Details(details) => details.rows::<Score>()?.try_for_each(&mut push)?,
     }
-    let mut texts: HashMap<u64, (String, String)> = HashMap::new();
+    let mut texts: HashMap<u64, (String, String, Cells)> = HashMap::new();
     for ((query, _), kept) in &mut best {
         cut(kept, config.top);
         let mut seen = HashSet::new();
@@ -138,8 +149,26 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         for example in inputs.tokens.rows_in::<Example>(part)? {
             let example = example?;
             if let Some(entry) = texts.get_mut(&example.example) {
-                *entry = (example.docs.join(" + "), example.text);
+                (entry.0, entry.1) = (example.docs.join(" + "), example.text);
             }
+        }
+    }
+    if let Some(columns) = &inputs.columns {
+        let mut kept = Cells::default().columns;
+        for row in columns.by_example()? {
+            let (example, cells) = row?;
+            kept = cells.columns.clone();
+            if let Some(entry) = texts.get_mut(&example) {
+                entry.2 = cells;
+            }
+        }
+        draft.keep(&kept);
+    }
+    let mut asked: HashMap<u64, Asked> = HashMap::new();
+    if let Some(queries) = &inputs.queries {
+        for query in queries.rows::<Example>()? {
+            let query = query?;
+            asked.insert(query.example, query.asked());
         }
     }
     let mut rows = Vec::new();
@@ -148,7 +177,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     order.sort_by_key(|((query, positive), _)| (*query, !*positive));
     for ((query, positive), kept) in order {
         for (index, row) in kept.iter().enumerate() {
-            let (doc, text) = texts.get(&row.example).cloned().unwrap_or_default();
+            let (doc, text, cells) = texts.get(&row.example).cloned().unwrap_or_default();
             rows.push(Ranked {
                 query: *query,
                 positive: *positive,
@@ -157,6 +186,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 doc,
                 influence: row.influence,
                 text,
+                asked: asked.get(&u64::from(row.query)).cloned().unwrap_or_default(),
+                cells,
             });
         }
     }
@@ -206,7 +237,7 @@ mod tests {
         };
         let tokens: Vec<Example> = (0..12).map(example).collect();
         let tokens = sealed::<Tokens>(&store, |draft| draft.write(0, &[Example::to_batch(&tokens)?]));
-        let inputs = Inputs { scores: Scored::Scores(scores), tokens };
+        let inputs = Inputs { scores: Scored::Scores(scores), tokens, queries: None, columns: None };
         let ranking = sealed::<Ranking>(&store, |draft| run(&Config { top }, &inputs, &Exec::default(), draft));
         let rows = ranking.read::<Ranked>(0).unwrap();
         for row in &rows {

@@ -153,6 +153,7 @@ static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
         doc: "d".into(),
         influence: 1.0,
         text: "t".into(),
+        ..Ranked::default()
     };
     vec![
         sample::<Tokens, _>(&[example(0), example(1)]),

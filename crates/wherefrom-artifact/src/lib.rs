@@ -8,10 +8,12 @@
 mod artifact;
 mod at;
 mod batches;
+mod cells;
 mod error;
 mod foreign;
 #[cfg(test)]
 mod fuzz;
+mod groups;
 mod ipc;
 mod kinds;
 mod lineage;
@@ -27,6 +29,7 @@ mod sound;
 mod span;
 mod store;
 mod stored;
+mod tables;
 pub mod text;
 mod thrift;
 mod units;
@@ -34,8 +37,10 @@ mod visible;
 
 pub use artifact::{Artifact, open_any, table, verify};
 pub use batches::{BATCH_BYTES, in_batches};
+pub use cells::{Cell, CellColumn, CellType, Cells};
 pub use error::{Error, bad_input, check_training_examples};
 pub use foreign::{PANICKED, caught, foreign};
+pub use groups::{Groups, NONE, Sum};
 pub use kinds::*;
 pub use lineage::Lineage;
 pub use manifest::{MANIFEST, Manifest, Part};
@@ -48,5 +53,6 @@ pub use store::disk::{digest, files, rename, replace, unique, used, write_atomic
 pub use store::draft::Draft;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
+pub use tables::{TableFormat, export_groups, export_pairs};
 pub use units::{bytes, duration, flops, parse_bytes, utc};
 pub use visible::{visible, visible_after};

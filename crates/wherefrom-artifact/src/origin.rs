@@ -253,9 +253,10 @@ mod tests {
                     ("queries", Kind::Tokens),
                     ("losses", Kind::Losses),
                     ("scores", Kind::Scores),
+                    ("columns", Kind::Columns),
                 ],
                 false,
-                &[(Model, 4), (Tokens, 4), (Queries, 5), (Eigenbasis, 3)],
+                &[(Model, 4), (Tokens, 5), (Queries, 5), (Eigenbasis, 3)],
             ),
         ]
     };

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use arrow::record_batch::RecordBatch;
 
 use crate::artifact::Artifact;
-use crate::kinds::{ArtifactKind, Columns, Row};
+use crate::kinds::{ArtifactKind, Found, Row};
 
 impl<K: ArtifactKind> Artifact<K> {
     /// The rows of one part, digest checked.
@@ -30,8 +30,8 @@ impl<K: ArtifactKind> Artifact<K> {
         let (folder, module) = (self.folder().display().to_string(), module.to_string());
         let rows = move |batch: Result<RecordBatch>| -> Result<Vec<R>> {
             let batch = batch?;
-            let names = Columns(&batch).utf8("module").with_context(|| folder.clone())?;
-            let shared = |row| Columns(&batch).texts("shared_with", row).contains(&module);
+            let names = Found(&batch).utf8("module").with_context(|| folder.clone())?;
+            let shared = |row| Found(&batch).texts("shared_with", row).contains(&module);
             let own = (0..batch.num_rows()).filter(|&row| names.value(row) == module || shared(row));
             let rows = own.map(|row| R::from_batch(&batch.slice(row, 1)));
             Ok(rows.collect::<Result<Vec<_>>>().with_context(|| folder.clone())?.into_iter().flatten().collect())
@@ -44,7 +44,7 @@ impl<K: ArtifactKind> Artifact<K> {
         let mut names: Vec<String> = Vec::new();
         for batch in self.all_batches()? {
             let batch = batch?;
-            for name in Columns(&batch).utf8("module")?.iter().flatten() {
+            for name in Found(&batch).utf8("module")?.iter().flatten() {
                 if !names.iter().any(|known| known == name) {
                     names.push(name.into());
                 }
@@ -82,7 +82,7 @@ impl<K: ArtifactKind> Artifact<K> {
         for part in 0..self.parts() {
             for batch in self.batches(part, &[])? {
                 let batch = batch?;
-                let columns = Columns(&batch);
+                let columns = Found(&batch);
                 let names = columns.utf8("module")?;
                 for row in 0..batch.num_rows() {
                     for name in [names.value(row).into()].into_iter().chain(columns.texts("shared_with", row)) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use arrow::array::{Array, AsArray as _};
-use arrow::datatypes::{DataType, Float32Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt32Type, UInt64Type};
 use serde_json::json;
 use wherefrom_artifact::{replace, table};
 
@@ -52,6 +52,8 @@ fn cell(column: &dyn Array, row: usize) -> Result<String> {
         DataType::Boolean => column.as_boolean().value(row).to_string(),
         DataType::UInt32 => column.as_primitive::<UInt32Type>().value(row).to_string(),
         DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row).to_string(),
+        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
+        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).to_string(),
         DataType::Float32 => column.as_primitive::<Float32Type>().value(row).to_string(),
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(row);

@@ -6,19 +6,25 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use safetensors::tensor::{Dtype, TensorView};
-use wherefrom_artifact::{Export, Format, Kind, Lineage, Manifest, Store, Tensors, bad_input, open_any, replace};
+use wherefrom_artifact::{
+    Export, Format, Kind, Lineage, Manifest, Store, TableFormat, Tensors, bad_input, export_groups, export_pairs,
+    open_any, replace,
+};
 
 use crate::csv;
 
-/// Writes the artifact in the folder `artifact` to the file `output`.
+/// Writes the artifact in the folder `artifact` to the file `output`; with `group_by` the influence of groups.
 ///
 /// # Errors
 /// [`wherefrom_artifact::Error::Input`] for a kind that has no other form than its own.
-pub fn export(store: &Store, artifact: &Path, output: &Path) -> Result<()> {
+pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &Path) -> Result<()> {
     let manifest = open_any(artifact)?;
     let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let (kind, shown) = (manifest.kind.name(), output.display());
+    let pairs = matches!(manifest.kind, Kind::Scores | Kind::Details) || group_by.is_some();
+    let table = TableFormat::of(output).filter(|_| pairs);
     let fits = match (&ending[..], manifest.kind.export()) {
+        _ if pairs => table.is_some(),
         ("csv", _) => manifest.kind.format() == Format::Parquet,
         ("jsonl" | "ndjson" | "json", export) => !matches!(export, Export::Tensors(_)),
         ("safetensors", export) => !matches!(export, Export::Lines(_)),
@@ -33,7 +39,11 @@ pub fn export(store: &Store, artifact: &Path, output: &Path) -> Result<()> {
         return Err(bad_input(format!("{shown}: there is no folder {}; make it, or give another", folder.display())));
     }
     if !fits {
-        let table = if manifest.kind.format() == Format::Parquet { ".csv" } else { "" };
+        let table = match manifest.kind.format() {
+            _ if pairs => ".csv, .jsonl and .parquet",
+            Format::Parquet => ".csv",
+            _ => "",
+        };
         let other = match manifest.kind.export() {
             Export::Lines(_) => ".jsonl",
             Export::Tensors(_) => ".safetensors",
@@ -44,6 +54,12 @@ pub fn export(store: &Store, artifact: &Path, output: &Path) -> Result<()> {
         return Err(bad_input(format!(
             "{shown}: {kind} is not exported as .{ending}: it has {known}; its parts can be read as they are (FORMAT.md)"
         )));
+    }
+    if let Some(format) = table {
+        return match group_by {
+            Some(column) => export_groups(store, artifact, column, format, output),
+            None => export_pairs(store, artifact, format, output),
+        };
     }
     match manifest.kind.export() {
         _ if ending == "csv" => csv::write(artifact, output),

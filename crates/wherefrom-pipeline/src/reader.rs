@@ -74,6 +74,7 @@ impl<'a> Reader<'a> {
         let place = table.place();
         let mut knobs = json(&table.knobs);
         let mut wires = self.files(table, stage, &mut knobs);
+        self.columns(table, &wires, &knobs);
         let modules_per_pass = step::modules_per_pass(stage, &place, &mut knobs, &mut self.problems);
         if let (Some(map), Value::Object(inherited)) = (knobs.as_object_mut(), json(&self.file.inherited)) {
             for (name, value) in inherited.into_iter().filter(|(name, _)| stage.inherits().contains(&name.as_str())) {
@@ -213,10 +214,14 @@ impl<'a> Reader<'a> {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
                     continue;
                 }
-                None if file == File::Corpus => {
-                    self.problems.other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
-                    continue;
-                }
+                None if file == File::Corpus => match self.corpus(table) {
+                    Some(path) => self.file(table, stage, &path, name),
+                    None => {
+                        self.problems
+                            .other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
+                        continue;
+                    }
+                },
                 None if file == File::ChatTemplate => {
                     let Some((place, written, Some(model))) = self.checkpoint(table) else { continue };
                     match files::chat_template(&model) {
@@ -238,6 +243,35 @@ impl<'a> Reader<'a> {
             wires.push(Wire { role: name.into(), source, used: true });
         }
         wires
+    }
+
+    /// The corpus of the tokens that a step is given.
+    fn corpus(&self, table: &StepTable) -> Option<String> {
+        let tokens = |step: &StepTable| {
+            let (_, before) = step.inputs.iter().find(|(role, _)| role == "tokens")?;
+            Some(before.clone())
+        };
+        let mut before = tokens(table)?;
+        // As many steps as there are: a cycle ends.
+        for _ in &self.file.steps {
+            let step = &self.file.steps[self.index(&before)?];
+            match step.knobs.get(File::Corpus.name()) {
+                Some(corpus) => return corpus.as_str().map(str::to_string),
+                None => before = tokens(step)?,
+            }
+        }
+        None
+    }
+
+    /// Whether the corpus has the columns that a step keeps.
+    fn columns(&mut self, table: &StepTable, wires: &[Wire], knobs: &Value) {
+        let keep: Option<Vec<String>> = knobs.get("keep").cloned().and_then(|keep| serde_json::from_value(keep).ok());
+        let corpus = wires.iter().find(|wire| wire.role == File::Corpus.name()).map(|wire| &wire.source);
+        if let (Some(keep), Some(Source::File { path, digest: Some(_) })) = (keep, corpus)
+            && let Err(error) = wherefrom_tokenize::columns::check(path, &keep)
+        {
+            self.problems.other(&table.place(), &format!("{error:#}"));
+        }
     }
 
     /// The tokenizer.json beside the model, if there is one, or if the model itself is not there yet.

@@ -12,6 +12,7 @@ use crate::external::Program;
 static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_tokenize::vocabulary::STAGE,
     &wherefrom_tokenize::tokenize::STAGE,
+    &wherefrom_tokenize::columns::STAGE,
     &wherefrom_train::train::STAGE,
     &wherefrom_train::fine_tune::STAGE,
     &wherefrom_train::generate::STAGE,
@@ -249,6 +250,7 @@ mod tests {
                 json!({ "detail": true, "training-examples": null, "precision": "f32" }),
             ),
             ("rank", json!({}), json!({ "top": 100 })),
+            ("columns", json!({ "keep": ["lang", "year"] }), json!({ "keep": ["lang", "year"] })),
             ("report", json!({}), json!({ "title": "Influence report", "top": 50, "samples": 200, "seed": 0 })),
             (
                 "external",

@@ -2,7 +2,7 @@
 // wherefromQuery. Texts enter the page as text nodes only.
 "use strict";
 (() => {
-  const FOLD = 160, WINDOW = 100, FIRST = 10, RATIO = 2 / 3, QUOTES = 0.2;
+  const FOLD = 160, WINDOW = 100, FIRST = 10, RATIO = 2 / 3, QUOTES = 0.2, PAGE = 25, LINES = 50, FOUND = 40;
   const byId = (id) => document.getElementById(id);
   const study = JSON.parse(byId("data-study").textContent);
   const grid = study.grid;
@@ -10,6 +10,7 @@
   const loaded = new Map();
   let mode = "update";
   let shown = null;
+  const filter = { sign: "both", groups: new Map(), text: "", sort: "rank" };
 
   // ── Elements ──────────────────────────────────────────────────────────────────────────────────────────────────────
   function fill(element, attributes, children) {
@@ -38,6 +39,42 @@
   const values = (scaled) => scaled.thousandths.map((part) => (part * scaled.largest) / 1000);
   const probability = (p, samples) => (p < 1 / samples ? `< ${1 / samples}` : p.toFixed(2));
   const label = (row) => (row.positive ? "+" : "−") + row.rank;
+  const address = (query, row) => `#query-${query}/${row.positive ? "rank" : "opponent"}-${row.rank}`;
+  const short = (text, length = 28) => { const line = text.replace(/\s+/g, " ").trim(); return line.length > length ? line.slice(0, length - 1) + "…" : line; };
+  // What is measured: a contrast is the difference of two.
+  const measure = (view) => (view.contrast ? `log p(${short(view.completion)}) − log p(${short(view.contrast)})` : "log p");
+
+  // ── Files and the clipboard ───────────────────────────────────────────────────────────────────────────────────────
+  function save(name, type, text) {
+    const link = h("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+  const quoted = (cell) => { const text = cell === null || cell === undefined ? "" : String(cell); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+  // Two buttons that save a table: names of its columns, and rows in their order.
+  const downloads = (name, table) => [["CSV", () => {
+    const { columns, rows } = table();
+    save(`${name}.csv`, "text/csv", [columns, ...rows].map((row) => row.map(quoted).join(",") + "\n").join(""));
+  }], ["JSON", () => {
+    const { columns, rows } = table();
+    const objects = rows.map((row) => Object.fromEntries(columns.map((column, index) => [column, row[index] === undefined ? null : row[index]])));
+    save(`${name}.json`, "application/json", JSON.stringify(objects, null, 1) + "\n");
+  }]].map(([text, act]) => h("button", { onclick: act, title: `Save this table as ${text}` }, text));
+  function copy(text, button) {
+    const said = button.textContent;
+    const done = () => { button.textContent = "Copied"; setTimeout(() => { button.textContent = said; }, 1500); };
+    const byHand = () => {
+      const area = h("textarea", { class: "aside" }, text);
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      done();
+    };
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, byHand); else byHand();
+  }
 
   // ── Queries ───────────────────────────────────────────────────────────────────────────────────────────────────────
   window.wherefromQuery = (query, view) => loaded.set(query, view);
@@ -45,18 +82,14 @@
     const inline = byId("data-query-" + entry.query);
     if (inline && !loaded.has(entry.query)) loaded.set(entry.query, JSON.parse(inline.textContent));
     if (loaded.has(entry.query)) return then(loaded.get(entry.query));
-    const fail = () => byId("query").replaceChildren(h("p", { class: "note" }, `${entry.file} is missing: keep it beside this page.`));
+    const fail = () => { byId("query").replaceChildren(h("p", { class: "note" }, `${entry.file} is missing: keep it beside this page.`)); then(undefined); };
     document.head.append(h("script", { src: entry.file, onerror: fail, onload: () => then(loaded.get(entry.query)) }));
   }
 
   function route() {
-    const [, number, sequence] = /^#query-(\d+)(?::(.+))?$/.exec(decodeURIComponent(location.hash)) || [];
+    const [, number, sign, rank] = /^#query-(\d+)(?:\/(rank|opponent)-(\d+))?$/.exec(location.hash) || [];
     const entry = study.queries.find((entry) => String(entry.query) === number);
-    for (const link of document.querySelectorAll("nav a")) {
-      const here = link.getAttribute("href") === (entry ? `#query-${number}` : "#all");
-      if (here) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
-      if (here) link.scrollIntoView({ block: "nearest", inline: "nearest" });
-    }
+    current(entry);
     byId("study").hidden = Boolean(entry);
     byId("query").hidden = !entry;
     if (!entry) {
@@ -65,19 +98,26 @@
       return;
     }
     load(entry, (view) => {
+      if (!view) return;
       if (shown !== entry.query) {
         shown = entry.query;
         draw(view);
         window.scrollTo(0, 0);
       }
-      if (sequence) jump(sequence.replace("-", "−"));
+      if (rank) jump((sign === "rank" ? "+" : "−") + rank);
     });
   }
   function jump(name) {
-    const card = document.querySelector(`[data-sequence="${CSS.escape(name)}"]`);
+    const find = () => document.querySelector(`[data-sequence="${CSS.escape(name)}"]`);
+    if (!find()) {
+      Object.assign(filter, { sign: "both", text: "" });
+      filter.groups.clear();
+      again(true);
+    }
+    const card = find();
     if (!card) return;
-    card.closest(".sign").querySelectorAll("[hidden]").forEach((hidden) => { hidden.hidden = false; });
-    card.closest(".sign").querySelector(".more")?.remove();
+    document.querySelectorAll(".card.named").forEach((other) => other.classList.remove("named"));
+    card.classList.add("named");
     card.scrollIntoView();
     card.querySelector(".text").focus({ preventScroll: true });
   }
@@ -88,23 +128,26 @@
       const other = study.queries[at + step];
       return h("button", { disabled: !other, onclick: () => { location.hash = `query-${other.query}`; } }, step < 0 ? "← Previous" : "Next →");
     };
-    const signs = [true, false].map((positive) => list(view, positive));
+    const grouped = groups(view);
+    const sections = [["sequences", "Sequences"], grouped && ["groups", "Groups"], ["layers", "Where in the model"], ["distribution", "Distribution"]].filter(Boolean);
     byId("query").replaceChildren(...[
-      h("div", { class: "top" }, h("h2", { id: "query-title" }, h("bdi", {}, view.name)), go(-1), go(1)),
-      view.asked.map(asked), measured(view.asked),
-      h("p", { class: "jump" }, [["sequences", "Sequences"], ["layers", "Where in the model"], ["distribution", "Distribution"]].map(([id, text]) =>
+      h("div", { class: "top" }, h("h2", { id: "query-title" }, h("bdi", {}, view.name)), h("span", { class: "buttons" }, go(-1), go(1))),
+      view.asked.map((segment) => asked(segment, view)), measured(view),
+      h("p", { class: "jump" }, sections.map(([id, text]) =>
         h("a", { href: `#query-${view.query}`, onclick: (event) => { event.preventDefault(); byId(id).scrollIntoView(); } }, text))),
-      h("section", { id: "sequences", "aria-label": "Sequences" }, h("h3", {}, "Sequences"), controls(view), h("div", { class: "signs" }, signs)),
+      h("section", { id: "sequences", "aria-label": "Sequences" }, h("h3", {}, "Sequences"), bar(view), controls(view), h("div", { class: "signs" })),
+      grouped && h("section", { id: "groups", "aria-label": "Influence by group" }, h("h3", {}, "Influence by group"), grouped),
       h("section", { id: "layers", "aria-label": "Where in the model" }, h("h3", {}, "Where in the model"), layers(view)),
       h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
     ].flat(Infinity).filter(Boolean));
     byId("query").setAttribute("aria-labelledby", "query-title");
+    list(view);
   }
 
   // The query's own words: under every target its log-probability.
-  function asked(sequence) {
+  function asked(sequence, view) {
     const targets = new Map(sequence.targets.map((position, index) => [position, index]));
-    const all = clusters(sequence);
+    const all = words(sequence, sequence.targets[0]);
     const first = all.findIndex(({ tokens }) => tokens.some((token) => targets.has(token)));
     let marked = false;
     // White space where prompt and completion meet can be seen; what is copied has none of the signs.
@@ -115,25 +158,31 @@
       const signs = [...white[0]].map((character) => h("span", { class: "edge", "data-mark": { " ": "␣", "\n": "↵", "\t": "⇥" }[character] || "⍽" }, character));
       return place === first ? [signs, text.slice(white[0].length)] : [text.slice(0, white.index), signs];
     };
-    const parts = all.map(({ text, tokens }, place) => {
-      const own = tokens.filter((token) => targets.has(token));
-      if (!own.length) return edges(text, place);
+    const log_p = (tokens) => tokens.filter((token) => targets.has(token)).reduce((sum, token) => sum + sequence.log_p[targets.get(token)], 0);
+    const parts = all.map(({ text, tokens, pieces }, place) => {
+      if (!tokens.some((token) => targets.has(token))) return edges(text, place);
       if (!sequence.log_p) return h("u", {}, edges(text, place));
-      const log_p = own.reduce((sum, token) => sum + sequence.log_p[targets.get(token)], 0);
-      return h("ruby", { style: `--p:${Math.exp(log_p).toFixed(3)}`, title: `log p = ${minus(log_p.toFixed(3))} nats, p = ${plain(Math.exp(log_p))}` }, edges(text, place), h("rt", {}, minus(log_p.toFixed(2))));
+      const sum = log_p(tokens);
+      const each = pieces.length > 1 ? ": " + pieces.map((piece) => `${piece.text.trim() || "␣"} ${minus(log_p(piece.tokens).toFixed(2))}`).join(", ") : "";
+      return h("ruby", { style: `--p:${Math.exp(sum / tokens.length).toFixed(3)}`, title: `log p = ${minus(sum.toFixed(3))} nats, p = ${plain(Math.exp(sum))}${each}` }, edges(text, place), h("rt", {}, minus(sum.toFixed(2))));
     });
     const n = sequence.targets.length;
-    const rival = sequence.weight < 0 ? "The rival: its log-probability is taken off. " : sequence.weight === 1 ? "" : `Counts ${plain(sequence.weight)}. `;
+    const tokens = `${n} token${n === 1 ? "" : "s"}`;
     const sum = sequence.log_p && sequence.log_p.reduce((sum, value) => sum + value, 0);
-    const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${n} token${n === 1 ? "" : "s"}, ${minus((sum / n).toFixed(2))} each; under each token its own.` : `${n} target token${n === 1 ? "" : "s"}, underlined.`;
-    return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": "The query" }, parts), h("p", { class: "sum" }, rival + cost + (marked ? " ␣ is a space and ↵ a line break where prompt and completion meet." : ""))];
+    const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${tokens}, ${minus((sum / n).toFixed(2))} each; under each word its own.` : `${tokens} measured, underlined.`;
+    const role = view.contrast ? (sequence.weight < 0 ? "Against" : "Completion") : sequence.weight === 1 ? null : `Counts ${plain(sequence.weight)}`;
+    return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": role || "The query" }, parts),
+      h("p", { class: "sum" }, role && h("b", {}, role), role && ": ", cost, marked && sequence === view.asked[0] && " ␣ is a space and ↵ a line break where prompt and completion meet.")];
   }
 
   // Of several segments what their sum comes to.
-  function measured(segments) {
+  function measured(view) {
+    const segments = view.asked;
     if (segments.length < 2 || !segments.every((segment) => segment.log_p)) return null;
-    const sum = segments.reduce((sum, segment) => sum + segment.weight * segment.log_p.reduce((sum, value) => sum + value, 0), 0);
-    return h("p", { class: "sum measured" }, `Measured, each segment times its weight: ${minus(sum.toFixed(2))} nats.`);
+    const sums = segments.map((segment) => segment.log_p.reduce((sum, value) => sum + value, 0));
+    const sum = segments.reduce((sum, segment, index) => sum + segment.weight * sums[index], 0);
+    const said = view.contrast ? `${measure(view)} = ${minus(sums[0].toFixed(2))} − (${minus(sums[1].toFixed(2))}) = ` : "Measured, each segment times its weight: ";
+    return h("p", { class: "sum measured" }, said, h("b", {}, minus(sum.toFixed(2)), " nats"), ".");
   }
 
   // ── Sequences ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +200,26 @@
     return all;
   }
 
+  // Pieces of one word together; never across the token `apart`.
+  const segmenter = window.Intl && Intl.Segmenter ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
+  function words(sequence, apart = -1) {
+    const begins = segmenter && new Set(Array.from(segmenter.segment(sequence.text), (segment) => segment.index));
+    const letters = (at) => /[\p{L}\p{M}\p{N}]{2}/u.test(sequence.text.slice(at - 1, at + 1));
+    const all = [];
+    let at = 0;
+    for (const piece of clusters(sequence)) {
+      const joins = at > 0 && !piece.tokens.includes(apart) && (begins ? !begins.has(at) : letters(at));
+      if (joins) {
+        const word = all[all.length - 1];
+        word.text += piece.text;
+        word.tokens.push(...piece.tokens);
+        word.pieces.push(piece);
+      } else all.push({ text: piece.text, tokens: [...piece.tokens], pieces: [piece] });
+      at += piece.text.length;
+    }
+    return all;
+  }
+
   function controls(view) {
     if (!view.rows.some((row) => row.by_token)) return null;
     const choice = (value, text) => h("label", {}, h("input", { type: "radio", name: "mode", value, checked: mode === value, onchange: () => { mode = value; recolour(); } }), " ", text);
@@ -158,60 +227,134 @@
       h("legend", {}, "Colour"),
       choice("update", "where the update happened"),
       choice("predicts", "the token it predicts"),
-      h("span", {}, "lowers log p", h("span", { class: "scale", role: "img", "aria-label": "orange lowers, blue raises" }), "raises it"),
-      h("span", { class: "note" }, "Scaled to each sequence's strongest token."));
+      h("span", { class: "key" }, "lowers", h("span", { class: "scale", role: "img", "aria-label": "orange lowers, blue raises" }), "raises"),
+      h("span", { class: "note" }, "Scaled to each sequence's strongest word; point at a word for its pieces."));
   }
-  let recolours = [];
+  let recolours = new Map();
   const recolour = () => recolours.forEach((again) => again());
 
-  function list(view, positive) {
-    if (positive) recolours = [];
-    const rows = view.rows.filter((row) => row.positive === positive);
-    const cards = rows.map((row, index) => h("div", { hidden: index >= FIRST }, card(view, row)));
-    const more = h("button", { class: "more", onclick: () => { cards.forEach((one) => { one.hidden = false; }); more.remove(); } }, `Show all ${rows.length}`);
-    return h("section", { class: "sign " + (positive ? "plus" : "minus") },
-      h("h4", {}, positive ? "Proponents: one more copy raises log p" : "Opponents: one more copy lowers log p"),
-      rows.length ? cards : h("p", { class: "note" }, "None in the ranking."),
-      rows.length > FIRST ? more : null);
+  // ── Filters ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  const SORTS = {
+    rank: ["strongest first", null],
+    corpus: ["in order of the corpus", (left, right) => left.example - right.example],
+    document: ["by document", (left, right) => left.doc.localeCompare(right.doc)],
+    length: ["longest first", (left, right) => right.lengths.length - left.lengths.length],
+  };
+  let drawn = null;
+  const again = (all) => { byId("sequences").querySelector(".filters")?.replaceWith(bar(drawn)); list(drawn, all); };
+  function passes(row) {
+    if (filter.sign !== "both" && row.positive !== (filter.sign === "plus")) return false;
+    for (const [column, group] of filter.groups) if (row.groups && row.groups[column] !== group) return false;
+    const needle = filter.text.toLowerCase();
+    return !needle || row.text.toLowerCase().includes(needle) || row.doc.toLowerCase().includes(needle);
+  }
+  const filtered = () => filter.sign !== "both" || filter.groups.size > 0 || filter.text !== "";
+  const visibleRows = (view) => {
+    const [, order] = SORTS[filter.sort];
+    const rows = view.rows.filter(passes);
+    return order ? [...rows].sort(order) : rows;
+  };
+
+  function bar(view) {
+    const change = (act) => (event) => { act(event.target.value); list(view); };
+    const select = (name, options, value, act) => h("label", {}, h("span", {}, name), h("select", { onchange: change(act) }, options.map(([value, text]) => h("option", { value }, text))), null);
+    const sign = select("Sign", [["both", "both"], ["plus", "proponents"], ["minus", "opponents"]], filter.sign, (value) => { filter.sign = value; });
+    sign.querySelector("select").value = filter.sign;
+    sign.querySelector("select").id = "filter-sign";
+    const columns = (study.groupings || []).map((grouping, column) => {
+      const there = [...new Set(view.rows.map((row) => row.groups?.[column]).filter((group) => group !== null && group !== undefined))];
+      if (there.length < 2) { filter.groups.delete(column); return null; }
+      if (!there.includes(filter.groups.get(column))) filter.groups.delete(column);
+      const options = there.map((group) => [String(group), grouping.labels[group]]).sort(([, left], [, right]) => left.localeCompare(right));
+      const choice = select(grouping.name, [["", "all"], ...options], "", (value) => { if (value === "") filter.groups.delete(column); else filter.groups.set(column, Number(value)); });
+      choice.querySelector("select").value = filter.groups.has(column) ? String(filter.groups.get(column)) : "";
+      choice.querySelector("select").dataset.column = grouping.name;
+      return choice;
+    });
+    const sort = select("Sort", Object.entries(SORTS).map(([value, [text]]) => [value, text]), filter.sort, (value) => { filter.sort = value; });
+    sort.querySelector("select").value = filter.sort;
+    sort.querySelector("select").id = "filter-sort";
+    const text = h("label", { class: "grow" }, h("span", {}, "Text"), h("input", { type: "search", id: "filter-text", value: filter.text, placeholder: "in these passages", autocomplete: "off", oninput: (event) => { filter.text = event.target.value; list(view); } }));
+    return h("div", { class: "filters", role: "group", "aria-label": "Filter and sort" }, sign, columns, sort, text,
+      h("output", { class: "count" }), h("span", { class: "buttons" }, downloads(`query-${view.query}`, () => table(view))));
+  }
+
+  // The rows that are shown, as a table.
+  function table(view) {
+    const columns = ["query", "query_id", "prompt", "completion", ...(view.contrast ? ["contrast"] : []), "sign", "rank", "example", "doc", "influence", "share", ...study.columns, "text"];
+    const rows = visibleRows(view).map((row) => [view.query, view.name, view.prompt, view.completion, ...(view.contrast ? [view.contrast] : []),
+      row.positive ? "positive" : "negative", row.rank, row.example, row.doc, row.influence, row.share, ...study.columns.map((_, index) => row.cells?.[index]), row.text]);
+    return { columns, rows };
+  }
+
+  let cards = new Map();
+  function list(view, all = false) {
+    if (drawn !== view) [drawn, cards, recolours] = [view, new Map(), new Map()];
+    const rows = visibleRows(view);
+    const one = (row) => {
+      if (!cards.has(row)) cards.set(row, card(view, row));
+      return cards.get(row);
+    };
+    const section = (positive) => {
+      if (filter.sign !== "both" && positive !== (filter.sign === "plus")) return null;
+      const mine = rows.filter((row) => row.positive === positive);
+      const first = all ? mine : mine.slice(0, FIRST);
+      const more = h("button", { class: "more", onclick: () => { more.before(...mine.slice(FIRST).map(one)); more.remove(); } }, `Show all ${mine.length}`);
+      return h("section", { class: "sign " + (positive ? "plus" : "minus") },
+        h("h4", {}, positive ? "Proponents" : "Opponents", h("small", {}, ` one more copy ${positive ? "raises" : "lowers"} ${measure(view)}`)),
+        first.length ? first.map(one) : h("p", { class: "note" }, filtered() ? "None with this filter." : "None in the ranking."),
+        mine.length > first.length ? more : null);
+    };
+    const signs = byId("sequences").querySelector(".signs");
+    signs.replaceChildren(...[section(true), section(false)].filter(Boolean));
+    signs.classList.toggle("one", filter.sign !== "both");
+    byId("sequences").querySelector(".count").textContent = filtered() ? `${rows.length} of ${view.rows.length}` : `${view.rows.length} passages`;
   }
 
   function card(view, row) {
     const near = row.near && view.rows[row.near.place];
     const badges = [
       row.ratio !== null && row.ratio > RATIO && h("span", { class: "badge", title: `‖a‖₂/‖a‖₁ = ${plain(row.ratio)} over the shares by token, above 2/3: take it with caution` }, "rests on one or two tokens"),
-      near && h("span", { class: "badge", title: `Jaccard similarity of their runs of 3 tokens: ${row.near.jaccard.toFixed(2)}` }, "near-duplicate of ", h("a", { href: `#query-${view.query}:${label(near)}` }, label(near))),
+      near && h("span", { class: "badge", title: `Jaccard similarity of their runs of 3 tokens: ${row.near.jaccard.toFixed(2)}` }, "near-duplicate of ", h("a", { href: address(view.query, near) }, label(near))),
       row.quotes !== null && row.quotes >= QUOTES && h("span", { class: "badge", title: "share of the query's runs of 3 tokens that this sequence has" }, `has ${percent(row.quotes)} of the query`),
-    ];
+    ].filter(Boolean);
+    const cells = (row.cells || []).map((cell, index) => cell !== null && h("span", { class: "cell" }, h("i", {}, study.columns[index]), " ", h("bdi", {}, String(cell)))).filter(Boolean);
+    const link = h("button", { class: "quiet link", title: "Copy a link to this passage", onclick: () => copy(location.href.split("#")[0] + address(view.query, row), link) }, "Link");
+    const words = h("button", { class: "quiet words", title: "Copy the text of this passage", onclick: () => copy(row.text, words) }, "Text");
+    const spaced = (all) => all.flatMap((part) => [part, " "]);
     const tokens = row.lengths.length;
     return h("article", { class: "card", "data-sequence": label(row), "data-example": row.example },
-      h("header", {},
-        h("span", { class: "rank" }, label(row)),
+      h("header", {}, h("div", {}, spaced([
+        h("a", { class: "rank", href: address(view.query, row), title: "A link to this passage" }, label(row)),
         h("span", { class: "influence", title: study.unit || "" }, significant(row.influence) + unit),
         row.share !== null && h("span", { class: "share", title: `of all ${row.positive ? "positive" : "negative"} influence on this query` }, percent(row.share)),
-        h("bdi", { class: "doc" }, row.doc), badges),
+        h("bdi", { class: "doc" }, row.doc), ...badges].filter(Boolean))), " ", h("span", { class: "buttons" }, link, " ", words)),
+      cells.length ? h("p", { class: "cells" }, spaced(cells)) : null,
       text(row),
       modules(row, `example ${row.example} · ${tokens} tokens`));
   }
 
   function text(row) {
-    const all = clusters(row);
+    const all = words(row);
     const shares = row.by_token && values(row.by_token);
     const starts = new Map(row.docs);
     const out = h("output", { class: "readout" });
-    const box = h("p", { class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": `Text of sequence ${label(row)}; arrow keys go from token to token` });
+    const box = h("p", { class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": `Text of sequence ${label(row)}; arrow keys go from word to word` });
     let range = shares && row.lengths.length > FOLD ? strongest(shares, all) : [0, all.length];
     let spans = [], here = -1;
 
     // Where a token's share is shown: at itself, or at the next token, which it predicts.
-    const share = (cluster) => cluster.tokens.reduce((sum, token) => sum + (mode === "update" ? shares[token] : token > 0 ? shares[token - 1] : 0), 0);
-    const quoted = (cluster) => `“${cluster.text.replace(/\n/g, "⏎").trim() || "␣"}”`;
+    const share = ({ tokens }) => tokens.reduce((sum, token) => sum + (mode === "update" ? shares[token] : token > 0 ? shares[token - 1] : 0), 0);
+    const said = (piece) => piece.text.replace(/\n/g, "⏎").trim() || "␣";
     function say(index) {
       if (!shares) return;
       const top = index < 0;
-      if (top) all.forEach((cluster, other) => { if (index < 0 || Math.abs(share(cluster)) > Math.abs(share(all[index]))) index = other; });
-      const value = share(all[index]);
-      const [from, to] = [all[index].tokens[0], all[index].tokens.at(-1)];
-      out.textContent = `${top ? "strongest: " : ""}${quoted(all[index])} ${significant(value, 3)}${unit}` + (top ? "" : `, ${percent(Math.abs(value / row.influence))} of the influence, token ${from === to ? from : `${from} to ${to}`}`);
+      if (top) all.forEach((word, other) => { if (index < 0 || Math.abs(share(word)) > Math.abs(share(all[index]))) index = other; });
+      const { tokens, pieces } = all[index], value = share(all[index]);
+      const [from, to] = [tokens[0], tokens[tokens.length - 1]];
+      const where = from === to ? `token ${from}` : `tokens ${from} to ${to}`;
+      const each = pieces.length > 1 ? ": " + pieces.map((piece) => `${said(piece)} ${significant(share(piece), 3)}`).join(" · ") : "";
+      out.textContent = `${top ? "strongest: " : ""}“${said(all[index])}” ${significant(value, 3)}${unit}` + (top ? "" : `, ${percent(Math.abs(value / row.influence))} of the influence, ${where}${each}`);
     }
     function move(index) {
       if (here >= 0) spans[here]?.classList.remove("here");
@@ -225,17 +368,21 @@
     }
     function render() {
       spans = [];
-      const largest = shares ? Math.max(...all.map((cluster) => Math.abs(share(cluster))), 1e-30) : 1;
-      const parts = all.slice(...range).map((cluster, offset) => {
-        const value = shares ? share(cluster) : 0;
-        const strength = (0.8 * Math.abs(value)) / largest;
-        const span = h("span", strength < 0.02 ? {} : { class: value < 0 ? "t n" : "t", style: `--s:${strength.toFixed(2)}` }, cluster.text);
+      const largest = shares ? Math.max(...all.map((word) => Math.abs(share(word))), 1e-30) : 1;
+      const colour = (part, name) => {
+        const value = shares ? share(part) : 0;
+        const strength = Math.min(0.8, (0.8 * Math.abs(value)) / largest);
+        return strength < 0.02 ? { class: name } : { class: [name, "t", value < 0 && "n"].filter(Boolean).join(" "), style: `--s:${strength.toFixed(2)}` };
+      };
+      const parts = all.slice(...range).map((word, offset) => {
+        const pieces = shares && word.pieces.length > 1 ? word.pieces.map((piece) => h("i", colour(piece, null), piece.text)) : word.text;
+        const span = h("span", colour(word, /^<\|.*\|>$/.test(word.text) ? "w special" : "w"), pieces);
         spans[range[0] + offset] = span;
-        const begins = cluster.tokens.map((token) => starts.get(token)).find(Boolean);
+        const begins = word.tokens.map((token) => starts.get(token)).find(Boolean);
         return begins ? [h("span", { class: "start" }, h("bdi", {}, begins)), span] : span;
       });
       const fold = (tokens, from, to) => tokens > 0 && h("button", { class: "fold", onclick: () => unfold(from, to) }, `… ${tokens} more tokens`);
-      const counted = (from, to) => all.slice(from, to).reduce((sum, cluster) => sum + cluster.tokens.length, 0);
+      const counted = (from, to) => all.slice(from, to).reduce((sum, word) => sum + word.tokens.length, 0);
       box.replaceChildren(...[fold(counted(0, range[0]), 0, range[1]), ...parts, fold(counted(range[1], all.length), range[0], all.length)].flat().filter(Boolean));
       say(-1);
     }
@@ -244,14 +391,56 @@
       if (step && shares && event.target === box) { event.preventDefault(); move(here < 0 ? range[0] : here + step); }
     });
     box.addEventListener("pointerover", (event) => {
-      const index = spans.indexOf(event.target);
+      const index = spans.indexOf(event.target.closest(".text > span"));
       if (index >= 0) say(index);
     });
     box.addEventListener("pointerleave", () => say(here));
     box.addEventListener("blur", () => { spans[here]?.classList.remove("here"); here = -1; say(-1); });
     render();
-    if (shares) recolours.push(() => { here = -1; render(); });
+    if (shares) recolours.set(row, () => { here = -1; render(); });
     return [box, out];
+  }
+
+  // ── Groups ────────────────────────────────────────────────────────────────────────────────────────────────────────
+  let column = 0;
+  function groups(view) {
+    if (!view.groups || !view.groups.length) return null;
+    column = Math.min(column, view.groups.length - 1);
+    const holder = h("div", {});
+    const render = () => holder.replaceChildren(choice, ...group(view, column));
+    const choice = view.groups.length > 1
+      ? h("label", { class: "by" }, "by ", h("select", { onchange: (event) => { column = Number(event.target.value); render(); } }, study.groupings.map((grouping, index) => h("option", { value: index, selected: index === column }, grouping.name))))
+      : h("p", { class: "by" }, `by ${study.groupings[0].name}`);
+    render();
+    return holder;
+  }
+
+  function group(view, column) {
+    const found = view.groups[column], grouping = study.groupings[column];
+    const all = grouping.sizes.reduce((sum, size) => sum + size, 0);
+    const total = found.total[0] - found.total[1];
+    const lines = found.groups.map(([group, positive, negative]) => ({ name: grouping.labels[group], rows: grouping.sizes[group], positive, negative, group }));
+    if (found.rest) lines.push({ name: `${count(found.rest[0])} more`, rows: found.rest[1], positive: found.rest[2], negative: found.rest[3], group: null });
+    const largest = Math.max(...lines.map((line) => Math.max(line.positive, -line.negative)), 1e-30);
+    const rows = lines.map((line) => {
+      const size = (line.positive - line.negative) / total, share = line.rows / all;
+      const width = (value) => (96 * Math.abs(value)) / largest;
+      const bars = s("svg", { viewBox: "0 0 200 14", width: 200, height: 14, role: "img", "aria-label": `${significant(line.positive, 3)} and ${significant(line.negative, 3)}` },
+        s("rect", { class: "negative", x: 100 - width(line.negative), y: 2, width: width(line.negative), height: 10 }),
+        s("rect", { class: "positive", x: 100, y: 2, width: width(line.positive), height: 10 }),
+        s("path", { class: "axis", d: "M100 0V14" }));
+      const pick = line.group === null || !view.rows.some((row) => row.groups[column] === line.group) ? h("bdi", {}, line.name)
+        : h("button", { class: "quiet", title: "Show the passages of this group", onclick: () => { filter.groups.set(column, line.group); again(); byId("sequences").scrollIntoView(); } }, h("bdi", {}, line.name));
+      const cells = [count(line.rows), percent(share), significant(line.positive + line.negative), significant(line.positive - line.negative).replace("+", ""), percent(size), "× " + plain(size / share, 2)];
+      return h("tr", {}, h("th", { scope: "row" }, pick), cells.slice(0, 2).map((cell) => h("td", { class: "number" }, cell)), h("td", { class: "bars" }, bars), cells.slice(2).map((cell) => h("td", { class: "number" }, cell)));
+    });
+    const names = [["Group"], ["Rows"], ["of all", "share of the rows"], ["Opponents · proponents", "sum of the influences below and above 0"], ["Influence", "sum, signs kept"], ["Absolute", "sum of the sizes"], ["of all", "share of the sum of the sizes"], ["for its size", "share of the influence over share of the rows: above 1 the group has more than its size would give it"]];
+    const heads = names.map(([name, title], index) => h("th", { scope: "col", class: index === 0 || index === 3 ? null : "number" }, title ? h("abbr", { title }, name) : name));
+    return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Influence by group, table" }, h("table", { class: "groups" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))),
+      h("p", { class: "buttons" }, downloads(`query-${view.query}-by-${grouping.name}`, () => ({
+        columns: [grouping.name, "rows", "rows_share", "positive", "negative", "influence", "absolute", "absolute_share", "over_rows"],
+        rows: lines.map(({ name, rows, positive, negative }) => [name, rows, rows / all, positive, negative, positive + negative, positive - negative, (positive - negative) / total, ((positive - negative) / total) / (rows / all)]),
+      })))];
   }
 
   // The window of WINDOW clusters that holds most of the sizes.
@@ -421,7 +610,7 @@
         h("tbody", {}, concentration.shares.map((part) => line(`${plain(100 * part.fraction, 1)} %`, count(part.sequences), `${(100 * part.share).toFixed(1)} %`)),
           line("participation ratio", "", concentration.participation_ratio.toFixed(1)))),
       h("p", { class: "note" }, "Of the sequences with positive influence. Participation ratio: as many equal influences would be as concentrated, (Σx)² / Σx².")),
-      h("div", {}, law ? [h("table", { class: "laws" },
+      h("div", { class: "wide" }, law ? [h("table", { class: "laws" },
         h("thead", {}, h("tr", {}, ["Law of the tail", "", "log-likelihood ratio", "p"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
         h("tbody", {}, line("power law", `α = ${law.alpha.toFixed(2)} ± ${law.alpha_error.toFixed(2)}`, "", probability(law.p, law.samples)),
           found.rivals.map((rival) => line(rival.name, rival.parameters.map(([name, value]) => `${name} ${plain(value)}`).join(", "), significant(rival.ratio, 3), probability(rival.p, 200))))),
@@ -429,13 +618,120 @@
         : h("p", { class: "note" }, "Too few positive influences for the fit of a power law: it takes 50.")))];
   }
 
+  // ── The list of queries ───────────────────────────────────────────────────────────────────────────────────────────
+  const links = [...byId("queries").children];
+  let page = 0, matching = links;
+  function paged() {
+    const pages = Math.max(1, Math.ceil(matching.length / PAGE));
+    page = Math.max(0, Math.min(pages - 1, page));
+    const on = new Set(matching.slice(page * PAGE, (page + 1) * PAGE));
+    links.forEach((link) => { link.hidden = !on.has(link); });
+    const turn = (step, text, name) => h("button", { disabled: page + step < 0 || page + step >= pages, "aria-label": name, onclick: () => { page += step; paged(); } }, text);
+    const said = matching.length ? `${page * PAGE + 1}–${Math.min(matching.length, (page + 1) * PAGE)} of ${matching.length}` : "no query";
+    byId("pager").replaceChildren(...(pages > 1 ? [turn(-1, "‹", "Earlier queries"), h("span", {}, said), turn(1, "›", "Later queries")] : matching.length < links.length ? [h("span", {}, said)] : []));
+  }
+  function current(entry) {
+    for (const link of document.querySelectorAll("#browse a")) {
+      if (link.getAttribute("href") === (entry ? `#query-${entry.query}` : "#all")) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+    }
+    const at = matching.findIndex((link) => link.hasAttribute("aria-current"));
+    if (at >= 0) page = Math.floor(at / PAGE);
+    paged();
+  }
+  const narrow = matchMedia("(max-width: 50rem)");
+  const fold = () => { byId("browse").open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
+  byId("browse").addEventListener("click", (event) => { if (narrow.matches && event.target.closest("a")) byId("browse").open = false; });
+
+  // Search: queries at once, passages of every query as they are read.
+  let search = 0;
+  function find(text) {
+    const needle = text.trim().toLowerCase(), mine = ++search;
+    const has = (entry) => !needle || `${entry.query} ${entry.name} ${entry.text}`.toLowerCase().includes(needle);
+    matching = links.filter((_, index) => has(study.queries[index]));
+    page = 0;
+    paged();
+    const trs = [...document.querySelectorAll(".queries tbody tr")];
+    trs.forEach((tr) => { tr.dataset.out = has(study.queries.find((entry) => String(entry.query) === tr.dataset.query)) ? "" : "out"; });
+    lines(false);
+    const found = new Map(), out = byId("found");
+    if (needle.length < 2) return out.replaceChildren();
+    if (narrow.matches) byId("browse").open = true;
+    out.replaceChildren(h("p", { class: "note" }, "Looking through the passages …"));
+    const next = (index) => {
+      if (mine !== search) return;
+      const entry = study.queries[index];
+      if (!entry) return report();
+      load(entry, (view) => {
+        if (view) for (const row of view.rows) {
+          const at = row.text.toLowerCase().indexOf(needle);
+          if (at < 0 && !row.doc.toLowerCase().includes(needle)) continue;
+          if (!found.has(row.example)) found.set(row.example, { row, at, places: [] });
+          found.get(row.example).places.push([view.query, row]);
+        }
+        if (index % 20 === 19) setTimeout(() => next(index + 1)); else next(index + 1);
+      });
+    };
+    const report = () => {
+      const some = [...found.values()];
+      const excerpt = ({ row, at }) => {
+        if (at < 0) return short(row.text, 90);
+        const from = Math.max(0, at - 30);
+        return [from > 0 && "…", row.text.slice(from, at), h("mark", {}, row.text.slice(at, at + needle.length)), row.text.slice(at + needle.length, at + needle.length + 50), "…"];
+      };
+      out.replaceChildren(h("h3", {}, `${count(some.length)} passage${some.length === 1 ? "" : "s"}`),
+        ...some.slice(0, FOUND).map((hit) => h("div", { class: "hit" }, h("bdi", { class: "doc" }, hit.row.doc), h("p", {}, excerpt(hit)),
+          h("p", { class: "places" }, hit.places.slice(0, 6).flatMap(([query, row]) => [h("a", { href: address(query, row) }, `query ${query} ${label(row)}`), " "]), hit.places.length > 6 && `and ${hit.places.length - 6} more`))),
+        ...(some.length > FOUND ? [h("p", { class: "note" }, `and ${count(some.length - FOUND)} more`)] : []));
+    };
+    next(0);
+  }
+  let waiting;
+  byId("find").addEventListener("input", (event) => { clearTimeout(waiting); waiting = setTimeout(() => find(event.target.value), 120); });
+
+  // ── The table of all queries ──────────────────────────────────────────────────────────────────────────────────────
+  const body = document.querySelector(".queries tbody");
+  const more = h("button", { class: "more", onclick: () => lines(true) });
+  let whole = false;
+  function lines(all) {
+    whole = whole || all;
+    const on = [...body.rows].filter((tr) => tr.dataset.out !== "out");
+    [...body.rows].forEach((tr) => { tr.hidden = true; });
+    on.slice(0, whole ? on.length : LINES).forEach((tr) => { tr.hidden = false; });
+    more.hidden = whole || on.length <= LINES;
+    more.textContent = `Show all ${on.length}`;
+  }
+  document.querySelectorAll(".queries thead th").forEach((th, index) => {
+    const value = (tr) => { const cell = tr.cells[index]; return index === 0 ? Number(tr.dataset.query) : cell.dataset.value === undefined ? -Infinity : Number(cell.dataset.value); };
+    const button = h("button", { class: "quiet sort", onclick: () => {
+      const down = th.getAttribute("aria-sort") === (index === 0 ? "ascending" : "descending") ? !(index === 0) : index === 0;
+      document.querySelectorAll(".queries thead th").forEach((other) => other.removeAttribute("aria-sort"));
+      th.setAttribute("aria-sort", down ? "ascending" : "descending");
+      body.append(...[...body.rows].sort((left, right) => (down ? 1 : -1) * (value(left) - value(right))));
+      lines(false);
+    } }, ...th.childNodes);
+    th.replaceChildren(button);
+  });
+  byId("study-buttons").append(...downloads("queries", () => {
+    const names = [...document.querySelectorAll(".queries thead th")].map((th) => th.dataset.name);
+    const rows = [...body.rows].filter((tr) => tr.dataset.out !== "out").map((tr) => {
+      const entry = study.queries.find((entry) => String(entry.query) === tr.dataset.query);
+      return [entry.query, entry.name, entry.text, ...[...tr.cells].slice(1).map((cell) => (cell.dataset.value === undefined ? null : Number(cell.dataset.value)))];
+    });
+    return { columns: ["query", "query_id", "text", ...names.slice(1)], rows };
+  }));
+  body.closest(".scroll").after(more);
+  lines(false);
+
   // ── Begin ─────────────────────────────────────────────────────────────────────────────────────────────────────────
   byId("average-profile").replaceChildren(study.profile
     ? profile(study.profile, null)
     : h("p", { class: "note" }, "No shares by module: wire details to the report."));
   window.addEventListener("hashchange", route);
   document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, textarea")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, textarea, select")) return;
+    if (event.key === "/") { event.preventDefault(); return byId("find").focus(); }
     const at = study.queries.findIndex((entry) => entry.query === shown);
     const other = { n: study.queries[at + 1], p: study.queries[at - 1] }[event.key];
     if (other) location.hash = `query-${other.query}`;

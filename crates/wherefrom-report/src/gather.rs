@@ -6,10 +6,11 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::text::boundary;
-use wherefrom_artifact::{Detail, Error, Example, Loss, Ranked, Score, visible};
+use wherefrom_artifact::text::{boundary, one_line};
+use wherefrom_artifact::{Asked, Cell, CellColumn, Cells, Detail, Error, Example, Loss, Ranked, Score, visible};
 
 use crate::duplicates::{Near, Runs, near};
+use crate::groups::{Grouped, Listed, Names};
 use crate::layers::{Grid, centre_of_mass};
 use crate::pieces::Pieces;
 use crate::statistics::{Distribution, Influences, describe};
@@ -20,6 +21,10 @@ pub(crate) struct Gathered {
     /// Queries of the ranking, in order.
     pub(crate) queries: Vec<u32>,
     pub(crate) grid: Grid,
+    pub(crate) grouped: Grouped,
+    /// Columns that come with the sequences.
+    pub(crate) columns: Vec<CellColumn>,
+    cells: HashMap<u64, Cells>,
     tokenizer: Option<Tokenizer>,
     ranked: BTreeMap<u32, Vec<Ranked>>,
     examples: HashMap<u64, Example>,
@@ -40,17 +45,22 @@ pub(crate) struct View {
     /// What is measured: log p of the targets, each segment times its weight.
     #[serde(skip)]
     log_p: Option<f64>,
+    prompt: String,
+    completion: String,
+    contrast: String,
     /// Segments of the query: one, or for a contrast two.
-    asked: Vec<Asked>,
+    asked: Vec<Segment>,
     rows: Vec<Shown>,
     distribution: Option<Distribution>,
+    /// Influence by group, for each column of groups.
+    groups: Vec<Listed>,
     /// Mean over the proponents of each layer's share of the sizes.
     profile: Option<Vec<f64>>,
 }
 
 /// A segment of a query.
 #[derive(Debug, Serialize)]
-struct Asked {
+struct Segment {
     /// What its log-probability counts: 1, or -1 for a rival.
     weight: f32,
     #[serde(flatten)]
@@ -71,6 +81,12 @@ struct Shown {
     /// First token and name of each document, where there are several.
     docs: Vec<(u32, String)>,
     influence: f32,
+    /// What comes with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cells: Vec<Cell>,
+    /// Its group in each column of groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<Option<usize>>,
     /// Of all influence of its sign on the query.
     share: Option<f64>,
     #[serde(flatten)]
@@ -100,7 +116,6 @@ pub(crate) struct Summary {
     pub(crate) name: String,
     /// Side file, where the page has no room.
     pub(crate) file: Option<String>,
-    #[serde(skip)]
     pub(crate) text: String,
     #[serde(skip)]
     pub(crate) log_p: Option<f64>,
@@ -135,12 +150,27 @@ impl Gathered {
             tokenizer: inputs.tokenizer.as_deref().map(wherefrom_vocabulary::open).transpose()?,
             ..Self::empty()
         };
+        if let Some(columns) = &inputs.columns {
+            gathered.grouped = Grouped::of_columns(columns)?;
+            for row in columns.by_example()? {
+                let (example, cells) = row?;
+                if gathered.columns.len() < cells.columns.len() {
+                    gathered.columns = cells.columns.to_vec();
+                }
+                if wanted.contains(&example) {
+                    gathered.cells.insert(example, cells);
+                }
+            }
+        }
+        let mut names = Names::new();
         for row in inputs.tokens.rows::<Example>()? {
             let row = row?;
+            names.add(&row);
             if wanted.contains(&row.example) {
                 gathered.examples.insert(row.example, row);
             }
         }
+        gathered.grouped.add_names(names);
         if let Some(missing) = wanted.iter().find(|example| !gathered.examples.contains_key(example)) {
             return mismatch(format!(
                 "the ranking names example {missing}, which the tokens do not have; wire the tokens that were ranked"
@@ -188,6 +218,7 @@ impl Gathered {
                     ));
                 }
                 gathered.influences.entry(row.query).or_default().push(row.influence);
+                gathered.grouped.add(row.query, row.example, row.influence);
             }
             gathered.influences.values_mut().for_each(Influences::sort);
         }
@@ -198,6 +229,9 @@ impl Gathered {
         Self {
             queries: Vec::new(),
             grid: Grid::default(),
+            grouped: Grouped::default(),
+            columns: Vec::new(),
+            cells: HashMap::new(),
             tokenizer: None,
             ranked: BTreeMap::new(),
             examples: HashMap::new(),
@@ -214,6 +248,8 @@ impl Gathered {
         let influences = self.influences.get(&query);
         let distribution = influences.map(|found| describe(found, config.samples, config.seed, query));
         let asked = self.asked.get(&query);
+        // Where the queries are not wired the ranking may have their words.
+        let words = asked.map(Example::asked).or_else(|| Some(ranked.first()?.asked.clone())).unwrap_or_default();
         let asked_runs = asked.map(|example| {
             // The first segment is the completion itself; a rival is not what a sequence quotes.
             let first = example.parts().next().map_or(0..0, |(tokens, _)| tokens);
@@ -240,8 +276,12 @@ impl Gathered {
         profile.iter_mut().for_each(|share| *share = rounded(*share / f64::from(profiled.max(1))));
         Ok(View {
             query,
-            name: asked.map_or_else(|| format!("query {query}"), |example| visible(&example.docs.join(" + "))),
-            text: asked.map_or_else(String::new, line),
+            name: if words.id.is_empty() { format!("query {query}") } else { visible(&words.id) },
+            text: line(&words),
+            prompt: visible(&words.prompt),
+            completion: visible(&words.completion),
+            contrast: visible(&words.contrast),
+            groups: self.grouped.query(query, rounded),
             log_p: self.losses.get(&query).map(|loss| -f64::from(loss.loss)),
             asked: asked.map(|example| self.asked(query, example)).transpose()?.unwrap_or_default(),
             rows,
@@ -250,7 +290,7 @@ impl Gathered {
         })
     }
 
-    fn asked(&self, query: u32, example: &Example) -> Result<Vec<Asked>> {
+    fn asked(&self, query: u32, example: &Example) -> Result<Vec<Segment>> {
         let loss = self.losses.get(&query);
         if loss.is_some_and(|loss| loss.by_token.len() != example.input_ids.len()) {
             return mismatch(format!(
@@ -263,7 +303,7 @@ impl Gathered {
             let log_p = |loss: &Loss| {
                 targets.iter().map(|&target| rounded(-f64::from(loss.by_token[tokens.start + target]))).collect()
             };
-            Asked { weight, pieces: self.pieces(ids), log_p: loss.map(log_p), targets }
+            Segment { weight, pieces: self.pieces(ids), log_p: loss.map(log_p), targets }
         };
         Ok(example.parts().map(segment).collect())
     }
@@ -290,6 +330,12 @@ impl Gathered {
             doc: visible(&row.doc),
             docs: docs.map(|(start, name)| (*start, visible(name))).collect(),
             influence: row.influence,
+            cells: self
+                .cells
+                .get(&row.example)
+                .map(|cells| cells.values.iter().map(shown).collect())
+                .unwrap_or_default(),
+            groups: self.grouped.of(row.example),
             share: None,
             pieces: self.pieces(&example.input_ids),
             by_token: detail.map(|detail| Scaled::new(&detail.by_token)),
@@ -299,6 +345,11 @@ impl Gathered {
             near: None,
             quotes: None,
         })
+    }
+
+    /// Whether the queries' own tokens are there.
+    pub(crate) fn has_queries(&self) -> bool {
+        !self.asked.is_empty()
     }
 
     /// Whether tokens have text.
@@ -341,13 +392,22 @@ impl Scaled {
     }
 }
 
-/// `prompt | completion`, or the text alone, on one line and safe to show.
-fn line(example: &Example) -> String {
-    let one_line = |text: &str| visible(&text.split_whitespace().collect::<Vec<_>>().join(" "));
-    match example.text.split_at_checked(example.completion_start as usize) {
-        Some((prompt, completion)) if !prompt.is_empty() => visible(&boundary(prompt, completion).join(" | ")),
-        _ => one_line(&example.text),
-    }
+/// `prompt | completion`, or the text alone, on one line and safe to show; of a contrast with what it is against.
+fn line(asked: &Asked) -> String {
+    let text = match &asked.prompt[..] {
+        "" => one_line(&asked.completion),
+        prompt => boundary(prompt, &asked.completion).join(" | "),
+    };
+    let against = match &asked.contrast[..] {
+        "" => String::new(),
+        contrast => format!(" (against {})", boundary(&asked.prompt, contrast)[1]),
+    };
+    visible(&(text + &against))
+}
+
+/// A value that is safe to show.
+fn shown(cell: &Cell) -> Cell {
+    if let Cell::Text(text) = cell { Cell::Text(visible(text)) } else { cell.clone() }
 }
 
 /// |a|_2 / |a|_1; none where all shares are 0.

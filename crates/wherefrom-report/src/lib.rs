@@ -1,6 +1,6 @@
 //! From artifacts to a page that a person looks at.
 //!
-//! reads   ranking, tokens; details, queries, losses, scores and a tokenizer where they are wired
+//! reads   ranking, tokens; details, queries, losses, scores, columns and a tokenizer where they are wired
 //! writes  report
 //!
 //! `gather` reads what is shown of each query, `statistics` describes its influences, `header` says what the study was,
@@ -8,6 +8,7 @@
 
 mod duplicates;
 mod gather;
+mod groups;
 mod header;
 mod layers;
 mod page;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Details, Draft, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
+    Artifact, Columns, Details, Draft, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
 };
 use wherefrom_stage::{About, Cost, Exec, File, Role, Stage, Writes, at_least};
 
@@ -27,7 +28,7 @@ use crate::gather::Gathered;
 use crate::header::Header;
 
 /// Raised when results change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The stage `report`.
 pub static STAGE: Stage<Config> = Stage {
@@ -39,6 +40,7 @@ pub static STAGE: Stage<Config> = Stage {
         Role::optional("queries", &[Kind::Tokens]),
         Role::optional("losses", &[Kind::Losses]),
         Role::optional("scores", &[Kind::Scores]),
+        Role::optional("columns", &[Kind::Columns]),
     ],
     parse: |knobs| at_least("top", 1, knobs),
     check: Config::check,
@@ -53,6 +55,7 @@ pub static STAGE: Stage<Config> = Stage {
             queries: given.maybe("queries")?,
             losses: given.maybe("losses")?,
             scores: given.maybe("scores")?,
+            columns: given.maybe("columns")?,
             tokenizer: given.file(File::Tokenizer),
         };
         run(config, &inputs, exec, draft)
@@ -113,6 +116,8 @@ pub struct Inputs {
     pub losses: Option<Artifact<Losses>>,
     /// Influence of the whole corpus.
     pub scores: Option<Artifact<Scores>>,
+    /// What comes with the sequences.
+    pub columns: Option<Artifact<Columns>>,
     /// The `tokenizer.json` of the tokens; without it tokens show as numbers.
     pub tokenizer: Option<PathBuf>,
 }

@@ -13,10 +13,31 @@ use wherefrom_artifact::{bytes, visible};
 use crate::Config;
 use crate::gather::{Gathered, Summary};
 use crate::header::{Header, Made, grouped};
-use crate::statistics::{Distribution, PowerLaw};
+use crate::statistics::PowerLaw;
 
 const STYLE: &str = include_str!("../assets/report.css");
 const SCRIPT: &str = include_str!("../assets/report.js");
+/// Columns of the table of all queries: name in a download, meaning, heading.
+const QUERY_COLUMNS: [(&str, &str, &str); 6] = [
+    (
+        "log_p",
+        "what is measured: log-probability of the completion (less that of what it is against), nats, and its tokens",
+        "log p",
+    ),
+    ("strongest_positive", "influence of the strongest proponent", "Strongest +"),
+    ("strongest_negative", "influence of the strongest opponent", "Strongest −"),
+    (
+        "top_1_percent",
+        "share of the positive influence that the strongest 1 % of the sequences with positive influence hold",
+        "Top 1 %",
+    ),
+    ("participation_ratio", "participation ratio: as many equal influences would be as concentrated", "Effective"),
+    (
+        "power_law",
+        "exponent of the power law of the tail, its standard error, and the p-value; below 0.1 the law is rejected",
+        "Power law",
+    ),
+];
 /// Characters of a query in the table of all.
 const EXCERPT: usize = 110;
 
@@ -55,6 +76,8 @@ pub(crate) fn page(
         "queries": summaries,
         "profile": average(summaries),
         "unit": header.unit,
+        "groupings": gathered.grouped.groupings(),
+        "columns": gathered.columns.iter().map(|column| visible(&column.name)).collect::<Vec<_>>(),
     }))?;
     let markup = html! {
         (DOCTYPE)
@@ -79,15 +102,24 @@ pub(crate) fn page(
                     }
                 }
                 nav aria-label="Queries" {
-                    a href="#all" { "All queries" }
-                    @for summary in summaries {
-                        a href=(format!("#query-{}", summary.query)) {
-                            span.number { (summary.query) } " " bdi { (summary.name) }
+                    label.find { span { "Search" } input type="search" id="find" placeholder="Queries and passages" autocomplete="off"; }
+                    details id="browse" open {
+                        summary { "Queries" }
+                        a.all href="#all" { "All queries" }
+                        div id="queries" {
+                            @for summary in summaries {
+                                a href=(format!("#query-{}", summary.query)) title=(clipped(&summary.text)) {
+                                    span.number { (summary.query) } " " bdi { (summary.name) }
+                                }
+                            }
                         }
+                        div id="pager" {}
                     }
+                    div id="found" role="region" aria-label="Passages found" aria-live="polite" {}
                 }
                 main id="main" tabindex="-1" {
-                    section id="study" aria-labelledby="study-title" { (study_section(header, gathered, summaries)) }
+                    (missing(header, gathered, summaries))
+                    section id="study" aria-labelledby="study-title" { (study_section(header, summaries)) }
                     article id="query" hidden {}
                     noscript { p.note { "The queries are drawn by a script, which this browser does not run." } }
                 }
@@ -113,25 +145,19 @@ fn average(summaries: &[Summary]) -> Option<Vec<f64>> {
     )
 }
 
-fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Markup {
+fn study_section(header: &Header, summaries: &[Summary]) -> Markup {
     html! {
-        h2 id="study-title" { "All queries" }
+        div.top { h2 id="study-title" { "All queries" } div.buttons id="study-buttons" {} }
         div.scroll tabindex="0" role="region" aria-label="All queries, table" {
             table.queries {
                 thead { tr {
-                    th scope="col" { "Query" }
-                    th.number scope="col" { abbr title="what is measured: log-probability of the completion (less the rival's), nats, and its tokens" { "log p" } }
-                    th.number scope="col" { abbr title="influence of the strongest proponent" { "Strongest +" } }
-                    th.number scope="col" { abbr title="influence of the strongest opponent" { "Strongest −" } }
-                    th.number scope="col" { abbr title="share of the positive influence that the strongest 1 % of the sequences with positive influence hold" { "Top 1 %" } }
-                    th.number scope="col" { abbr title="participation ratio: as many equal influences would be as concentrated" { "Effective" } }
-                    th.number scope="col" { abbr title="exponent of the power law of the tail, its standard error, and the p-value; below 0.1 the law is rejected" { "Power law" } }
+                    th scope="col" data-name="query" { "Query" }
+                    @for (name, title, text) in QUERY_COLUMNS { th.number scope="col" data-name=(name) { abbr title=(title) { (text) } } }
                 } }
                 tbody { @for summary in summaries { (query_row(summary)) } }
             }
         }
         @if summaries.iter().any(|summary| is_marked(&summary.text)) { p.note { (first_upper(BOUNDARY)) "." } }
-        @for sentence in missing(header, gathered, summaries) { p.note { (sentence) } }
         h3 { "Where in the model, average over all queries" }
         div id="average-profile" {}
         h3 id="artifacts" { "Artifacts and cost" }
@@ -164,19 +190,26 @@ fn study_section(header: &Header, gathered: &Gathered, summaries: &[Summary]) ->
 fn query_row(summary: &Summary) -> Markup {
     let distribution = summary.distribution.as_ref();
     let concentration = distribution.and_then(|found| found.concentration.as_ref());
+    let law = distribution.and_then(|found| found.power_law.as_ref());
     html! {
         tr data-query=(summary.query) {
             th scope="row" {
                 a href=(format!("#query-{}", summary.query)) { span.number { (summary.query) } " " bdi { (summary.name) } }
                 p.excerpt dir="auto" { (clipped(&summary.text)) }
             }
-            td.number {
+            td.number data-value=[summary.log_p] {
                 @if let Some(log_p) = summary.log_p { (format!("{log_p:.2}").replace('-', "−")) small { " / " (summary.targets) } }
             }
-            @for strongest in summary.strongest { td.number { @if let Some(value) = strongest { (significant(value).replace('-', "−")) } } }
-            td.number { @if let Some(found) = concentration { (format!("{:.1} %", 100.0 * found.shares[1].share)) } }
-            td.number { @if let Some(found) = concentration { (format!("{:.1}", found.participation_ratio)) } }
-            td.number { @if let Some(law) = distribution.and_then(|found| found.power_law.as_ref()) { (power_law(law)) } }
+            @for strongest in summary.strongest {
+                td.number data-value=[strongest] { @if let Some(value) = strongest { (significant(value).replace('-', "−")) } }
+            }
+            td.number data-value=[concentration.map(|found| found.shares[1].share)] {
+                @if let Some(found) = concentration { (format!("{:.1} %", 100.0 * found.shares[1].share)) }
+            }
+            td.number data-value=[concentration.map(|found| found.participation_ratio)] {
+                @if let Some(found) = concentration { (format!("{:.1}", found.participation_ratio)) }
+            }
+            td.number data-value=[law.map(|law| law.alpha)] { @if let Some(law) = law { (power_law(law)) } }
         }
     }
 }
@@ -204,34 +237,45 @@ fn artifact_row(made: &Made) -> Markup {
     }
 }
 
-/// What is not shown, and what to wire for it.
-fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Vec<String> {
+/// What is not shown, and the lines of a pipeline that bring it.
+fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Markup {
     let has = |found: fn(&Summary) -> bool| summaries.iter().any(found);
-    let distribution: Option<&Distribution> = summaries.iter().find_map(|summary| summary.distribution.as_ref());
-    let mut sentences = Vec::new();
-    let mut say = |shown: bool, what: &str| (!shown).then(|| sentences.push(what.to_string()));
-    say(
-        !gathered.grid.modules.is_empty(),
-        "No shares by token and module: wire `details`, a score step with detail = true, to the report.",
-    );
-    say(
-        has(|summary| !summary.text.is_empty()),
-        "No words of the queries: wire `queries`, the tokens of the queries, to the report.",
-    );
-    say(
-        has(|summary| summary.log_p.is_some()),
-        "No log-probabilities: add a step with stage = \"losses\" on the tokens of the queries and wire it as `losses`.",
-    );
-    say(
-        distribution.is_some(),
-        "No distributions and no shares of the total: wire `scores`, the scan of the whole corpus, to the report.",
-    );
-    say(
-        gathered.has_tokenizer(),
-        "Tokens are numbers: give the report the knob `tokenizer`, the path of the model's tokenizer.json.",
-    );
-    say(header.unit.is_some(), "The ranking does not say the unit of its influences.");
-    sentences
+    let absent = [
+        (
+            gathered.grid.modules.is_empty(),
+            "shares by token and by module",
+            "details",
+            "[steps.details]\nstage = \"score\"\ninputs = { queries = \"ihvp\", tokens = \"train\", candidates = \"ranking\" }\ndetail = true\n\n",
+        ),
+        (!gathered.has_queries(), "the tokens of the queries", "queries", ""),
+        (
+            !has(|summary| summary.log_p.is_some()),
+            "what the queries cost the model",
+            "losses",
+            "[steps.losses]\nstage = \"losses\"\ninputs = { tokens = \"queries\" }\n\n",
+        ),
+        (!has(|summary| summary.distribution.is_some()), "distributions and shares of the total", "scores", ""),
+    ];
+    let absent: Vec<_> = absent.into_iter().filter(|(absent, ..)| *absent).collect();
+    let mut what: Vec<&str> = absent.iter().map(|(_, what, ..)| *what).collect();
+    if !gathered.has_tokenizer() {
+        what.push("words of the tokens");
+    }
+    let steps: String = absent.iter().map(|(.., lines)| *lines).collect();
+    let roles = absent.iter().map(|(_, _, role, _)| format!(", {role} = \"{role}\"")).collect::<String>();
+    let tokenizer = if gathered.has_tokenizer() { "" } else { "tokenizer = \"FOLDER/tokenizer.json\"\n" };
+    html! {
+        @if !what.is_empty() {
+            details.missing open {
+                summary { "Not on this page: " (what.join(", ")) "." }
+                p { "These lines of the pipeline bring it, with your names of the steps:" }
+                pre tabindex="0" {
+                    (steps) "[steps.report]\nstage = \"report\"\ninputs = { ranking = \"ranking\", tokens = \"train\"" (roles) " }   # and those that it has\n" (tokenizer)
+                }
+            }
+        }
+        @if header.unit.is_none() { p.note { "The ranking does not say the unit of its influences." } }
+    }
 }
 
 /// A sentence of a note.

@@ -1,6 +1,6 @@
 //! A corpus as raw rows, read from any row on, file after file: JSON lines, paragraphs of plain text, rows of Parquet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ pub(crate) struct Place {
     byte: u64,
     /// Lines before it; 0 in Parquet.
     line: u64,
+    /// Rows of the whole corpus before it.
+    #[serde(default)]
+    pub(crate) total: u64,
 }
 
 /// A row before it is understood.
@@ -184,13 +187,20 @@ impl Corpus {
             while next < before + file.bytes {
                 let byte = if plain { row_after(file, next - before)? } else { 0 };
                 let row = if byte > 0 { self.every } else { 0 };
-                places.push(Place { file: number, row, byte, line: 0 });
+                places.push(Place { file: number, row, byte, ..Place::default() });
                 next += step;
             }
             before += file.bytes;
         }
         places.dedup();
         Ok(places)
+    }
+
+    /// The columns of all tables.
+    pub(crate) fn columns(&self) -> Result<BTreeSet<String>> {
+        let tables = self.files.iter().filter(|file| file.format == Format::Parquet);
+        let columns = tables.map(|file| Ok(TableRows::open(file, &self.names, 0)?.columns()));
+        Ok(columns.collect::<Result<Vec<_>>>()?.concat().into_iter().collect())
     }
 
     /// `FILE:LINE`, or `FILE: row N` of a table.
@@ -293,12 +303,13 @@ impl Rows<'_> {
             if let Some(row) = row? {
                 self.open = Some(open);
                 self.place.row += 1;
+                self.place.total += 1;
                 return Ok(Some(row));
             }
             if file.packing != Packing::None || file.format == Format::Parquet {
                 self.read += file.bytes;
             }
-            self.place = Place { file: self.place.file + 1, ..Place::default() };
+            self.place = Place { file: self.place.file + 1, total: self.place.total, ..Place::default() };
         }
         Ok(None)
     }

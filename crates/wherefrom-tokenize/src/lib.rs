@@ -1,10 +1,11 @@
 //! Corpora to token windows, and corpora to vocabularies.
 //!
 //! reads   corpus files (JSON lines, plain text, Parquet; packed by gzip or zstd), tokenizer.json, tokenizer_config.json
-//! writes  tokens ([`tokenize`]), tokenizer ([`vocabulary`])
+//! writes  tokens ([`tokenize`]), columns ([`columns`]), tokenizer ([`vocabulary`])
 
 mod boundary;
 mod chat;
+pub mod columns;
 mod corpus;
 mod encoder;
 mod estimate;

@@ -31,7 +31,7 @@ impl<'a> Packer<'a> {
             return Ok(());
         }
         for piece in pieces(&document, self.max, self.encoder)? {
-            self.place(Example { docs: document.docs.clone(), ..piece });
+            self.place(Example { docs: document.docs.clone(), rows: document.rows.clone(), ..piece });
         }
         Ok(())
     }
@@ -47,6 +47,7 @@ impl<'a> Packer<'a> {
         }
         open.doc_starts.push(open.input_ids.len() as u32);
         open.docs.extend(piece.docs);
+        open.rows.extend(piece.rows);
         open.input_ids.extend(piece.input_ids);
         open.target_mask.extend(piece.target_mask);
         open.text.push_str(&piece.text);

@@ -23,7 +23,11 @@ const SAMPLES: u64 = 1000;
 
 /// Which column holds what.
 #[derive(Debug, Clone)]
-pub(crate) struct Names(BTreeMap<&'static str, String>);
+pub(crate) struct Names {
+    roles: BTreeMap<&'static str, String>,
+    /// Columns that are kept as they are; where there are any, nothing else is read.
+    kept: Vec<String>,
+}
 
 impl Names {
     /// The names of the knobs `column` (of the text) and `columns` (role to name).
@@ -52,22 +56,35 @@ impl Names {
                 names.entry(role).or_insert_with(|| role.into());
             }
         }
-        Ok(Self(names))
+        Ok(Self { roles: names, kept: Vec::new() })
+    }
+
+    /// These columns and no roles.
+    pub(crate) fn kept(columns: Vec<String>) -> Self {
+        Self { roles: BTreeMap::new(), kept: columns }
+    }
+
+    /// Whether columns are read for what they are, not for a role.
+    pub(crate) fn keeps(&self) -> bool {
+        !self.kept.is_empty()
     }
 
     /// The column of every role.
     pub(crate) fn all(&self) -> Vec<&str> {
-        ROLES.iter().filter_map(|role| self.0.get(role)).map(String::as_str).collect()
+        ROLES.iter().filter_map(|role| self.roles.get(role)).map(String::as_str).collect()
     }
 
     /// Whether the column `key` is looked at.
     pub(crate) fn reads(&self, key: &str) -> bool {
-        self.0.values().any(|name| name == key) || words::known(key)
+        if self.keeps() {
+            return self.kept.iter().any(|name| name == key);
+        }
+        self.roles.values().any(|name| name == key) || words::known(key)
     }
 
     /// The column of a role; nothing has that of a role without one.
     fn of(&self, role: &str) -> &str {
-        self.0.get(role).map_or("", String::as_str)
+        self.roles.get(role).map_or("", String::as_str)
     }
 }
 

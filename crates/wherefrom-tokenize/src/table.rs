@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use arrow::array::{Array, AsArray as _, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     Schema, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
@@ -59,7 +60,8 @@ impl TableRows {
         let (opened, metadata) = opened.map_err(|what| unread(&path, &what))?;
         let fields = metadata.schema().fields();
         let roles = names.all();
-        if !fields.iter().any(|field| roles.contains(&&field.name()[..]) || names.reads(field.name())) {
+        if !names.keeps() && !fields.iter().any(|field| roles.contains(&&field.name()[..]) || names.reads(field.name()))
+        {
             let found: Vec<_> = fields.iter().map(|field| &field.name()[..]).collect();
             return Err(bad_input(format!(
                 "{}: has none of the columns {} (it has {}); say which holds what: columns = {{ text = \"{}\" }}",
@@ -71,7 +73,7 @@ impl TableRows {
         }
         let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
         for (index, field) in fields.iter().enumerate().filter(|(_, field)| names.reads(field.name())) {
-            if readable(field.data_type()) {
+            if readable(field.data_type()) || names.keeps() && has_text(field.data_type()) {
                 wanted.push(index);
             } else if roles.contains(&&field.name()[..]) {
                 return Err(bad_input(format!(
@@ -102,6 +104,11 @@ impl TableRows {
         self.metadata.metadata().row_groups().iter().map(|group| group.num_rows().cast_unsigned()).sum()
     }
 
+    /// The names of all columns.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        self.metadata.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
     /// The next row; a row that is too long is said to be one.
     pub(crate) fn row(&mut self) -> Result<Option<Result<Object, String>>> {
         while self.batch.as_ref().is_none_or(|batch| self.next == batch.num_rows()) {
@@ -130,7 +137,7 @@ impl TableRows {
                 let read =
                     caught(|| reader.next().transpose()).and_then(|read| read.map_err(|error| error.to_string()));
                 if let Some(batch) = read.map_err(|what| unread(&self.path, &what))? {
-                    return Ok(Some(batch));
+                    return plain(batch).map(Some);
                 }
                 self.reader = None;
             }
@@ -187,6 +194,40 @@ fn views(field: &FieldRef) -> FieldRef {
         other => other.clone(),
     };
     Arc::new(Field::clone(field).with_data_type(kind))
+}
+
+/// Whether values of a type that is not in JSON are plainly said by a text: dates, times, decimals, words of a dictionary.
+fn has_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Dictionary(_, values) => readable(values) || has_text(values),
+        DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) => true,
+        DataType::Timestamp(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => true,
+        _ => false,
+    }
+}
+
+/// The batch with texts in place of what [`has_text`]. Times with a zone are in UTC, and end in Z.
+fn plain(batch: RecordBatch) -> Result<RecordBatch> {
+    if batch.columns().iter().all(|column| !has_text(column.data_type())) {
+        return Ok(batch);
+    }
+    let (schema, columns, _) = batch.into_parts();
+    let column = |(field, column): (&FieldRef, ArrayRef)| -> Result<(String, ArrayRef)> {
+        let name = field.name().clone();
+        let text = |column: &ArrayRef| cast(column, &DataType::Utf8);
+        Ok(match column.data_type() {
+            DataType::Timestamp(unit, Some(_)) => {
+                let texts = text(&cast(&column, &DataType::Timestamp(*unit, None))?)?;
+                let zoned = texts.as_string::<i32>().iter().map(|time| time.map(|time| format!("{time}Z")));
+                (name, Arc::new(zoned.collect::<StringArray>()))
+            }
+            DataType::Dictionary(_, values) if readable(values) => (name, cast(&column, values)?),
+            kind if has_text(kind) => (name, text(&column)?),
+            _ => (name, column),
+        })
+    };
+    let columns = schema.fields().iter().zip(columns).map(column).collect::<Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))?)
 }
 
 /// Whether values of a type have a place in JSON. Fields of a struct that have none are left out.

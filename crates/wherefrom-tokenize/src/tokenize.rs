@@ -319,7 +319,9 @@ pub(crate) fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]
                 "the row is a query, and queries are not packed or split; tokenise them in a step of their own".into(),
             );
         }
-        windows.windows(row, corpus.document(raw.place))
+        let mut made = windows.windows(row, corpus.document(raw.place))?;
+        made.iter_mut().for_each(|window| window.example.rows = vec![raw.place.total]);
+        Ok(made)
     };
     chunk.par_iter().map(of).collect()
 }

@@ -69,8 +69,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             }
             say(&wherefrom_inspect::show(&store, &folder)?)
         }
-        Command::Export { artifact, output, named } => {
-            wherefrom_inspect::export(&store, &named.folder(&store, &artifact)?, &output)?;
+        Command::Export { artifact, group_by, output, named } => {
+            let folder = named.folder(&store, &artifact)?;
+            wherefrom_inspect::export(&store, &folder, group_by.as_deref(), &output)?;
             say_path(&output)
         }
         Command::Ls { runs: true, pipeline, json, .. } => store::runs(&store, pipeline.as_deref(), json),

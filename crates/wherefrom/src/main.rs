@@ -132,11 +132,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write an artifact in another tool's format: tables as CSV, a ranking also as JSON lines, factors as safetensors.
+    /// Write an artifact in another tool's format: tables as CSV, scores also as JSON lines or Parquet with names, a ranking
+    /// as JSON lines, factors as safetensors.
     Export {
         /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: String,
-        /// The file to write; its ending says how: .csv, .jsonl, .safetensors.
+        /// Sum the influence of scores by a kept column, or by `document`: the beginnings of document names.
+        #[arg(long, value_name = "COLUMN")]
+        group_by: Option<String>,
+        /// The file to write; its ending says how: .csv, .jsonl, .parquet, .safetensors.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
         #[command(flatten)]

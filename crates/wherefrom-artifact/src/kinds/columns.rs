@@ -61,13 +61,13 @@ impl<'a> Columns<'a> {
         let what = || Error::Mismatch(format!("column `{name}` is missing")).into();
         self.0.column_by_name(name).ok_or_else(what)
     }
-    pub(super) fn u64(&self, name: &str) -> Result<&'a UInt64Array> {
+    pub(crate) fn u64(&self, name: &str) -> Result<&'a UInt64Array> {
         Ok(self.any(name)?.as_primitive())
     }
-    pub(super) fn u32(&self, name: &str) -> Result<&'a UInt32Array> {
+    pub(crate) fn u32(&self, name: &str) -> Result<&'a UInt32Array> {
         Ok(self.any(name)?.as_primitive())
     }
-    pub(super) fn f32(&self, name: &str) -> Result<&'a Float32Array> {
+    pub(crate) fn f32(&self, name: &str) -> Result<&'a Float32Array> {
         Ok(self.any(name)?.as_primitive())
     }
     pub(crate) fn utf8(&self, name: &str) -> Result<&'a StringArray> {

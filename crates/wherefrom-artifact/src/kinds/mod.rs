@@ -15,6 +15,7 @@ mod details;
 mod eigenbasis;
 mod gradients;
 mod index;
+mod kept;
 mod lambda;
 mod losses;
 mod model;
@@ -36,7 +37,7 @@ use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::columns::Columns;
+pub(crate) use self::columns::Columns as Found;
 use self::definition::Definition;
 pub(crate) use self::definition::Once;
 pub use self::definition::{Export, Format, Tensors};
@@ -84,7 +85,7 @@ macro_rules! kinds {
         }
 
         $(
-            #[doc = concat!("The kind `", stringify!($module), "` as a type.")]
+            #[doc = concat!("The kind `", stringify!($name), "` as a type.")]
             #[derive(Debug, Clone, Copy)]
             pub enum $name {}
 
@@ -100,7 +101,8 @@ macro_rules! kinds {
 // Each with what else its file makes public: its row.
 kinds! {
     Tokenizer = tokenizer {}
-    Tokens = tokens { Example }
+    Tokens = tokens { Example, Asked }
+    Columns = kept { Kept }
     Model = model {}
     Losses = losses { Loss }
     Activations = activations { Streams }

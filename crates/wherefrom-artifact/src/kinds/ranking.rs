@@ -5,30 +5,36 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
+use arrow::array::StringArray;
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Value, json};
 
 use crate::artifact::Artifact;
+use crate::cells::{Cells, arrays, cells};
 use crate::kinds::columns::{Columns, batch, numbers, strings};
 use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values};
-use crate::kinds::{Example, Export, Format, Ranking, Row};
+use crate::kinds::{Asked, Example, Export, Format, Kind, Ranking, Row};
 use crate::lineage::Lineage;
 use crate::origin::Fact;
 use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, is_marked, one_line, significant};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "ranking",
-    version: 1,
+    version: 2,
     format: Format::Parquet,
     columns: &[
         Column::new("query", Values::UInt32),
+        Column::new("query_id", Values::Utf8).optional(),
         Column::new("sign", Values::Utf8),
         Column::new("rank", Values::UInt32),
         Column::new("example", Values::UInt64),
         Column::new("doc", Values::Utf8),
         Column::new("influence", Values::Float32),
         Column::new("text", Values::Utf8),
+        Column::new("prompt", Values::Utf8).optional(),
+        Column::new("completion", Values::Utf8).optional(),
+        Column::new("contrast", Values::Utf8).optional(),
     ],
     show: table,
     export: Export::Lines(lines),
@@ -50,7 +56,7 @@ const FEW: usize = 5;
 pub(super) const WIDEST: usize = 40;
 
 /// A row of a ranking. Ranks start at 1 in each sign.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ranked {
     /// Query number.
     pub query: u32,
@@ -66,24 +72,36 @@ pub struct Ranked {
     pub influence: f32,
     /// Its text.
     pub text: String,
+    /// The query in words; empty where it is not known.
+    pub asked: Asked,
+    /// What comes with the example.
+    pub cells: Cells,
 }
 
 impl Row<Ranking> for Ranked {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
         let sign = |row: &Self| if row.positive { "positive" } else { "negative" };
-        batch(vec![
+        let kept = arrays(rows.iter().map(|row| &row.cells));
+        let mut columns = vec![
             ("query", numbers::<UInt32Type>(rows.iter().map(|row| row.query))),
+            ("query_id", strings(rows.iter().map(|row| &row.asked.id[..]))),
             ("sign", strings(rows.iter().map(sign))),
             ("rank", numbers::<UInt32Type>(rows.iter().map(|row| row.rank))),
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
             ("doc", strings(rows.iter().map(|row| &row.doc[..]))),
             ("influence", numbers::<Float32Type>(rows.iter().map(|row| row.influence))),
             ("text", strings(rows.iter().map(|row| &row.text[..]))),
-        ])
+            ("prompt", strings(rows.iter().map(|row| &row.asked.prompt[..]))),
+            ("completion", strings(rows.iter().map(|row| &row.asked.completion[..]))),
+            ("contrast", strings(rows.iter().map(|row| &row.asked.contrast[..]))),
+        ];
+        columns.extend(kept.iter().map(|(name, array)| (&name[..], array.clone())));
+        batch(columns)
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.doc.len() + self.text.len()
+        let asked = self.asked.prompt.len() + self.asked.completion.len();
+        size_of::<Self>() + self.doc.len() + self.text.len() + asked + self.cells.bytes()
     }
 
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
@@ -91,7 +109,11 @@ impl Row<Ranking> for Ranked {
         let (query, sign, rank) = (columns.u32("query")?, columns.utf8("sign")?, columns.u32("rank")?);
         let (example, doc) = (columns.u64("example")?, columns.utf8("doc")?);
         let (influence, text) = (columns.f32("influence")?, columns.utf8("text")?);
-        let row = |i| Self {
+        // Columns that a stranger may leave out.
+        let [id, prompt, completion, contrast] =
+            ["query_id", "prompt", "completion", "contrast"].map(|name| columns.utf8(name).ok());
+        let said = |column: Option<&StringArray>, i: usize| column.map_or("", |column| column.value(i)).into();
+        let row = |(i, cells)| Self {
             query: query.value(i),
             positive: sign.value(i) == "positive",
             rank: rank.value(i),
@@ -99,8 +121,15 @@ impl Row<Ranking> for Ranked {
             doc: doc.value(i).into(),
             influence: influence.value(i),
             text: text.value(i).into(),
+            asked: Asked {
+                id: said(id, i),
+                prompt: said(prompt, i),
+                completion: said(completion, i),
+                contrast: said(contrast, i),
+            },
+            cells,
         };
-        Ok((0..batch.num_rows()).map(row).collect())
+        Ok(cells(Kind::Ranking, batch)?.into_iter().enumerate().map(row).collect())
     }
 }
 
@@ -193,22 +222,30 @@ fn lines(folder: &Path, lineage: &Lineage<'_>) -> Result<Vec<Value>> {
 
 fn line(query: u32, asked: Option<&Example>, rows: &[Ranked], unit: Option<&str>) -> Value {
     let name = asked.map_or_else(|| format!("query {query}"), |example| example.docs.join(" + "));
-    let text = asked.map_or("", |example| &example.text[..]);
-    let (prompt, completion) =
-        text.split_at_checked(asked.map_or(0, |example| example.completion_start as usize)).unwrap_or(("", text));
+    let asked = asked.map(Example::asked).or_else(|| rows.first().map(|row| row.asked.clone())).unwrap_or_default();
     let of = |positive: bool| rows.iter().filter(move |row| row.positive == positive);
     let texts = |positive| of(positive).map(|row| json!(row.text)).collect::<Vec<_>>();
     let ids = |positive| of(positive).map(|row| json!(row.doc)).collect::<Vec<_>>();
     let scores = |positive| of(positive).map(|row| json!(row.influence)).collect::<Vec<_>>();
-    json!({
+    let kept =
+        |positive| of(positive).map(|row| json!(row.cells.iter().collect::<BTreeMap<_, _>>())).collect::<Vec<_>>();
+    let mut line = json!({
         "example_id": name,
         "query_set": "wherefrom",
-        "inputs_plaintext": prompt,
-        "targets_plaintext": completion,
+        "inputs_plaintext": asked.prompt,
+        "targets_plaintext": asked.completion,
         "unit": unit,
         "proponents": texts(true), "proponent_ids": ids(true), "proponent_scores": scores(true),
         "opponents": texts(false), "opponent_ids": ids(false), "opponent_scores": scores(false),
-    })
+    });
+    if !asked.contrast.is_empty() {
+        line["contrast_plaintext"] = asked.contrast.into();
+    }
+    if rows.iter().any(|row| !row.cells.values.is_empty()) {
+        line["proponent_columns"] = kept(true).into();
+        line["opponent_columns"] = kept(false).into();
+    }
+    line
 }
 
 #[cfg(test)]
@@ -224,7 +261,9 @@ mod tests {
         fn rows_come_back(
             query: u32, positive: bool, rank: u32, example: u64, doc in text(), influence in number(), text in text(),
         ) {
-            round_trip::<Ranking, _>(&[Ranked { query, positive, rank, example, doc, influence, text }]);
+            let asked = Asked { id: doc.clone(), prompt: text.clone(), completion: doc.clone(), contrast: text.clone() };
+            let cells = Cells::default();
+            round_trip::<Ranking, _>(&[Ranked { query, positive, rank, example, doc, influence, text, asked, cells }]);
         }
     }
 }

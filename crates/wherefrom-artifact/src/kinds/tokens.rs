@@ -18,12 +18,13 @@ use crate::text::{BOUNDARY, excerpt, is_marked};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "tokens",
-    version: 2,
+    version: 3,
     format: Format::Parquet,
     columns: &[
         Column::new("example", Values::UInt64),
         Column::new("docs", Values::ListOfUtf8),
         Column::new("doc_starts", Values::ListOfUInt32),
+        Column::new("rows", Values::ListOfUInt64).optional(),
         Column::new("input_ids", Values::ListOfUInt32),
         Column::new("target_mask", Values::ListOfBoolean),
         Column::new("segments", Values::ListOfUInt32).optional(),
@@ -59,6 +60,8 @@ pub struct Example {
     pub docs: Vec<String>,
     /// First token of each document.
     pub doc_starts: Vec<u32>,
+    /// Row of the corpus that each document is or is of, counted over all of its files from 0. Empty: not known.
+    pub rows: Vec<u64>,
     /// Token ids, no padding.
     pub input_ids: Vec<u32>,
     /// True where the token is a prediction target; never at the first of a segment.
@@ -75,6 +78,19 @@ pub struct Example {
     pub text: String,
 }
 
+/// A query in words. Texts that it lacks are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Its documents, joined.
+    pub id: String,
+    /// What is given.
+    pub prompt: String,
+    /// What is measured: of a query of several measurements, that of the first.
+    pub completion: String,
+    /// What it is measured against.
+    pub contrast: String,
+}
+
 impl Example {
     /// Tokens of each segment and its weight, in order.
     pub fn parts(&self) -> impl Iterator<Item = (Range<usize>, f32)> {
@@ -82,6 +98,23 @@ impl Example {
         let ends = starts[1..].iter().map(|&end| end as usize).chain([self.input_ids.len()]);
         let weights = self.weights.iter().copied().chain(std::iter::repeat(1.0));
         starts.iter().zip(ends).zip(weights).map(|((&start, end), weight)| (start as usize..end, weight))
+    }
+
+    /// As a query: its name, and what is measured of it.
+    pub fn asked(&self) -> Asked {
+        let (prompt, completion) =
+            self.text.split_at_checked(self.completion_start as usize).unwrap_or(("", &self.text));
+        let rival = self.parts().zip(&self.segment_texts).find(|((_, weight), _)| *weight < 0.0);
+        let contrast = match (rival, self.segments.len()) {
+            (Some((_, rival)), 2) => rival.strip_prefix(prompt).unwrap_or(rival),
+            _ => "",
+        };
+        Asked {
+            id: self.docs.join(" + "),
+            prompt: prompt.into(),
+            completion: completion.into(),
+            contrast: contrast.into(),
+        }
     }
 
     /// Tokens of the longest segment: what has to fit in a model's context.
@@ -130,6 +163,7 @@ impl Row<Tokens> for Example {
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
             ("docs", string_lists(rows.iter().map(|row| &row.docs[..]))),
             ("doc_starts", lists::<UInt32Type>(rows.iter().map(|row| &row.doc_starts))),
+            ("rows", lists::<UInt64Type>(rows.iter().map(|row| &row.rows))),
             ("input_ids", lists::<UInt32Type>(rows.iter().map(|row| &row.input_ids))),
             ("target_mask", bool_lists(rows.iter().map(|row| &row.target_mask[..]))),
             ("segments", lists::<UInt32Type>(rows.iter().map(|row| &row.segments))),
@@ -150,12 +184,14 @@ impl Row<Tokens> for Example {
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
         // Columns that a stranger may leave out.
         let (segments, weights) = (columns.list("segments").ok(), columns.list("weights").ok());
+        let corpus_rows = columns.list("rows").ok();
         let completion_start = columns.u32("completion_start").ok();
         let row = |i: usize| {
             let row = Self {
                 example: examples.value(i),
                 docs: texts(docs, i),
                 doc_starts: values::<UInt32Type>(starts, i),
+                rows: corpus_rows.map(|rows| values::<UInt64Type>(rows, i)).unwrap_or_default(),
                 input_ids: values::<UInt32Type>(ids, i),
                 target_mask: bools(mask, i),
                 segments: segments.map(|starts| values::<UInt32Type>(starts, i)).unwrap_or_default(),
@@ -186,8 +222,9 @@ mod tests {
         ) {
             let target_mask = (0..input_ids.len()).map(|token| token % 3 == 1).collect();
             let doc_starts = (0..docs.len() as u32).collect();
+            let rows = (0..docs.len() as u64).collect();
             round_trip::<Tokens, _>(&[Example {
-                example: 0, docs, doc_starts, input_ids, target_mask, segments: vec![0, 3], weights, segment_texts,
+                example: 0, docs, doc_starts, rows, input_ids, target_mask, segments: vec![0, 3], weights, segment_texts,
                 completion_start, text,
             }]);
         }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::batches::{BATCH_BYTES, in_batches};
+use crate::cells::CellColumn;
 use crate::error::{Error, bad_input};
 use crate::ipc::Access;
 use crate::kinds::{Format, Kind, Row};
@@ -49,6 +50,8 @@ pub struct Draft {
     provenance: BTreeMap<String, Value>,
     stored: Stored,
     origin: Origin,
+    /// Columns beside those of the kind.
+    kept: Vec<CellColumn>,
     /// Parts that there will be.
     parts: OnceLock<usize>,
 }
@@ -86,7 +89,8 @@ impl Draft {
         ]);
         let (summary, provenance) = (BTreeMap::new(), BTreeMap::new());
         let (stored, parts) = (Stored::F32, OnceLock::new());
-        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored, origin: Origin::new(), parts })
+        let (origin, kept) = (Origin::new(), Vec::new());
+        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored, origin, kept, parts })
     }
 
     /// What is being made.
@@ -191,6 +195,11 @@ impl Draft {
     /// How the matrices of all parts are stored. The manifest's summary will say what float16 has changed.
     pub fn store(&mut self, stored: Stored) {
         self.stored = stored;
+    }
+
+    /// Columns of the user's that every part has beside those of the kind. Set them before the first part is written.
+    pub fn keep(&mut self, columns: &[CellColumn]) {
+        self.kept = columns.to_vec();
     }
 
     /// Whether the part is there, and hence complete.
@@ -326,7 +335,9 @@ impl Draft {
 
     fn schema(&self) -> SchemaRef {
         let metadata: HashMap<_, _> = self.metadata.clone().into_iter().collect();
-        Arc::new(Schema::new_with_metadata(stored::schema(self.kind, self.stored).fields, metadata))
+        let own = stored::schema(self.kind, self.stored).fields;
+        let kept = self.kept.iter().map(|column| Arc::new(column.field()));
+        Arc::new(Schema::new_with_metadata(own.iter().cloned().chain(kept).collect::<Vec<_>>(), metadata))
     }
 
     fn properties(&self) -> Result<WriterProperties> {

@@ -376,8 +376,8 @@ mod tests {
 
     #[test]
     fn what_is_removed_is_of_this_store_and_named_without_doubt() {
-        let draft = format!("tokens-v2/{OTHER}{DRAFT}");
-        let (place, store) = store(&[&format!("tokens-v2/{ONE}"), &draft, &format!("lambda-v1/{ONE}")]);
+        let draft = format!("tokens-v3/{OTHER}{DRAFT}");
+        let (place, store) = store(&[&format!("tokens-v3/{ONE}"), &draft, &format!("lambda-v1/{ONE}")]);
         refused(&store, &format!("lambada/{ONE}"), "`lambada` is no kind");
         refused(&store, "", "give more of the key");
         refused(&store, "tokens/", "give more of the key");
@@ -386,11 +386,11 @@ mod tests {
         refused(&store, "tokens/1111", "could be 2");
         refused(&store, ONE, "could be 2");
         refused(&store, "zz", "no artifact");
-        for folder in ["", "tokens-v2"] {
+        for folder in ["", "tokens-v3"] {
             refused(&store, &store.root().join(folder).to_string_lossy(), "no artifact of the store");
         }
         // Of another store, by its path, by a link to it, and by a link that lies in this one.
-        let elsewhere = place.path().join(format!("other/tokens-v2/{ONE}"));
+        let elsewhere = place.path().join(format!("other/tokens-v3/{ONE}"));
         fs::create_dir_all(&elsewhere).unwrap();
         fs::write(elsewhere.join(MANIFEST), "{}").unwrap();
         refused(&store, &elsewhere.to_string_lossy(), "no artifact of the store");
@@ -404,7 +404,7 @@ mod tests {
         refused(&store, &format!("scores/{OTHER}"), "is a link");
         assert!(elsewhere.join(MANIFEST).exists());
 
-        for (name, gone) in [(format!("tokens/{ONE}"), format!("tokens-v2/{ONE}")), ("11112".into(), draft)] {
+        for (name, gone) in [(format!("tokens/{ONE}"), format!("tokens-v3/{ONE}")), ("11112".into(), draft)] {
             // Of `1111 2…` the link in scores is one, too: the kind says which.
             let name = if name == "11112" { format!("tokens/{name}") } else { name };
             store.remove(&store.resolve_any(&name).unwrap(), &Silent).unwrap();

@@ -52,7 +52,7 @@ fn a_manifest_comes_before_the_first_rows() {
 fn matrices_become_named_tensors() {
     let bench = Bench::new();
     let (folder, output) = (bench.lambda(), bench.folder.path().join("lambda.safetensors"));
-    export(&bench.store, &folder, &output).unwrap();
+    export(&bench.store, &folder, None, &output).unwrap();
     let bytes = std::fs::read(output).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().clone().unwrap();
@@ -74,10 +74,11 @@ fn a_ranking_becomes_a_line_for_each_query() {
         doc: format!("doc {example}"),
         influence: if positive { 1.0 } else { -1.0 } / rank as f32,
         text: format!("text {example}"),
+        ..Ranked::default()
     };
     let rows = [row(0, true, 2, 4), row(0, true, 1, 3), row(0, false, 1, 5), row(2, true, 1, 6)];
     let (folder, output) = (bench.sealed::<Ranking, _>(&rows), bench.folder.path().join("ranking.jsonl"));
-    export(&bench.store, &folder, &output).unwrap();
+    export(&bench.store, &folder, None, &output).unwrap();
     let text = std::fs::read_to_string(output).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
@@ -90,7 +91,7 @@ fn a_ranking_becomes_a_line_for_each_query() {
 fn what_has_no_other_form_is_refused_with_what_has() {
     let bench = Bench::new();
     let folder = bench.sealed::<Losses, _>(&[Loss { example: 0, loss: 0.5, by_token: vec![] }]);
-    let error = export(&bench.store, &folder, &bench.folder.path().join("no")).unwrap_err().to_string();
+    let error = export(&bench.store, &folder, None, &bench.folder.path().join("no")).unwrap_err().to_string();
     assert_eq!(
         error,
         "losses has no other form to export than .csv: a ranking becomes JSON lines; covariances, eigenbasis, lambda, gradients and \

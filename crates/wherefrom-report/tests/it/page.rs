@@ -177,15 +177,21 @@ fn near_duplicates_name_the_stronger_one_and_quotes_are_counted() {
 fn what_is_not_wired_is_said_and_the_rest_is_shown() {
     let study = Study::new(&[("q", "one two three")], &[("a", "four five"), ("b", "six seven eight")], 1);
     let page = study.page(&config(), false);
-    for role in ["`details`", "`queries`", "`losses`", "`scores`", "`tokenizer`"] {
-        assert!(page.html.contains(&format!("wire {role}")) || page.html.contains(role), "{role}");
+    let lines = [
+        "details = \"details\"",
+        "queries = \"queries\"",
+        "losses = \"losses\"",
+        "scores = \"scores\"",
+        "tokenizer = ",
+    ];
+    let missing = page.html.split("<details class=\"missing\"").nth(1).unwrap().split("</details>").next().unwrap();
+    assert!(page.html.find("class=\"missing\"") < page.html.find("id=\"study\""), "it stands at the top");
+    for line in lines.into_iter().chain(["detail = true", "stage = \"losses\""]) {
+        assert!(missing.replace("&quot;", "\"").contains(line), "{line}: {missing}");
     }
     let view = data(&page, "data-query-0");
     assert_eq!(view["rows"].as_array().unwrap().len(), 2);
-    let complete = study.page(&config(), true);
-    for role in ["`details`", "`queries`", "`losses`", "`scores`", "`tokenizer`"] {
-        assert!(!complete.html.contains(&format!("wire {role}")), "{role}");
-    }
+    assert!(!study.page(&config(), true).html.contains("class=\"missing\""));
 }
 
 /// So many examples of so many tokens, without the cost of a tokenizer's encoding.

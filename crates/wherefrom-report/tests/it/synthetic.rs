@@ -107,6 +107,7 @@ impl Study {
                         doc: row.docs.join(" + "),
                         influence: score.influence,
                         text: row.text.clone(),
+                        ..Ranked::default()
                     });
                 }
             }
@@ -135,6 +136,7 @@ impl Study {
             queries: complete.then_some(queries),
             losses: complete.then(|| made::<Losses, _>(&store, "losses", &self.losses, &[])),
             scores: complete.then(|| made::<Scores, _>(&store, "score", &scores, &[])),
+            columns: None,
             tokenizer: complete.then(tokenizer),
         };
         let fill = |draft: &mut Draft| run(config, &inputs, &Exec::default(), draft);

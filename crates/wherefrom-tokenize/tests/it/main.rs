@@ -6,6 +6,7 @@ mod columns;
 mod estimates;
 mod folders;
 mod fuzz;
+mod kept;
 mod packs;
 mod property;
 mod refusals;

@@ -18,7 +18,7 @@ use wherefrom_artifact::{Error, Example};
 use crate::chats::{answers, first_of, template};
 use crate::{Bench, config, tokenizer_file};
 
-fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, packing: Compression) {
+pub(crate) fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, packing: Compression) {
     let batch =
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
     let batch = batch.unwrap();

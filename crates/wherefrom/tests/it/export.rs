@@ -107,15 +107,18 @@ fn exports_hold_what_the_artifacts_hold() {
     let text = String::from_utf8(export("final", "top.csv")).unwrap();
     let ranked = rows::<Ranking, Ranked>(&bench, step(&steps, "final"));
     let mut lines = text.lines();
-    assert!(lines.next().unwrap().starts_with("query,sign,rank,example,doc,influence,text"));
+    assert!(lines.next().unwrap().starts_with("query,query_id,sign,rank,example,doc,influence,text,prompt"));
     for (line, row) in lines.by_ref().zip(&ranked) {
         let sign = if row.positive { "positive" } else { "negative" };
-        let Ranked { query, rank, example, doc, influence, text, .. } = row;
-        assert!(line.starts_with(&format!("{query},{sign},{rank},{example},{doc},{influence},{text}")), "{line}");
+        let Ranked { query, rank, example, doc, influence, text, asked, .. } = row;
+        assert!(
+            line.starts_with(&format!("{query},{},{sign},{rank},{example},{doc},{influence},{text}", asked.id)),
+            "{line}"
+        );
     }
     assert_eq!((lines.next(), text.lines().count()), (None, ranked.len() + 1));
     let error = bench.refused(&["export", step(&steps, "scores").key(), "--output", "scores"]);
-    assert!(error.contains("scores has no other form to export than .csv"), "{error}");
+    assert!(error.contains("it has .csv, .jsonl and .parquet"), "{error}");
     for (name, file, fragment) in [
         ("final", "top.parquet", "ranking is not exported as .parquet: it has .csv and .jsonl"),
         ("final", "none/top.csv", "none/top.csv: there is no folder none"),
@@ -156,7 +159,7 @@ fn the_report_says_what_each_step_was() {
     for fact in ["ekfac", "relative 0.1", "300 sequences", "parameters ("] {
         assert!(html.contains(fact), "{fact}");
     }
-    assert!(!html.contains("wire `"), "everything is wired");
+    assert!(!html.contains("Not on this page"), "everything is wired");
     // The page is found by what it shows: another number of rows is another page, the same again is not made again.
     let again = study::made(&bench.ok(&["run", "study.toml", "--set", "steps.report.top=3"]));
     assert_ne!(step(&again, "report").key(), step(&steps, "report").key());

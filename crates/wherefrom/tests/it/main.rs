@@ -14,6 +14,7 @@ mod hub;
 mod hub_server;
 mod index;
 mod init;
+mod kept;
 mod passes;
 mod places;
 mod quickstart;

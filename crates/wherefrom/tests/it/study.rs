@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use wherefrom_artifact::{
-    Artifact, ArtifactKind, Details, Example, Index, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked, Ranking, Row,
-    Score, Scores, SelfInfluence, Signs, Tokens,
+    Artifact, ArtifactKind, Columns, Details, Example, Index, Kept, Kind, Loss, Losses, Manifest, OwnInfluence, Ranked,
+    Ranking, Row, Score, Scores, SelfInfluence, Signs, Tokens,
 };
 
 use crate::bench::Bench;
@@ -21,6 +21,15 @@ stage = "tokenize"
 corpus = "corpus.jsonl"
 tokenizer = "vocabulary"
 max-tokens = 12
+[steps.columns]
+stage = "columns"
+inputs = { tokens = "train" }
+keep = ["source", "year"]
+[steps.packed-columns]
+stage = "columns"
+corpus = "corp*.jsonl"
+inputs = { tokens = "packed" }
+keep = ["source"]
 [steps.prompts]
 stage = "tokenize"
 corpus = "prompts.jsonl"
@@ -139,7 +148,7 @@ model = "model"
 detail = true
 [steps.final]
 stage = "rank"
-inputs = { scores = "details", tokens = "train" }
+inputs = { scores = "details", tokens = "train", queries = "queries", columns = "columns" }
 top = 20
 [steps.candidates]
 stage = "filter"
@@ -155,7 +164,7 @@ inputs = { tokens = "queries" }
 model = "model"
 [steps.report]
 stage = "report"
-inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores" }
+inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores", columns = "columns" }
 tokenizer = "vocabulary"
 samples = 20
 "#;
@@ -187,7 +196,13 @@ pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
     let lines = |count: usize, row: &mut dyn FnMut() -> serde_json::Value| -> String {
         (0..count).map(|_| format!("{}\n", row())).collect()
     };
-    bench.file("corpus.jsonl", lines(rows, &mut || json!({ "text": numbers.words(4, 4) })));
+    let mut row = 0;
+    let mut document = || {
+        row += 1;
+        let source = ["sagas", "logs", "letters"][row % 3];
+        json!({ "text": numbers.words(4, 4), "source": source, "year": 1800 + row % 7 })
+    };
+    bench.file("corpus.jsonl", lines(rows, &mut document));
     bench.file("prompts.jsonl", lines(prompts, &mut || json!({ "prompt": numbers.words(2, 3) })));
     let mut said = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)) });
     let mut count = 0;
@@ -260,6 +275,8 @@ pub(crate) struct Results {
     details: Vec<Score>,
     top: Vec<Ranked>,
     last: Vec<Ranked>,
+    kept: Vec<Kept>,
+    packed: Vec<Kept>,
 }
 
 fn rows<K: ArtifactKind, R: Row<K>>(bench: &Bench, steps: &[Made], name: &str) -> Vec<R> {
@@ -285,11 +302,14 @@ impl Results {
             details: rows::<Details, _>(bench, steps, "details"),
             top: rows::<Ranking, _>(bench, steps, "top"),
             last: rows::<Ranking, _>(bench, steps, "final"),
+            kept: rows::<Columns, _>(bench, steps, "columns"),
+            packed: rows::<Columns, _>(bench, steps, "packed-columns"),
         }
     }
 
     /// Same tokens, same ranking, and numbers within 1e-6 relative.
     pub(crate) fn agrees(&self, other: &Self) {
+        assert!(self.kept == other.kept && self.packed == other.packed, "columns differ");
         assert!(self.train == other.train && self.continuations == other.continuations, "tokens differ");
         assert_eq!(self.losses.len(), other.losses.len());
         for ((row, left), (other_row, right)) in self.losses.iter().zip(&other.losses) {
