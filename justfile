@@ -95,7 +95,8 @@ peers: _python
 golden folder:
     WHEREFROM_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
 
-# Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program.
+# Artifacts and external stages from Python: FORMAT.md's one-liners and columns, and a stage that is a program; the documents'
+# commands, links and times. Minutes: most of them are the quickstart's.
 test-python: _python
     @test -x .venv/bin/pip || python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt

@@ -62,7 +62,8 @@ pub fn check(check: &Check, exec: &Exec) -> Result<Verdict> {
     if check.rows < 2 {
         return Err(bad_input("--rows: two rows at least, or there is nothing to rank"));
     }
-    let model = model_folder(Path::new(&check.model), &*exec.reporter)?;
+    // The study lies elsewhere, and its relative paths are taken from there.
+    let model = std::path::absolute(model_folder(Path::new(&check.model), &*exec.reporter)?)?;
     let folder = Scratch::new()?;
     let (corpus, source) = sample::corpus(check, &model, &folder.0, TOKENS, exec)?;
     let study = Study { check, model, folder: &folder.0, pipeline: folder.0.join("check.toml"), exec };

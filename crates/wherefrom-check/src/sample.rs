@@ -52,7 +52,8 @@ pub(crate) fn corpus(
             std::fs::write(&path, text)?;
             path
         }
-        None => corpus.clone(),
+        None if corpus.starts_with("hf:datasets") => corpus.clone(),
+        None => std::path::absolute(corpus)?,
     };
     let quote = |text: &str| toml::Value::String(text.into()).to_string();
     let pipeline = folder.join("sample.toml");
