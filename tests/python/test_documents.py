@@ -103,7 +103,7 @@ def script(path, body):
 
 def run(folder, programs, body):
     """Runs shell commands in the folder; they stop at the first that fails."""
-    start = f'set -euo pipefail; export PATH="{folder}/{programs}:$PATH" OPENBLAS_NUM_THREADS=1; unset WHEREFROM_STORE\n'
+    start = f'set -eo pipefail; export PATH="{folder}/{programs}:$PATH" OPENBLAS_NUM_THREADS=1; unset WHEREFROM_STORE\n'
     return subprocess.run(["bash", "-c", start + body], cwd=folder, capture_output=True, text=True)
 
 
