@@ -21,14 +21,8 @@ const SECONDS: f64 = 1.0;
 /// Bytes a second of steps that compute nothing.
 const BYTES: f64 = 4e6;
 /// Stages that compute much as another does, and are not measured.
-const ALIKE: [(&str, &str); 6] = [
-    ("self-influence", "lambda"),
-    ("index", "lambda"),
-    ("coordinates", "lambda"),
-    ("train", "covariance"),
-    ("generate", "losses"),
-    ("score-index", "score"),
-];
+const ALIKE: [(&str, &str); 4] =
+    [("activations", "losses"), ("train", "covariance"), ("generate", "losses"), ("score-index", "score")];
 
 /// What there is to do, and where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,7 +164,8 @@ impl Known {
     }
 }
 
-/// Names of rates that will do, the best first: without what makes the step another computation, then of a stage alike.
+/// Names of rates that will do, the best first: without what makes the step another computation, then of a stage alike, or else
+/// of one that runs the model and multiplies.
 fn names(rate: &str) -> Vec<String> {
     let mut words: Vec<&str> = rate.split(' ').collect();
     let mut names = vec![rate.to_string()];
@@ -178,8 +173,9 @@ fn names(rate: &str) -> Vec<String> {
         words.retain(|own| *own != word);
         names.push(words.join(" "));
     }
-    if let Some((_, alike)) = ALIKE.iter().find(|(stage, _)| *stage == words[0]) {
-        words[0] = alike;
+    let alike = ALIKE.iter().find(|(stage, _)| *stage == words[0]).map(|(_, alike)| *alike);
+    for stage in alike.into_iter().chain(["lambda"]) {
+        words[0] = stage;
         names.push(words.join(" "));
     }
     names
@@ -204,4 +200,31 @@ pub(crate) fn earlier(store: &Store, machine: &str, seconds: f64) -> Rates {
         }
     }
     found.into_iter().map(|(name, (_, rate))| (name, rate)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rate_has_one_that_was_measured() {
+        let measured =
+            ["covariance", "lambda", "losses", "score", "precondition", "precondition full", "score full detail"];
+        let found = |rate: &str| {
+            let names = names(&format!("{rate} 576x1536"));
+            names.into_iter().find(|name| measured.iter().any(|own| *name == format!("{own} 576x1536"))).unwrap()
+        };
+        for (rate, expected) in [
+            ("score full detail", "score full detail"),
+            ("score full", "score"),
+            ("score detail", "score"),
+            ("precondition full", "precondition full"),
+            ("generate", "losses"),
+            ("train", "covariance"),
+            ("self-influence", "lambda"),
+            ("a-stage-to-come", "lambda"),
+        ] {
+            assert_eq!(found(rate), format!("{expected} 576x1536"), "{rate}");
+        }
+    }
 }
