@@ -24,6 +24,7 @@ const LAW: [(&str, &[&str]); 19] = [
             "wherefrom-aggregate",
             "wherefrom-artifact",
             "wherefrom-curvature",
+            "wherefrom-evaluate",
             "wherefrom-gradients",
             "wherefrom-hub",
             "wherefrom-model",
@@ -49,6 +50,10 @@ const LAW: [(&str, &[&str]); 19] = [
     (
         "wherefrom-train",
         &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage", "wherefrom-vocabulary"],
+    ),
+    (
+        "wherefrom-evaluate",
+        &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage", "wherefrom-train"],
     ),
     ("wherefrom-aggregate", &["wherefrom-artifact", "wherefrom-stage"]),
     ("wherefrom-report", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),

@@ -31,6 +31,8 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_score::STAGE,
     &wherefrom_aggregate::rank::STAGE,
     &wherefrom_report::STAGE,
+    &wherefrom_evaluate::retrain::STAGE,
+    &wherefrom_evaluate::agreement::STAGE,
 ];
 
 /// As in a pipeline's `stage`, for a program of the user's.

@@ -8,6 +8,7 @@ mod definition;
 mod factors;
 
 mod activations;
+mod agreement;
 mod candidates;
 mod coordinates;
 mod covariances;
@@ -22,6 +23,7 @@ mod model;
 mod preconditioned;
 mod ranking;
 mod report;
+mod retrainings;
 mod scores;
 mod self_influence;
 mod tokenizer;
@@ -119,6 +121,8 @@ kinds! {
     SelfInfluence = self_influence { OwnInfluence }
     Ranking = ranking { Ranked }
     Report = report {}
+    Retrainings = retrainings { Retraining }
+    Agreement = agreement { Agreed }
 }
 
 impl Kind {

@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use crate::kinds::columns::{Columns, batch, numbers};
 use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values, first};
 use crate::kinds::{ArtifactKind, Export, Format, Row, Scores};
+use crate::origin::Fact;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "scores",
@@ -23,7 +24,11 @@ pub(super) const DEFINITION: Definition = Definition {
     show: |folder, _| show::<Scores>(folder),
     export: Export::None,
     states: INFLUENCES,
-    says: |wired| wired.stated(INFLUENCES),
+    says: |wired| match wired.role {
+        // Of the model that the bank's runs make, not of the one that they start from.
+        "strongest" => wired.stated(&[Fact::Tokens, Fact::Queries]),
+        _ => wired.stated(INFLUENCES),
+    },
     once: Once::Pairs,
     check: |_| Ok(()),
 };
