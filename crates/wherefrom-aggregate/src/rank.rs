@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Asked, Cells, Columns, Details, Draft, Error, Example, Kind, Ranked, Ranking, Score, Scores, Tokens,
@@ -38,7 +39,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// How many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Rows per query and sign.

@@ -11,13 +11,14 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _, Float32Array, ListBuilder
 use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Schema};
 use arrow::record_batch::RecordBatch;
 use half::f16;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;
 
 /// How a stage stores its matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stored {
     /// float32.

@@ -10,6 +10,7 @@
 use std::cmp::Ordering;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Coordinate, Coordinates, Draft, Error, Kind, Lambda, LambdaSum, Row, bad_input};
 use wherefrom_pass::sizes_of;
@@ -31,7 +32,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// How many are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Coordinates, a bit each in every row of an index; all there are, if there are fewer.

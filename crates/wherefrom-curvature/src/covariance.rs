@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
@@ -44,7 +45,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is fitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Labels of the loss whose gradients are summed.
@@ -53,7 +54,7 @@ pub struct Config {
     pub seed: u64,
     /// Attributed modules.
     pub modules: Modules,
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
     /// Blocks on the diagonal that are kept of each A and S; 1 is the whole matrix.
     pub blocks: usize,

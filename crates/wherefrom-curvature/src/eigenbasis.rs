@@ -6,6 +6,7 @@
 use std::slice;
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Basis, Covariance, Covariances, Draft, Eigenbasis, Kind, Row};
 use wherefrom_linalg::{Threads, symmetric_eigen};
@@ -33,7 +34,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// There is nothing to choose.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {}
 

@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Tokens};
 use wherefrom_linalg::kernels::picked_products;
@@ -47,10 +48,10 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
 }
 

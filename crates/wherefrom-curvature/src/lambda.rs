@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
@@ -44,7 +45,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is fitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Labels of the loss whose gradients are summed.
@@ -54,7 +55,7 @@ pub struct Config {
     pub seed: u64,
     /// Attributed modules.
     pub modules: Modules,
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
     /// float32, or float16 with a scale for each module.
     pub store: Stored,

@@ -1,11 +1,12 @@
 //! How a gradient is preconditioned: the knobs of the stage `precondition`, and their forms in a pipeline.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Stored, bad_input};
 
 /// Which curvature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// None: plain gradient products, whose unit is not nats.
@@ -46,7 +47,7 @@ impl Method {
 }
 
 /// What is added to Lambda: a share of its mean, module by module (a bare number), or one number for all.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "DampingForm", rename_all = "kebab-case")]
 pub enum Damping {
     /// This share of the module's mean Lambda.
@@ -55,7 +56,7 @@ pub enum Damping {
     Absolute(f64),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, deny_unknown_fields, expecting = "write a number, { relative = 0.1 } or { absolute = 1e-6 }")]
 enum DampingForm {
     Bare(f64),
@@ -93,7 +94,7 @@ impl Default for Damping {
 }
 
 /// How much of the preconditioned gradient is kept: a number of singular directions, or `"full"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "RankForm", into = "RankForm")]
 pub enum Rank {
     /// The best approximation of this rank.
@@ -102,10 +103,11 @@ pub enum Rank {
     Full,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "write a whole number, or \"full\"")]
 enum RankForm {
     Number(usize),
+    #[schemars(extend("const" = "full"))]
     Word(String),
 }
 
@@ -141,7 +143,7 @@ impl From<Rank> for RankForm {
 }
 
 /// What is computed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Which curvature.

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Coordinates, Draft, Eigenbasis, Error, Factors, Gradients, Index, Kind, Lambda, Row, Score, Scores,
@@ -61,7 +62,7 @@ pub static STAGE: Stage<Config> = Stage {
 const PAIRS: u64 = 1 << 22;
 
 /// What is computed.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// What is added to Lambda.

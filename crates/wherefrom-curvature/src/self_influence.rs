@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Draft, Eigenbasis, Kind, Lambda, OwnInfluence, SelfInfluence, Tokens, check_training_examples,
@@ -57,7 +58,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is computed.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Which curvature.
@@ -66,7 +67,7 @@ pub struct Config {
     pub damping: Damping,
     /// Attributed modules.
     pub modules: Modules,
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
     /// N of the influence; by default the rows of the tokens artifact.
     pub training_examples: Option<u64>,

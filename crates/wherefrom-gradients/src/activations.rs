@@ -3,9 +3,11 @@
 //! reads   tokens, model
 //! writes  activations
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Streams, Tokens, bad_input};
@@ -36,14 +38,14 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Where the stream is read.
     pub sites: Sites,
     /// What is kept of its tokens, in the order of the columns.
     pub positions: Vec<Position>,
-    /// Of the model's forward pass.
+    /// Precision of the model's forward pass.
     pub precision: Precision,
 }
 
@@ -75,7 +77,7 @@ impl Config {
 }
 
 /// What is kept of a sequence at a site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Position {
     /// The mean over all tokens.
@@ -114,6 +116,26 @@ impl TryFrom<Value> for Sites {
             }
             other => Err(format!("sites are \"all\" or a list such as [0, 12, \"post-norm\"], not {other}")),
         }
+    }
+}
+
+impl JsonSchema for Sites {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Sites".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "const": "all" },
+            {
+                "type": "array",
+                "items": { "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^([0-9]+|post-norm)$" }] },
+            },
+        ] })
     }
 }
 

@@ -13,6 +13,7 @@ use anyhow::Result;
 use arrow::record_batch::RecordBatch;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, in_batches,
@@ -42,12 +43,12 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// Whose gradients.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Attributed modules.
     pub modules: Modules,
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
 }
 

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Kind, Loss, Losses, Tokens};
 use wherefrom_model::Precision;
@@ -30,10 +31,10 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// What is computed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// Of the model's forward pass.
+    /// Precision of the model's forward pass.
     pub precision: Precision,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_linalg::kernels::{cross_entropy, product, sample_rows};
 use wherefrom_linalg::random;
@@ -19,7 +20,7 @@ use crate::weights::Parameters;
 pub(crate) const HEAD_LOGITS: usize = 3 << 22;
 
 /// Which labels the loss is taken against, as a knob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LabelsKind {
     /// One draw per token from the model's own next-token distribution (Grosse et al. 2023, section 2.3).

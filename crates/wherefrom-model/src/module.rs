@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use globset::GlobBuilder;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::bad_input;
@@ -57,10 +58,11 @@ impl Module {
 }
 
 /// The user's choice of modules: `"mlp"`, `"all"`, or a list of globs on module names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "write \"mlp\", \"all\", or a list of globs")]
 pub enum Modules {
     /// `"mlp"` or `"all"`.
+    #[schemars(extend("enum" = ["mlp", "all"]))]
     Named(String),
     /// Globs such as `model.layers.*.mlp.*`.
     Globs(Vec<String>),

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::{Device, FloatDType};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::bad_input;
@@ -11,7 +12,7 @@ use crate::error::bad_input;
 /// `f16` and `bf16` round every tensor of the forward and the backward pass, products accumulate in float32, and norms,
 /// attention and loss are computed in float32 inside. A GPU has such tensors; the CPU does the same arithmetic on them,
 /// slower than float32: there it shows what reduced precision does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 8 bits of exponent, 24 of significand.

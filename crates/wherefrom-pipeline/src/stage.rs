@@ -54,9 +54,14 @@ impl Stage {
         own.or_else(|| (name == EXTERNAL).then_some(Self::External))
     }
 
+    /// Every stage.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        STAGES.iter().copied().map(Self::Own).chain([Self::External])
+    }
+
     /// The name of every stage.
     pub fn names() -> Vec<&'static str> {
-        STAGES.iter().map(|stage| stage.about().name).chain([EXTERNAL]).collect()
+        Self::all().map(Self::name).collect()
     }
 
     /// As in a pipeline's `stage`.

@@ -18,6 +18,7 @@ mod statistics;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Columns, Details, Draft, Kind, Losses, Ranking, Scores, Tokens, bad_input, write_atomically,
@@ -66,7 +67,7 @@ pub static STAGE: Stage<Config> = Stage {
 const INLINE: usize = 7 << 20;
 
 /// What is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Heading of the page.
@@ -75,7 +76,7 @@ pub struct Config {
     pub top: usize,
     /// Synthetic sets that test each power law: the p-value is a multiple of one in so many.
     pub samples: usize,
-    /// Of the synthetic sets.
+    /// Seed of the synthetic sets.
     pub seed: u64,
 }
 

@@ -15,6 +15,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Kind, Row, Tokens, bad_input};
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
@@ -37,7 +38,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// How many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Candidates per query.

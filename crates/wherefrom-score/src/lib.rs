@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
@@ -73,14 +74,14 @@ const MANY_QUERIES: usize = 24;
 const LONG_BATCH: usize = 512;
 
 /// What is computed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Take every pair apart by module and by token (writes `details`).
     pub detail: bool,
     /// N of the influence; by default the rows of the tokens artifact.
     pub training_examples: Option<u64>,
-    /// Of the model's forward and backward pass.
+    /// Precision of the model's forward and backward pass.
     pub precision: Precision,
 }
 

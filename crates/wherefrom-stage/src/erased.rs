@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use wherefrom_artifact::{Draft, Kind};
@@ -11,6 +12,7 @@ use wherefrom_artifact::{Draft, Kind};
 use crate::cost::{Cost, Machine, Planned};
 use crate::exec::Exec;
 use crate::given::Given;
+use crate::schema;
 use crate::stage::{About, Need, Stage, Writes};
 
 /// One input of a stage, as its configuration has it.
@@ -36,6 +38,9 @@ pub trait AnyStage: Debug + Sync {
 
     /// What it writes, where that is the same for every configuration.
     fn writes(&self) -> Option<Kind>;
+
+    /// A JSON schema (draft 7) of the knobs that are in its configuration: types, defaults and what its documentation says.
+    fn schema(&self) -> Value;
 
     /// The stage with these knobs.
     ///
@@ -91,7 +96,7 @@ impl<C> Stage<C> {
     }
 }
 
-impl<C: Serialize + Debug + Send + Sync> AnyStage for Stage<C> {
+impl<C: Serialize + JsonSchema + Debug + Send + Sync> AnyStage for Stage<C> {
     fn about(&self) -> &About {
         &self.about
     }
@@ -105,6 +110,10 @@ impl<C: Serialize + Debug + Send + Sync> AnyStage for Stage<C> {
             Writes::One(kind) => Some(kind),
             Writes::By(_) => None,
         }
+    }
+
+    fn schema(&self) -> Value {
+        schema::knobs::<C>()
     }
 
     fn configure(&'static self, knobs: &Value) -> serde_json::Result<Arc<dyn Configured>> {
@@ -162,7 +171,7 @@ mod tests {
     use super::*;
     use crate::stage::{Role, at_least};
 
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
     struct Config {
         top: usize,

@@ -9,6 +9,7 @@ mod cost;
 mod erased;
 mod exec;
 mod given;
+mod schema;
 mod stage;
 
 pub use cost::{Cost, Machine, Planned, Size};

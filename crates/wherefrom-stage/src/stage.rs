@@ -91,6 +91,20 @@ impl File {
         }
     }
 
+    /// What the knob holds, for the user.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Corpus => "Rows: a file, a folder, a glob, or hf:datasets/OWNER/NAME@REVISION/PATH.",
+            Self::Tokenizer | Self::TokenizerFiles => {
+                "A tokenizer.json, or a step that makes one; by default that of the checkpoint."
+            }
+            Self::ChatTemplate => {
+                "A tokenizer_config.json that has a chat template, or has one beside it; by default that of the checkpoint."
+            }
+            Self::GenerationConfig => "What the checkpoint says of how it generates.",
+        }
+    }
+
     /// Whether it is a tokenizer, which a step may make.
     pub fn is_tokenizer(self) -> bool {
         matches!(self, Self::Tokenizer | Self::TokenizerFiles)

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, Example, Kind, Row as _, bad_input};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Stage, Writes, at_least};
@@ -52,7 +53,7 @@ const PART: u64 = 8192;
 const CHUNK: usize = 512;
 
 /// What a token window is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Longest window; of a query of several segments, the longest segment.
@@ -66,21 +67,25 @@ pub struct Config {
     pub columns: BTreeMap<String, String>,
     /// Of each file only the rows 0, `every`, 2 `every`, …: a sample that runs through the whole corpus.
     #[serde(default = "all", skip_serializing_if = "is_all")]
+    #[schemars(!skip_serializing_if)]
     pub every: u64,
     /// What to do with a row that has no targets.
     #[serde(default)]
     pub untargeted: Untargeted,
     /// Whether a prompt is what a user asks and a completion what the assistant answers, by the model's chat template.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
     pub chat: bool,
     /// The day that a chat template is told where it asks for one: `2024-07-26`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
     /// One window a row, several of a long row, or many rows in a window.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
     pub windows: Windowing,
     /// What a token of a packed window sees.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
     pub attend: Attend,
 }
 
@@ -133,7 +138,7 @@ impl Config {
 }
 
 /// What to do with a row that has no targets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Untargeted {
     /// It is a mistake.
@@ -146,7 +151,7 @@ pub enum Untargeted {
 }
 
 /// How rows become windows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Windowing {
     /// A row is a window; what is too long is cut.
@@ -159,7 +164,7 @@ pub enum Windowing {
 }
 
 /// What a token of a packed window sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attend {
     /// Its own document.

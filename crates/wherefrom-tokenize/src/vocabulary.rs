@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::{Result, anyhow};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -49,7 +50,7 @@ const LONGEST_WORD: usize = 1024;
 const CHUNK: usize = 512;
 
 /// What the vocabulary is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Number of tokens, special ones and the 256 bytes included; fewer where the corpus has too few pairs.
@@ -57,7 +58,7 @@ pub struct Config {
     /// Column of the text: short for `columns = { text = … }`.
     #[serde(default = "crate::tokenize::text_column")]
     pub column: String,
-    /// Columns by what they hold, as in [`crate::tokenize::Config`].
+    /// Columns by what they hold, as in the stage `tokenize`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
@@ -40,7 +41,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// How a continuation is drawn.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Longest continuation.
@@ -49,7 +50,7 @@ pub struct Config {
     /// What logits are divided by before a draw; 0 takes the likeliest token.
     #[serde(default)]
     pub temperature: f64,
-    /// Of the draws.
+    /// Seed of the draws.
     #[serde(default)]
     pub seed: u64,
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -50,7 +51,7 @@ const STATE: &str = "state";
 const INTERVAL: Duration = Duration::from_secs(20);
 
 /// Sizes of the model, and how it is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Layers.
@@ -76,7 +77,7 @@ pub struct Config {
     /// Passes over the tokens.
     #[serde(default = "defaults::epochs")]
     pub epochs: usize,
-    /// Tokens of a step, where all its sequences are as long as the longest. Unlike [`Exec::batch_tokens`] it changes the result.
+    /// Tokens of a step, where all its sequences are as long as the longest. It changes the result.
     #[serde(default = "defaults::batch_tokens")]
     pub batch_tokens: usize,
     /// Peak learning rate.
@@ -94,7 +95,7 @@ pub struct Config {
     /// Longest gradient of the mean loss.
     #[serde(default = "defaults::clip")]
     pub clip: f64,
-    /// Of the initial weights and of the order of the batches.
+    /// Seed of the initial weights and of the order of the batches.
     #[serde(default)]
     pub seed: u64,
 }

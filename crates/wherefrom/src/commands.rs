@@ -103,6 +103,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             precisions.retain(wanted);
             checked(&wherefrom_check::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
         }
+        Command::Schema => say(&serde_json::to_string_pretty(&wherefrom_pipeline::schema())?),
         Command::Devices => devices(),
         Command::Verify { artifact } => verify(&store, artifact.as_deref()),
         Command::Stage { name, config, input, output, model } => {

@@ -216,6 +216,8 @@ enum Command {
         #[arg(long, default_value = "all", value_parser = ["f16", "bf16", "all"])]
         precision: String,
     },
+    /// Print a JSON schema of pipeline files, for editors that read one: `#:schema ./pipeline.schema.json` on the first line.
+    Schema,
     /// List the GPUs that this build can reach, and what `--device auto` chooses.
     Devices,
     /// Run one stage on its own.
