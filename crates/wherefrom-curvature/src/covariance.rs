@@ -52,7 +52,7 @@ pub struct Config {
     pub labels: LabelsKind,
     /// Seed of sampled labels.
     pub seed: u64,
-    /// Attributed modules.
+    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,

@@ -148,9 +148,9 @@ impl From<Rank> for RankForm {
 pub struct Config {
     /// Which curvature.
     pub method: Method,
-    /// What is added to Lambda.
+    /// What is added to Lambda: a share of its mean in each module (a bare number), or one number for all.
     pub damping: Damping,
-    /// How much is kept.
+    /// How much of the preconditioned gradient is kept: a number of singular directions, or `"full"`.
     pub rank: Rank,
     /// float32, or float16 with a scale for each factor.
     pub store: Stored,

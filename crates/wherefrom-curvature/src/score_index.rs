@@ -65,7 +65,7 @@ const PAIRS: u64 = 1 << 22;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// What is added to Lambda.
+    /// What is added to Lambda: a share of its mean in each module (a bare number), or one number for all.
     pub damping: Damping,
     /// N of the influence; by default the rows of the index.
     pub training_examples: Option<u64>,

@@ -63,9 +63,9 @@ pub static STAGE: Stage<Config> = Stage {
 pub struct Config {
     /// Which curvature.
     pub method: Method,
-    /// What is added to Lambda.
+    /// What is added to Lambda: a share of its mean in each module (a bare number), or one number for all.
     pub damping: Damping,
-    /// Attributed modules.
+    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,

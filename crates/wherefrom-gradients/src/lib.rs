@@ -46,7 +46,7 @@ pub static STAGE: Stage<Config> = Stage {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// Attributed modules.
+    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,

@@ -15,12 +15,12 @@ use crate::error::bad_input;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// 8 bits of exponent, 24 of significand.
+    /// float32: 8 bits of exponent, 24 of significand.
     #[default]
     F32,
-    /// 5 and 11: overflows at 65,504.
+    /// float16: 5 and 11 bits; overflows at 65,504.
     F16,
-    /// 8 and 8.
+    /// bfloat16: 8 and 8 bits.
     Bf16,
 }
 

@@ -15,8 +15,7 @@ pub fn schema() -> Value {
         model.entry(inherited).or_insert_with(|| stages[stage.name()]["properties"][inherited].clone());
     }
     let reference = |name: &str| json!({ "$ref": format!("#/definitions/{name}") });
-    let chosen =
-        |name: &str| json!({ "if": { "properties": { "stage": { "const": name } } }, "then": reference(name) });
+    let chosen = |name: &str| json!({ "if": { "properties": { "stage": { "const": name } }, "required": ["stage"] }, "then": reference(name) });
     let chosen: Vec<_> = Stage::names().into_iter().map(chosen).collect();
     // Held against a step are the conditions. Taplo looks for completions and descriptions in `anyOf`, and not behind an `if`;
     // the last of these takes everything.
@@ -61,6 +60,8 @@ fn step(stage: Stage) -> Value {
         // Those of a Rust type.
         schema.as_object_mut().map(|schema| schema.remove(word));
     }
+    // Every stage refuses knobs that it does not have.
+    schema["additionalProperties"] = json!(false);
     let inputs = own.inputs();
     let needed = inputs.iter().any(|input| input.required);
     let mut add = |name: &str, knob: Value, required: bool| {
@@ -76,8 +77,10 @@ fn step(stage: Stage) -> Value {
     if !inputs.is_empty() {
         add("inputs", wires(&inputs), needed);
     }
+    // A step that is given tokens takes their corpus.
+    let corpus = !inputs.iter().any(|input| input.name == "tokens");
     for file in stage.files().iter().filter(|file| file.is_knob()) {
-        add(file.name(), text(file.describe()), *file == File::Corpus);
+        add(file.name(), text(file.describe()), corpus && *file == File::Corpus);
     }
     if stage.several_passes() {
         let what = "Modules summed in one pass over the tokens; by default as many as fit the memory.";
@@ -154,7 +157,8 @@ mod tests {
 
     /// A value for each knob that has to be given.
     fn least(required: &[String]) -> Map<String, Value> {
-        required.iter().map(|name| (name.clone(), json!(320))).collect()
+        let value = |name: &str| if name == "keep" { json!(["source"]) } else { json!(320) };
+        required.iter().map(|name| (name.clone(), value(name))).collect()
     }
 
     #[test]
@@ -184,8 +188,10 @@ mod tests {
                 let error = stage.configure(&json!({ (knob.as_str()): ["no", {}, "knob"] })).unwrap_err().to_string();
                 assert!(!error.starts_with("unknown field"), "{}: {knob}: {error}", stage.name());
             }
-            let step = &schema()["definitions"][stage.name()];
-            assert_eq!(step["additionalProperties"], json!(false), "{}", stage.name());
+            let mut more = least(&required);
+            more.insert("no-such-knob".into(), json!(1));
+            let error = stage.configure(&Value::Object(more)).unwrap_err().to_string();
+            assert!(error.starts_with("unknown field"), "{}: {error}", stage.name());
         }
     }
 

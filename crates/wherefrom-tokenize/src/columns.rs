@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Cell, CellColumn, CellType, Cells, Draft, Example, Kept, Kind, Row as _, Tokens, bad_input,
@@ -65,7 +66,7 @@ const LOOKED: u64 = 1 << 30;
 const NAMED: usize = 40;
 
 /// What is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Columns of the corpus; `a.b` is the field `b` of the column `a`.

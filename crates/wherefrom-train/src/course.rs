@@ -8,6 +8,7 @@
 //! 2 is one more copy. Neither batches nor steps nor the denominator know of the weights.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,7 +24,7 @@ const PIECE_TOKENS: usize = 4096;
 const PIECE_BYTES: usize = 1 << 30;
 
 /// How a checkpoint is trained further.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Training {
     /// Passes over the rows, all in one order.
@@ -47,7 +48,7 @@ pub struct Training {
     /// Longest gradient of the mean loss; without it nothing is clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// Of the order of the rows.
+    /// Seed of the order of the rows.
     pub seed: u64,
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Artifact, Draft, Kind, Tokens, bad_input, write_atomically};
@@ -45,7 +46,7 @@ const STATE: &str = "state";
 const INTERVAL: Duration = Duration::from_secs(20);
 
 /// How it is trained.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Config {
     /// Steps, rates and order.
@@ -56,6 +57,7 @@ pub struct Config {
     pub weights: BTreeMap<u64, f32>,
     /// States on the way that are kept, the last one aside: `checkpoints/STEP/`, evenly over the run.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if)]
     pub checkpoints: u64,
 }
 
