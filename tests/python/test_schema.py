@@ -69,7 +69,7 @@ def test_pipelines_in_the_documents_are_valid(validator):
         (["steps", "train", "stage"], None, "'stage' is a required property"),
         (["steps", "basis", "modules"], "mlp", "'modules' was unexpected"),
         (["steps", "covariances", "modules-per-pass"], "all", "'all' is not of type 'integer'"),
-        (["steps", "covariances", "inputs"], {"token": "train"}, "'token' was unexpected"),
+        (["steps", "covariances", "inputs"], {"tokens": "train", "token": "train"}, "'token' was unexpected"),
         (["steps", "covariances", "inputs", "tokens"], None, "'tokens' is a required property"),
         (["steps", "scores", "inputs"], None, "'inputs' is a required property"),
         (["steps", "ihvp", "damping"], {"relativ": 0.1}, "is not valid under any of the given schemas"),
