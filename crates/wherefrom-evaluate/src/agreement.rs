@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Agreed, Agreement, Artifact, Draft, Kind, Retraining, Retrainings, Score, Scores, bad_input};
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes};
@@ -36,7 +37,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// Of which subsets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subsets {
     /// All of them.
@@ -51,7 +52,7 @@ pub enum Subsets {
 }
 
 /// What is compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
     /// Of which subsets.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Retraining, Retrainings, Score, Scores, Tokens, bad_input};
 use wherefrom_linalg::random::uniform;
@@ -49,7 +50,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// Which examples a subset has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choose {
     /// Drawn from all.
@@ -60,7 +61,7 @@ pub enum Choose {
 }
 
 /// Which runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Config {
     /// How each run trains; its seed is that of the runs of seed 0, and one more of those of seed 1.
@@ -76,7 +77,7 @@ pub struct Config {
     pub subsets: u32,
     /// Number of the first of them, from 1: 0 is the whole data, which every bank has.
     pub first: u32,
-    /// Of the draw of random subsets.
+    /// Seed of the draw of random subsets.
     pub draw: u64,
     /// A run of each subset with each of these.
     pub seeds: Vec<u64>,
