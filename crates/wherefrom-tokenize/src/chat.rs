@@ -224,7 +224,13 @@ impl Chat {
         left.set(left.get().saturating_sub(used.map_or(limits::FUEL, |(used, _)| used)));
         drop(rendered.map_err(|error| self.refusal(template, &error))?);
         let text = String::from_utf8(output.bytes).map_err(|error| error.to_string())?;
-        let answers = tracker.0.lock().map(|mut spans| std::mem::take(&mut spans.found)).unwrap_or_default();
+        let spans = tracker.0.lock().map(|mut spans| std::mem::take(&mut *spans)).unwrap_or_default();
+        let answers = spans.within(&text).map_err(|what| {
+            format!(
+                "the chat template of {} {what}; give a template that marks what it writes: chat-template = \"…\"",
+                self.shown
+            )
+        })?;
         Ok(Rendered { text, answers })
     }
 
