@@ -146,6 +146,12 @@ fn check(page: &Page, column: &ColumnDescriptor, rows: &mut Rows, dictionary: bo
         present = 0;
         levels(def, max_def, count, &mut |level, times| present += if level == max_def { times } else { 0 })?;
     }
+    // What a decoder takes as the number of values that it may be asked for.
+    if let Page::DataPageV2 { num_nulls, .. } = page
+        && count.checked_sub((*num_nulls).into()).is_none_or(|stated| stated < present)
+    {
+        return Err(format!("a page of {count} values has {present} that are none of its {num_nulls} nulls"));
+    }
     check_values(values, present, encoding, column, dictionary)
 }
 
