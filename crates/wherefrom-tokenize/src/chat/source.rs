@@ -65,6 +65,7 @@ impl Source {
         let (tag, end) = tag(text, if block { "%}" } else { "}}" }).ok_or("a tag is not closed")?;
         let tokens = scan(tag.inner)?;
         check(&tokens)?;
+        supported(&tokens)?;
         self.takes_text_arguments |= asks_for_text_arguments(&tokens);
         if block {
             nest(blocks, &tokens)?;
@@ -178,6 +179,19 @@ fn check(tokens: &[Token]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Refuses what minijinja has otherwise, or not at all and without a word.
+fn supported(tokens: &[Token]) -> Result<(), String> {
+    let word = |at: usize| tokens.get(at).map(|token| &token.text[..]);
+    if word(0) == Some("autoescape") && !matches!(word(1), Some("false" | "False")) {
+        return Err("`autoescape` is not supported, but for `autoescape false`".into());
+    }
+    let names = |at: &usize| tokens[*at].kind == Kind::Name && (*at == 0 || word(*at - 1) != Some("."));
+    match (0..tokens.len()).filter(names).find_map(|at| word(at).filter(|word| ["varargs", "kwargs"].contains(word))) {
+        Some(word) => Err(format!("`{word}`, what a macro is given beside its parameters, is not supported")),
+        None => Ok(()),
+    }
 }
 
 /// A block that is open.
