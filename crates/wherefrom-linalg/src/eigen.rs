@@ -77,10 +77,11 @@ impl Threads {
 /// Values ascending, and vectors as columns, of a symmetric matrix.
 pub(crate) fn decompose(matrix: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f64>)> {
     // By a power of two, which rounds nothing: faer takes what is small for zero, and fails where all is.
-    let exponent = libm::frexp(matrix.norm_max()).1;
-    let scaled = Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| libm::ldexp(matrix[(i, j)], -exponent));
+    let largest = matrix.norm_max().max(f64::MIN_POSITIVE);
+    let power = 2_f64.powi((largest.log2() as i32).clamp(-1000, 1000));
+    let scaled = Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] / power);
     let (mut values, vectors) = decompose_scaled(scaled.as_ref(), par)?;
-    values.iter_mut().for_each(|value| *value = libm::ldexp(*value, exponent));
+    values.iter_mut().for_each(|value| *value *= power);
     Ok((values, vectors))
 }
 
