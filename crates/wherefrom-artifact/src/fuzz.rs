@@ -1,18 +1,18 @@
 //! Foreign bytes: a part, a manifest or a draft's files are read or refused, and nothing stops or panics. A panic of a library
-//! that is caught counts as one. `WHEREFROM_FUZZ_RUNS` raises the number of cases; files lie in memory where the system has
-//! a file system there.
+//! that is caught counts as one.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::Index;
 use serde_json::Value;
 use tempfile::TempDir;
+use wherefrom_tests::{damage, damaged, memory, runs};
 
 use crate::foreign::PANICKED;
 use crate::ipc::Access;
@@ -23,63 +23,6 @@ use crate::recipe::Recipe;
 use crate::sound::Sound;
 use crate::store::draft::Draft;
 use crate::{Error, Silent, Span, Store, open_any};
-
-fn runs() -> ProptestConfig {
-    let given = std::env::var("WHEREFROM_FUZZ_RUNS").ok().and_then(|runs| runs.parse().ok());
-    ProptestConfig { cases: given.unwrap_or(400), failure_persistence: None, ..ProptestConfig::default() }
-}
-
-fn memory() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-/// How some bytes are damaged.
-#[derive(Debug, Clone)]
-enum Damage {
-    Set(Index, u8),
-    Flip(Index, u8),
-    /// Four bytes at once: a number of the metadata, which is aligned.
-    Number(Index, u32),
-    Cut(Index),
-    Repeat(Index, Index),
-}
-
-fn damage() -> impl Strategy<Value = Vec<Damage>> {
-    let byte = select(vec![0_u8, 1, 2, 0x7f, 0x80, 0xfe, 0xff]);
-    let number = select(vec![0, 1, 8, 0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff]);
-    let one = prop_oneof![
-        4 => (any::<Index>(), byte).prop_map(|(place, byte)| Damage::Set(place, byte)),
-        4 => (any::<Index>(), 0_u8..8).prop_map(|(place, bit)| Damage::Flip(place, bit)),
-        4 => (any::<Index>(), number).prop_map(|(place, number)| Damage::Number(place, number)),
-        1 => any::<Index>().prop_map(Damage::Cut),
-        1 => any::<(Index, Index)>().prop_map(|(from, to)| Damage::Repeat(from, to)),
-    ];
-    vec(one, 1..6)
-}
-
-fn damaged(mut bytes: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
-    for one in damage {
-        if bytes.is_empty() || bytes.len() > 1 << 20 {
-            break;
-        }
-        match one {
-            Damage::Set(place, byte) => *place.get_mut(&mut bytes) = *byte,
-            Damage::Flip(place, bit) => *place.get_mut(&mut bytes) ^= 1 << bit,
-            Damage::Number(place, number) => {
-                let start = place.index(bytes.len()) & !3;
-                let number = number.to_le_bytes();
-                bytes[start..].iter_mut().zip(number).for_each(|(byte, new)| *byte = new);
-            }
-            Damage::Cut(place) => bytes.truncate(place.index(bytes.len())),
-            Damage::Repeat(from, to) => {
-                let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
-                let part = bytes[from.min(to)..from.max(to)].to_vec();
-                bytes.splice(from..from, part);
-            }
-        }
-    }
-    bytes
-}
 
 fn recipe() -> Recipe {
     Recipe { stage: "test".into(), version: 1, config: Value::Null, inputs: BTreeMap::new(), model: None }
@@ -173,6 +116,22 @@ static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     ]
 });
 
+thread_local! {
+    /// An artifact of one part, for the one test of this thread.
+    static SEALED: (TempDir, PathBuf, Vec<u8>) = {
+        let folder = memory();
+        let write = |draft: &mut Draft| draft.write_rows::<Scores, _>(0, &[Score { query: 0, example: 0, influence: 1.0 }]);
+        let (sealed, _) = Store::new(folder.path()).produce(Kind::Scores, recipe(), &Silent, write).unwrap();
+        let text = fs::read(sealed.join(MANIFEST)).unwrap();
+        (folder, sealed, text)
+    };
+}
+
+/// Where it lies, and what its manifest says.
+fn sealed() -> (PathBuf, Vec<u8>) {
+    SEALED.with(|(_, sealed, text)| (sealed.clone(), text.clone()))
+}
+
 /// A refusal, which no panic of a library stands behind.
 fn refused(result: Result<()>) -> Result<(), TestCaseError> {
     if let Err(error) = result {
@@ -183,7 +142,7 @@ fn refused(result: Result<()>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(runs())]
+    #![proptest_config(runs(400))]
 
     #[test]
     fn fuzz_parts_of_every_kind_are_read_or_refused(number in any::<Index>(), damage in damage()) {
@@ -202,13 +161,10 @@ proptest! {
 
     #[test]
     fn fuzz_manifests_are_read_or_refused(damage in damage()) {
-        let folder = memory();
-        let store = Store::new(folder.path());
-        let write = |draft: &mut Draft| draft.write_rows::<Scores, _>(0, &[Score { query: 0, example: 0, influence: 1.0 }]);
-        let (sealed, _) = store.produce(Kind::Scores, recipe(), &Silent, write).unwrap();
-        let path = sealed.join(MANIFEST);
-        let (text, before) = (fs::read(&path).unwrap(), Manifest::read(&sealed).unwrap());
-        fs::write(&path, damaged(text, &damage)).unwrap();
+        let (sealed, text) = sealed();
+        fs::write(sealed.join(MANIFEST), &text).unwrap();
+        let before = Manifest::read(&sealed).unwrap();
+        fs::write(sealed.join(MANIFEST), damaged(text, &damage)).unwrap();
         // The seal is over what it says: white space aside it says the same, or is refused.
         match open_any(&sealed) {
             Ok(after) => prop_assert_eq!(after, before),
@@ -229,10 +185,8 @@ proptest! {
         ], 0..4),
         rows in any::<u64>(),
     ) {
-        let folder = memory();
-        let store = Store::new(folder.path());
-        let write = |draft: &mut Draft| draft.write_rows::<Scores, _>(0, &[Score { query: 0, example: 0, influence: 1.0 }]);
-        let (sealed, _) = store.produce(Kind::Scores, recipe(), &Silent, write).unwrap();
+        let (sealed, text) = sealed();
+        fs::write(sealed.join(MANIFEST), text).unwrap();
         let mut manifest = Manifest::read(&sealed).unwrap();
         let part = manifest.parts[0].clone();
         manifest.parts = names.iter().map(|name| crate::Part { name: name.clone(), rows, ..part.clone() }).collect();

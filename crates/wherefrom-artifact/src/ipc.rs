@@ -57,7 +57,7 @@ fn cut() -> ArrowError {
 
 impl Content {
     fn open(path: &Path, access: Access) -> Result<Self, ArrowError> {
-        let file = File::open(path)?;
+        let file = crate::open(path)?;
         let length = file.metadata()?.len();
         match access {
             Access::Open => Ok(Self::File(file, usize::try_from(length).map_err(|_| cut())?)),

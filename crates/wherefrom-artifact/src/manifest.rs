@@ -1,7 +1,6 @@
 //! `manifest.json`: what an artifact is, where it came from, and the digests of its parts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Component, Path};
 
 use anyhow::{Context as _, Result};
@@ -77,7 +76,7 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         let corrupt = |what: &str| Error::Corrupt { path: path.clone(), what: what.into() };
-        let text = match fs::read(&path) {
+        let text = match crate::read(&path) {
             Ok(text) => text,
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 return Err(Error::Missing { path: folder.into() }.into());

@@ -146,6 +146,12 @@ fn check(page: &Page, column: &ColumnDescriptor, rows: &mut Rows, dictionary: bo
         present = 0;
         levels(def, max_def, count, &mut |level, times| present += if level == max_def { times } else { 0 })?;
     }
+    // What a decoder takes as the number of values that it may be asked for.
+    if let Page::DataPageV2 { num_nulls, .. } = page
+        && count.checked_sub((*num_nulls).into()).is_none_or(|stated| stated < present)
+    {
+        return Err(format!("a page of {count} values has {present} that are none of its {num_nulls} nulls"));
+    }
     check_values(values, present, encoding, column, dictionary)
 }
 
@@ -233,9 +239,6 @@ fn check_values(
         Encoding::DELTA_BYTE_ARRAY => {
             let (prefixes, first) = lengths(values)?;
             let (suffixes, second) = lengths(&values[first..])?;
-            if prefixes.len() != suffixes.len() {
-                return Err("a page has more beginnings than ends of texts".into());
-            }
             let (mut last, mut own, mut all) = (0, 0, 0);
             for (prefix, suffix) in prefixes.iter().zip(&suffixes) {
                 if *prefix > last {
@@ -269,13 +272,14 @@ fn check_values(
     Ok(())
 }
 
-/// Walks numbers that are packed as differences, `most` at most; gives where they end.
-fn deltas(bytes: &[u8], most: u64, each: &mut dyn FnMut(i64)) -> std::result::Result<usize, &'static str> {
+/// Walks numbers that are packed as differences, one for each value that is `present`; gives where they end.
+fn deltas(bytes: &[u8], present: u64, each: &mut dyn FnMut(i64)) -> std::result::Result<usize, &'static str> {
     let mut reader = Bytes(bytes);
     let (block, parts, count) = (reader.varint()?, reader.varint()?, reader.varint()?);
     let mut value = reader.zigzag()?;
-    if count > most {
-        return Err("a page has more numbers than values");
+    // A decoder that is asked for a number where there are none counts below zero.
+    if count != present {
+        return Err("a page has another number of numbers than values");
     }
     if block == 0 || parts == 0 || !block.is_multiple_of(128) || !block.is_multiple_of(parts) {
         return Err("the blocks of a page are malformed");

@@ -57,12 +57,9 @@ impl ParquetFile {
     /// What is wrong with it, without its name.
     pub fn open(path: &Path, options: ArrowReaderOptions) -> std::result::Result<(Self, ArrowReaderMetadata), String> {
         let open = || -> Result<Self> {
-            let file = File::open(path)?;
-            let metadata = file.metadata()?;
-            if !metadata.is_file() {
-                return Err(invalid("it is no regular file"));
-            }
-            Ok(Self { file: file.into(), bytes: metadata.len(), chunks: [].into(), bodies: Arc::default() })
+            let file = crate::open(path)?;
+            let bytes = file.metadata()?.len();
+            Ok(Self { file: file.into(), bytes, chunks: [].into(), bodies: Arc::default() })
         };
         let mut opened = open().map_err(|error| error.to_string())?;
         opened.check_footer().map_err(|error| error.to_string())?;

@@ -10,15 +10,18 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 
 use crate::error::Error;
-use crate::foreign::foreign;
+use crate::foreign::{caught, foreign};
 use crate::ipc::{Access, Ipc};
 use crate::kinds::{Format, Kind};
 use crate::parquet_file::ParquetFile;
 use crate::sound::Sound;
 use crate::stored::{Losses, scale_of};
+
+/// Rows of a Parquet part decoded at once.
+const BATCH: usize = 1024;
 
 /// In the footer of an Arrow part: what float16 has changed.
 pub(crate) const LOSSES: &str = "wherefrom.stored";
@@ -186,17 +189,14 @@ pub(crate) fn read(
     match kind.format() {
         Format::Parquet => {
             let (file, metadata) = parquet(path)?;
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
-            check_schema(kind, builder.schema(), path)?;
-            if !columns.is_empty() {
-                let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-                builder = builder.with_projection(mask);
-            }
-            if let Some(rows) = rows {
-                builder = builder.with_offset(rows.start).with_limit(rows.length);
-            }
-            let reader = foreign(path, || builder.build().map_err(|e| unreadable(path, &e)))?;
-            Ok(guarded(path, reader.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
+            check_schema(kind, metadata.schema(), path)?;
+            let mask = match columns {
+                [] => ProjectionMask::all(),
+                _ => ProjectionMask::columns(metadata.parquet_schema(), columns.iter().copied()),
+            };
+            let rows = rows.unwrap_or(Rows { start: 0, length: usize::MAX });
+            let batches = RowGroups { file, metadata, mask, group: 0, rows, reader: None };
+            Ok(Box::new(batches.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Arrow => {
             let part = arrow(path, access)?;
@@ -211,6 +211,54 @@ pub(crate) fn read(
             Ok(guarded(path, batches.map(move |batch| narrowed(kind, batch.map_err(|e| unreadable(&owned, &e))?))))
         }
         Format::Folder => Err(anyhow::anyhow!("{} has files, not parts", kind.name())).context("read"),
+    }
+}
+
+/// The record batches of a Parquet part, a row group at a time; an error ends them.
+struct RowGroups {
+    file: ParquetFile,
+    metadata: ArrowReaderMetadata,
+    mask: ProjectionMask,
+    /// The next one.
+    group: usize,
+    /// What is still to be read, counted from the next row group on.
+    rows: Rows,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+impl RowGroups {
+    fn batch(&mut self) -> Result<Option<RecordBatch>, String> {
+        while self.rows.length > 0 {
+            if let Some(reader) = &mut self.reader {
+                let read = caught(|| reader.next().transpose())?.map_err(|error| error.to_string())?;
+                if let Some(batch) = read {
+                    let batch = batch.slice(0, batch.num_rows().min(self.rows.length));
+                    self.rows.length -= batch.num_rows();
+                    return Ok(Some(batch));
+                }
+                self.reader = None;
+            }
+            let Some(group) = self.metadata.metadata().row_groups().get(self.group) else { break };
+            let (count, skip) = (group.num_rows() as usize, self.rows.start);
+            if skip < count {
+                self.reader = Some(self.file.read(&self.metadata, self.mask.clone(), (self.group, skip), BATCH)?);
+            }
+            self.rows.start -= skip.min(count);
+            self.group += 1;
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for RowGroups {
+    type Item = Result<RecordBatch, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batch().transpose();
+        if matches!(batch, Some(Err(_))) {
+            (self.reader, self.rows.length) = (None, 0);
+        }
+        batch
     }
 }
 

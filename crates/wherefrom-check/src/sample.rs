@@ -79,7 +79,7 @@ fn beginning(corpus: &Path, rows: usize) -> Result<Option<(String, String)>> {
     if !lines && !["txt", "md"].contains(&ending.as_str()) {
         return Ok(None);
     }
-    let file = std::fs::File::open(corpus)
+    let file = wherefrom_artifact::open(corpus)
         .map_err(|error| bad_input(format!("cannot read the corpus {} ({error})", corpus.display())))?;
     let (mut text, mut found, mut blank) = (String::new(), 0, true);
     for line in std::io::BufReader::new(file).lines() {

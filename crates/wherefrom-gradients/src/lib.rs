@@ -20,7 +20,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, load, room, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -187,12 +187,11 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
     transposed
 }
 
-/// Tokens whose gradients lie in memory before they are written: a span.
-const SPAN_TOKENS: f64 = 65_536.0;
-
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let tokens = planned.size_of("tokens").tokens;
-    let held = tokens.min(SPAN_TOKENS) * sizes.sums * 4.0;
-    Cost::new(sizes.footprint.total() as f64 + 1.5 * held, tokens * sizes.sums * 4.0, sizes.scan(tokens))
+    let Size { tokens, rows } = planned.size_of("tokens");
+    let all = tokens * sizes.sums * 4.0;
+    // What is held at once, and as much again on its way into the file: all, or some of it, but one row at least.
+    let held = all.min((RUN as f64).max(all / rows.max(1.0)));
+    Cost::new(sizes.footprint.total() as f64 + 2.0 * held, all, sizes.scan(tokens))
 }

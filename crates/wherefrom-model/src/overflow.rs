@@ -30,7 +30,8 @@ impl Model {
             None => Ok(()),
             Some(place) => {
                 let example = batch.examples[targets[place].sequence];
-                Err(self.refusal(example, "the model's loss", self.input_overflow(batch)))
+                let module = self.input_overflow(batch).unwrap_or_else(|| "the final norm or the head".into());
+                Err(self.refusal(example, "the model's loss", Some(module)))
             }
         }
     }

@@ -136,7 +136,7 @@ impl Plan {
         }
         let source = step.model.as_ref()?;
         let read = |text: Vec<u8>| serde_json::from_slice(&text).ok();
-        let there = std::fs::read(self.place(source)?.join("config.json")).ok().and_then(read);
+        let there = wherefrom_artifact::read(&self.place(source)?.join("config.json")).ok().and_then(read);
         there.or_else(|| match source {
             Source::Step(index) => self.model_json(&self.steps[*index]),
             _ => None,

@@ -179,7 +179,7 @@ fn words(value: &Value) -> String {
 /// The folder of the tokenizer is mostly the model's: its name, and sizes from its `config.json`.
 fn model(inputs: &Inputs) -> Option<String> {
     let folder = inputs.tokenizer.as_deref()?.parent()?;
-    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
+    let config: Value = serde_json::from_slice(&wherefrom_artifact::read(&folder.join("config.json")).ok()?).ok()?;
     // `models--owner--name` of the Hugging Face cache.
     let cached =
         folder.iter().find_map(|part| part.to_str()?.strip_prefix("models--")).map(|name| name.replace("--", "/"));

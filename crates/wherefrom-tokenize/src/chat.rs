@@ -6,6 +6,8 @@ mod containers;
 mod date;
 mod environment;
 mod filters;
+#[cfg(test)]
+mod fuzz;
 mod limits;
 mod numbers;
 mod rewrite;
@@ -22,7 +24,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use minijinja::{Environment, Error, ErrorKind, Value};
-use wherefrom_artifact::bad_input;
+use wherefrom_artifact::{bad_input, caught};
 use wherefrom_vocabulary::Beside;
 
 pub(crate) use self::date::Date;
@@ -104,7 +106,8 @@ impl Chat {
         let mut known = Vec::new();
         for (name, template) in templates {
             let source = Source::new(&template)?;
-            environment.add_template_owned(name.clone(), source.text).map_err(|error| format!("{error:#}"))?;
+            caught(|| environment.add_template_owned(name.clone(), source.text))?
+                .map_err(|error| format!("{error:#}"))?;
             known.push(Template {
                 name,
                 marks: source.marks,
@@ -210,15 +213,24 @@ impl Chat {
         ];
         let known = Value::from_pairs(specials.chain(none).chain(given.iter().cloned()).chain(known));
         let mut output = Output { bytes: Vec::new(), tracker: &tracker };
-        let rendered = self
-            .environment
-            .get_template(&template.name)
-            .and_then(|template| template.render_captured_to(known, &mut output));
+        let render = || {
+            let template = self.environment.get_template(&template.name)?;
+            template.render_captured_to(known, &mut output)
+        };
+        let rendered = caught(render).map_err(|what| {
+            format!("the chat template of {}: {what}; give another: chat-template = \"…\"", self.shown)
+        })?;
         let used = rendered.as_ref().ok().and_then(|captured| captured.state().fuel_levels());
         left.set(left.get().saturating_sub(used.map_or(limits::FUEL, |(used, _)| used)));
         drop(rendered.map_err(|error| self.refusal(template, &error))?);
         let text = String::from_utf8(output.bytes).map_err(|error| error.to_string())?;
-        let answers = tracker.0.lock().map(|mut spans| std::mem::take(&mut spans.found)).unwrap_or_default();
+        let spans = tracker.0.lock().map(|mut spans| std::mem::take(&mut *spans)).unwrap_or_default();
+        let answers = spans.within(&text).map_err(|what| {
+            format!(
+                "the chat template of {} {what}; give a template that marks what it writes: chat-template = \"…\"",
+                self.shown
+            )
+        })?;
         Ok(Rendered { text, answers })
     }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
+use tokenizers::normalizers::Precompiled;
 use wherefrom_artifact::{bad_input, foreign};
 
 /// Largest file; those of vocabularies of 260,000 tokens have some 35 MB.
@@ -26,8 +27,6 @@ struct Parts {
     normalizer: Value,
     #[serde(default)]
     pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
     #[serde(default)]
     decoder: Value,
 }
@@ -57,12 +56,16 @@ pub(crate) fn read(path: &Path) -> Result<Tokenizer> {
 /// The tokenizer of `bytes`, which `path` holds.
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
     let parts: Parts = serde_json::from_slice(bytes).map_err(|error| refuse(path, &error))?;
-    let Parts { normalizer, pre_tokenizer, post_processor, decoder } = &parts;
+    let Parts { normalizer, pre_tokenizer, decoder } = &parts;
     let mut growth = 1;
-    for part in [normalizer, pre_tokenizer, post_processor, decoder] {
+    for part in [normalizer, pre_tokenizer, decoder] {
         check(part, &mut growth).map_err(|what| refuse(path, &what))?;
     }
-    foreign(path, || Tokenizer::from_bytes(bytes).map_err(|error| refuse(path, &error)))
+    let tokenizer = foreign(path, || Tokenizer::from_bytes(bytes).map_err(|error| refuse(path, &error)))?;
+    // The same thing is written in several ways, and written again in one.
+    let processor = serde_json::to_value(tokenizer.get_post_processor()).map_err(|error| refuse(path, &error))?;
+    check_templates(&processor).map_err(|what| refuse(path, &what))?;
+    Ok(tokenizer)
 }
 
 /// Why a file is refused.
@@ -97,14 +100,25 @@ fn check(part: &Value, growth: &mut usize) -> Result<(), String> {
                     return Err(format!("its replacements make a text more than {GROWTH} times as long"));
                 }
             }
-            if text("type") == Some("TemplateProcessing") {
-                check_template(fields)?;
+            if text("type") == Some("Precompiled") {
+                let part = serde_json::to_string(fields).map_err(|error| error.to_string())?;
+                serde_json::from_str::<Precompiled>(&part).map_err(|error| error.to_string())?;
             }
             if text("type") == Some("FixedLength") && fields.get("length").and_then(Value::as_u64) == Some(0) {
                 return Err("it cuts texts into pieces of length 0".into());
             }
             fields.values().try_for_each(|field| check(field, growth))
         }
+        _ => Ok(()),
+    }
+}
+
+/// Looks at the templates of a post-processor, as `tokenizers` writes it.
+fn check_templates(part: &Value) -> Result<(), String> {
+    match part {
+        Value::Array(items) => items.iter().try_for_each(check_templates),
+        Value::Object(fields) if fields.contains_key("single") => check_template(fields),
+        Value::Object(fields) => fields.values().try_for_each(check_templates),
         _ => Ok(()),
     }
 }

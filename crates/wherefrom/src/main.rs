@@ -254,7 +254,8 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if pipe_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("error: {error:#}"));
+            let remedy = if full(&error) { "; make room there, and run again: what was finished is kept" } else { "" };
+            output::note(format_args!("error: {error:#}{remedy}"));
             ExitCode::from(if users(&error) { 2 } else { 1 })
         }
     }
@@ -262,7 +263,16 @@ fn main() -> ExitCode {
 
 /// Whether the user can mend it.
 fn users(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<wherefrom_artifact::Error>() || cause.is::<wherefrom_pipeline::BadInput>())
+    let typed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<wherefrom_artifact::Error>() || cause.is::<wherefrom_pipeline::BadInput>()
+    };
+    full(error) || error.chain().any(typed)
+}
+
+/// Whether a disk, or what its user may have of it, is full.
+fn full(error: &anyhow::Error) -> bool {
+    let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| kinds.contains(&error.kind())))
 }
 
 fn pipe_closed(error: &anyhow::Error) -> bool {

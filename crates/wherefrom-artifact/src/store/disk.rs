@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::error::bad_input;
+
 /// Writes `bytes` to `path` so that a reader sees the whole content or no file.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |file| Ok(file.write_all(bytes)?))
@@ -44,11 +46,32 @@ pub fn unique() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
+/// Opens a file that somebody named. To open a pipe waits until somebody writes into it, and devices have no end.
+///
+/// # Errors
+/// That of the system, and for what is no regular file.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        return File::open(path);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"))
+}
+
+/// The whole content of a file, as [`open`] opens it.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// BLAKE3 of a file's content, hexadecimal. The file is read and not mapped: whoever cuts it short in the meantime gets
 /// another digest, and no signal ends this process.
 pub fn digest(path: &Path) -> Result<String> {
     let read = || -> std::io::Result<String> {
-        let mut file = File::open(path)?;
+        let mut file = open(path)?;
         let most = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).clamp(1, 1 << 23);
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; most]);
         loop {
@@ -58,7 +81,12 @@ pub fn digest(path: &Path) -> Result<String> {
             };
         }
     };
-    read().with_context(|| format!("read {}", path.display()))
+    match read() {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            Err(bad_input(format!("{}: {error}; give a file", path.display())))
+        }
+        digest => digest.with_context(|| format!("read {}", path.display())),
+    }
 }
 
 /// Bytes of all files below `path`, or of the file that it is.

@@ -1,4 +1,4 @@
-//! Random answers: of the hub's lists in memory, and of a whole hub on loopback. `WHEREFROM_FUZZ_RUNS` says how many.
+//! Random answers: of the hub's lists in memory, and of a whole hub on loopback.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -7,20 +7,14 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
+use wherefrom_tests::hold;
 
 use super::hostile::Client;
 use super::server::{Answer, COMMIT, Request, Server, Then, honest};
 use crate::client::next;
 use crate::listing::{Entry, Listing, Revision, is_hex};
 use crate::reference::Reference;
-
-/// `WHEREFROM_FUZZ_RUNS` runs, or a few.
-fn runner(few: u32) -> TestRunner {
-    let runs = std::env::var("WHEREFROM_FUZZ_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(few);
-    TestRunner::new(ProptestConfig { cases: runs, failure_persistence: None, ..Default::default() })
-}
 
 /// Words that mean something to one who builds a path, an address or a list of files of them.
 fn word() -> impl Strategy<Value = String> {
@@ -167,7 +161,7 @@ fn fuzz_lists_of_files_name_files_below_the_snapshot() {
         }
         Ok(())
     };
-    runner(2000).run(&(text, cuts(), index, path), check).unwrap();
+    hold(2000, (text, cuts(), index, path), check);
 }
 
 /// Names of the hub, and where redirects lead: no panic, and never out of the schemes.
@@ -192,7 +186,7 @@ fn fuzz_names_and_addresses_are_read_or_refused() {
         }
         Ok(())
     };
-    runner(2000).run(&(base, word(), word()), check).unwrap();
+    hold(2000, (base, word(), word()), check);
 }
 
 /// What is done to the answer to one request.
@@ -310,5 +304,5 @@ fn fuzz_a_hub_that_answers_at_random_breaks_no_law() {
         }
         Ok(())
     };
-    runner(20).run(&vec(change(), 1..8), check).unwrap();
+    hold(20, vec(change(), 1..8), check);
 }

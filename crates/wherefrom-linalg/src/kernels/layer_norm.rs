@@ -103,7 +103,7 @@ pub fn layer_norm_gain_gradient(d: Tensor<2>, x: Tensor<2>, epsilon: f32) -> Ten
 /// (n, r) of [`layer_norm_backward`], [rows, width] and [rows, 1].
 fn normalised(x: Tensor<2>, epsilon: f32) -> (Tensor<2>, Tensor<2>) {
     let centred = x.clone() - x.mean_dim(1);
-    let r = ((centred.clone() * centred.clone()).mean_dim(1) + epsilon).sqrt().recip();
+    let r = defined(((centred.clone() * centred.clone()).mean_dim(1) + epsilon).sqrt().recip());
     (centred * r.clone(), r)
 }
 
@@ -120,5 +120,17 @@ fn row_statistics(x: &[f32], epsilon: f32) -> (f32, f32) {
         #[inline(always)]
         |i| (x[i] - mean) * (x[i] - mean),
     );
-    (mean, 1.0 / (squares / x.len() as f32 + epsilon).sqrt())
+    (mean, inverse(squares / x.len() as f32 + epsilon))
+}
+
+/// 1 / sqrt(square); where squares have overflowed no number, rather than a norm of zeros.
+#[inline(always)]
+pub(super) fn inverse(square: f32) -> f32 {
+    if square == f32::INFINITY { f32::NAN } else { 1.0 / square.sqrt() }
+}
+
+/// r, or no number where it is zero: there squares have overflowed.
+pub(super) fn defined(r: Tensor<2>) -> Tensor<2> {
+    let overflowed = r.clone().equal_elem(0.0);
+    r.mask_fill(overflowed, f32::NAN)
 }

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::{contiguous, is_cpu, lane_sum, rows_per_task, tensor, values, values_mut, vectorised, wrap, writable};
+use super::layer_norm::{defined, inverse};
 use super::precision::{reduced, round, widen};
 
 /// y = x / sqrt(mean(x^2) + epsilon) * gain, row by row.
@@ -92,7 +93,7 @@ pub fn rms_norm_gain_gradient(d: Tensor<2>, x: Tensor<2>, epsilon: f32) -> Tenso
 }
 
 fn inverse_rms(x: Tensor<2>, epsilon: f32) -> Tensor<2> {
-    ((x.clone() * x).mean_dim(1) + epsilon).sqrt().recip()
+    defined(((x.clone() * x).mean_dim(1) + epsilon).sqrt().recip())
 }
 
 #[inline(always)]
@@ -102,5 +103,5 @@ fn row_inverse_rms(x: &[f32], epsilon: f32) -> f32 {
         #[inline(always)]
         |i| x[i] * x[i],
     );
-    1.0 / (squares / x.len() as f32 + epsilon).sqrt()
+    inverse(squares / x.len() as f32 + epsilon)
 }

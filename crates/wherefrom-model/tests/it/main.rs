@@ -3,6 +3,7 @@
 mod checkpoints;
 mod configs;
 mod families;
+mod fuzz;
 mod streams;
 
 use std::collections::BTreeMap;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use proptest::test_runner::{TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use wherefrom_artifact::{Error, Reporter};
 use wherefrom_stage::Exec;
+use wherefrom_tests::hold;
 
 use crate::study::Study;
 
@@ -47,7 +48,7 @@ fn changed(bytes: &[u8], place: f64, change: &Change) -> Vec<u8> {
 
 /// Either a step's key is another, or its result is the same: whatever is done to whatever file.
 #[test]
-fn equal_keys_give_equal_results_while_files_are_changed() {
+fn fuzz_equal_keys_give_equal_results_while_files_are_changed() {
     let study = Study::new();
     let keys = study.keys("base").unwrap();
     let results = study.results("base", &keys, &Exec::default()).unwrap();
@@ -80,10 +81,7 @@ fn equal_keys_give_equal_results_while_files_are_changed() {
         (0..3).for_each(|i| counts[i] += outcome[i]);
         Ok(())
     };
-    // Each takes as long as some ten cases of other properties.
-    let config = ProptestConfig::default();
-    let config = ProptestConfig { cases: config.cases / 4, failure_persistence: None, ..config };
-    TestRunner::new(config).run(&strategy, run).unwrap();
+    hold(64, strategy, run);
     // Of each file some change made another key.
     let tried = tried.into_inner().unwrap();
     assert!(tried.values().filter(|counts| counts[2] > 0).count() > files.len() / 2, "{tried:?}");

@@ -1,5 +1,6 @@
 //! Jinja as `transformers` sets it up: what a template may call.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use minijinja::syntax::SyntaxConfig;
@@ -24,11 +25,36 @@ impl std::fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// Where a rendering stands, and what `{% generation %}` held so far: ranges of bytes.
+/// Where a rendering stands, and what `{% generation %}` held so far: the byte where each text should be written, and it.
 #[derive(Debug, Default)]
 pub(super) struct Spans {
     pub(super) written: usize,
-    pub(super) found: Vec<std::ops::Range<usize>>,
+    pub(super) found: Vec<(usize, String)>,
+}
+
+impl Spans {
+    /// The bytes of `text` that were marked, in order and apart.
+    ///
+    /// # Errors
+    /// Where a text was marked that is written elsewhere or nowhere.
+    pub(super) fn within(mut self, text: &str) -> Result<Vec<Range<usize>>, String> {
+        self.found.sort_by_key(|(start, _)| *start);
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for (start, marked) in self.found {
+            let end = start + marked.len();
+            if text.get(start..end) != Some(&marked) {
+                return Err(
+                    "marks by {% generation %} what it writes elsewhere: inside of a `set`, a filter or another mark"
+                        .into(),
+                );
+            }
+            match ranges.last_mut().filter(|last| start < last.end) {
+                Some(last) => last.end = last.end.max(end),
+                None => ranges.push(start..end),
+            }
+        }
+        Ok(ranges)
+    }
 }
 
 /// [`Spans`] as a template can hand it on.
@@ -41,7 +67,7 @@ impl Tracker {
     fn generated(&self, text: &str) {
         if let Ok(mut spans) = self.0.lock() {
             let start = spans.written;
-            spans.found.push(start..start + text.len());
+            spans.found.push((start, text.into()));
         }
     }
 }

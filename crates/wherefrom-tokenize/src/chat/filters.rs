@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, Object, Rest, ValueKind, ValueOrKwargs, from_args
 use minijinja::{Environment, Error, Output, State, Value};
 
 use super::characters::is_space;
-use super::limits::pay;
+use super::limits::{DEPTH, pay};
 use super::numbers::printed;
 use super::strings::{justified, refused};
 
@@ -18,13 +18,36 @@ pub(super) fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
     }
     match value.as_str() {
         Some(text) => out.write_str(text),
-        None => out.write_str(&printed(value)),
+        None => {
+            printable(value, 0)?;
+            out.write_str(&printed(value))
+        }
     }
     .map_err(Error::from)
 }
 
+/// Refuses what Python prints by a name of its own: an iterator, and inside of lists what is undefined.
+fn printable(value: &Value, depth: usize) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Iterable => {
+            Err(refused("an iterator, such as a range, cannot be printed; make a list of it: `| list`"))
+        }
+        ValueKind::Undefined if depth > 0 => {
+            Err(refused("a list or dictionary with an undefined value cannot be printed"))
+        }
+        ValueKind::Seq | ValueKind::Map if depth < DEPTH => {
+            let map = value.kind() == ValueKind::Map;
+            let each = |item: Value| printable(&if map { value.get_item(&item)? } else { item }, depth + 1);
+            value.try_iter()?.try_for_each(each)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Adds them.
 pub(super) fn add(environment: &mut Environment<'static>) {
+    // minijinja's prints otherwise than Python's.
+    environment.remove_filter("pprint");
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     for name in ["escape", "e", "forceescape"] {

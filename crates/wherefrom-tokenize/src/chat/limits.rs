@@ -10,7 +10,7 @@ pub(super) const FUEL_OF_A_ROW: u64 = 64 << 20;
 /// Bytes of the longest text that is rendered.
 pub(super) const LONGEST_TEXT: usize = 16 << 20;
 /// Lists and dictionaries inside one another in what is assigned. Those of a row are 128 deep at most.
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 
 /// Pays for a text of `bytes` before it is made.
 pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {

@@ -60,11 +60,12 @@ impl Source {
     }
 
     /// Adds the tag that `text` begins with; its length.
-    fn tag(&mut self, text: &str, blocks: &mut Vec<usize>) -> Result<usize, String> {
+    fn tag(&mut self, text: &str, blocks: &mut Vec<Open>) -> Result<usize, String> {
         let block = text.starts_with("{%");
         let (tag, end) = tag(text, if block { "%}" } else { "}}" }).ok_or("a tag is not closed")?;
         let tokens = scan(tag.inner)?;
         check(&tokens)?;
+        supported(&tokens)?;
         self.takes_text_arguments |= asks_for_text_arguments(&tokens);
         if block {
             nest(blocks, &tokens)?;
@@ -180,18 +181,42 @@ fn check(tokens: &[Token]) -> Result<(), String> {
     Ok(())
 }
 
-/// Follows which blocks are open: each with its branches.
-fn nest(blocks: &mut Vec<usize>, tokens: &[Token]) -> Result<(), String> {
+/// Refuses what minijinja has otherwise, or not at all and without a word.
+fn supported(tokens: &[Token]) -> Result<(), String> {
+    let word = |at: usize| tokens.get(at).map(|token| &token.text[..]);
+    if word(0) == Some("autoescape") && !matches!(word(1), Some("false" | "False")) {
+        return Err("`autoescape` is not supported, but for `autoescape false`".into());
+    }
+    let names = |at: &usize| tokens[*at].kind == Kind::Name && (*at == 0 || word(*at - 1) != Some("."));
+    match (0..tokens.len()).filter(names).find_map(|at| word(at).filter(|word| ["varargs", "kwargs"].contains(word))) {
+        Some(word) => Err(format!("`{word}`, what a macro is given beside its parameters, is not supported")),
+        None => Ok(()),
+    }
+}
+
+/// A block that is open.
+struct Open {
+    word: String,
+    branches: usize,
+}
+
+/// Follows which blocks are open.
+fn nest(blocks: &mut Vec<Open>, tokens: &[Token]) -> Result<(), String> {
     let Some(word) = tokens.first().map(|token| &token.text[..]) else { return Ok(()) };
     let opens = ["if", "for", "macro", "call", "filter", "with", "block", "autoescape", "generation"];
     if opens.contains(&word) || (word == "set" && !tokens.iter().any(|token| token.text == "=")) {
-        blocks.push(1);
-    } else if let ("elif", Some(branches)) = (word, blocks.last_mut()) {
-        *branches += 1;
+        blocks.push(Open { word: word.into(), branches: 1 });
+    } else if let ("elif", Some(block)) = (word, blocks.last_mut()) {
+        block.branches += 1;
     } else if word.starts_with("end") {
         blocks.pop();
+    } else if let "break" | "continue" = word
+        && let Some(left) = blocks.iter().rev().find(|block| block.word != "if").filter(|block| block.word != "for")
+    {
+        // minijinja leaves the loop and not the block.
+        return Err(format!("`{word}` inside `{}` inside a loop is not supported: put it after the block", left.word));
     }
-    if blocks.iter().sum::<usize>() > BLOCKS {
+    if blocks.iter().map(|block| block.branches).sum::<usize>() > BLOCKS {
         return Err(format!("blocks are nested too deeply: more than {BLOCKS} inside one another"));
     }
     Ok(())

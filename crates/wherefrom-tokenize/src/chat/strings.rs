@@ -150,6 +150,12 @@ pub(super) fn narrow(format: &str) -> Result<(), Error> {
     if format.split(|c: char| !c.is_ascii_digit()).any(wide) {
         return Err(refused("the format asks for too many characters"));
     }
+    if let Some(conversion) = ["!r", "!s", "!a"]
+        .into_iter()
+        .find(|conversion| [":", "}"].iter().any(|end| format.contains(&format!("{conversion}{end}"))))
+    {
+        return Err(refused(&format!("the conversion `{conversion}` in a format is not supported")));
+    }
     Ok(())
 }
 

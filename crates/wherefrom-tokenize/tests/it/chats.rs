@@ -246,6 +246,35 @@ fn expressions_are_what_jinja_makes_of_them() {
     }
 }
 
+/// What Python prints otherwise is refused by name, and is not printed as something else.
+#[test]
+fn what_is_otherwise_in_python_is_refused_by_name() {
+    let bench = Bench::new();
+    for (template, name) in [
+        ("{{ range(3) }}", "range"),
+        ("{{ [range(3)] }}", "range"),
+        ("{{ [nothing] }}", "undefined"),
+        ("{{ {'a': [1, nothing.more | default(nothing)]} }}", "undefined"),
+        ("{{ '{!r}'.format('a') }}", "!r"),
+        ("{{ '{0!s:>4}'.format('a') }}", "!s"),
+        ("{{ 'a'.encode() }}", "encode"),
+        ("{{ {'a': 1} | xmlattr }}", "xmlattr"),
+        ("{{ [1] | pprint }}", "pprint"),
+        ("{% autoescape true %}{{ '<' }}{% endautoescape %}", "autoescape"),
+        ("{% macro f(a) %}{{ varargs }}{% endmacro %}{{ f(1, 2) }}", "varargs"),
+        ("{% macro f(a) %}{{ kwargs['b'] }}{% endmacro %}{{ f(1, b=2) }}", "kwargs"),
+        ("{% for m in messages %}{% with x = 1 %}{% break %}{% endwith %}{% endfor %}", "`break` inside `with`"),
+        (
+            "{% for m in messages %}{% generation %}{% continue %}{% endgeneration %}{% endfor %}",
+            "`continue` inside `generation`",
+        ),
+        ("{% set x %}{% generation %}abc{% endgeneration %}{% endset %}{{ messages[0].content }}", "{% generation %}"),
+    ] {
+        let message = refusal(&bench, &config(64), template);
+        assert!(message.contains(name), "{template}: {message}");
+    }
+}
+
 #[test]
 fn a_template_that_asks_for_the_date_is_told_the_day_of_the_step_or_refused() {
     let bench = Bench::new();

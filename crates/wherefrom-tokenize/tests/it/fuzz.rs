@@ -1,9 +1,6 @@
-//! Foreign bytes: whatever is given, it is read or refused by name, and nothing stops or panics.
-//!
-//! `WHEREFROM_FUZZ_RUNS` raises the number of cases.
+//! Foreign bytes: whatever is given, it is read or refused by name, and nothing stops or panics. A panic of a library that is
+//! caught counts as one.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -16,100 +13,16 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
 use wherefrom_artifact::{Error, PANICKED};
+use wherefrom_tests::{damage, damaged, hold, memory};
 use wherefrom_tokenize::{check_rows, encode_with};
 
 use crate::tokenizer_file;
 
-/// How many of a thousand runs may end in a panic of a library that was caught, and whose file was refused by name.
-const CAUGHT: u32 = 1;
-
-/// Holds `property` to as many cases as are asked for, and says how many ended in a panic that was caught.
-fn hold<T: std::fmt::Debug>(
-    strategy: impl Strategy<Value = T>,
-    property: impl Fn(T) -> Result<Outcome, TestCaseError>,
-) {
-    let given = std::env::var("WHEREFROM_FUZZ_RUNS").ok().and_then(|runs| runs.parse().ok());
-    let cases = given.unwrap_or(256);
-    let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
-    let caught = RefCell::new(BTreeMap::<String, u32>::new());
-    let result = runner.run(&strategy, |value| {
-        if let Outcome::Caught(what) = property(value)? {
-            *caught.borrow_mut().entry(what).or_default() += 1;
-        }
-        Ok(())
-    });
-    result.unwrap_or_else(|error| panic!("{error}"));
-    let caught = caught.into_inner();
-    let total: u32 = caught.values().sum();
-    let said = format!("{total} of {cases} runs ended in a panic that was caught: {caught:#?}");
-    if given.is_some() {
-        #[allow(clippy::print_stderr)]
-        {
-            eprintln!("{said}");
-        }
-    }
-    assert!(total <= 1 + cases / 1000 * CAUGHT, "{said}");
-}
-
-/// What became of some bytes.
-enum Outcome {
-    Read,
-    Refused,
-    /// Refused after a library panicked: what it said, without numbers.
-    Caught(String),
-}
-
-/// How some bytes are damaged.
-#[derive(Debug, Clone)]
-enum Damage {
-    Set(Index, u8),
-    Flip(Index, u8),
-    Cut(Index),
-    Repeat(Index, Index),
-    Insert(Index, Vec<u8>),
-}
-
-fn damage() -> impl Strategy<Value = Vec<Damage>> {
-    let interesting = select(vec![0_u8, 1, 0x7f, 0x80, 0xfe, 0xff, 0x15, 0x19, 0x2c]);
-    let one = prop_oneof![
-        4 => (any::<Index>(), interesting).prop_map(|(place, byte)| Damage::Set(place, byte)),
-        4 => (any::<Index>(), 0_u8..8).prop_map(|(place, bit)| Damage::Flip(place, bit)),
-        1 => any::<Index>().prop_map(Damage::Cut),
-        1 => any::<(Index, Index)>().prop_map(|(from, to)| Damage::Repeat(from, to)),
-        1 => (any::<Index>(), vec(any::<u8>(), 1..12)).prop_map(|(place, bytes)| Damage::Insert(place, bytes)),
-    ];
-    vec(one, 1..6)
-}
-
-fn damaged(mut bytes: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
-    for one in damage {
-        if bytes.is_empty() || bytes.len() > 1 << 20 {
-            break;
-        }
-        match one {
-            Damage::Set(place, byte) => *place.get_mut(&mut bytes) = *byte,
-            Damage::Flip(place, bit) => *place.get_mut(&mut bytes) ^= 1 << bit,
-            Damage::Cut(place) => bytes.truncate(place.index(bytes.len())),
-            Damage::Repeat(from, to) => {
-                let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
-                let part = bytes[from.min(to)..from.max(to)].to_vec();
-                bytes.splice(from..from, part);
-            }
-            Damage::Insert(place, more) => {
-                let place = place.index(bytes.len());
-                bytes.splice(place..place, more.iter().copied());
-            }
-        }
-    }
-    bytes
-}
-
 thread_local! {
     /// Where the bytes of this thread lie.
-    static FOLDER: TempDir = TempDir::new().unwrap();
+    static FOLDER: TempDir = memory();
 }
 
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
@@ -119,19 +32,19 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 /// Reads `bytes` as a corpus; a refusal names its file.
-fn corpus_is_read_or_refused(name: &str, bytes: &[u8]) -> Result<Outcome, TestCaseError> {
+fn corpus_is_read_or_refused(name: &str, bytes: &[u8]) -> Result<(), TestCaseError> {
     let corpus = file(name, bytes);
-    check_rows(&corpus).map_or_else(|error| refused(&error, &corpus), |_| Ok(Outcome::Read))
+    check_rows(&corpus).map_or_else(|error| refused(&error, &corpus), |_| Ok(()))
 }
 
-/// The error is a refusal that names `file`.
-fn refused(error: &anyhow::Error, file: &Path) -> Result<Outcome, TestCaseError> {
+/// The error is a refusal that names `file`, and no panic stands behind it.
+fn refused(error: &anyhow::Error, file: &Path) -> Result<(), TestCaseError> {
     let Some(Error::Input(message)) = error.downcast_ref() else {
         return Err(TestCaseError::fail(format!("not a refusal: {error:?}")));
     };
     prop_assert!(message.contains(&file.display().to_string()), "no name in: {message}");
-    let Some((_, panic)) = message.split_once(PANICKED) else { return Ok(Outcome::Refused) };
-    Ok(Outcome::Caught(panic.replace(|character: char| character.is_ascii_digit(), "")))
+    prop_assert!(!message.contains(PANICKED), "a panic: {message}");
+    Ok(())
 }
 
 const ROWS: &str = r#"{"id": "a", "text": "In the beginning"}
@@ -295,7 +208,7 @@ static TOKENIZERS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 
 #[test]
 fn fuzz_rows() {
-    hold((damage(), 0..3), |(damage, packing)| {
+    hold(256, (damage(), 0..3), |(damage, packing)| {
         let bytes = damaged(ROWS.as_bytes().to_vec(), &damage);
         match packing {
             0 => corpus_is_read_or_refused("rows.jsonl", &bytes),
@@ -310,7 +223,7 @@ fn fuzz_rows() {
 
 #[test]
 fn fuzz_rows_of_any_shape() {
-    hold(vec(vec((key(), value(3)), 0..6), 1..4), |rows| {
+    hold(256, vec(vec((key(), value(3)), 0..6), 1..4), |rows| {
         let object =
             |entries: Vec<(String, serde_json::Value)>| serde_json::Value::Object(entries.into_iter().collect());
         let lines: String = rows.into_iter().map(|entries| format!("{}\n", object(entries))).collect();
@@ -320,17 +233,45 @@ fn fuzz_rows_of_any_shape() {
 
 #[test]
 fn fuzz_corpus_parquet() {
-    hold((any::<Index>(), damage()), |(which, damage)| {
+    hold(256, (any::<Index>(), damage()), |(which, damage)| {
         corpus_is_read_or_refused("rows.parquet", &damaged(which.get(&TABLES).clone(), &damage))
     });
 }
 
 #[test]
 fn fuzz_tokenizer() {
-    hold((any::<Index>(), damage()), |(which, damage)| {
+    hold(256, (any::<Index>(), damage()), |(which, damage)| {
         let bytes = damaged(which.get(&TOKENIZERS).clone(), &damage);
         let tokenizer = file("tokenizer.json", &bytes);
         let text = "And the  earth\n 1234 A\u{e9}\u{301} \u{1f600}a\0b";
-        encode_with(&tokenizer, text).map_or_else(|error| refused(&error, &tokenizer), |_| Ok(Outcome::Read))
+        encode_with(&tokenizer, text).map_or_else(|error| refused(&error, &tokenizer), |_| Ok(()))
+    });
+}
+
+/// What stands beside a tokenizer: `tokenizer_config.json` and its like.
+const BESIDE: [(&str, &str); 3] = [
+    (
+        "tokenizer_config.json",
+        r#"{"added_tokens_decoder": {"300": {"content": "<|x|>", "special": true, "lstrip": false}}, "bos_token": {"content": "<s>"},
+            "eos_token": "</s>", "chat_template": [{"name": "default", "template": "{{ messages }}"}], "model_max_length": 1e30}"#,
+    ),
+    (
+        "special_tokens_map.json",
+        r#"{"bos_token": "<s>", "additional_special_tokens": ["<|y|>", {"content": "<|z|>"}]}"#,
+    ),
+    ("added_tokens.json", r#"{"<|x|>": 300, "<|y|>": 301}"#),
+];
+
+#[test]
+fn fuzz_files_beside_a_tokenizer() {
+    let folder = memory();
+    let tokenizer = folder.path().join("tokenizer.json");
+    fs::copy(tokenizer_file(), &tokenizer).unwrap();
+    hold(256, (0..BESIDE.len(), damage()), |(which, damage)| {
+        for (file, (name, text)) in BESIDE.iter().enumerate() {
+            let bytes = text.as_bytes().to_vec();
+            fs::write(folder.path().join(name), if file == which { damaged(bytes, &damage) } else { bytes }).unwrap();
+        }
+        encode_with(&tokenizer, "And <|x|> the </s>").map_or_else(|error| refused(&error, folder.path()), |_| Ok(()))
     });
 }

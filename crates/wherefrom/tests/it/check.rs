@@ -11,6 +11,10 @@ use crate::study;
 
 /// The golden model, with the weights whose names end so multiplied.
 pub(crate) fn scaled(bench: &Bench, ending: &str, factor: f32) {
+    scaled_each(bench, &[(ending, factor)]);
+}
+
+pub(crate) fn scaled_each(bench: &Bench, factors: &[(&str, f32)]) {
     for name in ["config.json", "tokenizer.json"] {
         if let Ok(content) = fs::read(fixture("model").join(name)) {
             bench.file(&format!("model/{name}"), content);
@@ -22,13 +26,13 @@ pub(crate) fn scaled(bench: &Bench, ending: &str, factor: f32) {
     let changed: Vec<_> = (tensors.tensors().into_iter())
         .map(|(name, view)| {
             let values = view.data().chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap()));
-            let hit = name.ends_with(ending);
-            found += usize::from(hit);
-            let values = values.map(|value| if hit { value * factor } else { value });
+            let factor = factors.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, factor)| *factor);
+            found += usize::from(factor.is_some());
+            let values = values.map(|value| value * factor.unwrap_or(1.0));
             (name, view.dtype(), view.shape().to_vec(), values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
         })
         .collect();
-    assert!(found > 0, "a weight is scaled");
+    assert!(found >= factors.len(), "a weight is scaled");
     let views = changed
         .iter()
         .map(|(name, dtype, shape, bytes)| (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
