@@ -14,8 +14,6 @@ mod sums;
 mod units;
 
 pub use corpus::{Corpus, open, sequence};
-pub use memory::{
-    PlannedPasses, limit, number_bytes, place, place_beside_sums, planned_passes, sizes_of,
-};
+pub use memory::{PlannedPasses, limit, number_bytes, place, place_beside_sums, planned_passes, sizes_of};
 pub use sums::{Counts, Pass, Reduction, Sums};
 pub use units::{Share, Units};

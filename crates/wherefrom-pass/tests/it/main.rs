@@ -74,7 +74,8 @@ impl Study {
     fn sum<R>(&self, name: &str, share: Share, body: impl FnOnce(&Draft, &Pass<'_>, &[Form]) -> Result<R>) -> R {
         let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
         let selection = Selection::new(&choice, self.model.modules()).unwrap();
-        let reduction = Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection, room: None };
+        let reduction =
+            Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection, room: None };
         self.draft(name, Kind::Covariances, |draft| {
             let passes = reduction.passes(draft, |_| 0)?;
             let [pass] = &passes[..] else { panic!("the sums fit one pass") };
