@@ -144,7 +144,7 @@ fn weights_that_stay_in_their_files_give_the_same_bytes() {
         assert_eq!(plan.matches("weights read block by block").count(), 5, "{plan}");
         assert!(!bench.ok(&["plan", "study.toml"]).contains("block by block"));
         let held = parts("held", &[]);
-        assert!(held.len() > 20);
+        assert!(held.len() > 10, "{held:?}");
         assert_eq!(parts("stored", &little), held, "{family}, halved {halve}");
     }
 }
@@ -164,13 +164,16 @@ fn a_checkpoint_that_changes_under_way_ends_the_step() {
         "--set",
         "steps.covariances.modules-per-pass=1",
     ];
-    bench.ok(&["run", "study.toml", "--to", "train"]);
     let file = bench.path("model/model.safetensors");
     let whole = fs::read(&file).unwrap();
     for (name, other) in [("cut", whole[..whole.len() / 2].to_vec()), ("overwritten", vec![0x3c; whole.len()])] {
         let (mut began, mut stopped) = (false, false);
         for _ in 0..20 {
             fs::write(&file, &whole).unwrap();
+            if bench.store().exists() {
+                fs::remove_dir_all(bench.store()).unwrap();
+            }
+            bench.ok(&["run", "study.toml", "--to", "train"]);
             let mut running = bench.start(&words, name);
             let part = |number: usize| {
                 files(&bench.store()).into_iter().any(|path| {
@@ -184,9 +187,7 @@ fn a_checkpoint_that_changes_under_way_ends_the_step() {
             running.signal("CONT");
             let (code, said) = (running.code(), bench.text(&format!("{name}.err")));
             if code == Some(0) {
-                // It had read all that it would; another try, from the start.
-                fs::remove_dir_all(bench.store()).unwrap();
-                bench.ok(&["run", "study.toml", "--to", "train"]);
+                // It had read all that it would: another try.
                 continue;
             }
             assert_eq!(code, Some(2), "{said}");
@@ -194,7 +195,7 @@ fn a_checkpoint_that_changes_under_way_ends_the_step() {
             let sealed = files(&bench.store());
             assert!(!sealed.iter().any(|path| {
                 let path = path.to_string_lossy();
-                path.contains("covariances") && !path.contains(".draft")
+                path.contains("covariances") && !path.contains(".draft") && path.ends_with("manifest.json")
             }));
             assert!((0..20).filter(|&number| part(number)).count() <= parts + 1);
             stopped = true;
