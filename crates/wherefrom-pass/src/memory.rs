@@ -41,7 +41,8 @@ pub fn place_beside_sums(
     bytes: impl Fn(&[Module]) -> u64,
 ) -> Result<(Model, Option<u64>)> {
     let (limit, footprint) = (limit(exec), model.footprint(exec.batch_of(tokens.tokens())));
-    let (footprint, _) = arranged(footprint, limit, selection.modules(), exec.modules_per_pass, bytes);
+    let on = (&exec.device, limit);
+    let (footprint, _) = arranged(footprint, on, selection.modules(), exec.modules_per_pass, bytes);
     settle(footprint, model, limit)
 }
 
@@ -55,11 +56,11 @@ fn room(limit: Option<u64>, footprint: Footprint) -> Option<u64> {
     Some(limit?.saturating_sub(footprint.total()))
 }
 
-/// Where the weights are, and the modules by pass. A pass over the tokens costs more than reading the weights for every
-/// batch.
+/// Where the weights are, and the modules by pass. On the CPU a pass over the tokens costs more than reading the weights for
+/// every batch; to a GPU they have a long way.
 fn arranged(
     footprint: Footprint,
-    limit: Option<u64>,
+    (device, limit): (&Device, Option<u64>),
     modules: &[Module],
     per_pass: Option<usize>,
     bytes: impl Fn(&[Module]) -> u64,
@@ -69,7 +70,7 @@ fn arranged(
     let passes = |footprint| split(&all, per_pass, room(limit, footprint), of);
     let held = passes(Footprint { holds_weights: true, ..footprint });
     let fitting = footprint.fitting(limit, held.iter().map(|pass| of(pass)).max().unwrap_or(0));
-    if fitting.holds_weights && held.len() == 1 {
+    if fitting.holds_weights && (held.len() == 1 || device.gpu().is_some()) {
         return (fitting, held);
     }
     let stored = passes(footprint.by_block());
@@ -133,7 +134,7 @@ pub fn planned_passes(
     bytes: impl Fn(&[Module]) -> u64,
 ) -> PlannedPasses {
     let (modules, per_pass) = (&sizes.modules, planned.modules_per_pass);
-    let (footprint, passes) = arranged(sizes.footprint, machine.memory, modules, per_pass, &bytes);
+    let (footprint, passes) = arranged(sizes.footprint, (&machine.device, machine.memory), modules, per_pass, &bytes);
     let of = |pass: &Vec<usize>| bytes(&pass.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
     let (count, largest) = (passes.len(), passes.iter().map(of).max().unwrap_or(0));
     let mut notes = vec![footprint.note().to_string()];
