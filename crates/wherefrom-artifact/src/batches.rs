@@ -40,6 +40,39 @@ pub fn in_batches<'a, K, R: Row<K>>(
     })
 }
 
+/// As [`in_batches`], of rows that are made as they are asked for: no more are there than one batch has, and the next.
+///
+/// # Errors
+/// As [`in_batches`], and those of the rows.
+pub fn into_batches<K, R: Row<K>>(
+    rows: impl Iterator<Item = Result<R>>,
+    bytes: usize,
+) -> impl Iterator<Item = Result<RecordBatch>> {
+    let mut rows = rows.peekable();
+    let next = move || -> Result<Option<RecordBatch>> {
+        let (mut batch, mut held) = (Vec::new(), 0);
+        let fits = |row: &Result<R>, first: bool, held: usize| {
+            first || row.as_ref().is_ok_and(|row| held + row.bytes() <= bytes)
+        };
+        while let Some(row) = rows.next_if(|row| fits(row, batch.is_empty(), held)) {
+            batch.push(row?);
+            held += batch[batch.len() - 1].bytes();
+            if held > bytes {
+                break;
+            }
+        }
+        in_batches::<K, R>(&batch, usize::MAX).next().transpose()
+    };
+    let mut next = Some(next);
+    std::iter::from_fn(move || {
+        let made = next.as_mut()?().transpose()?;
+        if made.is_err() {
+            next = None;
+        }
+        Some(made)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,8 +98,13 @@ mod tests {
                 back.extend(some);
             }
             assert_eq!(back, rows);
+            let made: Vec<_> = into_batches::<Gradients, _>(rows.iter().cloned().map(Ok), limit).collect();
+            assert_eq!(made.into_iter().map(Result::unwrap).collect::<Vec<_>>(), batches, "{limit}");
             assert_eq!(batches.len() == rows.len(), limit < 300, "{limit}");
         }
         assert_eq!(in_batches::<Gradients, Factors>(&[], 10).count(), 0);
+        let broken = [Ok(factors(0, 1)), Err(bad_input("no row")), Ok(factors(1, 1))];
+        let made: Vec<_> = into_batches::<Gradients, _>(broken.into_iter(), 1000).map(|batch| batch.is_ok()).collect();
+        assert_eq!(made, [true, false]);
     }
 }

@@ -36,7 +36,7 @@ mod units;
 mod visible;
 
 pub use artifact::{Artifact, open_any, table, verify};
-pub use batches::{BATCH_BYTES, in_batches};
+pub use batches::{BATCH_BYTES, in_batches, into_batches};
 pub use cells::{Cell, CellColumn, CellType, Cells};
 pub use error::{Error, bad_input, check_training_examples};
 pub use foreign::{PANICKED, caught, foreign};

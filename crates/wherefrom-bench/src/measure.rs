@@ -124,7 +124,7 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
         let sequence = |&row: &usize| Sequence::new(row as u64, &rows[row].input_ids, &rows[row].target_mask);
         let batch = Batch::new(&group.iter().map(sequence).collect::<Vec<_>>(), &device);
         if work == Work::Forward {
-            drop(model.logits(&batch));
+            drop(model.logits(&batch)?);
         } else {
             model.taps(&batch, &Labels::Empirical, &selection, &mut |_| Ok(()))?;
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
 use wherefrom_linalg::kernels::Form;
 use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
-use wherefrom_pass::{Corpus, Counts, Reduction, load, note, planned_passes, sizes_of};
+use wherefrom_pass::{Corpus, Counts, Reduction, open, place_beside_sums, planned_passes, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
 use crate::blocks::{blocks, elements};
@@ -108,8 +108,10 @@ pub(crate) fn run_with_labels(
     draft: &mut Draft,
 ) -> Result<()> {
     config.check()?;
-    let model = load(&inputs.model, config.precision, exec)?;
+    let needs = |modules: &[Module]| bytes(modules, config.blocks);
+    let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    let (model, room) = place_beside_sums(model, &selection, &inputs.tokens, exec, needs)?;
     for module in selection.modules() {
         let side = largest(module, config.blocks);
         fits(&model.device, &format!("the covariance of {}", module.name), side * side)?;
@@ -121,9 +123,7 @@ pub(crate) fn run_with_labels(
         counts.note(draft)?;
     }
     let corpus = Corpus::new("covariance", &model, &inputs.tokens, exec);
-    for pass in
-        (Reduction { corpus, labels, selection: &selection }).passes(draft, |modules| bytes(modules, config.blocks))?
-    {
+    for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
         let modules = pass.selection.modules();
         let slots = slots(modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
@@ -195,9 +195,9 @@ pub(crate) fn largest(module: &Module, count: usize) -> usize {
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let (tokens, all) = (planned.size_of("tokens").tokens, summed(&sizes.modules, config.blocks) as f64);
-    let (passes, memory) = planned_passes(&sizes, planned, machine, |modules| bytes(modules, config.blocks));
-    let flops = passes as f64 * sizes.scan(tokens) + 2.0 * tokens * all;
-    Cost::new(memory, all * 4.0, flops).note(note(passes))
+    let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, config.blocks));
+    let flops = passes.count as f64 * sizes.scan(tokens) + 2.0 * tokens * all;
+    Cost::new(passes.memory, all * 4.0, flops).note(passes.note)
 }
 
 /// One block of one matrix.

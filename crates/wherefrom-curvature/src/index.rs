@@ -15,7 +15,7 @@ use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Inde
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
-use wherefrom_pass::{Corpus, load, sequence, sizes_of};
+use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 use crate::blocks::blocks_of;
@@ -78,9 +78,13 @@ struct Kept {
 /// Keeps every example, with the text's own labels; a part per span of examples.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let table = Table::read(&inputs.coordinates)?;
-    let model = load(&inputs.model, config.precision, exec)?;
+    let model = open(&inputs.model, config.precision, exec)?;
     let names = table.shares.iter().map(|share| share.module.clone()).collect();
     let selection = Selection::new(&Modules::Globs(names), model.modules())?;
+    let blocks = inputs.eigenbasis.manifest().count("blocks").unwrap_or(1) as usize;
+    let products = selection.modules().iter().map(|module| (module.in_features * module.out_features) as u64).sum();
+    let beside = bytes(covariance::summed(selection.modules(), blocks), products);
+    let (model, _) = place(model, &inputs.tokens, exec, beside)?;
     let names: Vec<_> = selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("coordinates", table.count.to_string());
     draft.summary("coordinates", table.count)?;
@@ -154,13 +158,20 @@ impl Kept {
     }
 }
 
+/// Bytes of the bases and of the coordinates' places.
+fn bytes(bases: u64, products: u64) -> u64 {
+    4 * (bases + products)
+}
+
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let Size { tokens, rows } = planned.size_of("tokens");
     let kept = planned_coordinates(planned, sizes.products);
     let all = covariance::summed(&sizes.modules, blocks_of(planned)) as f64;
-    let memory = sizes.footprint.total() as f64 + 4.0 * all + 4.0 * sizes.products;
+    let beside = bytes(all as u64, sizes.products as u64) as f64;
+    let sizes = sizes.fitting(machine.memory, beside);
+    let memory = sizes.footprint.total() as f64 + beside;
     let flops = sizes.scan(tokens) + 2.0 * tokens * (all + sizes.products);
     let note = format!("{} a sequence", wherefrom_artifact::bytes(kept / 8.0));
-    Cost::new(memory, rows * (kept / 8.0 + 16.0), flops).note(note)
+    Cost::new(memory, rows * (kept / 8.0 + 16.0), flops).note(sizes.footprint.note()).note(note)
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Kind, Lambda, LambdaSum, Row, Stored, Tokens};
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
 use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
-use wherefrom_pass::{Corpus, Counts, Reduction, load, note, number_bytes, planned_passes, sizes_of};
+use wherefrom_pass::{Corpus, Counts, Reduction, number_bytes, open, place_beside_sums, planned_passes, sizes_of};
 use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 use crate::blocks::{Orthogonal, blocks_of};
@@ -97,8 +97,11 @@ pub(crate) fn run_with_labels(
     exec: &Exec,
     draft: &mut Draft,
 ) -> Result<()> {
-    let model = load(&inputs.model, config.precision, exec)?;
+    let blocks = inputs.eigenbasis.as_ref().map(|basis| basis.manifest().count("blocks").unwrap_or(1) as usize);
+    let needs = |modules: &[Module]| bytes(modules, blocks, number_bytes(&exec.device));
+    let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    let (model, room) = place_beside_sums(model, &selection, &inputs.tokens, exec, needs)?;
     for module in selection.modules() {
         fits(&model.device, &format!("lambda of {}", module.name), module.in_features * module.out_features)?;
     }
@@ -107,11 +110,8 @@ pub(crate) fn run_with_labels(
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }
-    let blocks = inputs.eigenbasis.as_ref().map(|basis| basis.manifest().count("blocks").unwrap_or(1) as usize);
     let corpus = Corpus::new("lambda", &model, &inputs.tokens, exec);
-    for pass in (Reduction { corpus, labels, selection: &selection })
-        .passes(draft, |modules| bytes(modules, blocks, number_bytes(&exec.device)))?
-    {
+    for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
         let modules = pass.selection.modules();
         let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
         let rotations = match &inputs.eigenbasis {
@@ -177,9 +177,9 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let rotated = planned.input("eigenbasis").map(|_| blocks_of(planned));
     let number = number_bytes(&machine.device);
-    let (passes, memory) = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number));
+    let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number));
     let tokens = planned.size_of("tokens").tokens;
     let work = sizes.products + rotated.map_or(0.0, |blocks| covariance::summed(&sizes.modules, blocks) as f64);
-    let flops = passes as f64 * sizes.scan(tokens) + 2.0 * tokens * work;
-    Cost::new(memory, sizes.products * config.store.bytes(), flops).note(note(passes))
+    let flops = passes.count as f64 * sizes.scan(tokens) + 2.0 * tokens * work;
+    Cost::new(passes.memory, sizes.products * config.store.bytes(), flops).note(passes.note)
 }

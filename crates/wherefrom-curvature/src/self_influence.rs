@@ -16,7 +16,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Ragged, Selection};
-use wherefrom_pass::{Corpus, load, sequence, sizes_of};
+use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::blocks::blocks_of;
@@ -101,8 +101,11 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let curvature = Curvature::new(config.method, config.damping, inputs.eigenbasis.as_ref(), inputs.lambda.as_ref())?;
-    let model = load(&inputs.model, config.precision, exec)?;
+    let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    let blocks = inputs.eigenbasis.as_ref().and_then(|basis| basis.manifest().count("blocks")).unwrap_or(1) as usize;
+    let beside = lambda::bytes(selection.modules(), Some(blocks), 4);
+    let (model, _) = place(model, &inputs.tokens, exec, beside)?;
     let modules = selection.modules();
     let names: Vec<_> = modules.iter().map(|module| &module.name).collect();
     let nats = config.method != Method::Identity;
@@ -157,8 +160,10 @@ fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, examples: &Ragged)
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let (Size { tokens, rows }, blocks) = (planned.size_of("tokens"), blocks_of(planned));
-    let memory = sizes.footprint.total() as f64 + lambda::bytes(&sizes.modules, Some(blocks), 4) as f64;
+    let beside = lambda::bytes(&sizes.modules, Some(blocks), 4) as f64;
+    let sizes = sizes.fitting(machine.memory, beside);
+    let memory = sizes.footprint.total() as f64 + beside;
     let flops =
         sizes.scan(tokens) + 2.0 * tokens * (covariance::summed(&sizes.modules, blocks) as f64 + sizes.products);
-    Cost::new(memory, rows * (12.0 + 4.0 * sizes.modules.len() as f64), flops)
+    Cost::new(memory, rows * (12.0 + 4.0 * sizes.modules.len() as f64), flops).note(sizes.footprint.note())
 }

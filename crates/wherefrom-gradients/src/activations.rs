@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Streams, Tokens, bad_input};
 use wherefrom_model::{Labels, Precision, Site};
-use wherefrom_pass::{Corpus, load, sequence, sizes_of};
+use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 /// Raised when results change.
@@ -164,7 +164,7 @@ pub struct Inputs {
 /// Reads the stream at every site; a part per span of examples. Means are summed in float64.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let model = load(&inputs.model, config.precision, exec)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
     let sites = match &config.sites {
         Sites::All => Site::all(model.config.num_hidden_layers),
         Sites::Some(sites) => sites.clone(),
@@ -249,5 +249,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let width = sizes.modules.first().map_or(0, |module| module.in_features);
     let row = 4.0 * (sites * width * config.positions.len()) as f64;
     let note = format!("{} a sequence", wherefrom_artifact::bytes(row));
-    Cost::new(sizes.forward_bytes(), rows * (row + 24.0), 2.0 * sizes.forward * tokens).note(note)
+    let sizes = sizes.fitting(machine.memory, 0.0);
+    let flops = 2.0 * sizes.forward * tokens;
+    Cost::new(sizes.forward_bytes(), rows * (row + 24.0), flops).note(sizes.footprint.note()).note(note)
 }

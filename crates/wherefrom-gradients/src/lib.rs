@@ -4,29 +4,32 @@
 //! writes  gradients
 
 pub mod activations;
+mod kept;
 pub mod losses;
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::Result;
-use arrow::record_batch::RecordBatch;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, in_batches,
+    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, into_batches,
 };
-use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
-use wherefrom_pass::{Corpus, load, room, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_model::{Coverage, Labels, Module, Modules, Precision, Selection};
+use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+
+use crate::kept::{Kept, Place};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
-/// Bytes of factors in memory at once, where more would fit.
-const RUN: usize = 2 << 30;
+/// Bytes of factors that are made before they are written.
+const RUN: u64 = 2 << 30;
 
 /// The stage `gradients`.
 pub static STAGE: Stage<Config> = Stage {
@@ -63,8 +66,11 @@ pub struct Inputs {
 
 /// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let model = load(&inputs.model, config.precision, exec)?;
+    let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
+    let each = token_bytes(selection.modules());
+    let most = each.saturating_mul(inputs.tokens.tokens()).min(RUN);
+    let (model, room) = place(model, &inputs.tokens, exec, kept_bytes(most, true))?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
     let pass = Pass { corpus, selection: &selection };
@@ -78,9 +84,17 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             )));
         }
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
-        let batches = pass.runs(&lengths).into_iter().flat_map(|run| -> Box<dyn Iterator<Item = _>> {
-            match pass.rows(&examples[run]) {
-                Ok(rows) => Box::new(rows.into_iter().flat_map(batches)),
+        let rows = |run: Range<usize>| {
+            let bytes = each * lengths[run.clone()].iter().sum::<usize>() as u64;
+            let fits = room.is_none_or(|room| kept_bytes(bytes, false) <= room);
+            pass.rows(&examples[run], &if fits { Place::Memory } else { Place::File(Rc::new(draft.aside()?)) })
+        };
+        let batches = runs(&lengths, each, RUN).into_iter().flat_map(|run| -> Box<dyn Iterator<Item = _>> {
+            match rows(run) {
+                // One example's rows: a record batch, or several where one would be too large.
+                Ok(rows) => Box::new(rows.into_iter().flat_map(|rows| {
+                    into_batches::<Gradients, _>(rows.into_iter().map(Kept::factors), BATCH_BYTES)
+                })),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
         });
@@ -94,16 +108,9 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Consecutive sequences whose factors, and as much again on their way into the file, fit the memory; one at least.
-    fn runs(&self, lengths: &[usize]) -> Vec<Range<usize>> {
-        let token: usize = self.selection.modules().iter().map(|m| 4 * (m.in_features + m.out_features)).sum();
-        let room = room(self.corpus.exec, &self.corpus.model.outline).map_or(usize::MAX, |bytes| bytes as usize / 2);
-        runs(lengths, token, room.min(RUN))
-    }
-
     /// The factors of each sequence, modules in the order of the forward pass.
-    fn rows(&self, examples: &[Example]) -> Result<Vec<Vec<Factors>>> {
-        let mut rows: Vec<Vec<Factors>> = examples.iter().map(|_| Vec::new()).collect();
+    fn rows(&self, examples: &[Example], place: &Place) -> Result<Vec<Vec<Kept>>> {
+        let mut rows: Vec<Vec<Kept>> = examples.iter().map(|_| Vec::new()).collect();
         let model = self.corpus.model;
         self.corpus.batches(examples, |group, batch| {
             let mut overflow = None;
@@ -120,7 +127,7 @@ impl Pass<'_> {
                     return Ok(());
                 }
                 for (&index, tokens) in group.iter().zip(tap.tokens.sequences.iter()) {
-                    rows[index].push(Factors {
+                    rows[index].push(place.keep(Factors {
                         row: examples[index].example,
                         module: name.clone(),
                         rank: tokens.len(),
@@ -128,7 +135,7 @@ impl Pass<'_> {
                         left: columns(&left, out, tokens.clone()),
                         right_shape: [inside, tokens.len()],
                         right: columns(&right, inside, tokens),
-                    });
+                    })?);
                 }
                 Ok(())
             })?;
@@ -145,11 +152,11 @@ impl Pass<'_> {
 }
 
 /// Consecutive items of these lengths, `each` bytes for one of a length, as many at a time as have room, and one at least.
-fn runs(lengths: &[usize], each: usize, room: usize) -> Vec<Range<usize>> {
+fn runs(lengths: &[usize], each: u64, room: u64) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut held = 0;
     for (index, length) in lengths.iter().enumerate() {
-        let bytes = each.saturating_mul(*length);
+        let bytes = each.saturating_mul(*length as u64);
         match runs.last_mut().filter(|_| bytes <= room.saturating_sub(held)) {
             Some(run) => {
                 run.end = index + 1;
@@ -162,11 +169,6 @@ fn runs(lengths: &[usize], each: usize, room: usize) -> Vec<Range<usize>> {
         }
     }
     runs
-}
-
-/// One example's rows: a record batch, or several where one would be too large.
-fn batches(rows: Vec<Factors>) -> Vec<Result<RecordBatch>> {
-    in_batches::<Gradients, _>(&rows, BATCH_BYTES).collect()
 }
 
 fn values(tensor: Tensor<2>) -> Result<Vec<f32>> {
@@ -187,11 +189,24 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
     transposed
 }
 
+/// Bytes of a token's factors.
+fn token_bytes(modules: &[Module]) -> u64 {
+    modules.iter().map(|module| 4 * (module.in_features + module.out_features) as u64).sum()
+}
+
+/// Bytes that a run's factors take until they are written, and on their way into the file.
+fn kept_bytes(run: u64, aside: bool) -> u64 {
+    let batch = run.min(BATCH_BYTES as u64);
+    2 * batch + if aside { batch } else { run }
+}
+
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let Size { tokens, rows } = planned.size_of("tokens");
-    let all = tokens * sizes.sums * 4.0;
-    // What is held at once, and as much again on its way into the file: all, or some of it, but one row at least.
-    let held = all.min((RUN as f64).max(all / rows.max(1.0)));
-    Cost::new(sizes.footprint.total() as f64 + 2.0 * held, all, sizes.scan(tokens))
+    let tokens = planned.size_of("tokens").tokens;
+    let run = (tokens as u64).saturating_mul(token_bytes(&sizes.modules)).min(RUN);
+    let sizes = sizes.fitting(machine.memory, kept_bytes(run, true) as f64);
+    let (running, kept) = (sizes.footprint.total(), kept_bytes(run, false));
+    let aside = machine.memory.is_some_and(|memory| running + kept > memory);
+    let memory = running + if aside { kept_bytes(run, true) } else { kept };
+    Cost::new(memory as f64, tokens * sizes.sums * 4.0, sizes.scan(tokens)).note(sizes.footprint.note())
 }

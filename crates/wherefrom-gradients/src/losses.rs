@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Kind, Loss, Losses, Tokens};
 use wherefrom_model::Precision;
-use wherefrom_pass::{Corpus, load, sizes_of};
+use wherefrom_pass::{Corpus, open, place, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
@@ -50,7 +50,7 @@ pub struct Inputs {
 /// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the
 /// weight of its segment: of a query, -f.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let model = load(&inputs.model, config.precision, exec)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
     let corpus = Corpus::new("losses", &model, &inputs.tokens, exec);
     corpus.parts(corpus.spans(draft)?, |part, examples| {
         let mut rows = Vec::with_capacity(examples.len());
@@ -72,6 +72,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let tokens = planned.size_of("tokens").tokens;
-    Cost::new(sizes.forward_bytes(), tokens * 4.0, 2.0 * sizes.forward * tokens)
+    let (sizes, tokens) = (sizes.fitting(machine.memory, 0.0), planned.size_of("tokens").tokens);
+    Cost::new(sizes.forward_bytes(), tokens * 4.0, 2.0 * sizes.forward * tokens).note(sizes.footprint.note())
 }

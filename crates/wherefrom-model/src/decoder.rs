@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use wherefrom_linalg::kernels::{AttentionShape, RotationTable};
+use wherefrom_linalg::kernels::{AttentionShape, RotationTable, round_like};
 
 use crate::batch::Batch;
 use crate::blocks::{Places, State};
 use crate::config::Config;
 use crate::outline::Outline;
 use crate::taps::{Goal, Pass};
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// What is kept of a block until the backward pass comes to it.
 #[allow(clippy::large_enum_variant)] // A model has some dozens.
@@ -33,12 +33,12 @@ pub(crate) struct Forward {
 pub(crate) struct Decoder<'a> {
     pub(crate) config: &'a Config,
     pub(crate) outline: &'a Outline,
-    pub(crate) parameters: &'a Parameters,
+    pub(crate) weights: Weights<'a>,
 }
 
 impl Decoder<'_> {
     /// The last residual stream of every token: [rows, hidden]; what `backward` needs is kept as far as it will go.
-    pub(crate) fn forward(self, batch: &Batch, goal: Option<Goal<'_>>) -> Forward {
+    pub(crate) fn forward(self, batch: &Batch, goal: Option<Goal<'_>>) -> Result<Forward> {
         self.forward_to(self.outline.blocks.len(), batch, goal, &mut |_, _| {})
     }
 
@@ -49,14 +49,14 @@ impl Decoder<'_> {
         batch: &Batch,
         goal: Option<Goal<'_>>,
         see: &mut dyn FnMut(usize, &Tensor<2>),
-    ) -> Forward {
+    ) -> Result<Forward> {
         let places = self.places(batch);
-        let mut x = self.embed(batch);
+        let mut x = self.embed(batch)?;
         see(0, &x);
         let mut kept = Vec::new();
         for (index, block) in self.outline.blocks[..last].iter().enumerate() {
             let keep_heads = goal.is_some_and(|goal| goal.asks_for(block.attention.output.index));
-            let (state, output) = block.forward(self.parameters, &places, x, keep_heads);
+            let (state, output) = block.forward(self.weights, &places, x, keep_heads)?;
             x = output;
             see(index + 1, &x);
             match goal.filter(|goal| goal.first() < block.modules.end) {
@@ -67,7 +67,7 @@ impl Decoder<'_> {
                 None => {}
             }
         }
-        Forward { kept, blocks: last, output: x, places }
+        Ok(Forward { kept, blocks: last, output: x, places })
     }
 
     /// Goes back from `d`, the gradient at the stream where `forward` ended, and reports to the pass as it goes.
@@ -78,7 +78,7 @@ impl Decoder<'_> {
         for block in self.outline.blocks[..blocks].iter().rev() {
             let state = match kept.pop() {
                 Some(Kept::Whole(state)) => state,
-                Some(Kept::Input(input)) => block.forward(self.parameters, &places, input, false).0,
+                Some(Kept::Input(input)) => block.forward(self.weights, &places, input, false)?.0,
                 None => return Ok(()),
             };
             match block.backward(state, &places, d, pass)? {
@@ -106,26 +106,27 @@ impl Decoder<'_> {
     }
 
     /// Embedding of tokens, scaled, and of positions.
-    fn embed(self, batch: &Batch) -> Tensor<2> {
-        let mut x = self.parameters[&self.outline.embedding].clone().select(0, batch.ids.clone());
+    fn embed(self, batch: &Batch) -> Result<Tensor<2>> {
+        let mut x = self.weights.rows(&self.outline.embedding, batch.ids.clone())?;
         if self.config.embedding_scale != 1.0 {
             x = x * self.config.embedding_scale;
         }
         if let Some(positions) = &self.outline.positions {
             let places = positions_of(batch, &x);
-            x = x + self.parameters[positions].clone().select(0, places);
+            x = x + self.weights.rows(positions, places)?;
         }
-        x
+        Ok(x)
     }
 
     fn embedding_gradients(self, batch: &Batch, d: Tensor<2>) -> Vec<(String, Tensor<2>)> {
-        let scattered = |name: &String, indices, d| {
-            let gradient = scatter_rows(self.parameters[name].zeros_like(), indices, d);
-            (name.clone(), gradient)
+        let scattered = |name: &String, rows: usize, indices, d: Tensor<2>| {
+            let zeros = Tensor::zeros([rows, d.dims()[1]], &d.device());
+            (name.clone(), scatter_rows(round_like(zeros, &d), indices, d))
         };
-        let positions = self.outline.positions.as_ref();
-        let positions = positions.map(|name| scattered(name, positions_of(batch, &d), d.clone()));
-        let tokens = scattered(&self.outline.embedding, batch.ids.clone(), d * self.config.embedding_scale);
+        let (positions, rows) = (self.outline.positions.as_ref(), self.config.max_position_embeddings);
+        let positions = positions.map(|name| scattered(name, rows, positions_of(batch, &d), d.clone()));
+        let (rows, d) = (self.outline.vocabulary(), d * self.config.embedding_scale);
+        let tokens = scattered(&self.outline.embedding, rows, batch.ids.clone(), d);
         [Some(tokens), positions].into_iter().flatten().collect()
     }
 }

@@ -24,6 +24,10 @@ fn kept(outline: &Outline) -> usize {
 pub struct Footprint {
     /// Every parameter.
     pub weights: u64,
+    /// The largest matrix, gains and biases: what is there at once of weights that are read where a pass needs them.
+    pub largest: u64,
+    /// Whether all weights are in memory, or read where a pass needs them.
+    pub holds_weights: bool,
     /// Of a batch: what each block keeps for the backward pass (outputs of its linear maps, and the residual stream), what
     /// one block needs in it, and two tables of logits.
     pub activations: u64,
@@ -36,14 +40,39 @@ impl Footprint {
         let (kept, vocabulary) = (kept(outline), outline.vocabulary());
         let backward = 2 * kept / outline.blocks.len().max(1);
         let logits = (batch_tokens * vocabulary).min(HEAD_LOGITS.max(vocabulary));
+        let (matrices, vectors): (Vec<_>, Vec<_>) = outline.tensors().iter().partition(|shape| shape.sizes.len() > 1);
+        let largest = matrices.iter().map(|shape| shape.numbers()).max().unwrap_or(0);
         Self {
             weights: 4 * outline.parameters(),
+            largest: 4 * (largest + vectors.iter().map(|shape| shape.numbers()).sum::<u64>()),
+            holds_weights: true,
             activations: 4 * (batch_tokens * (kept + backward) + 2 * logits) as u64,
         }
     }
 
+    /// The same with weights that are read where a pass needs them.
+    pub fn by_block(self) -> Self {
+        Self { holds_weights: false, ..self }
+    }
+
+    /// The same with all weights in memory where they and `beside` further bytes fit the limit, and read where a pass needs
+    /// them where not.
+    pub fn fitting(self, limit: Option<u64>, beside: u64) -> Self {
+        Self { holds_weights: limit.is_none_or(|limit| self.weights + self.activations + beside <= limit), ..self }
+    }
+
+    /// Bytes of weights.
+    pub fn weight_bytes(self) -> u64 {
+        if self.holds_weights { self.weights } else { self.largest }
+    }
+
     /// All of it.
     pub fn total(self) -> u64 {
-        self.weights + self.activations
+        self.weight_bytes() + self.activations
+    }
+
+    /// What a plan says of it.
+    pub fn note(self) -> &'static str {
+        if self.holds_weights { "" } else { "weights read block by block" }
     }
 }

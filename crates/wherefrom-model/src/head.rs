@@ -72,14 +72,10 @@ pub(crate) struct HeadLoss {
 }
 
 impl Model {
-    /// [vocabulary, hidden]
-    fn head(&self) -> Tensor<2> {
-        self.parameters[&self.outline.head].clone()
-    }
-
     /// Logits of rows of the last residual stream.
-    pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Tensor<2> {
-        product(self.outline.final_norm.forward(&self.parameters, stream), self.head().transpose())
+    pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Result<Tensor<2>> {
+        let head = self.weights().matrix(&self.outline.head)?;
+        Ok(product(self.outline.final_norm.forward(self.weights(), stream), head.transpose()))
     }
 
     /// Cross-entropy at the positions that predict a target, in chunks; with `parameters`, also the gradients of head and
@@ -91,7 +87,8 @@ impl Model {
         labels: &Labels,
         parameters: bool,
     ) -> Result<HeadLoss> {
-        let (head, norm) = (self.head(), &self.outline.final_norm);
+        let (weights, norm) = (self.weights(), &self.outline.final_norm);
+        let head = weights.matrix(&self.outline.head)?;
         let mut d_output = output.zeros_like();
         let mut by_target = Vec::with_capacity(batch.targets.len());
         let mut gradients = Parameters::new();
@@ -99,7 +96,7 @@ impl Model {
         for targets in batch.targets.chunks(chunk) {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let x = output.clone().select(0, rows.clone());
-            let hidden = norm.forward(&self.parameters, x.clone());
+            let hidden = norm.forward(weights, x.clone());
             let logits = product(hidden.clone(), head.clone().transpose());
             let labels = self.labels(&logits, batch, targets, labels)?;
             let (loss, mut d_logits) = cross_entropy(logits, &labels);
@@ -120,7 +117,7 @@ impl Model {
                     add(&mut gradients, name, gradient);
                 }
             }
-            let d_x = norm.backward(&self.parameters, x.zeros_like(), d_hidden, x);
+            let d_x = norm.backward(weights, x.zeros_like(), d_hidden, x);
             d_output = scatter_rows(d_output, rows, d_x);
         }
         Ok(HeadLoss { by_target, d: d_output, gradients })

@@ -23,8 +23,10 @@ mod outline;
 mod overflow;
 mod precision;
 mod rotary;
+mod shard;
 mod site;
 mod sizes;
+mod stored;
 mod taps;
 mod weights;
 

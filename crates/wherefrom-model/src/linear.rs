@@ -8,7 +8,7 @@ use wherefrom_linalg::kernels::{add_product, append_one, product};
 
 use crate::module::Module;
 use crate::taps::{Event, Pass};
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// y = x W^T + b.
 #[derive(Debug, Clone)]
@@ -88,22 +88,22 @@ impl Linear {
     }
 
     /// x W^T + b.
-    pub(crate) fn forward(&self, parameters: &Parameters, x: &Tensor<2>) -> Tensor<2> {
-        let weight = parameters[&self.weight].clone().transpose();
+    pub(crate) fn forward(&self, weights: Weights<'_>, x: &Tensor<2>) -> Result<Tensor<2>> {
+        let weight = weights.matrix(&self.weight)?.transpose();
         let [rows, out] = [x.dims()[0], weight.dims()[1]];
-        match &self.bias {
-            Some(bias) => add_product(parameters[bias].clone().expand([rows, out]), x.clone(), weight),
+        Ok(match &self.bias {
+            Some(bias) => add_product(weights.vector(bias).expand([rows, out]), x.clone(), weight),
             None => product(x.clone(), weight),
-        }
+        })
     }
 
     /// stream + x W^T + b.
-    pub(crate) fn add_forward(&self, parameters: &Parameters, stream: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn add_forward(&self, weights: Weights<'_>, stream: Tensor<2>, x: Tensor<2>) -> Result<Tensor<2>> {
         let stream = match &self.bias {
-            Some(bias) => stream + parameters[bias].clone(),
+            Some(bias) => stream + weights.vector(bias),
             None => stream,
         };
-        add_product(stream, x, parameters[&self.weight].clone().transpose())
+        Ok(add_product(stream, x, weights.matrix(&self.weight)?.transpose()))
     }
 
     /// Reports the tap, and goes on to the gradient at x, d W; none where the backward pass ends here. `input` makes x,
@@ -115,7 +115,7 @@ impl Linear {
         d: Tensor<2>,
     ) -> Result<Option<Tensor<2>>> {
         self.report(pass, &Input::new(input), &d)?;
-        Ok(pass.goes_below(self.index).then(|| product(d, pass.parameters[&self.weight].clone())))
+        pass.goes_below(self.index).then(|| Ok(product(d, pass.weights.matrix(&self.weight)?))).transpose()
     }
 
     fn report(&self, pass: &mut Pass<'_>, input: &Input<'_>, d: &Tensor<2>) -> Result<()> {
@@ -132,8 +132,12 @@ pub(crate) struct Maps(pub(crate) Vec<Linear>);
 
 impl Maps {
     /// Everything that they make of x, in order.
-    pub(crate) fn forward(&self, parameters: &Parameters, x: &Tensor<2>) -> Vec<Tensor<2>> {
-        self.0.iter().flat_map(|map| map.slices.split(map.forward(parameters, x))).collect()
+    pub(crate) fn forward(&self, weights: Weights<'_>, x: &Tensor<2>) -> Result<Vec<Tensor<2>>> {
+        let mut made = Vec::new();
+        for map in &self.0 {
+            made.extend(map.slices.split(map.forward(weights, x)?));
+        }
+        Ok(made)
     }
 
     /// Reports their taps, last to first, and goes on from the gradients at what they made to that at x; none where the
@@ -152,13 +156,15 @@ impl Maps {
         if !pass.goes_below(self.0[0].index) {
             return Ok(None);
         }
-        let weights = self.0.iter().map(|map| pass.parameters[&map.weight].clone());
-        Ok(d.into_iter().zip(weights).fold(None, |sum, (d, weight)| {
-            Some(match sum {
+        let mut sum = None;
+        for (map, d) in self.0.iter().zip(d) {
+            let weight = pass.weights.matrix(&map.weight)?;
+            sum = Some(match sum {
                 Some(sum) => add_product(sum, d, weight),
                 None => product(d, weight),
-            })
-        }))
+            });
+        }
+        Ok(sum)
     }
 }
 

@@ -99,7 +99,7 @@ impl Model {
         let rows = self.indices(batch.targets.iter().map(|target| target.row + 1).collect());
         let x = stream.clone().select(0, rows.clone());
         let norm = (site == Site::PostNorm).then_some(&self.outline.final_norm);
-        let read = norm.map_or_else(|| x.clone(), |norm| norm.forward(&self.parameters, x.clone()));
+        let read = norm.map_or_else(|| x.clone(), |norm| norm.forward(self.weights(), x.clone()));
         let products: Vec<f32> = (widen(read) * direction.clone())
             .sum_dim(1)
             .into_data()
@@ -110,8 +110,8 @@ impl Model {
             values[target.sequence] += weight * product;
         }
         let d = round_like(self.scaled(weighted * direction), stream);
-        let d = norm
-            .map_or_else(|| d.clone(), |norm| norm.backward(&self.parameters, x.zeros_like(), d.clone(), x.clone()));
+        let d =
+            norm.map_or_else(|| d.clone(), |norm| norm.backward(self.weights(), x.zeros_like(), d.clone(), x.clone()));
         Ok((values, scatter_rows(stream.zeros_like(), rows, d)))
     }
 }

@@ -1,6 +1,7 @@
 //! A loaded model: losses, taps, parameter gradients, logits.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -11,15 +12,16 @@ use crate::batch::{Batch, batches};
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::family::NormKind;
-use crate::footprint;
+use crate::footprint::{self, Footprint};
 use crate::head::Labels;
 use crate::measurement::Measurement;
 use crate::module::{Module, Selection};
 use crate::outline::Outline;
 use crate::precision::Precision;
 use crate::site::Site;
+use crate::stored::Stored;
 use crate::taps::{Event, Goal, Pass, Tap};
-use crate::weights::{self, Parameters};
+use crate::weights::{self, Parameters, Weights};
 
 /// A language model on a device.
 #[derive(Debug, Clone)]
@@ -30,19 +32,61 @@ pub struct Model {
     pub outline: Outline,
     /// Where it lies.
     pub device: Device,
-    /// Its weights.
+    /// Its weights; of a model that was opened and is not held, gains and biases.
     pub parameters: Parameters,
+    /// Where the other weights lie.
+    stored: Option<Arc<Stored>>,
     pub(crate) precision: Precision,
 }
 
 impl Model {
-    /// Loads a Hugging Face folder.
+    /// Loads a Hugging Face folder, with all weights in memory.
     ///
     /// # Errors
     /// [`crate::BadInput`] for a broken checkpoint, and for a parameter larger than the device takes in one piece.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let (config, outline, parameters) = weights::load(folder, device)?;
-        Ok(Self { config, outline, device: device.clone(), parameters, precision: Precision::F32 })
+        Self::open(folder, device)?.held()
+    }
+
+    /// Opens a Hugging Face folder. Matrices stay in their files: a pass reads and widens each where it needs it, forward and
+    /// again backward, and drops it. What comes out is the same bit for bit as of [`Model::load`].
+    ///
+    /// # Errors
+    /// As [`Model::load`], but for a matrix that holds what is no number: that is refused when a pass reads it, as is a file
+    /// that was written since.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let (config, outline, parameters, stored) = weights::open(folder, device)?;
+        let (device, stored) = (device.clone(), Some(Arc::new(stored)));
+        Ok(Self { config, outline, device, parameters, stored, precision: Precision::F32 })
+    }
+
+    /// The model with all weights in memory.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for a weight that is no number, and for a file that was written since it was opened.
+    pub fn held(mut self) -> Result<Self> {
+        let Some(stored) = self.stored.take() else { return Ok(self) };
+        for shape in self.outline.tensors() {
+            if !self.parameters.contains_key(&shape.name) {
+                let weight = round(stored.read(&shape.name)?, self.precision.dtype());
+                self.parameters.insert(shape.name.clone(), weight);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The model with all weights in memory where they, batches of `batch_tokens` and `beside` further bytes fit the limit.
+    ///
+    /// # Errors
+    /// As [`Model::held`].
+    pub fn fitting(self, batch_tokens: usize, limit: Option<u64>, beside: u64) -> Result<Self> {
+        let fits = self.footprint(batch_tokens).fitting(limit, beside).holds_weights;
+        if fits { self.held() } else { Ok(self) }
+    }
+
+    /// Bytes that it takes with batches of `batch_tokens`, with its weights where they are.
+    pub fn footprint(&self, batch_tokens: usize) -> Footprint {
+        Footprint { holds_weights: self.stored.is_none(), ..Footprint::new(&self.outline, batch_tokens) }
     }
 
     /// The model with its weights rounded: forward and backward run in that precision from here on.
@@ -73,7 +117,7 @@ impl Model {
             };
             parameters.insert(shape.name.clone(), Tensor::from_data(TensorData::new(values, sizes), device));
         }
-        Self { config, outline, device: device.clone(), parameters, precision: Precision::F32 }
+        Self { config, outline, device: device.clone(), parameters, stored: None, precision: Precision::F32 }
     }
 
     /// The checkpoint's `model.safetensors`.
@@ -98,7 +142,11 @@ impl Model {
     }
 
     pub(crate) fn decoder(&self) -> Decoder<'_> {
-        Decoder { config: &self.config, outline: &self.outline, parameters: &self.parameters }
+        Decoder { config: &self.config, outline: &self.outline, weights: self.weights() }
+    }
+
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        Weights { parameters: &self.parameters, stored: self.stored.as_deref(), precision: self.precision }
     }
 
     /// Forward and activation-only backward of L = sum over target tokens of cross-entropy, times the segment's weight.
@@ -132,7 +180,7 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let goal = Goal::Taps(selection);
         let last = measurement.stream(&self.outline)?;
-        let forward = self.decoder().forward_to(last, batch, Some(goal), &mut |_, _| {});
+        let forward = self.decoder().forward_to(last, batch, Some(goal), &mut |_, _| {})?;
         let (values, d) = self.measured(measurement, &forward.output, batch, labels)?;
         let visit = &mut |event: Event<'_>| {
             let Event::Map(number, activations, d) = event else { return Ok(()) };
@@ -145,7 +193,7 @@ impl Model {
                 output_gradients: self.unscaled(d),
             })
         };
-        self.decoder().backward(batch, forward, d, &mut Pass { parameters: &self.parameters, goal, visit })?;
+        self.decoder().backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, visit })?;
         Ok(values)
     }
 
@@ -169,10 +217,10 @@ impl Model {
                 outcome = visit(Site::Stream(stream), widen(x.clone()));
             }
         };
-        let output = self.decoder().forward_to(last, batch, None, &mut see).output;
+        let output = self.decoder().forward_to(last, batch, None, &mut see)?.output;
         outcome?;
         if sites.contains(&Site::PostNorm) {
-            visit(Site::PostNorm, widen(self.outline.final_norm.forward(&self.parameters, output)))?;
+            visit(Site::PostNorm, widen(self.outline.final_norm.forward(self.weights(), output)))?;
         }
         Ok(())
     }
@@ -180,7 +228,7 @@ impl Model {
     /// -log p(token t | tokens of its segment before) at every target t, 0 elsewhere, whatever the segment's weight; one
     /// list a sequence.
     pub fn token_losses(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let forward = self.decoder().forward(batch, None);
+        let forward = self.decoder().forward(batch, None)?;
         let by_target = self.head_loss(&forward.output, batch, &Labels::Empirical, false)?.by_target;
         let mut losses: Vec<_> = batch.tokens.sequences.iter().map(|rows| vec![0.0; rows.len()]).collect();
         for (target, loss) in batch.targets.iter().zip(by_target) {
@@ -190,14 +238,14 @@ impl Model {
     }
 
     /// Logits of every token: [rows, vocabulary].
-    pub fn logits(&self, batch: &Batch) -> Tensor<2> {
-        let forward = self.decoder().forward(batch, None);
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor<2>> {
+        let forward = self.decoder().forward(batch, None)?;
         self.head_logits(forward.output)
     }
 
     /// Logits after each sequence's last token: [batch, vocabulary].
-    pub fn next_token_logits(&self, batch: &Batch) -> Tensor<2> {
-        let forward = self.decoder().forward(batch, None);
+    pub fn next_token_logits(&self, batch: &Batch) -> Result<Tensor<2>> {
+        let forward = self.decoder().forward(batch, None)?;
         let rows = batch.tokens.sequences.iter().map(|rows| rows.end - 1).collect();
         self.head_logits(forward.output.select(0, self.indices(rows)))
     }
@@ -205,7 +253,7 @@ impl Model {
     /// Gradient of the summed loss with respect to every parameter, the loss, and the number of targets.
     pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, f64, usize)> {
         let goal = Goal::Parameters;
-        let forward = self.decoder().forward(batch, Some(goal));
+        let forward = self.decoder().forward(batch, Some(goal))?;
         let loss = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
         let mut gradients = loss.gradients;
         let visit = &mut |event: Event<'_>| {
@@ -226,7 +274,7 @@ impl Model {
             }
             Ok(())
         };
-        self.decoder().backward(batch, forward, loss.d, &mut Pass { parameters: &self.parameters, goal, visit })?;
+        self.decoder().backward(batch, forward, loss.d, &mut Pass { weights: self.weights(), goal, visit })?;
         let losses = batch.targets.iter().zip(loss.by_target);
         let loss = losses.map(|(target, loss)| f64::from(target.weight * loss)).sum();
         Ok((gradients, loss, batch.targets.len()))

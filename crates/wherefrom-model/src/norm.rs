@@ -7,7 +7,7 @@ use wherefrom_linalg::kernels::{
 };
 
 use crate::family::NormKind;
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// One norm of a model.
 #[derive(Debug, Clone)]
@@ -27,22 +27,22 @@ impl Norm {
         format!("{}.bias", self.name)
     }
 
-    fn gain(&self, parameters: &Parameters) -> Tensor<2> {
-        let weight = parameters[&self.weight].clone();
+    fn gain(&self, weights: Weights<'_>) -> Tensor<2> {
+        let weight = weights.vector(&self.weight);
         if self.kind == NormKind::RmsAboveOne { widen(weight) + 1.0 } else { weight }
     }
 
-    pub(crate) fn forward(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
-        let gain = self.gain(parameters);
+    pub(crate) fn forward(&self, weights: Weights<'_>, x: Tensor<2>) -> Tensor<2> {
+        let gain = self.gain(weights);
         match self.kind {
-            NormKind::Layer => layer_norm(x, gain, parameters[&self.bias()].clone(), self.epsilon),
+            NormKind::Layer => layer_norm(x, gain, weights.vector(&self.bias()), self.epsilon),
             _ => rms_norm(x, gain, self.epsilon),
         }
     }
 
     /// stream + dL/dx, where d is the gradient at the norm's output.
-    pub(crate) fn backward(&self, parameters: &Parameters, stream: Tensor<2>, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        let gain = self.gain(parameters);
+    pub(crate) fn backward(&self, weights: Weights<'_>, stream: Tensor<2>, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let gain = self.gain(weights);
         match self.kind {
             NormKind::Layer => layer_norm_backward(stream, d, x, gain, self.epsilon),
             _ => rms_norm_backward(stream, d, x, gain, self.epsilon),
@@ -62,30 +62,30 @@ impl Norm {
     }
 
     /// [`Norm::forward`] on each stretch of a row that is as long as the gain.
-    pub(crate) fn forward_by_head(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward_by_head(&self, weights: Weights<'_>, x: Tensor<2>) -> Tensor<2> {
         let shape = x.dims();
-        self.forward(parameters, self.heads(parameters, x)).reshape(shape)
+        self.forward(weights, self.heads(weights, x)).reshape(shape)
     }
 
     /// dL/dx of [`Norm::forward_by_head`].
-    pub(crate) fn backward_by_head(&self, parameters: &Parameters, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn backward_by_head(&self, weights: Weights<'_>, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
         let shape = x.dims();
-        let (d, x) = (self.heads(parameters, d), self.heads(parameters, x));
-        self.backward(parameters, x.zeros_like(), d, x).reshape(shape)
+        let (d, x) = (self.heads(weights, d), self.heads(weights, x));
+        self.backward(weights, x.zeros_like(), d, x).reshape(shape)
     }
 
     /// Gradients of the parameters of [`Norm::forward_by_head`].
     pub(crate) fn gradients_by_head(
         &self,
-        parameters: &Parameters,
+        weights: Weights<'_>,
         d: &Tensor<2>,
         x: &Tensor<2>,
     ) -> Vec<(String, Tensor<2>)> {
-        self.gradients(&self.heads(parameters, d.clone()), &self.heads(parameters, x.clone()))
+        self.gradients(&self.heads(weights, d.clone()), &self.heads(weights, x.clone()))
     }
 
-    fn heads(&self, parameters: &Parameters, x: Tensor<2>) -> Tensor<2> {
-        let ([rows, width], own) = (x.dims(), parameters[&self.weight].dims()[1]);
+    fn heads(&self, weights: Weights<'_>, x: Tensor<2>) -> Tensor<2> {
+        let ([rows, width], own) = (x.dims(), weights.vector(&self.weight).dims()[1]);
         x.reshape([rows * width / own, own])
     }
 }

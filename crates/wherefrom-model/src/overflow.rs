@@ -51,7 +51,7 @@ impl Model {
     fn input_overflow(&self, batch: &Batch) -> Option<String> {
         let all = Selection::new(&Modules::Named("all".into()), self.modules()).ok()?;
         let goal = Goal::Taps(&all);
-        let forward = self.decoder().forward(batch, Some(goal));
+        let forward = self.decoder().forward(batch, Some(goal)).ok()?;
         let d = forward.output.zeros_like();
         // Modules come last to first: what is found last is the first.
         let mut found = None;
@@ -63,7 +63,7 @@ impl Model {
             }
             Ok(())
         };
-        self.decoder().backward(batch, forward, d, &mut Pass { parameters: &self.parameters, goal, visit }).ok()?;
+        self.decoder().backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, visit }).ok()?;
         found
     }
 

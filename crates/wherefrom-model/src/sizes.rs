@@ -42,9 +42,14 @@ impl Sizes {
         })
     }
 
+    /// The same with weights in memory where `beside` further bytes fit the limit with them, as [`Footprint::fitting`] has it.
+    pub fn fitting(self, limit: Option<u64>, beside: f64) -> Self {
+        Self { footprint: self.footprint.fitting(limit, beside as u64), ..self }
+    }
+
     /// Bytes of a forward pass alone: it keeps nothing for a backward pass.
     pub fn forward_bytes(&self) -> f64 {
-        self.footprint.weights as f64 + self.footprint.activations as f64 / 2.0
+        self.footprint.weight_bytes() as f64 + self.footprint.activations as f64 / 2.0
     }
 
     /// Multiply-adds, counted twice, of a forward and an activation-only backward pass over so many tokens.

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::batch::TokenRows;
 use crate::module::{Module, Selection};
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// One module's activations and output gradients over a batch: a row for each token that it saw.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Goal<'_> {
 
 /// A backward pass on its way.
 pub(crate) struct Pass<'a> {
-    pub(crate) parameters: &'a Parameters,
+    pub(crate) weights: Weights<'a>,
     pub(crate) goal: Goal<'a>,
     pub(crate) visit: &'a mut dyn FnMut(Event<'_>) -> Result<()>,
 }

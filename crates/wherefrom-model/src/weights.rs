@@ -1,16 +1,13 @@
-//! Parameters from safetensors, memory-mapped, checked, and as float32.
+//! Parameters by name, in memory or in a checkpoint's files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Device, Tensor, TensorData};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use rayon::prelude::*;
+use burn::tensor::{Device, Int, Tensor};
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use wherefrom_linalg::kernels::round;
 
 use crate::config::Config;
 use crate::device::fits;
@@ -18,6 +15,9 @@ use crate::error::bad_input;
 use crate::family;
 use crate::keys::Keys;
 use crate::outline::{Outline, Shape};
+use crate::precision::Precision;
+use crate::shard::{self, Place, Shard};
+use crate::stored::{self, Stored};
 
 /// Which tensor lies in which shard.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -25,35 +25,62 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// Parameters by Hugging Face name. Maps are [out, in], vectors (gains, biases) [1, n].
 pub type Parameters = BTreeMap<String, Tensor<2>>;
 
-/// Reads config and every parameter from the folder.
+/// A model's weights: in memory, or read and widened where they are needed.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    /// Gains and biases, and the matrices that are held.
+    pub(crate) parameters: &'a Parameters,
+    /// The other matrices.
+    pub(crate) stored: Option<&'a Stored>,
+    pub(crate) precision: Precision,
+}
+
+impl Weights<'_> {
+    /// A gain or a bias.
+    pub(crate) fn vector(self, name: &str) -> Tensor<2> {
+        self.parameters[name].clone()
+    }
+
+    /// A map's weight or an embedding, whole.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub(crate) fn matrix(self, name: &str) -> Result<Tensor<2>> {
+        match (self.parameters.get(name), self.stored) {
+            (None, Some(stored)) => Ok(round(stored.read(name)?, self.precision.dtype())),
+            (weight, _) => weight.cloned().with_context(|| format!("parameter {name}")),
+        }
+    }
+
+    /// Rows of an embedding.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub(crate) fn rows(self, name: &str, rows: Tensor<1, Int>) -> Result<Tensor<2>> {
+        match (self.parameters.get(name), self.stored) {
+            (None, Some(stored)) => Ok(round(stored.rows(name, rows)?, self.precision.dtype())),
+            _ => Ok(self.matrix(name)?.select(0, rows)),
+        }
+    }
+}
+
+/// Finds every parameter of the checkpoint in a folder, and reads gains and biases.
 ///
 /// # Errors
-/// As [`check`], for a parameter larger than the device takes in one piece, and for a value that is no number.
-pub(crate) fn load(folder: &Path, device: &Device) -> Result<(Config, Outline, Parameters)> {
+/// As [`check`], for a parameter larger than the device takes in one piece, and for a gain or bias that is no number.
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<(Config, Outline, Parameters, Stored)> {
     let mut config = Config::load(folder)?;
-    let maps = map(folder)?;
-    let tensors = Tensors::of(&maps, folder, &mut config)?;
+    let tensors = Tensors::of(folder, &mut config)?;
     let outline = Outline::new(&config);
+    let mut places = HashMap::new();
     for shape in outline.tensors() {
         fits(device, &format!("the parameter {}", shape.name), shape.sizes.iter().product())?;
+        places.insert(shape.name.clone(), (tensors.find(&config, shape)?.clone(), shape.transposed));
     }
-    let mut parameters = Parameters::new();
-    for shape in outline.tensors() {
-        let (view, path) = tensors.find(&config, shape)?;
-        let values = to_f32(view);
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(bad_input(format!(
-                "the tensor `{}` holds {} at index {index}; the checkpoint is broken: {}",
-                shape.name,
-                values[index],
-                path.display()
-            )));
-        }
-        let sizes = if let [n] = view.shape()[..] { [1, n] } else { [view.shape()[0], view.shape()[1]] };
-        let tensor = Tensor::<2>::from_data(TensorData::new(values, sizes), device);
-        parameters.insert(shape.name.clone(), if shape.transposed { tensor.transpose() } else { tensor });
-    }
-    Ok((config, outline, parameters))
+    let stored = Stored::new(tensors.shards, places, device);
+    let vectors = outline.tensors().iter().filter(|shape| shape.sizes.len() == 1);
+    let parameters = vectors.map(|shape| Ok((shape.name.clone(), stored.read(&shape.name)?))).collect::<Result<_>>()?;
+    Ok((config, outline, parameters, stored))
 }
 
 /// Looks at the headers of a checkpoint and at no weight but those of a head that stands beside the embedding which it is
@@ -67,8 +94,7 @@ pub fn check(folder: &Path) -> Result<Vec<String>> {
     let mut notes: Vec<String> = family::unheeded(&Keys::load(folder)?)?.into_iter().collect();
     let mut config = Config::load(folder)?;
     let tied = config.tie_word_embeddings;
-    let maps = map(folder)?;
-    let tensors = Tensors::of(&maps, folder, &mut config)?;
+    let tensors = Tensors::of(folder, &mut config)?;
     if tied && !config.tie_word_embeddings {
         notes.push(format!(
             "config.json says `tie_word_embeddings`, and {}.weight differs from the embedding: it is taken as the head, as in \
@@ -105,64 +131,31 @@ fn is_buffer(name: &str) -> bool {
         .any(|ending| name.ends_with(ending))
 }
 
-/// Maps the safetensors files of a checkpoint.
-fn map(folder: &Path) -> Result<Vec<(PathBuf, Mmap)>> {
-    let mapped = |path: PathBuf| {
-        let unread = |what: &dyn std::fmt::Display| bad_input(format!("cannot read {} ({what})", path.display()));
-        let metadata = std::fs::metadata(&path).map_err(|error| unread(&error))?;
-        if !metadata.is_file() {
-            return Err(unread(&"it is no file"));
-        }
-        let file = File::open(&path).map_err(|error| unread(&error))?;
-        // SAFETY: the map is read-only; a file changed by somebody else while it is read can give wrong values, as with any
-        // reader, and what is made from it is not sealed if its digest has changed by then.
-        #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| unread(&error))?;
-        Ok((path, map))
-    };
-    weight_files(folder)?.into_iter().map(mapped).collect()
-}
-
 /// The tensors of a checkpoint, none of which is read before it is asked for. Those that the model has no use for are
 /// passed over.
 struct Tensors<'a> {
     folder: &'a Path,
-    by_name: HashMap<String, (TensorView<'a>, &'a Path)>,
+    shards: Vec<Shard>,
+    by_name: HashMap<String, Place>,
 }
 
 impl<'a> Tensors<'a> {
     /// Reads the headers, and unties `config` where the checkpoint has a head that is not the embedding.
-    fn of(maps: &'a [(PathBuf, Mmap)], folder: &'a Path, config: &mut Config) -> Result<Self> {
-        let mut by_name = HashMap::new();
-        for (path, map) in maps {
-            let header = SafeTensors::deserialize(map).map_err(|error| {
-                let what = if map.starts_with(b"version https://git-lfs") {
-                    "a pointer of Git LFS in place of the weights; run `git lfs pull` in the folder".into()
-                } else {
-                    format!("not a whole safetensors file ({error}); fetch it again")
-                };
-                bad_input(format!("{what}: {}", path.display()))
-            })?;
-            for (name, view) in header.tensors() {
-                if by_name.contains_key(&name) {
-                    return Err(bad_input(format!("the tensor `{name}` is there twice, once in {}", path.display())));
-                }
-                by_name.insert(name, (view, path.as_path()));
-            }
-        }
-        let tensors = Self { folder, by_name };
+    fn of(folder: &'a Path, config: &mut Config) -> Result<Self> {
+        let (shards, by_name) = shard::open(folder)?;
+        let tensors = Self { folder, shards, by_name };
         if config.tie_word_embeddings {
             let embedding = tensors.only(&spellings(config, &format!("{}.weight", config.layout().embedding))[..2])?;
             let head = tensors.only(&head_names(config))?;
-            if let (Some((embedding, _)), Some((head, _))) = (embedding, head) {
-                config.tie_word_embeddings = same(embedding, head);
+            if let (Some(embedding), Some(head)) = (embedding, head) {
+                config.tie_word_embeddings = stored::same(&tensors.shards, embedding, head)?;
             }
         }
         Ok(tensors)
     }
 
     /// The one of these names that is there.
-    fn only(&self, names: &[String]) -> Result<Option<&(TensorView<'a>, &'a Path)>> {
+    fn only(&self, names: &[String]) -> Result<Option<&Place>> {
         let mut found = names.iter().filter_map(|name| Some((name, self.by_name.get(name)?)));
         match (found.next(), found.next()) {
             (Some((name, _)), Some((other, _))) => Err(bad_input(format!(
@@ -173,8 +166,8 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// The tensor of that shape, and its file.
-    fn find(&self, config: &Config, shape: &Shape) -> Result<(&TensorView<'a>, &'a Path)> {
+    /// Where the tensor of that shape lies.
+    fn find(&self, config: &Config, shape: &Shape) -> Result<&Place> {
         let name = &shape.name;
         let mut found = self.only(&spellings(config, name))?;
         // A tied checkpoint may hold the one tensor under the name of the head.
@@ -184,7 +177,7 @@ impl<'a> Tensors<'a> {
         {
             found = self.only(&head_names(config))?;
         }
-        let Some((view, path)) = found else {
+        let Some(place) = found else {
             let folder = self.folder.display();
             return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {folder}")));
         };
@@ -192,30 +185,21 @@ impl<'a> Tensors<'a> {
         if shape.transposed {
             sizes.reverse();
         }
-        if view.shape() != sizes {
+        let file = self.shards[place.shard].path().display();
+        if place.shape != sizes {
             return Err(bad_input(format!(
-                "the tensor `{name}` has shape {:?}, but config.json asks for {sizes:?}: {}",
-                view.shape(),
-                path.display()
+                "the tensor `{name}` has shape {:?}, but config.json asks for {sizes:?}: {file}",
+                place.shape
             )));
         }
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        if !place.is_float() {
             return Err(bad_input(format!(
-                "the tensor `{name}` is {:?}; only F32, F16 and BF16 are read: {}",
-                view.dtype(),
-                path.display()
+                "the tensor `{name}` is {:?}; only F32, F16 and BF16 are read: {file}",
+                place.dtype
             )));
         }
-        Ok((view, path))
+        Ok(place)
     }
-}
-
-/// Whether two tensors hold the same numbers.
-fn same(one: &TensorView<'_>, other: &TensorView<'_>) -> bool {
-    let numbers = |view: &TensorView<'_>| matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
-    one.shape() == other.shape()
-        && ((one.dtype() == other.dtype() && one.data() == other.data())
-            || (numbers(one) && numbers(other) && to_f32(one) == to_f32(other)))
 }
 
 /// Names under which the head may lie.
@@ -329,16 +313,6 @@ fn no_safetensors(folder: &Path) -> anyhow::Error {
         let gguf = if gguf { " but one of llama.cpp (.gguf), which is not read" } else { "" };
         format!("the model folder {shown} has no *.safetensors file{gguf}; give a Hugging Face checkpoint")
     })
-}
-
-/// Values of a tensor whose type was checked.
-fn to_f32(view: &TensorView<'_>) -> Vec<f32> {
-    let bytes = view.data();
-    match view.dtype() {
-        Dtype::F16 => bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        _ => bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
 }
 
 /// The parameters as one float32 safetensors file, with the metadata that `transformers` asks for.

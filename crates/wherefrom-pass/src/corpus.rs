@@ -11,12 +11,16 @@ use wherefrom_stage::Exec;
 
 use crate::units::{Share, Units};
 
-/// The checkpoint in a folder, on the device of the run, in that precision.
+/// The checkpoint in a folder, on the device of the run, in that precision, its matrices in their files: [`place`] and
+/// [`place_beside_sums`] bring them into memory where there is room.
+///
+/// [`place`]: crate::place
+/// [`place_beside_sums`]: crate::place_beside_sums
 ///
 /// # Errors
-/// As [`Model::load`] and [`Model::with_precision`].
-pub fn load(folder: &Path, precision: Precision, exec: &Exec) -> Result<Model> {
-    Model::load(folder, &open_device(exec.device.gpu())?)?.with_precision(precision)
+/// As [`Model::open`] and [`Model::with_precision`].
+pub fn open(folder: &Path, precision: Precision, exec: &Exec) -> Result<Model> {
+    Model::open(folder, &open_device(exec.device.gpu())?)?.with_precision(precision)
 }
 
 /// The row of a tokens artifact as the model takes it.

@@ -13,7 +13,7 @@ mod memory;
 mod sums;
 mod units;
 
-pub use corpus::{Corpus, load, sequence};
-pub use memory::{limit, note, number_bytes, planned_passes, room, sizes_of};
+pub use corpus::{Corpus, open, sequence};
+pub use memory::{PlannedPasses, limit, number_bytes, place, place_beside_sums, planned_passes, sizes_of};
 pub use sums::{Counts, Pass, Reduction, Sums};
 pub use units::{Share, Units};

@@ -1,6 +1,8 @@
 //! How many modules are summed in one pass over the tokens: as many as fit the memory.
 
-use wherefrom_model::{Footprint, Module, Outline, Sizes};
+use anyhow::Result;
+use wherefrom_artifact::{Artifact, Tokens};
+use wherefrom_model::{Footprint, Model, Module, Selection, Sizes};
 use wherefrom_stage::{Device, Exec, Machine, Planned};
 
 /// Bytes that may be held, as [`Device::limit`] has it.
@@ -16,9 +18,63 @@ pub fn number_bytes(device: &Device) -> u64 {
     }
 }
 
-/// Bytes for sums: the limit, less what running the model takes.
-pub fn room(exec: &Exec, outline: &Outline) -> Option<u64> {
-    Some(limit(exec)?.saturating_sub(Footprint::new(outline, exec.batch_tokens).total()))
+/// An opened model, with all weights in memory where they, its batches and `beside` further bytes fit; and the bytes that
+/// model and batches leave.
+///
+/// # Errors
+/// As [`Model::held`].
+pub fn place(model: Model, tokens: &Artifact<Tokens>, exec: &Exec, beside: u64) -> Result<(Model, Option<u64>)> {
+    let limit = limit(exec);
+    settle(model.footprint(exec.batch_of(tokens.tokens())).fitting(limit, beside), model, limit)
+}
+
+/// As [`place`], beside the sums of these modules; `bytes` is what one pass needs. Weights are in memory where that takes no
+/// further pass.
+///
+/// # Errors
+/// As [`Model::held`].
+pub fn place_beside_sums(
+    model: Model,
+    selection: &Selection,
+    tokens: &Artifact<Tokens>,
+    exec: &Exec,
+    bytes: impl Fn(&[Module]) -> u64,
+) -> Result<(Model, Option<u64>)> {
+    let (limit, footprint) = (limit(exec), model.footprint(exec.batch_of(tokens.tokens())));
+    let on = (&exec.device, limit);
+    let (footprint, _) = arranged(footprint, on, selection.modules(), exec.modules_per_pass, bytes);
+    settle(footprint, model, limit)
+}
+
+fn settle(footprint: Footprint, model: Model, limit: Option<u64>) -> Result<(Model, Option<u64>)> {
+    let model = if footprint.holds_weights { model.held()? } else { model };
+    Ok((model, room(limit, footprint)))
+}
+
+/// The limit, less what running the model takes.
+fn room(limit: Option<u64>, footprint: Footprint) -> Option<u64> {
+    Some(limit?.saturating_sub(footprint.total()))
+}
+
+/// Where the weights are, and the modules by pass. On the CPU a pass over the tokens costs more than reading the weights for
+/// every batch; to a GPU they have a long way.
+fn arranged(
+    footprint: Footprint,
+    (device, limit): (&Device, Option<u64>),
+    modules: &[Module],
+    per_pass: Option<usize>,
+    bytes: impl Fn(&[Module]) -> u64,
+) -> (Footprint, Vec<Vec<usize>>) {
+    let of = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
+    let all: Vec<usize> = (0..modules.len()).collect();
+    let passes = |footprint| split(&all, per_pass, room(limit, footprint), of);
+    let held = passes(Footprint { holds_weights: true, ..footprint });
+    let fitting = footprint.fitting(limit, held.iter().map(|pass| of(pass)).max().unwrap_or(0));
+    if fitting.holds_weights && (held.len() == 1 || device.gpu().is_some()) {
+        return (fitting, held);
+    }
+    let stored = passes(footprint.by_block());
+    if fitting.holds_weights && held.len() == stored.len() { (fitting, held) } else { (footprint.by_block(), stored) }
 }
 
 /// Whether these modules are no more than one pass takes: `per_pass` of them, or as many as `room` has bytes for.
@@ -60,23 +116,31 @@ pub fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
     planned.attributed(machine, Sizes::new)
 }
 
-/// Passes that a planned step will make, and the bytes of the largest, with what running the model takes.
+/// Passes that a planned step will make.
+pub struct PlannedPasses {
+    /// How many.
+    pub count: usize,
+    /// Bytes of the largest, with what running the model takes.
+    pub memory: f64,
+    /// What a plan says of them.
+    pub note: String,
+}
+
+/// The passes of a planned step, where one takes so many `bytes` for its modules.
 pub fn planned_passes(
     sizes: &Sizes,
     planned: &Planned,
     machine: &Machine,
     bytes: impl Fn(&[Module]) -> u64,
-) -> (usize, f64) {
-    let running = sizes.footprint.total();
-    let room = machine.memory.map(|memory| memory.saturating_sub(running));
-    let of = |chosen: &[usize]| bytes(&chosen.iter().map(|&i| sizes.modules[i].clone()).collect::<Vec<_>>());
-    let all: Vec<usize> = (0..sizes.modules.len()).collect();
-    let passes = split(&all, planned.modules_per_pass, room, of);
-    let largest = passes.iter().map(|pass| of(pass)).max().unwrap_or(0);
-    (passes.len(), (running + largest) as f64)
-}
-
-/// What a plan says of several passes.
-pub fn note(passes: usize) -> String {
-    if passes > 1 { format!("{passes} passes over the tokens") } else { String::new() }
+) -> PlannedPasses {
+    let (modules, per_pass) = (&sizes.modules, planned.modules_per_pass);
+    let (footprint, passes) = arranged(sizes.footprint, (&machine.device, machine.memory), modules, per_pass, &bytes);
+    let of = |pass: &Vec<usize>| bytes(&pass.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
+    let (count, largest) = (passes.len(), passes.iter().map(of).max().unwrap_or(0));
+    let mut notes = vec![footprint.note().to_string()];
+    if count > 1 {
+        notes.push(format!("{count} passes over the tokens"));
+    }
+    notes.retain(|note| !note.is_empty());
+    PlannedPasses { count, memory: (footprint.total() + largest) as f64, note: notes.join("; ") }
 }

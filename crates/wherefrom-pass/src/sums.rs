@@ -13,7 +13,7 @@ use wherefrom_linalg::kernels::{Form, Sum};
 use wherefrom_model::{ACTIVATION_BYTES, Labels, Model, Module, Selection, Sequence, Tap};
 
 use crate::corpus::{Corpus, sequence};
-use crate::memory::{fits, room, split};
+use crate::memory::{fits, split};
 use crate::units::Share;
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
@@ -63,6 +63,8 @@ pub struct Reduction<'a> {
     pub labels: &'a Labels,
     /// Modules that are summed.
     pub selection: &'a Selection,
+    /// Bytes for sums, as [`crate::place_beside_sums`] has them.
+    pub room: Option<u64>,
 }
 
 impl<'a> Reduction<'a> {
@@ -73,10 +75,10 @@ impl<'a> Reduction<'a> {
     /// As [`Draft::plan`] and [`Draft::restore`].
     pub fn passes(&self, draft: &Draft, bytes: impl Fn(&[Module]) -> u64) -> Result<Vec<Pass<'a>>> {
         draft.parts(self.selection.modules().len());
-        let Corpus { task, model, tokens, exec, share } = self.corpus;
+        let Corpus { task, tokens, exec, share, .. } = self.corpus;
         let spans: Vec<Span> = draft.plan(|| tokens.spans())?;
         let modules = self.selection.modules();
-        let (per_pass, room) = (exec.modules_per_pass, room(exec, &model.outline));
+        let (per_pass, room) = (exec.modules_per_pass, self.room);
         let bytes = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
         let mut left: Vec<usize> = (0..modules.len()).filter(|&place| !draft.has(place)).collect();
         let begun: Vec<usize> = match draft.restore_each(&checkpoint(share))? {

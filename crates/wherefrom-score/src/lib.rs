@@ -22,10 +22,8 @@ use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
     Score, Scores, Span, Tokens, check_training_examples,
 };
-use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Coverage, Footprint, Labels, Measurement, Module, Precision, Selection,
-};
-use wherefrom_pass::{Corpus, Units, limit, load, sequence, sizes_of};
+use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Labels, Measurement, Module, Precision, Selection};
+use wherefrom_pass::{Corpus, Units, limit, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::queries::{Queries, Survey, by_token, scan};
@@ -132,8 +130,11 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 /// The same with another limit on the bytes of queries on the device at once.
 fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft, query_bytes: usize) -> Result<()> {
     config.check()?;
-    let model = load(&inputs.model, config.precision, exec)?;
+    let limit = limit(exec);
+    let model = open(&inputs.model, config.precision, exec)?;
     let survey = Survey::new(&inputs.queries, model.modules())?;
+    let most = if survey.whole() { WHOLE_QUERY_BYTES.min(query_bytes) } else { query_bytes };
+    let (model, _) = place(model, &inputs.tokens, exec, survey.bytes(survey.count).min(most) as u64)?;
     let wanted = match &inputs.candidates {
         Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
         None => None,
@@ -153,8 +154,7 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
 
     let corpus = Corpus::new("score", &model, &inputs.tokens, exec);
     // One group as a rule: what a part holds has room in memory beside the model.
-    let footprint = Footprint::new(&model.outline, exec.batch_tokens);
-    let limit = limit(exec);
+    let footprint = model.footprint(exec.batch_of(inputs.tokens.tokens()));
     let beside = |bytes: u64| bytes.saturating_sub(footprint.total()).max(bytes / 4) as usize;
     let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
@@ -175,7 +175,7 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
                 // The earlier ones are gone before the next are there.
                 _ => survey.load(&inputs.queries, numbers, &model.device)?,
             };
-            let taken = footprint.weights + survey.bytes(queries.numbers.len()) as u64;
+            let taken = footprint.weight_bytes() + survey.bytes(queries.numbers.len()) as u64;
             let pass = Pass {
                 corpus,
                 selection: &survey.selection,
@@ -275,6 +275,10 @@ impl Pass<'_> {
         let (model, asked) = (self.corpus.model, self.corpus.exec.batch_tokens);
         if self.queries.numbers.len() >= MANY_QUERIES {
             return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
+        }
+        // Weights that are read for every batch are read for all of its threads.
+        if !model.footprint(asked).holds_weights {
+            return (1, model.batch_tokens(asked, ACTIVATION_BYTES));
         }
         let threads = self.corpus.exec.device.side_by_side();
         match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
@@ -409,9 +413,10 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     // A number, or "full".
     let rank = planned.input("queries").map_or(Some(32.0), |step| step.config["rank"].as_f64());
     let query = 4.0 * sizes.query(rank);
+    let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES } as f64;
+    let sizes = sizes.fitting(machine.memory, (queries * query).min(most));
     let footprint = sizes.footprint.total() as f64;
     let beside = machine.memory.map_or(GPU_QUERY_BYTES as f64, |all| (all as f64 - footprint).max(all as f64 / 4.0));
-    let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES } as f64;
     let together = (beside.min(most) / query.max(1.0)).floor().clamp(1.0, queries.max(1.0));
     let groups = (queries / together).ceil().max(1.0);
     // Of each query.
@@ -437,7 +442,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let row = if config.detail { 1000.0 } else { 12.0 };
     let note = if groups > 1.0 { format!("{groups} groups of queries") } else { String::new() };
     let flops = groups * sizes.scan(scanned) + work;
-    Cost::new(footprint + together * query, queries * pairs * row, flops).note(note)
+    Cost::new(footprint + together * query, queries * pairs * row, flops).note(sizes.footprint.note()).note(note)
 }
 
 /// Pairs of a query that a planned ranking has, both signs, or a filter.

@@ -31,9 +31,14 @@ impl Cost {
         Self { memory: IDLE + memory, disk, flops, note: String::new() }
     }
 
-    /// The same with a remark.
-    pub fn note(self, note: String) -> Self {
-        Self { note, ..self }
+    /// The same with a remark, after those that are there.
+    pub fn note(mut self, note: impl AsRef<str>) -> Self {
+        let note = note.as_ref();
+        if !(self.note.is_empty() || note.is_empty()) {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(note);
+        self
     }
 }
 

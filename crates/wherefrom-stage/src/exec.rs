@@ -84,6 +84,13 @@ pub struct Exec {
     pub reporter: Arc<dyn Reporter>,
 }
 
+impl Exec {
+    /// Tokens in the largest batch of so many tokens.
+    pub fn batch_of(&self, tokens: u64) -> usize {
+        self.batch_tokens.min((tokens as usize).max(1))
+    }
+}
+
 impl Default for Exec {
     fn default() -> Self {
         Self {

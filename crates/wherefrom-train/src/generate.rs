@@ -117,11 +117,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let device = open_device(exec.device.gpu())?;
     let tokenizer = wherefrom_vocabulary::open(&inputs.tokenizer)?;
+    let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
     let generator = Generator {
         config,
         ends: ends(&inputs.model, &tokenizer)?,
         tokenizer,
-        model: Model::load(&inputs.model, &device)?,
+        model: Model::open(&inputs.model, &device)?.fitting(exec.batch_of(inputs.tokens.tokens()), limit, 0)?,
         device,
         batch_tokens: exec.batch_tokens,
     };
@@ -256,7 +257,7 @@ impl Generator<'_> {
                 Sequence { example: *example, input_ids, target_mask, segments, weights: &[] }
             })
             .collect();
-        let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device));
+        let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device))?;
         let sums: Vec<f32> = logits.clone().sum_dim(1).to_data().iter::<f32>().collect();
         if let Some(place) = sums.iter().position(|sum| !sum.is_finite()) {
             return Err(self.model.overflow(sequences[place], "a next token's logit", &Labels::Empirical));
@@ -291,5 +292,6 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     // Each new token is a forward pass over those before it, and a row of logits.
     let passed = new * tokens + rows * new * (new - 1.0) / 2.0;
     let flops = 2.0 * ((sizes.forward - sizes.head) * passed + sizes.head * rows * new);
-    Cost::new(sizes.forward_bytes(), planned.size.tokens * 5.0, flops)
+    let sizes = sizes.fitting(machine.memory, 0.0);
+    Cost::new(sizes.forward_bytes(), planned.size.tokens * 5.0, flops).note(sizes.footprint.note())
 }

@@ -273,6 +273,13 @@ impl Draft {
         })
     }
 
+    /// An empty file to put aside what has no room in memory, and to read it from again; gone once the draft is sealed.
+    pub fn aside(&self) -> Result<File> {
+        let path = self.scratch("aside");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        file.with_context(|| format!("create {}", path.display()))
+    }
+
     /// Working state of an earlier run.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use wherefrom_linalg::kernels::{
 use crate::linear::{Linear, Maps};
 use crate::norm::Norm;
 use crate::taps::Pass;
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// Attention of one block.
 #[derive(Debug, Clone)]
@@ -56,18 +56,23 @@ impl Attention {
     }
 
     /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width].
-    pub(crate) fn forward(&self, parameters: &Parameters, places: &Places, input: &Tensor<2>) -> (Attended, Tensor<2>) {
-        let made: [Tensor<2>; 3] = self.inputs.forward(parameters, input).try_into().expect("queries, keys and values");
+    pub(crate) fn forward(
+        &self,
+        weights: Weights<'_>,
+        places: &Places,
+        input: &Tensor<2>,
+    ) -> Result<(Attended, Tensor<2>)> {
+        let made: [Tensor<2>; 3] = self.inputs.forward(weights, input)?.try_into().expect("queries, keys and values");
         let [mut queries, mut keys, values] = made;
         let mut plain = None;
         if let Some([query_norm, key_norm]) = &self.head_norms {
             plain = Some([queries.clone(), keys.clone()]);
-            queries = query_norm.forward_by_head(parameters, queries);
-            keys = key_norm.forward_by_head(parameters, keys);
+            queries = query_norm.forward_by_head(weights, queries);
+            keys = key_norm.forward_by_head(weights, keys);
         }
         let (queries, keys) = (places.turn(queries, Rotation::Forward), places.turn(keys, Rotation::Forward));
         let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &self.shape(places));
-        (Attended { queries, keys, values, plain }, heads)
+        Ok((Attended { queries, keys, values, plain }, heads))
     }
 
     /// From the gradient at the heads to that at the input; none where the backward pass ends here.
@@ -85,11 +90,11 @@ impl Attention {
         let mut d_queries = places.turn(d_queries, Rotation::Backward);
         let mut d_keys = places.turn(d_keys, Rotation::Backward);
         if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
-            let parameters = pass.parameters;
-            pass.report(|| query_norm.gradients_by_head(parameters, &d_queries, &queries))?;
-            pass.report(|| key_norm.gradients_by_head(parameters, &d_keys, &keys))?;
-            d_queries = query_norm.backward_by_head(parameters, d_queries, queries);
-            d_keys = key_norm.backward_by_head(parameters, d_keys, keys);
+            let weights = pass.weights;
+            pass.report(|| query_norm.gradients_by_head(weights, &d_queries, &queries))?;
+            pass.report(|| key_norm.gradients_by_head(weights, &d_keys, &keys))?;
+            d_queries = query_norm.backward_by_head(weights, d_queries, queries);
+            d_keys = key_norm.backward_by_head(weights, d_keys, keys);
         }
         self.inputs.backward(pass, input, [d_queries, d_keys, d_values])
     }

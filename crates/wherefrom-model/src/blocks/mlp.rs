@@ -7,7 +7,7 @@ use wherefrom_linalg::kernels::{Activation, activate, activate_backward, gated, 
 use crate::linear::{Linear, Maps};
 use crate::norm::Norm;
 use crate::taps::Pass;
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// The MLP of one block.
 #[derive(Debug, Clone)]
@@ -29,10 +29,10 @@ pub(crate) struct Computed {
 
 impl Mlp {
     /// input [rows, hidden]
-    pub(crate) fn forward(&self, parameters: &Parameters, input: &Tensor<2>) -> Computed {
-        let mut made = self.inputs.forward(parameters, input);
+    pub(crate) fn forward(&self, weights: Weights<'_>, input: &Tensor<2>) -> Result<Computed> {
+        let mut made = self.inputs.forward(weights, input)?;
         let up = made.pop().expect("a map into the MLP");
-        Computed { gate: made.pop(), up }
+        Ok(Computed { gate: made.pop(), up })
     }
 
     /// What the map out of it reads.

@@ -15,7 +15,7 @@ use crate::config::Residual;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::taps::Pass;
-use crate::weights::Parameters;
+use crate::weights::Weights;
 
 /// Attention and MLP on the residual stream.
 #[derive(Debug, Clone)]
@@ -45,21 +45,21 @@ impl Block {
     /// The block's state and its output; with what attention's heads have read, if its map is asked for.
     pub(crate) fn forward(
         &self,
-        parameters: &Parameters,
+        weights: Weights<'_>,
         places: &Places,
         input: Tensor<2>,
         keep_heads: bool,
-    ) -> (State, Tensor<2>) {
+    ) -> Result<(State, Tensor<2>)> {
         let Self { attention, mlp, .. } = self;
-        let read = self.entering(parameters, &attention.norm, &input);
-        let (attended, heads) = attention.forward(parameters, places, &read);
+        let read = self.entering(weights, &attention.norm, &input);
+        let (attended, heads) = attention.forward(weights, places, &read)?;
         let kept = keep_heads.then(|| heads.clone());
-        let (stream, branch) = self.leaving(parameters, input.clone(), &attention.output, heads, &attention.norm);
+        let (stream, branch) = self.leaving(weights, input.clone(), &attention.output, heads, &attention.norm)?;
         let middle = if self.residual == Residual::Parallel { input.clone() } else { stream.clone() };
-        let computed = mlp.forward(parameters, &self.entering(parameters, &mlp.norm, &middle));
-        let (output, mlp_branch) = self.leaving(parameters, stream, &mlp.output, mlp.inner(&computed), &mlp.norm);
+        let computed = mlp.forward(weights, &self.entering(weights, &mlp.norm, &middle))?;
+        let (output, mlp_branch) = self.leaving(weights, stream, &mlp.output, mlp.inner(&computed), &mlp.norm)?;
         let branches = branch.zip(mlp_branch).map(|(attended, computed)| [attended, computed]);
-        (State { input, attended, heads: kept, middle, computed, branches }, output)
+        Ok((State { input, attended, heads: kept, middle, computed, branches }, output))
     }
 
     /// From the gradient at the stream behind the block to that before it; none where the backward pass ends inside.
@@ -70,7 +70,7 @@ impl Block {
         d: Tensor<2>,
         pass: &mut Pass<'_>,
     ) -> Result<Option<Tensor<2>>> {
-        let (Self { attention, mlp, .. }, parameters) = (self, pass.parameters);
+        let (Self { attention, mlp, .. }, weights) = (self, pass.weights);
         let State { input, attended, heads, middle, computed, branches } = state;
         let [attention_branch, mlp_branch] = match branches {
             Some([attended, computed]) => [Some(attended), Some(computed)],
@@ -79,7 +79,7 @@ impl Block {
 
         let d_branch = self.through_norm_after(&mlp.norm, &d, mlp_branch, pass)?;
         let Some(d_inner) = mlp.output.backward(pass, &|| mlp.inner(&computed), d_branch)? else { return Ok(None) };
-        let read = || self.entering(parameters, &mlp.norm, &middle);
+        let read = || self.entering(weights, &mlp.norm, &middle);
         let Some(d_input) = mlp.backward(computed, d_inner, &read, pass)? else { return Ok(None) };
         let behind = (self.residual == Residual::Parallel).then(|| d.clone());
         let d = self.merged(&mlp.norm, d, d_input, middle, pass)?;
@@ -89,35 +89,35 @@ impl Block {
         drop(behind);
         let heads = || heads.clone().expect("kept where the tap is asked for");
         let Some(d_heads) = attention.output.backward(pass, &heads, d_branch)? else { return Ok(None) };
-        let read = || self.entering(parameters, &attention.norm, &input);
+        let read = || self.entering(weights, &attention.norm, &input);
         let Some(d_input) = attention.backward(attended, places, d_heads, &read, pass)? else { return Ok(None) };
         self.merged(&attention.norm, d, d_input, input, pass).map(Some)
     }
 
     /// What attention or MLP reads of the stream x: norm(x), or x itself where the norm comes after.
-    fn entering(&self, parameters: &Parameters, norm: &Norm, x: &Tensor<2>) -> Tensor<2> {
+    fn entering(&self, weights: Weights<'_>, norm: &Norm, x: &Tensor<2>) -> Tensor<2> {
         match self.residual {
             Residual::After => x.clone(),
-            _ => norm.forward(parameters, x.clone()),
+            _ => norm.forward(weights, x.clone()),
         }
     }
 
     /// stream + map(inner), or stream + norm(map(inner)) and the map's output.
     fn leaving(
         &self,
-        parameters: &Parameters,
+        weights: Weights<'_>,
         stream: Tensor<2>,
         map: &Linear,
         inner: Tensor<2>,
         norm: &Norm,
-    ) -> (Tensor<2>, Option<Tensor<2>>) {
-        match self.residual {
+    ) -> Result<(Tensor<2>, Option<Tensor<2>>)> {
+        Ok(match self.residual {
             Residual::After => {
-                let branch = map.forward(parameters, &inner);
-                (stream + norm.forward(parameters, branch.clone()), Some(branch))
+                let branch = map.forward(weights, &inner)?;
+                (stream + norm.forward(weights, branch.clone()), Some(branch))
             }
-            _ => (map.add_forward(parameters, stream, inner), None),
-        }
+            _ => (map.add_forward(weights, stream, inner)?, None),
+        })
     }
 
     /// The gradient at a map's output: that at the stream, through the norm where one follows the map.
@@ -130,7 +130,7 @@ impl Block {
     ) -> Result<Tensor<2>> {
         let Some(branch) = branch else { return Ok(d.clone()) };
         pass.report(|| norm.gradients(d, &branch))?;
-        Ok(norm.backward(pass.parameters, d.zeros_like(), d.clone(), branch))
+        Ok(norm.backward(pass.weights, d.zeros_like(), d.clone(), branch))
     }
 
     /// d + the gradient that comes back through what reads the stream x.
@@ -146,6 +146,6 @@ impl Block {
             return Ok(d + d_input);
         }
         pass.report(|| norm.gradients(&d_input, &x))?;
-        Ok(norm.backward(pass.parameters, d, d_input, x))
+        Ok(norm.backward(pass.weights, d, d_input, x))
     }
 }

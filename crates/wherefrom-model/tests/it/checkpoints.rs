@@ -11,7 +11,7 @@ use wherefrom_model::{BadInput, Batch, Model, Sequence, check, resolve_device, w
 
 use crate::{fixtures, values};
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn read(file: &Path) -> Tensors {
     let bytes = std::fs::read(file).unwrap();
@@ -32,7 +32,7 @@ fn write(file: &Path, tensors: &Tensors) {
 }
 
 /// A copy of a family's checkpoint, with its tensors changed and its head tied or not.
-fn checkpoint(family: &str, tied: bool, change: impl FnOnce(&mut Tensors)) -> TempDir {
+pub(crate) fn checkpoint(family: &str, tied: bool, change: impl FnOnce(&mut Tensors)) -> TempDir {
     let from = fixtures("families").join(family);
     let folder = TempDir::new().unwrap();
     let mut config: serde_json::Value =
@@ -47,12 +47,8 @@ fn checkpoint(family: &str, tied: bool, change: impl FnOnce(&mut Tensors)) -> Te
 
 fn logits(folder: &Path) -> Vec<f32> {
     let model = Model::load(folder, &resolve_device("cpu").unwrap()).unwrap();
-    values(
-        model.logits(&Batch::new(
-            &[Sequence::new(0, &[3, 1, 4, 1, 5], &[false, true, true, true, true])],
-            &model.device,
-        )),
-    )
+    let sequence = Sequence::new(0, &[3, 1, 4, 1, 5], &[false, true, true, true, true]);
+    values(model.logits(&Batch::new(&[sequence], &model.device)).unwrap())
 }
 
 fn refused(folder: &Path) -> String {

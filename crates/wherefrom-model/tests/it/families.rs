@@ -27,7 +27,7 @@ fn logits_and_losses_agree() {
         let fixture = Fixture::family(name);
         let batch = fixture.batch();
         let width = fixture.model.config.vocab_size;
-        let found = values(fixture.model.logits(&batch));
+        let found = values(fixture.model.logits(&batch).unwrap());
         let losses = fixture.model.token_losses(&batch).unwrap();
         for (i, ids) in fixture.sequences.iter().enumerate() {
             let rows = batch.tokens.sequences.of(i);

@@ -4,6 +4,7 @@ mod checkpoints;
 mod configs;
 mod families;
 mod fuzz;
+mod stored;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -128,7 +129,7 @@ fn logits_agree(name: &str) {
     let fixture = Fixture::read(name);
     let batch = fixture.batch();
     let width = fixture.model.config.vocab_size;
-    let found = values(fixture.model.logits(&batch));
+    let found = values(fixture.model.logits(&batch).unwrap());
     for (i, ids) in fixture.sequences.iter().enumerate() {
         let rows = batch.tokens.sequences.of(i);
         assert_eq!(rows.len(), ids.len());
@@ -229,8 +230,8 @@ fn segments_agree_with_sequences(fixture: &Fixture) {
     };
 
     let width = model.config.vocab_size;
-    let logits: Vec<f32> = parts.iter().flat_map(|ids| values(model.logits(&alone(ids)))).collect();
-    assert_close("logits", &values(model.logits(&batch))[..ids.len() * width], &logits);
+    let logits: Vec<f32> = parts.iter().flat_map(|ids| values(model.logits(&alone(ids)).unwrap())).collect();
+    assert_close("logits", &values(model.logits(&batch).unwrap())[..ids.len() * width], &logits);
 
     let (gradients, losses) = summed(model, &batch);
     let mut expected: BTreeMap<String, Vec<f64>> = BTreeMap::new();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Loss, Losses, Recipe, Row, Silent, Store, Tokens};
 use wherefrom_linalg::kernels::Form;
 use wherefrom_model::{Labels, Model, Modules, Precision, Selection};
-use wherefrom_pass::{Corpus, Pass, Reduction, Share, Sums, load};
+use wherefrom_pass::{Corpus, Pass, Reduction, Share, Sums, open};
 use wherefrom_stage::Exec;
 
 const ROWS: usize = 24;
@@ -51,7 +51,7 @@ fn study() -> Study {
     };
     let (sealed, _) = store.produce(Kind::Tokens, recipe("tokens"), &Silent, fill).unwrap();
     let exec = Exec::default();
-    let model = load(&fixtures().join("model"), Precision::F32, &exec).unwrap();
+    let model = open(&fixtures().join("model"), Precision::F32, &exec).unwrap().held().unwrap();
     Study { store, tokens: Artifact::open(&sealed).unwrap(), model, exec, _folder: folder }
 }
 
@@ -74,7 +74,8 @@ impl Study {
     fn sum<R>(&self, name: &str, share: Share, body: impl FnOnce(&Draft, &Pass<'_>, &[Form]) -> Result<R>) -> R {
         let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
         let selection = Selection::new(&choice, self.model.modules()).unwrap();
-        let reduction = Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection };
+        let reduction =
+            Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection, room: None };
         self.draft(name, Kind::Covariances, |draft| {
             let passes = reduction.passes(draft, |_| 0)?;
             let [pass] = &passes[..] else { panic!("the sums fit one pass") };

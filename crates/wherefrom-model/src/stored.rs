@@ -1,0 +1,135 @@
+//! Weights in their files, in their own format: read at their places, and widened to float32 on the way.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use half::f16;
+use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use crate::error::bad_input;
+use crate::shard::{Place, Shard};
+
+/// Numbers that a thread reads at once.
+const CHUNK: usize = 1 << 16;
+
+/// The parameters of a checkpoint whose files are open.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    shards: Vec<Shard>,
+    /// By the model's own names; whether the file has the tensor as `[in, out]`.
+    places: HashMap<String, (Place, bool)>,
+    device: Device,
+}
+
+impl Stored {
+    pub(crate) fn new(shards: Vec<Shard>, places: HashMap<String, (Place, bool)>, device: &Device) -> Self {
+        Self { shards, places, device: device.clone() }
+    }
+
+    /// A tensor in float32: a map [out, in], an embedding [rows, width], a vector [1, n].
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for a file that was written since it was opened, and for a value that is no number.
+    pub(crate) fn read(&self, name: &str) -> Result<Tensor<2>> {
+        let (place, transposed) = self.place(name)?;
+        let sizes = if let [n] = place.shape[..] { [1, n] } else { [place.shape[0], place.shape[1]] };
+        let tensor = self.tensor(name, place, sizes, CHUNK, |chunk| chunk * CHUNK)?;
+        Ok(if *transposed { tensor.transpose() } else { tensor })
+    }
+
+    /// Rows of an embedding, in float32.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub(crate) fn rows(&self, name: &str, rows: Tensor<1, Int>) -> Result<Tensor<2>> {
+        let (place, _) = self.place(name)?;
+        let [count, width] = [place.shape[0], place.shape[1]];
+        let rows: Vec<usize> = rows.into_data().iter::<i64>().map(|row| row as usize).collect();
+        if let Some(row) = rows.iter().find(|&&row| row >= count) {
+            ensure!(*row < count, "row {row} of {name}, which has {count}");
+        }
+        self.tensor(name, place, [rows.len(), width], width, |index| rows[index] * width)
+    }
+
+    fn place(&self, name: &str) -> Result<&(Place, bool)> {
+        self.places.get(name).with_context(|| format!("parameter {name}"))
+    }
+
+    /// A tensor of pieces of `step` numbers; each begins in the file at the number that `first` gives.
+    fn tensor(
+        &self,
+        name: &str,
+        place: &Place,
+        sizes: [usize; 2],
+        step: usize,
+        first: impl Fn(usize) -> usize + Sync,
+    ) -> Result<Tensor<2>> {
+        let shard = &self.shards[place.shard];
+        let mut values = vec![0.0; sizes[0] * sizes[1]];
+        let piece = |words: &mut Vec<u16>, (index, piece): (usize, &mut [f32])| -> Result<()> {
+            let first = first(index);
+            widen(shard, place, first, words, piece)?;
+            match piece.iter().fold(true, |all, value| all & value.is_finite()) {
+                true => Ok(()),
+                false => Err(broken(name, shard, first, piece)),
+            }
+        };
+        let pieces = values.par_chunks_mut(step.max(1)).enumerate();
+        let failed = pieces.map_init(Vec::new, piece).find_map_first(Result::err);
+        // What was written since is the cause of what was found.
+        shard.unchanged()?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Tensor::from_data(TensorData::new(values, sizes), &self.device)),
+        }
+    }
+}
+
+/// Numbers of a tensor from `first` on, in float32; `words` is room to read into.
+fn widen(shard: &Shard, place: &Place, first: usize, words: &mut Vec<u16>, values: &mut [f32]) -> Result<()> {
+    if place.dtype == Dtype::F32 {
+        shard.read(bytemuck::cast_slice_mut(values), place.at + 4 * first as u64)?;
+        values.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+        return Ok(());
+    }
+    words.resize(values.len(), 0);
+    shard.read(bytemuck::cast_slice_mut(words), place.at + 2 * first as u64)?;
+    words.iter_mut().for_each(|word| *word = u16::from_le(*word));
+    if place.dtype == Dtype::F16 {
+        words.reinterpret_cast::<f16>().convert_to_f32_slice(values);
+    } else {
+        // The upper half of a float32.
+        values.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_bits(u32::from(*word) << 16));
+    }
+    Ok(())
+}
+
+fn broken(name: &str, shard: &Shard, first: usize, values: &[f32]) -> anyhow::Error {
+    let place = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    bad_input(format!(
+        "the tensor `{name}` holds {} at index {}; the checkpoint is broken: {}",
+        values[place],
+        first + place,
+        shard.path().display()
+    ))
+}
+
+/// Whether two tensors hold the same numbers.
+pub(crate) fn same(shards: &[Shard], one: &Place, other: &Place) -> Result<bool> {
+    if one.shape != other.shape || !one.is_float() || !other.is_float() {
+        return Ok(false);
+    }
+    let numbers = one.numbers();
+    let chunks = (0..numbers.div_ceil(CHUNK)).into_par_iter().map(|chunk| -> Result<bool> {
+        let first = chunk * CHUNK;
+        let read = |place: &Place| {
+            let mut values = vec![0.0_f32; CHUNK.min(numbers - first)];
+            widen(&shards[place.shard], place, first, &mut Vec::new(), &mut values).map(|()| values)
+        };
+        Ok(read(one)? == read(other)?)
+    });
+    chunks.try_reduce(|| true, |one, other| Ok(one && other))
+}
