@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, into_batches,
 };
-use wherefrom_model::{Coverage, Labels, Module, Modules, Precision, Selection};
+use wherefrom_model::{Coverage, Footprint, Labels, Module, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
 
 use crate::kept::{Kept, Place};
 
@@ -69,8 +69,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     let each = token_bytes(selection.modules());
-    let most = each.saturating_mul(inputs.tokens.tokens()).min(RUN);
-    let (model, room) = place(model, &inputs.tokens, exec, kept_bytes(most, true))?;
+    let footprint = model.footprint(exec.batch_of(inputs.tokens.tokens()));
+    let aside = beside(footprint, each, RUN, RUN, true);
+    let (model, room) = place(model, &inputs.tokens, exec, aside)?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
     let pass = Pass { corpus, selection: &selection };
@@ -85,8 +86,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         }
         let lengths: Vec<_> = examples.iter().map(|example| example.input_ids.len()).collect();
         let rows = |run: Range<usize>| {
-            let bytes = each * lengths[run.clone()].iter().sum::<usize>() as u64;
-            let fits = room.is_none_or(|room| kept_bytes(bytes, false) <= room);
+            let lengths = &lengths[run.clone()];
+            let [all, longest] = [lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0)];
+            let held = beside(footprint, each, each * all as u64, each * longest as u64, false);
+            let fits = room.is_none_or(|room| held <= room);
             pass.rows(&examples[run], &if fits { Place::Memory } else { Place::File(Rc::new(draft.aside()?)) })
         };
         let batches = runs(&lengths, each, RUN).into_iter().flat_map(|run| -> Box<dyn Iterator<Item = _>> {
@@ -194,19 +197,26 @@ fn token_bytes(modules: &[Module]) -> u64 {
     modules.iter().map(|module| 4 * (module.in_features + module.out_features) as u64).sum()
 }
 
-/// Bytes that a run's factors take until they are written, and on their way into the file.
-fn kept_bytes(run: u64, aside: bool) -> u64 {
-    let batch = run.min(BATCH_BYTES as u64);
-    2 * batch + if aside { batch } else { run }
+/// Bytes that a run's factors take beside weights and activations until they are written, of which the longest example has so
+/// many; `each` of a token, and where they wait in a file with `aside`.
+fn beside(footprint: Footprint, each: u64, run: u64, longest: u64, aside: bool) -> u64 {
+    let (activations, batch) = (footprint.activations, run.min(each.saturating_mul(footprint.batch_tokens)));
+    // The states of a block are dropped where its factors are made, so that those of a batch take the room of its states.
+    let making = if aside { activations } else { run - batch + batch.max(activations) };
+    let written = longest.min(BATCH_BYTES as u64);
+    making.max(2 * written + if aside { written } else { run }).saturating_sub(activations)
 }
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let tokens = planned.size_of("tokens").tokens;
-    let run = (tokens as u64).saturating_mul(token_bytes(&sizes.modules)).min(RUN);
-    let sizes = sizes.fitting(machine.memory, kept_bytes(run, true) as f64);
-    let (running, kept) = (sizes.footprint.total(), kept_bytes(run, false));
-    let aside = machine.memory.is_some_and(|memory| running + kept > memory);
-    let memory = running + if aside { kept_bytes(run, true) } else { kept };
+    let Size { tokens, rows } = planned.size_of("tokens");
+    let each = token_bytes(&sizes.modules);
+    let longest = each.saturating_mul((tokens / rows.max(1.0)) as u64);
+    let run = each.saturating_mul(tokens as u64).min(RUN.max(longest));
+    let [held, aside] = [false, true].map(|aside| beside(sizes.footprint, each, run, longest, aside));
+    let least = beside(sizes.footprint, each, RUN, RUN, true) as f64;
+    let sizes = sizes.fitting(machine.memory, least);
+    let running = sizes.footprint.total();
+    let memory = running + if machine.memory.is_none_or(|memory| running + held <= memory) { held } else { aside };
     Cost::new(memory as f64, tokens * sizes.sums * 4.0, sizes.scan(tokens)).note(sizes.footprint.note())
 }

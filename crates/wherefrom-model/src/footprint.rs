@@ -26,6 +26,8 @@ pub struct Footprint {
     pub weights: u64,
     /// The largest matrix, gains and biases: what is there at once of weights that are read where a pass needs them.
     pub largest: u64,
+    /// Tokens of a batch.
+    pub batch_tokens: u64,
     /// Whether all weights are in memory, or read where a pass needs them.
     pub holds_weights: bool,
     /// Of a batch: what each block keeps for the backward pass (outputs of its linear maps, and the residual stream), what
@@ -45,6 +47,7 @@ impl Footprint {
         Self {
             weights: 4 * outline.parameters(),
             largest: 4 * (largest + vectors.iter().map(|shape| shape.numbers()).sum::<u64>()),
+            batch_tokens: batch_tokens as u64,
             holds_weights: true,
             activations: 4 * (batch_tokens * (kept + backward) + 2 * logits) as u64,
         }

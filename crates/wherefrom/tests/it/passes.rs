@@ -139,7 +139,8 @@ fn weights_that_stay_in_their_files_give_the_same_bytes() {
             };
             steps.iter().flat_map(parts).collect()
         };
-        let little = ["--memory", "1MB"];
+        let little = ["--memory", "100kB"];
+        bench.ok(&["run", "study.toml", "--store", "stored", "--to", "train"]);
         let plan = bench.ok(&[&["plan", "study.toml", "--store", "stored"], &little[..]].concat());
         assert_eq!(plan.matches("weights read block by block").count(), 5, "{plan}");
         assert!(!bench.ok(&["plan", "study.toml"]).contains("block by block"));
