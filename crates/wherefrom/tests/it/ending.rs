@@ -48,7 +48,12 @@ fn a_run_ends_with_the_page_to_open_and_json_says_the_same() {
     let states: Vec<_> = plan["steps"].as_array().unwrap().iter().map(|step| &step["state"]).collect();
     assert_eq!(states.iter().filter(|state| **state == "missing").count(), 2, "{states:?}");
     let step = plan["steps"].as_array().unwrap().iter().find(|step| step["name"] == "final").unwrap();
-    assert_eq!(step["inputs"], json!({ "scores": { "step": "details" }, "tokens": { "step": "train" } }));
+    assert_eq!(
+        step["inputs"],
+        json!({
+            "columns": { "step": "columns" }, "queries": { "step": "queries" }, "scores": { "step": "details" }, "tokens": { "step": "train" }
+        })
+    );
     assert!(step["cost"]["memory_bytes"].as_f64().unwrap() > 0.0 && step["why"] == "top changed", "{step}");
     assert_eq!(plan["store"]["path"], "data/store");
 

@@ -141,7 +141,7 @@ fn variants_that_are_not_known_are_refused_by_name() {
         ("gpt2", |c| c["activation_function"] = "mish".into(), &["`activation_function` `mish`", "gelu_new"]),
         ("gpt2", |c| c["n_head"] = 4.into(), &["`n_embd` must be a multiple of `n_head`"]),
         ("gpt2", |c| c["n_embd"] = "35".into(), &["`n_embd`", "whole number above 0"]),
-        ("gpt2", |c| c["n_positions"] = 12.into(), &["`transformer.wpe.weight` has shape [24, 35]"]),
+        ("gpt2", |c| c["n_positions"] = 20.into(), &["`transformer.wpe.weight` has shape [24, 35]"]),
         ("gpt_neox", |c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0}), &["rope variant `yarn`"]),
         ("gpt_neox", |c| c["use_parallel_residual"] = 1.into(), &["`use_parallel_residual` must be true or false"]),
         ("llama3", |c| c["rope_parameters"]["rope_type"] = "longrope".into(), &["rope variant `longrope`"]),
@@ -161,7 +161,7 @@ fn variants_that_are_not_known_are_refused_by_name() {
 #[test]
 fn a_sequence_longer_than_a_sliding_window_is_refused() {
     let error = edited("mistral", |c| c["sliding_window"] = 8.into()).refused(&["run", "study.toml"]);
-    assert!(error.contains("the model has 8 positions") && error.contains("max-tokens"), "{error}");
+    assert!(error.contains("which has 8 positions") && error.contains("max-tokens"), "{error}");
 }
 
 #[test]

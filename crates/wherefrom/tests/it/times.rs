@@ -37,7 +37,7 @@ fn time_is_work_over_a_rate_and_an_earlier_run_is_believed_before_a_measurement(
     assert_eq!(work["rate"], "covariance 16x24");
     let before = operations(costs(&plan, "covariances"));
     // There was no tokenizer yet.
-    assert!((work["amount"].as_f64().unwrap() / before - 1.0).abs() < 0.25, "{work}, {before}");
+    assert!((work["amount"].as_f64().unwrap() / before - 1.0).abs() < 0.3, "{work}, {before}");
     // In a run of less than a second, work says nothing of speed.
     let other = ["plan", "study.toml", "--set", "steps.covariances.seed=5"];
     assert!(!costs(&bench.ok(&other), "covariances").contains("earlier run"));
