@@ -26,12 +26,9 @@ pub(super) fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
     .map_err(Error::from)
 }
 
-/// Refuses what Python prints by a name of its own: an iterator, and inside of lists what is undefined.
+/// Refuses what Python prints by a name of its own: what is undefined, inside of lists.
 fn printable(value: &Value, depth: usize) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Iterable => {
-            Err(refused("an iterator, such as a range, cannot be printed; make a list of it: `| list`"))
-        }
         ValueKind::Undefined if depth > 0 => {
             Err(refused("a list or dictionary with an undefined value cannot be printed"))
         }

@@ -30,7 +30,7 @@ fn ratios(bench: &Bench, config: &Config, corpus: &Path) -> [f64; 2] {
 fn a_small_corpus_is_counted_and_a_large_one_told_from_pieces() {
     let bench = Bench::new();
     for (count, off) in [(1000, 0.0), (6000, 0.1)] {
-        let corpus = bench.file(&format!("{count}.jsonl"), &rows(count));
+        let corpus = bench.file(&format!("{count}.jsonl"), rows(count));
         let long = std::fs::metadata(&corpus).unwrap().len() > 1 << 20;
         assert_eq!(long, off > 0.0, "{count}");
         for config in [
@@ -48,7 +48,7 @@ fn a_small_corpus_is_counted_and_a_large_one_told_from_pieces() {
 #[test]
 fn without_a_tokenizer_a_token_has_four_bytes() {
     let bench = Bench::new();
-    let corpus = bench.file("rows.jsonl", &"{\"text\": \"abcdefgh\"}\n".repeat(100));
+    let corpus = bench.file("rows.jsonl", "{\"text\": \"abcdefgh\"}\n".repeat(100));
     let found = estimated(&Config::new(64), &corpus, None);
     assert_eq!(found, Estimate { windows: 100.0, tokens: 500.0, encoded: false });
     assert_eq!(estimated(&Config::new(2), &corpus, None).tokens, 200.0, "no longer than a window");
