@@ -65,7 +65,7 @@ impl StepTable {
 
 /// Reads the file, applies `sets` (`steps.x.knob=value`), and notes unknown keys and wrong types.
 pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Result<PipelineFile> {
-    let text = std::fs::read_to_string(path).map_err(|error| unread(path, &error))?;
+    let text = wherefrom_artifact::read_text(path).map_err(|error| unread(path, &error))?;
     let mut table: Table = toml::from_str(&text).map_err(|error| no_toml(path, &error))?;
     for set in sets {
         problems.sets.push(apply(&mut table, set)?);

@@ -141,7 +141,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
 
 fn knobs(path: &Path) -> Result<Value> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
+    let text = wherefrom_artifact::read_text(path)
         .map_err(|error| bad_input(format!("cannot read the configuration {shown} ({error})")))?;
     let refused = |error: String| bad_input(format!("{shown}: {error}"));
     if path.extension().is_some_and(|ending| ending == "toml") {

@@ -67,6 +67,14 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The whole text of a file, as [`open`] opens it.
+///
+/// # Errors
+/// As [`open`], and for what is not UTF-8.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    std::io::read_to_string(open(path)?)
+}
+
 /// BLAKE3 of a file's content, hexadecimal. The file is read and not mapped: whoever cuts it short in the meantime gets
 /// another digest, and no signal ends this process.
 pub fn digest(path: &Path) -> Result<String> {

@@ -38,18 +38,19 @@ impl Spans {
     /// # Errors
     /// Where a text was marked that is written elsewhere or nowhere.
     pub(super) fn within(mut self, text: &str) -> Result<Vec<Range<usize>>, String> {
-        self.found.sort_by_key(|(start, _)| *start);
+        self.found.sort_by_key(|(start, marked)| (*start, std::cmp::Reverse(marked.len())));
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for (start, marked) in self.found {
             let end = start + marked.len();
-            if text.get(start..end) != Some(&marked) {
-                return Err(
-                    "marks by {% generation %} what it writes elsewhere: inside of a `set`, a filter or another mark"
-                        .into(),
-                );
-            }
             match ranges.last_mut().filter(|last| start < last.end) {
-                Some(last) => last.end = last.end.max(end),
+                // Of a mark inside of another it is known that it is written there.
+                Some(last) if end <= last.end => {}
+                _ if text.get(start..end) != Some(&marked) => {
+                    return Err(
+                        "marks by {% generation %} what it writes elsewhere: inside of a `set` or a filter".into()
+                    );
+                }
+                Some(last) => last.end = end,
                 None => ranges.push(start..end),
             }
         }

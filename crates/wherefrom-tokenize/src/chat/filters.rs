@@ -26,7 +26,7 @@ pub(super) fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
     .map_err(Error::from)
 }
 
-/// Refuses what Python prints by a name of its own inside of lists: what is undefined.
+/// Refuses what Python prints by a name of its own: what is undefined, inside of lists.
 fn printable(value: &Value, depth: usize) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Undefined if depth > 0 => {
