@@ -37,12 +37,12 @@ def test_the_external_step_gives_the_same_influences(study, own, external):
     assert (abs(own - external) <= 1e-5 * abs(own).max(axis=1, keepdims=True)).all()
 
 
-def test_the_example_of_the_document_runs(study, tmp_path):
+def test_the_example_of_the_document_runs(study):
     [program] = [block for block in document.blocks("python") if block.startswith("# every.py")]
     [step] = document.blocks("toml")
     (study.wherefrom.folder / "every.py").write_text(program)
     scored = '[steps.scored]\nstage = "score"\ninputs = { queries = "ihvp", tokens = "train", candidates = "some" }\n'
-    pipeline = tmp_path / "every.toml"
+    pipeline = study.wherefrom.folder / "every.toml"
     pipeline.write_text(study.pipeline.read_text() + step + scored)
     done = study.wherefrom("run", pipeline, "--to", "scored")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "sc
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
             "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index", "activations": "activations"}  # fmt: skip
 
-VERSIONS = {"tokens": 2, "covariances": 2, "eigenbasis": 2}  # The others are of version 1.
+VERSIONS = {"tokens": 3, "covariances": 2, "eigenbasis": 2, "ranking": 2}  # The others are of version 1.
 
 
 def schema(part):
