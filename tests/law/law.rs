@@ -13,7 +13,7 @@ const LAW: [(&str, &[&str]); 20] = [
         "wherefrom",
         &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline", "wherefrom-stage"],
     ),
-    ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-model"]),
+    ("wherefrom-inspect", &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model"]),
     (
         "wherefrom-check",
         &["wherefrom-artifact", "wherefrom-inspect", "wherefrom-model", "wherefrom-pipeline", "wherefrom-stage"],

@@ -287,8 +287,7 @@ fn retrained(
             weights: &query.weights,
         };
         let tokens = learner.model.token_losses(&Batch::new(&[sequence], &model.device))?.concat();
-        let sum = |part: std::ops::Range<usize>| tokens[part].iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        loss.push(query.parts().map(|(part, weight)| f64::from(weight) * sum(part)).sum::<f64>() as f32);
+        loss.push(query.loss(&tokens));
         by_token.extend(tokens);
     }
     Ok(Retraining { subset: *number, seed, weight, examples: examples.clone(), loss, by_token })

@@ -1,6 +1,7 @@
 //! Correlations, a straight line, and intervals by drawing again.
 
 use wherefrom_linalg::random::uniform;
+use wherefrom_linalg::ranks;
 
 /// Pearson's correlation; none of fewer than two values, or of values that are all the same.
 pub(crate) fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
@@ -60,17 +61,6 @@ fn moments(x: &[f64], y: &[f64]) -> Option<[f64; 3]> {
         sums[2] += y * y;
     }
     Some(sums)
-}
-
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<_> = (0..values.len()).collect();
-    order.sort_by(|&left, &right| values[left].total_cmp(&values[right]));
-    let mut ranks = vec![0.0; values.len()];
-    for equal in order.chunk_by(|&left, &right| values[left] == values[right]) {
-        let before = order.partition_point(|&place| values[place] < values[equal[0]]);
-        equal.iter().for_each(|&place| ranks[place] = before as f64 + 0.5 * (equal.len() - 1) as f64);
-    }
-    ranks
 }
 
 #[cfg(test)]

@@ -57,10 +57,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         corpus.batches(examples, |group, batch| {
             let by_sequence = model.token_losses(batch)?;
             for (&index, by_token) in group.iter().zip(by_sequence) {
-                let sum =
-                    |tokens: std::ops::Range<usize>| by_token[tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
                 let example = &examples[index];
-                let loss = example.parts().map(|(tokens, weight)| f64::from(weight) * sum(tokens)).sum::<f64>() as f32;
+                let loss = example.loss(&by_token);
                 rows.push(Loss { example: example.example, loss, by_token });
             }
             Ok(())

@@ -1,5 +1,7 @@
 //! Rank correlation.
 
+use wherefrom_linalg::ranks;
+
 /// Spearman's rank correlation, ties at their mean rank; 1 where both are constant, not a number where a value is.
 pub fn spearman(x: &[f64], y: &[f64]) -> f64 {
     if x.iter().chain(y).any(|value| !value.is_finite()) {
@@ -10,20 +12,6 @@ pub fn spearman(x: &[f64], y: &[f64]) -> f64 {
     let sum = |f: &dyn Fn(f64, f64) -> f64| x.iter().zip(&y).map(|(x, y)| f(x - mean, y - mean)).sum::<f64>();
     let (xx, yy) = (sum(&|x, _| x * x), sum(&|_, y| y * y));
     if xx == 0.0 && yy == 0.0 { 1.0 } else { sum(&|x, y| x * y) / (xx * yy).sqrt() }
-}
-
-/// Ranks from 0, ties at their mean.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<_> = (0..values.len()).collect();
-    order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    for tie in order.chunk_by(|&i, &j| values[i] == values[j]) {
-        let rank = start as f64 + (tie.len() as f64 - 1.0) / 2.0;
-        tie.iter().for_each(|&index| ranks[index] = rank);
-        start += tie.len();
-    }
-    ranks
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@ pub mod eigen;
 pub mod kernels;
 pub mod memory;
 pub mod random;
+mod ranks;
 pub mod signs;
 pub mod svd;
 pub mod test_support;
 
 pub use eigen::{Threads, symmetric_eigen};
+pub use ranks::ranks;
 pub use svd::truncated_svd;

@@ -122,6 +122,30 @@ pub struct Course {
     adam: AdamW,
 }
 
+/// The rows that have a target, without their texts; `fits` refuses what the model cannot read.
+pub(crate) fn learnable(tokens: &Artifact<Tokens>, fits: impl Fn(&Example) -> Result<()>) -> Result<Vec<Example>> {
+    let mut examples = Vec::new();
+    for example in tokens.rows::<Example>()? {
+        let mut example = example?;
+        if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
+            return Err(bad_input(format!(
+                "row {} of the tokens has a segment of weight {weight}: it is a query, and what it says against a text cannot \
+                 be learnt; train on rows of text",
+                example.example
+            )));
+        }
+        fits(&example)?;
+        example.text = String::new();
+        if example.target_mask.iter().skip(1).any(|&target| target) {
+            examples.push(example);
+        }
+    }
+    if examples.is_empty() {
+        return Err(bad_input("the tokens have no targets, so there is nothing to learn; give rows of text"));
+    }
+    Ok(examples)
+}
+
 /// A model on its way.
 #[derive(Debug, Clone)]
 pub struct Learner {
@@ -144,31 +168,17 @@ impl Course {
     /// Rows that cannot be learnt from: of contrasts, or longer than the model's context.
     pub fn new(training: &Training, tokens: &Artifact<Tokens>, model: &Model) -> Result<Self> {
         training.check()?;
-        let mut examples = Vec::new();
-        for example in tokens.rows::<Example>()? {
-            let mut example = example?;
-            let (row, length, most) =
-                (example.example, example.longest_segment(), model.config.max_position_embeddings);
-            if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
-                return Err(bad_input(format!(
-                    "row {row} of the tokens has a segment of weight {weight}: it is a query, and what it says against a \
-                     text cannot be learnt; train on rows of text"
-                )));
-            }
+        let most = model.config.max_position_embeddings;
+        let examples = learnable(tokens, |example| {
+            let (row, length) = (example.example, example.longest_segment());
             if length > most {
                 return Err(bad_input(format!(
                     "row {row} of the tokens has {length} tokens, the model has {most} positions; set max-tokens of the \
                      tokenize step to that or less"
                 )));
             }
-            example.text = String::new();
-            if example.target_mask.contains(&true) {
-                examples.push(example);
-            }
-        }
-        if examples.is_empty() {
-            return Err(bad_input("the tokens have no targets, so there is nothing to learn; give rows of text"));
-        }
+            Ok(())
+        })?;
         let mut order: Vec<_> = (0..examples.len()).collect();
         let place = |index: &usize| uniform(training.seed, 0, *index as u64);
         order.sort_by(|left, right| place(left).total_cmp(&place(right)).then(left.cmp(right)));

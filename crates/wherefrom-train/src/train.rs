@@ -21,6 +21,7 @@ use wherefrom_model::{Batch, Model, Sequence, Sizes, batches, open_device};
 use wherefrom_stage::{About, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
 use crate::adam::{AdamW, Moments};
+use crate::course::learnable;
 use crate::state::{self, Progress};
 use crate::tokenizer;
 
@@ -273,16 +274,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 
 /// The sequences that have a target, checked against the model's sizes.
 fn examples(config: &Config, tokens: &Artifact<Tokens>) -> Result<Vec<Example>> {
-    let mut examples = Vec::new();
-    for example in tokens.rows::<Example>()? {
-        let mut example = example?;
+    learnable(tokens, |example| {
         let (row, length) = (example.example, example.longest_segment());
-        if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
-            return Err(bad_input(format!(
-                "row {row} of the tokens has a segment of weight {weight}: it is a query, and what it says against a text \
-                 cannot be learnt; train on rows of text"
-            )));
-        }
         if length > config.context {
             return Err(bad_input(format!(
                 "row {row} of the tokens has {length} tokens, more than context = {}; raise it, or lower max-tokens of the \
@@ -297,15 +290,8 @@ fn examples(config: &Config, tokens: &Artifact<Tokens>) -> Result<Vec<Example>> 
                 id + 1
             )));
         }
-        example.text = String::new();
-        if example.target_mask.iter().skip(1).any(|&target| target) {
-            examples.push(example);
-        }
-    }
-    if examples.is_empty() {
-        return Err(bad_input("the tokens have no targets, so there is nothing to learn; give rows of text"));
-    }
-    Ok(examples)
+        Ok(())
+    })
 }
 
 /// The batches of an epoch: sequences of like length side by side, which of them and in which order by hashes of

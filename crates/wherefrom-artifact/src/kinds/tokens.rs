@@ -117,6 +117,12 @@ impl Example {
         }
     }
 
+    /// Its loss, of those of its tokens: the sum over each segment, times the segment's weight, in float64.
+    pub fn loss(&self, by_token: &[f32]) -> f32 {
+        let sum = |tokens: Range<usize>| by_token[tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        self.parts().map(|(tokens, weight)| f64::from(weight) * sum(tokens)).sum::<f64>() as f32
+    }
+
     /// Tokens of the longest segment: what has to fit in a model's context.
     pub fn longest_segment(&self) -> usize {
         self.parts().map(|(tokens, _)| tokens.len()).max().unwrap_or(0)
