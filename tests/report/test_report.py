@@ -334,6 +334,8 @@ def test_nothing_is_wider_than_the_window(browser, page, width):
     for place in ("#query-0", "#query-3", "#all"):
         browser.open(page, place)
         assert browser.run("document.documentElement.scrollWidth") <= width, place
+        lines = "[...document.querySelectorAll('.asked rt')].map((number) => number.getClientRects().length)"
+        assert set(browser.run(lines)) <= {1}, "a number stands on one line, under its word"
 
 
 def test_plots_say_what_they_show(browser, page):

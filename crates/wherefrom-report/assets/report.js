@@ -164,7 +164,10 @@
       if (!sequence.log_p) return h("u", {}, edges(text, place));
       const sum = log_p(tokens);
       const each = pieces.length > 1 ? ": " + pieces.map((piece) => `${piece.text.trim() || "␣"} ${minus(log_p(piece.tokens).toFixed(2))}`).join(", ") : "";
-      return h("ruby", { style: `--p:${Math.exp(sum / tokens.length).toFixed(3)}`, title: `log p = ${minus(sum.toFixed(3))} nats, p = ${plain(Math.exp(sum))}${each}` }, edges(text, place), h("rt", {}, minus(sum.toFixed(2))));
+      // A line may end at the white space before a word, but not between a word and its number.
+      const space = text.trim() ? /^\s*/.exec(text)[0] : "";
+      const [before, word] = place === first && space ? edges(text, place) : [space, text.slice(space.length)];
+      return [before, h("ruby", { style: `--p:${Math.exp(sum / tokens.length).toFixed(3)}`, title: `log p = ${minus(sum.toFixed(3))} nats, p = ${plain(Math.exp(sum))}${each}` }, word, h("rt", {}, minus(sum.toFixed(2))))];
     });
     const n = sequence.targets.length;
     const tokens = `${n} token${n === 1 ? "" : "s"}`;
