@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Agreed, Agreement, Artifact, Draft, Kind, Retraining, Retrainings, Score, Scores, bad_input};
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes};
 
-use crate::statistics::{interval, line, mean, pearson, spearman};
+use crate::statistics::{interval, line, mean, mean_with_interval, pearson, spearman};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -158,11 +158,8 @@ fn agreed(config: &Config, query: usize, chosen: &[&Subset], predicted: &[f64], 
 
 /// Means over queries, with intervals from drawing queries again.
 fn summarise(config: &Config, rows: &[Agreed], draft: &mut Draft) -> Result<()> {
-    let over_queries = |of: fn(&Agreed) -> Option<f32>| -> Option<[f64; 3]> {
-        let values: Vec<f64> = rows.iter().filter_map(of).map(f64::from).collect();
-        let again = |places: &[usize]| Some(mean(&places.iter().map(|&place| values[place]).collect::<Vec<_>>()));
-        let [low, high] = interval(values.len(), config.draws, u64::MAX, again)?;
-        Some([mean(&values), low, high])
+    let over_queries = |of: fn(&Agreed) -> Option<f32>| {
+        mean_with_interval(&rows.iter().filter_map(of).map(f64::from).collect::<Vec<_>>(), config.draws)
     };
     let change: fn(&Agreed) -> Option<f32> =
         |row| (!row.measured.is_empty()).then(|| row.measured.iter().sum::<f32>() / row.measured.len() as f32);
@@ -175,6 +172,10 @@ fn summarise(config: &Config, rows: &[Agreed], draft: &mut Draft) -> Result<()> 
     ] {
         draft.summary(name, over_queries(of))?;
     }
+    let pooled = |of: fn(&Agreed) -> &Vec<f32>| rows.iter().flat_map(of).map(|&value| f64::from(value)).collect::<Vec<_>>();
+    let (predicted, measured) = (pooled(|row| &row.predicted), pooled(|row| &row.measured));
+    draft.summary("pooled_pearson", pearson(&predicted, &measured))?;
+    draft.summary("pooled_line", line(&predicted, &measured))?;
     draft.summary("queries", rows.len())?;
     draft.summary("queries_without_correlation", rows.iter().filter(|row| row.spearman.is_empty()).count())
 }

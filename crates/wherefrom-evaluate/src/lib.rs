@@ -1,8 +1,10 @@
-//! Whether influences foretell what a retraining does.
+//! Whether influences foretell what a retraining does, and find what is known to be there.
 //!
-//! reads   tokens, a model, scores
-//! writes  retrainings ([`retrain`]), agreement ([`agreement`])
+//! reads   tokens, a model, scores; columns where sources are known
+//! writes  retrainings ([`retrain`]), agreement ([`agreement`]), retrieval ([`retrieval`])
 
 pub mod agreement;
 pub mod retrain;
+pub mod retrieval;
+pub mod sources;
 mod statistics;

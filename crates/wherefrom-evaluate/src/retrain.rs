@@ -1,7 +1,8 @@
 //! The stage `retrain`: a bank of training runs on data in which some examples weigh otherwise, and what each makes of the
 //! queries.
 //!
-//! reads   tokens, queries, a model to start from; scores, where the subsets are their strongest examples
+//! reads   tokens, queries, a model to start from; scores, where the subsets are their strongest examples; columns, where they
+//!         are the queries' known sources
 //! writes  retrainings, a part a run
 //!
 //! A run is told from (subset, seed) alone: a bank grows by a second step with another `first` or other `seeds`, which takes
@@ -18,6 +19,7 @@ use wherefrom_artifact::{Artifact, Draft, Example, Kind, Retraining, Retrainings
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model, Sequence, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
+use crate::sources::Known;
 use wherefrom_train::course::{Course, Learner, Training, with_training};
 
 /// Raised when the retrainings of the same configuration and inputs change.
@@ -30,9 +32,11 @@ pub static STAGE: Stage<Config> = Stage {
         Role::required("tokens", &[Kind::Tokens]),
         Role::required("queries", &[Kind::Tokens]),
         Role::when("strongest", &[Kind::Scores], |config| config.choose == Choose::Top),
+        Role::when("columns", &[Kind::Columns], |config| config.choose == Choose::Sources),
+        Role::when("query-columns", &[Kind::Columns], |config| config.choose == Choose::Sources),
         Role::optional("retrainings", &[Kind::Retrainings]),
     ],
-    parse: |knobs| with_training(knobs, &["choose", "share", "weight", "subsets", "first", "draw", "seeds"]),
+    parse: |knobs| with_training(knobs, &["choose", "column", "share", "weight", "subsets", "first", "draw", "seeds"]),
     check: Config::check,
     writes: Writes::One(Kind::Retrainings),
     makes_model: |_| None,
@@ -43,6 +47,10 @@ pub static STAGE: Stage<Config> = Stage {
             queries: given.open("queries")?,
             model: given.model()?,
             strongest: given.maybe("strongest")?,
+            known: match (given.maybe("columns")?, given.maybe("query-columns")?) {
+                (Some(columns), Some(query_columns)) => Some(Known { columns, query_columns }),
+                _ => None,
+            },
             before: given.maybe("retrainings")?,
         };
         run(config, &inputs, exec, draft)
@@ -58,6 +66,8 @@ pub enum Choose {
     Random,
     /// Subset q + 1: those with the most influence on query q.
     Top,
+    /// Subset q + 1: the known sources of query q, the examples with its value in the column `column`.
+    Sources,
 }
 
 /// Which runs.
@@ -69,7 +79,10 @@ pub struct Config {
     pub training: Training,
     /// Which examples a subset has.
     pub choose: Choose,
-    /// How many: a share of all, or so many.
+    /// The column that sources are known by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// How many: a share of all, or so many. Sources are all taken.
     pub share: f64,
     /// The weight of the examples of a subset: 0 takes them out, 2 is one more copy.
     pub weight: f32,
@@ -87,7 +100,7 @@ impl Default for Config {
     fn default() -> Self {
         let training = Training::default();
         let (choose, seeds) = (Choose::Random, vec![0]);
-        Self { training, choose, share: 0.01, weight: 0.0, subsets: 64, first: 1, draw: 0, seeds }
+        Self { training, choose, column: None, share: 0.01, weight: 0.0, subsets: 64, first: 1, draw: 0, seeds }
     }
 }
 
@@ -111,6 +124,9 @@ impl Config {
         }
         if self.first == 0 {
             return Err(bad_input("first = 0 is the whole data, which every bank has; set it to 1 or more"));
+        }
+        if (self.choose == Choose::Sources) != self.column.is_some() {
+            return Err(bad_input("column and choose = \"sources\" belong together: write both, or neither"));
         }
         if self.seeds.is_empty() || self.seeds.iter().collect::<BTreeSet<_>>().len() < self.seeds.len() {
             return Err(bad_input("seeds is empty or names one twice; write seeds = [0] or more of them"));
@@ -136,6 +152,8 @@ pub struct Inputs {
     pub model: PathBuf,
     /// Whose strongest examples the subsets are.
     pub strongest: Option<Artifact<Scores>>,
+    /// What the subsets' column is in.
+    pub known: Option<Known>,
     /// A bank whose runs are taken along.
     pub before: Option<Artifact<Retrainings>>,
 }
@@ -250,6 +268,15 @@ fn subsets(config: &Config, inputs: &Inputs, course: &Course, queries: usize) ->
                 subsets.push((query, first(&examples, size, place)));
             }
         }
+        Choose::Sources => {
+            let known = inputs.known.as_ref().context("columns are wired where sources are chosen")?;
+            let sources = known.sources(config.column.as_deref().unwrap_or_default(), queries)?;
+            let learnt = |subset: &(u32, Vec<u64>)| !subset.1.is_empty();
+            let of_query = |sources: BTreeSet<u64>| {
+                examples.iter().copied().filter(|example| sources.contains(example)).collect::<Vec<_>>()
+            };
+            subsets.extend((1..).zip(sources.into_iter().map(of_query)).filter(learnt));
+        }
     }
     Ok(subsets)
 }
@@ -297,7 +324,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let (tokens, weights) = (planned.size_of("tokens").tokens, sizes.footprint.weights as f64);
     let queries = planned.size_of("queries");
-    let subsets = if config.choose == Choose::Top { queries.rows } else { f64::from(config.subsets) };
+    let subsets = if config.choose == Choose::Random { f64::from(config.subsets) } else { queries.rows };
     let runs = (subsets + 1.0) * config.seeds.len() as f64;
     let threads = match &machine.device {
         Device::Cpu { threads } => *threads as f64,

@@ -47,6 +47,13 @@ pub(crate) fn interval(
     Some([at(0.025), at(0.975)])
 }
 
+/// The mean over queries, and its interval from drawing queries again; none of nothing.
+pub(crate) fn mean_with_interval(values: &[f64], draws: u64) -> Option<[f64; 3]> {
+    let again = |places: &[usize]| Some(mean(&places.iter().map(|&place| values[place]).collect::<Vec<_>>()));
+    let [low, high] = interval(values.len(), draws, u64::MAX, again)?;
+    Some([mean(values), low, high])
+}
+
 /// Sums of (x - mean)^2, (x - mean)(y - mean), (y - mean)^2.
 fn moments(x: &[f64], y: &[f64]) -> Option<[f64; 3]> {
     if x.len() < 2 || x.len() != y.len() {

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Agreed, Agreement, Artifact, Draft, Example, Kind, Recipe, Retraining, Retrainings, Row as _, Score, Scores,
-    Silent, Store, Tokens, write_atomically,
+    Agreed, Agreement, Artifact, Cell, CellColumn, CellType, Cells, Columns, Draft, Example, Kept, Kind, Recipe,
+    Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores, Silent, Store, Tokens, write_atomically,
 };
-use wherefrom_evaluate::{agreement, retrain};
+use wherefrom_evaluate::sources::Known;
+use wherefrom_evaluate::{agreement, retrain, retrieval};
 use wherefrom_model::{Config, Model};
 use wherefrom_stage::Exec;
 
@@ -29,6 +31,22 @@ impl Bench {
     fn tokens(&self, rows: &[Example]) -> Artifact<Tokens> {
         let fill = |draft: &mut Draft| draft.write(0, &[Example::to_batch(rows)?]);
         Artifact::open(&self.produce(Kind::Tokens, json!(rows.len()), fill).unwrap()).unwrap()
+    }
+
+    /// The column `fact`, with a value for each row.
+    fn columns(&self, values: &[Option<&str>]) -> Artifact<Columns> {
+        let columns: Arc<[CellColumn]> = [CellColumn { name: "fact".into(), values: CellType::Text }].into();
+        let kept = |(example, value): (u64, &Option<&str>)| {
+            let cell = value.map_or(Cell::Null, |value| Cell::Text(value.into()));
+            let cells = Cells { columns: columns.clone(), values: vec![cell] };
+            Kept { example, doc: format!("row {example}"), cells }
+        };
+        let rows: Vec<Kept> = (0..).zip(values).map(kept).collect();
+        let fill = |draft: &mut Draft| {
+            draft.keep(&columns);
+            draft.write(0, &[Kept::to_batch(&rows)?])
+        };
+        Artifact::open(&self.produce(Kind::Columns, json!(values), fill).unwrap()).unwrap()
     }
 
     fn model(&self) -> PathBuf {
@@ -53,12 +71,22 @@ impl Bench {
     }
 
     fn bank(&self, knobs: Value, before: Option<Artifact<Retrainings>>) -> Result<Artifact<Retrainings>> {
+        self.bank_of(knobs, before, None)
+    }
+
+    fn bank_of(
+        &self,
+        knobs: Value,
+        before: Option<Artifact<Retrainings>>,
+        known: Option<Known>,
+    ) -> Result<Artifact<Retrainings>> {
         let config: retrain::Config = serde_json::from_value(knobs.clone())?;
         let inputs = retrain::Inputs {
             tokens: self.tokens(&(0..30).map(|number| row(number, number as u32 * 7, 8)).collect::<Vec<_>>()),
             queries: self.tokens(&[row(0, 1, 6), row(1, 9, 7)]),
             model: self.model(),
             strongest: None,
+            known,
             before,
         };
         let kind = Kind::Retrainings;
@@ -121,6 +149,8 @@ fn what_cannot_be_is_refused_by_name() {
     refused(json!({ "first": 0 }), "first = 0");
     refused(json!({ "seeds": [1, 1] }), "seeds");
     refused(json!({ "epochs": 0 }), "epochs = 0");
+    refused(json!({ "choose": "sources" }), "belong together");
+    refused(json!({ "column": "fact" }), "belong together");
 }
 
 #[test]
@@ -159,4 +189,56 @@ fn scores_that_foretell_every_change_have_a_correlation_of_one() {
         assert_eq!(row.subset, [1, 2, 3, 4, 5, 6]);
     }
     assert_eq!(agreed.manifest().summary["lds"][0], json!(0.0), "the mean of 1 and -1");
+}
+
+#[test]
+fn sources_rank_where_their_influences_put_them() {
+    let bench = Bench::new();
+    // Examples 0..10 with influence 10 - example on query 0; query 1 has all equal, query 2 has no source.
+    let influence = |query: u32, example: u64| if query == 0 { 10.0 - example as f32 } else { 0.5 };
+    let scores: Vec<Score> = (0..3)
+        .flat_map(|query| (0..10).map(move |example| Score { query, example, influence: influence(query, example) }))
+        .collect();
+    let made = bench.produce(Kind::Scores, json!({}), |draft| draft.write_rows::<Scores, _>(0, &scores)).unwrap();
+    let scores: Artifact<Scores> = Artifact::open(&made).unwrap();
+    let mut facts = [None; 10];
+    (facts[1], facts[4], facts[9]) = (Some("a"), Some("a"), Some("b"));
+    let columns = bench.columns(&facts);
+    let known = Known { columns, query_columns: bench.columns(&[Some("a"), Some("b"), Some("c")]) };
+    let config: retrieval::Config = serde_json::from_value(json!({ "column": "fact", "at": [1, 2, 5] })).unwrap();
+    let fill = |draft: &mut Draft| retrieval::run(&config, &scores, &known, &Exec::default(), draft);
+    let found: Artifact<Retrieval> = Artifact::open(&bench.produce(Kind::Retrieval, json!({}), fill).unwrap()).unwrap();
+    let rows: Vec<Retrieved> = found.rows().unwrap().map(Result::unwrap).collect();
+    let row = |query, ranks: &[u32], reciprocal_rank, recall: [f32; 3], influence, strongest| Retrieved {
+        query,
+        sources: ranks.len() as u32,
+        reciprocal_rank,
+        ranks: ranks.to_vec(),
+        recall: recall.to_vec(),
+        influence,
+        strongest,
+    };
+    assert_eq!(rows[0], row(0, &[2, 5], 0.5, [0.0, 0.5, 1.0], 15.0, 10.0));
+    assert_eq!(rows[1], row(1, &[10], 0.1, [0.0; 3], 0.5, 0.5));
+    assert_eq!(rows[2], row(2, &[], 0.0, [0.0; 3], 0.0, 0.5));
+    let summary = &found.manifest().summary;
+    assert!((summary["mean_reciprocal_rank"][0].as_f64().unwrap() - 0.3).abs() < 1e-6, "{summary:?}");
+    assert!((summary["recall_at_5"][0].as_f64().unwrap() - 0.5).abs() < 1e-6, "{summary:?}");
+    assert_eq!(summary["queries_with_sources"], json!(2));
+
+    let config = retrieval::Config { column: "source".into(), ..config };
+    let fill = |draft: &mut Draft| retrieval::run(&config, &scores, &known, &Exec::default(), draft);
+    let error = bench.produce(Kind::Retrieval, json!({ "other": true }), fill).unwrap_err();
+    assert!(format!("{error:#}").contains("columns has no column `source`, but fact"), "{error:#}");
+}
+
+#[test]
+fn a_bank_takes_out_the_known_sources_of_each_query() {
+    let bench = Bench::new();
+    let mut facts = [None; 30];
+    (facts[3], facts[7], facts[8]) = (Some("a"), Some("a"), Some("b"));
+    let known = Known { columns: bench.columns(&facts), query_columns: bench.columns(&[Some("a"), None]) };
+    let bank = bench.bank_of(knobs(&json!({ "choose": "sources", "column": "fact" })), None, Some(known)).unwrap();
+    let runs: Vec<(u32, Vec<u64>)> = rows(&bank).into_iter().map(|row| (row.subset, row.examples)).collect();
+    assert_eq!(runs, [(0, vec![]), (1, vec![3, 7])]);
 }

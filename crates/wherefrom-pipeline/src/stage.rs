@@ -33,6 +33,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_report::STAGE,
     &wherefrom_evaluate::retrain::STAGE,
     &wherefrom_evaluate::agreement::STAGE,
+    &wherefrom_evaluate::retrieval::STAGE,
 ];
 
 /// As in a pipeline's `stage`, for a program of the user's.

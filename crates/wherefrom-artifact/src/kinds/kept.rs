@@ -24,7 +24,7 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     export: Export::None,
     states: &[Fact::Tokens],
-    says: |wired| wired.stated(&[Fact::Tokens]),
+    says: |wired| if wired.role == "query-columns" { wired.numbered() } else { wired.stated(&[Fact::Tokens]) },
     once: Once::Never,
     check: |_| Ok(()),
 };

@@ -24,6 +24,7 @@ mod preconditioned;
 mod ranking;
 mod report;
 mod retrainings;
+mod retrieval;
 mod scores;
 mod self_influence;
 mod tokenizer;
@@ -123,6 +124,7 @@ kinds! {
     Report = report {}
     Retrainings = retrainings { Retraining }
     Agreement = agreement { Agreed }
+    Retrieval = retrieval { Retrieved }
 }
 
 impl Kind {

@@ -150,6 +150,29 @@ detail = true
 stage = "rank"
 inputs = { scores = "details", tokens = "train", queries = "queries", columns = "columns" }
 top = 20
+[steps.asked]
+stage = "columns"
+inputs = { tokens = "queries" }
+keep = ["source"]
+[steps.tuned]
+stage = "fine-tune"
+inputs = { tokens = "train" }
+model = "model"
+tokenizer = "vocabulary"
+batch-rows = 256
+[steps.bank]
+stage = "retrain"
+inputs = { tokens = "train", queries = "queries" }
+model = "model"
+subsets = 3
+batch-rows = 256
+[steps.agreement]
+stage = "agreement"
+inputs = { scores = "scores", retrainings = "bank" }
+[steps.retrieval]
+stage = "retrieval"
+inputs = { scores = "scores", columns = "columns", query-columns = "asked" }
+column = "source"
 [steps.candidates]
 stage = "filter"
 inputs = { queries = "queries", tokens = "train" }
@@ -204,7 +227,7 @@ pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
     };
     bench.file("corpus.jsonl", lines(rows, &mut document));
     bench.file("prompts.jsonl", lines(prompts, &mut || json!({ "prompt": numbers.words(2, 3) })));
-    let mut said = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)) });
+    let mut said = || json!({ "prompt": numbers.words(3, 1), "completion": format!(" {}", numbers.words(1, 1)), "source": "logs" });
     let mut count = 0;
     // Two completions, a contrast, and a mean.
     let mut query = || {
