@@ -172,7 +172,8 @@ fn summarise(config: &Config, rows: &[Agreed], draft: &mut Draft) -> Result<()> 
     ] {
         draft.summary(name, over_queries(of))?;
     }
-    let pooled = |of: fn(&Agreed) -> &Vec<f32>| rows.iter().flat_map(of).map(|&value| f64::from(value)).collect::<Vec<_>>();
+    let pooled =
+        |of: fn(&Agreed) -> &Vec<f32>| rows.iter().flat_map(of).map(|&value| f64::from(value)).collect::<Vec<_>>();
     let (predicted, measured) = (pooled(|row| &row.predicted), pooled(|row| &row.measured));
     draft.summary("pooled_pearson", pearson(&predicted, &measured))?;
     draft.summary("pooled_line", line(&predicted, &measured))?;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::sources::Known;
 use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,6 @@ use wherefrom_artifact::{Artifact, Draft, Example, Kind, Retraining, Retrainings
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model, Sequence, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
-use crate::sources::Known;
 use wherefrom_train::course::{Course, Learner, Training, with_training};
 
 /// Raised when the retrainings of the same configuration and inputs change.

@@ -121,7 +121,8 @@ fn retrieved(config: &Config, query: u32, scored: &[(u64, f32)], sources: &BTree
         let within = found.iter().filter(|&&rank| rank <= at as usize).count();
         within as f32 / sources.len().min(at as usize).max(1) as f32
     };
-    let influence = |example: &u64| scored.iter().find(|(other, _)| other == example).map_or(0.0, |(_, influence)| *influence);
+    let influence =
+        |example: &u64| scored.iter().find(|(other, _)| other == example).map_or(0.0, |(_, influence)| *influence);
     Retrieved {
         query,
         sources: sources.len() as u32,

@@ -49,6 +49,9 @@ pub(crate) fn interval(
 
 /// The mean over queries, and its interval from drawing queries again; none of nothing.
 pub(crate) fn mean_with_interval(values: &[f64], draws: u64) -> Option<[f64; 3]> {
+    if values.is_empty() {
+        return None;
+    }
     let again = |places: &[usize]| Some(mean(&places.iter().map(|&place| values[place]).collect::<Vec<_>>()));
     let [low, high] = interval(values.len(), draws, u64::MAX, again)?;
     Some([mean(values), low, high])
