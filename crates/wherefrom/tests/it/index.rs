@@ -13,7 +13,7 @@ fn another_query_and_another_damping_reuse_the_index() {
         steps.into_iter().filter(|step| !step.cached).map(|step| step.name).collect()
     };
     assert_eq!(rerun("steps.index-scores.damping=0.5"), ["index-scores", "index-top"]);
-    bench.file("asked.jsonl", "{\"prompt\": \"the sea\", \"completion\": \" bell\"}\n");
+    bench.file("asked.jsonl", "{\"prompt\": \"the sea\", \"completion\": \" bell\", \"source\": \"logs\"}\n");
     assert_eq!(rerun("steps.queries.corpus=asked.jsonl"), ["queries", "query-gradients", "index-scores", "index-top"]);
     assert_eq!(rerun("steps.coordinates.dimensions=64"), ["coordinates", "index", "index-scores", "index-top"]);
     // What is shown names the query and what the numbers are.
