@@ -32,6 +32,11 @@ max-tokens = 96
 stage = "losses"
 inputs = {{ tokens = "queries" }}
 
+[steps.projections]
+stage = "projections"
+inputs = {{ tokens = "queries" }}
+side = 4
+
 [steps.activations]
 stage = "activations"
 inputs = {{ tokens = "queries" }}

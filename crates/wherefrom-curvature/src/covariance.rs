@@ -1,4 +1,9 @@
-//! A = E_t[a a^T] and S = E_t[d d^T] of every module (Grosse et al. 2023, section 3.1), as sums over tokens.
+//! Two covariances of every module, as sums.
+//!
+//! ```text
+//! K-FAC    A = E_t[a a^T],      S = E_t[d d^T]      over tokens t (Grosse et al. 2023, section 3.1)
+//! Shampoo  A = E_z[G_z^T G_z],  S = E_z[G_z G_z^T]  over examples z, G_z = sum_t d_t a_t^T (Gupta et al. 2018)
+//! ```
 //!
 //! reads   tokens, model
 //! writes  covariances
@@ -7,19 +12,23 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
-use wherefrom_linalg::kernels::Form;
-use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
+use wherefrom_linalg::kernels::{Form, Ragged, example_products};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, Tap, fits};
 use wherefrom_pass::{Corpus, Counts, Reduction, open, place_beside_sums, planned_passes, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::blocks::{blocks, elements};
 use crate::tensors::narrow;
 
 /// Raised when results change.
 pub const VERSION: u32 = 2;
+
+/// Numbers of the gradients of examples that are formed at once; one example may have more.
+const GRADIENTS: usize = 1 << 24;
 
 /// The stage `covariance`.
 pub static STAGE: Stage<Config> = Stage {
@@ -58,6 +67,41 @@ pub struct Config {
     pub precision: Precision,
     /// Blocks on the diagonal that are kept of each A and S; 1 is the whole matrix.
     pub blocks: usize,
+    /// What the covariances are of: inputs and output gradients of tokens, or gradients of examples.
+    #[serde(skip_serializing_if = "Factors::is_kfac")]
+    #[schemars(!skip_serializing_if)]
+    pub factors: Factors,
+}
+
+/// Whose covariances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Factors {
+    /// Of the inputs and output gradients of tokens.
+    #[default]
+    Kfac,
+    /// Of the rows and of the columns of the gradients of examples.
+    Shampoo,
+}
+
+impl Factors {
+    fn is_kfac(&self) -> bool {
+        *self == Self::Kfac
+    }
+
+    /// The modules, each with an A of its own where that is of its gradients.
+    pub(crate) fn modules(self, modules: &[Module]) -> Vec<Module> {
+        let mut modules = modules.to_vec();
+        if self == Self::Shampoo {
+            modules.iter_mut().for_each(|module| module.input.clone_from(&module.name));
+        }
+        modules
+    }
+
+    /// Those of the covariances that a planned step goes back to.
+    pub(crate) fn planned(planned: &Planned) -> Self {
+        planned.nearest(|step| serde_json::from_value(step.config["factors"].clone()).ok()).unwrap_or_default()
+    }
 }
 
 impl Default for Config {
@@ -68,6 +112,7 @@ impl Default for Config {
             modules: Modules::default(),
             precision: Precision::F32,
             blocks: 1,
+            factors: Factors::default(),
         }
     }
 }
@@ -99,7 +144,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     run_with_labels(config, &Labels::new(config.labels, config.seed), inputs, exec, draft)
 }
 
-/// Fits with any labels; a part per module. Every token that the module saw counts, also one that is no target.
+/// Fits with any labels; a part per module. Of tokens every one that the module saw counts, also one that is no target.
 pub(crate) fn run_with_labels(
     config: &Config,
     labels: &Labels,
@@ -108,7 +153,7 @@ pub(crate) fn run_with_labels(
     draft: &mut Draft,
 ) -> Result<()> {
     config.check()?;
-    let needs = |modules: &[Module]| bytes(modules, config.blocks);
+    let needs = |modules: &[Module]| bytes(&config.factors.modules(modules), config.blocks) + aside(config, modules);
     let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     let (model, room) = place_beside_sums(model, &selection, &inputs.tokens, exec, needs)?;
@@ -118,22 +163,28 @@ pub(crate) fn run_with_labels(
     }
     draft.metadata("blocks", config.blocks.to_string());
     draft.summary("blocks", config.blocks)?;
+    if config.factors == Factors::Shampoo {
+        draft.summary("factors", config.factors)?;
+    }
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }
     let corpus = Corpus::new("covariance", &model, &inputs.tokens, exec);
     for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
-        let modules = pass.selection.modules();
-        let slots = slots(modules, config.blocks);
+        let modules = config.factors.modules(pass.selection.modules());
+        let slots = slots(&modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
         let sums = pass.sum(draft, &forms, |tap, sums| {
-            for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.module == tap.index) {
-                let x = match slot.side {
-                    Side::Activation => &tap.activations,
-                    Side::Gradient => &tap.output_gradients,
-                };
-                sums[index].add_gram(columns(x, &slot.block));
+            let mut add = |[activation, gradient]: [&Tensor<2>; 2]| {
+                for (slot, sum) in slots.iter().zip(&mut *sums).filter(|(slot, _)| slot.module == tap.index) {
+                    let x = if slot.side == Side::Activation { activation } else { gradient };
+                    sum.add_gram(columns(x, &slot.block));
+                }
+            };
+            match config.factors {
+                Factors::Kfac => add([&tap.activations, &tap.output_gradients]),
+                Factors::Shampoo => gradients(&tap, add),
             }
             Ok(())
         })?;
@@ -143,11 +194,12 @@ pub(crate) fn run_with_labels(
             let rows = own.map(|(slot, sum)| {
                 let matrix = narrow(sum, &format!("the {} covariance of {}", slot.side.name(), module.name))?;
                 let shared_with = match slot.side {
-                    Side::Activation => others(selection.modules(), module),
+                    Side::Activation => others(&config.factors.modules(selection.modules()), module),
                     Side::Gradient => Vec::new(),
                 };
-                let (module, side, count) = (module.name.clone(), slot.side, sums.seen[index]);
-                let row = Covariance { module, side, shared_with, count, size: slot.block.len(), matrix };
+                let count = if config.factors == Factors::Kfac { sums.seen[index] } else { sums.counts.examples };
+                let (module, side, size) = (module.name.clone(), slot.side, slot.block.len());
+                let row = Covariance { module, side, shared_with, count, size, matrix };
                 <Covariance as Row<Covariances>>::to_batch(&[row])
             });
             if !draft.has(pass.places[index]) {
@@ -165,6 +217,12 @@ pub(crate) fn run_with_labels(
 pub(crate) fn bytes(modules: &[Module], blocks: usize) -> u64 {
     let largest = sizes(modules, blocks).max().unwrap_or(0);
     4 * summed(modules, blocks) + 8 * largest.pow(2) as u64
+}
+
+/// Bytes of the gradients of examples that are there at once, each by rows and by columns, beside their product.
+fn aside(config: &Config, modules: &[Module]) -> u64 {
+    let largest = modules.iter().map(|module| module.in_features * module.out_features).max().unwrap_or(0);
+    if config.factors == Factors::Kfac { 0 } else { 12 * largest.max(GRADIENTS) as u64 }
 }
 
 /// Numbers of the matrices that are summed over these modules in one pass, and stored.
@@ -194,9 +252,21 @@ pub(crate) fn largest(module: &Module, count: usize) -> usize {
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let (tokens, all) = (planned.size_of("tokens").tokens, summed(&sizes.modules, config.blocks) as f64);
-    let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, config.blocks));
-    let flops = passes.count as f64 * sizes.scan(tokens) + 2.0 * tokens * all;
+    let Size { tokens, rows } = planned.size_of("tokens");
+    let all = summed(&config.factors.modules(&sizes.modules), config.blocks) as f64;
+    let needs = |modules: &[Module]| bytes(&config.factors.modules(modules), config.blocks) + aside(config, modules);
+    let passes = planned_passes(&sizes, planned, machine, needs);
+    let work = match config.factors {
+        Factors::Kfac => 2.0 * tokens * all,
+        Factors::Shampoo => {
+            let grams = |module: &Module| {
+                let (inside, out) = (module.in_features as f64, module.out_features as f64);
+                inside * out * (inside + out)
+            };
+            2.0 * tokens * sizes.products + rows * sizes.modules.iter().map(grams).sum::<f64>()
+        }
+    };
+    let flops = passes.count as f64 * sizes.scan(tokens) + work;
     Cost::new(passes.memory, all * 4.0, flops).note(passes.note)
 }
 
@@ -228,8 +298,23 @@ fn slots(modules: &[Module], count: usize) -> Vec<Slot> {
     slots
 }
 
+/// Gradients of the examples of a tap, some at a time: one below the other [examples * out, in], and their transposes
+/// [examples * in, out]. The Gram matrix of the first is the sum of G^T G, that of the other the sum of G G^T.
+fn gradients(tap: &Tap<'_>, mut visit: impl FnMut([&Tensor<2>; 2])) {
+    let ([_, out], [_, inside]) = (tap.output_gradients.dims(), tap.activations.dims());
+    let sequences: Vec<_> = tap.tokens.sequences.iter().collect();
+    for some in sequences.chunks((GRADIENTS / (out * inside)).max(1)) {
+        let (first, last, count) = (some[0].start, some[some.len() - 1].end, some.len());
+        let own = |x: &Tensor<2>| x.clone().narrow(0, first, last - first);
+        let lengths = Ragged::new(some.iter().map(ExactSizeIterator::len));
+        let products = example_products(own(&tap.output_gradients), own(&tap.activations), &lengths);
+        let transposed = products.clone().reshape([count, out, inside]).swap_dims(1, 2);
+        visit([&products.reshape([count * out, inside]), &transposed.reshape([count * inside, out])]);
+    }
+}
+
 /// Columns of x, or x itself.
-fn columns(x: &burn::tensor::Tensor<2>, block: &Range<usize>) -> burn::tensor::Tensor<2> {
+fn columns(x: &Tensor<2>, block: &Range<usize>) -> Tensor<2> {
     let x = x.clone();
     if block.len() == x.dims()[1] { x } else { x.narrow(1, block.start, block.len()) }
 }

@@ -1,4 +1,4 @@
-//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the means over tokens, in float64, block by block.
+//! A = Q_A diag(l_A) Q_A^T and S = Q_S diag(l_S) Q_S^T of the mean covariances, in float64, block by block.
 //!
 //! reads   covariances
 //! writes  eigenbasis
@@ -15,7 +15,7 @@ use wherefrom_pass::sizes_of;
 use wherefrom_stage::{About, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
 
 use crate::blocks::blocks_of;
-use crate::covariance;
+use crate::covariance::{self, Factors};
 use crate::side_by_side::{self, side_by_side};
 
 /// Raised when results change.
@@ -41,7 +41,7 @@ pub struct Config {}
 /// What is decomposed.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// Sums over tokens.
+    /// Sums over tokens or examples.
     pub covariances: Artifact<Covariances>,
 }
 
@@ -52,6 +52,9 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
             draft.metadata(name, count.to_string());
             draft.summary(name, count)?;
         }
+    }
+    if let Some(factors) = inputs.covariances.manifest().summary.get("factors") {
+        draft.summary("factors", factors)?;
     }
     let parts: Vec<usize> = draft.plan(|| Ok((0..inputs.covariances.parts()).collect()))?;
     exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);
@@ -96,14 +99,14 @@ fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis
 
 fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(model) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
-    let blocks = blocks_of(planned);
+    let (blocks, modules) = (blocks_of(planned), Factors::planned(planned).modules(&model.modules));
     let sizes = |modules: &[Module]| covariance::sizes(modules, blocks).collect::<Vec<_>>();
     // A block of n takes some 9 n³ operations, in float64.
-    let flops = 9.0 * sizes(&model.modules).into_iter().map(|n| (n as f64).powi(3)).sum::<f64>();
+    let flops = 9.0 * sizes(&modules).into_iter().map(|n| (n as f64).powi(3)).sum::<f64>();
     let largest = |bytes: fn(usize) -> u64| {
         let module = |module: &Module| sizes(slice::from_ref(module)).into_iter().map(bytes).sum();
-        model.modules.iter().map(module).max().unwrap_or(0)
+        modules.iter().map(module).max().unwrap_or(0)
     };
     let held = side_by_side::held(largest(bytes), largest(waiting), &Device::cpu());
-    Cost::new(held as f64, covariance::summed(&model.modules, blocks) as f64 * 4.0, flops)
+    Cost::new(held as f64, covariance::summed(&modules, blocks) as f64 * 4.0, flops)
 }

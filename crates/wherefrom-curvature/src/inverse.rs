@@ -56,6 +56,9 @@ impl<'a> Curvature<'a> {
         let rotation = || self.eigenbasis.map(|basis| rotation(basis, module, shape, device)).transpose();
         let lambda = || match (self.method, self.lambda, self.eigenbasis) {
             (Method::Kfac, _, Some(eigenbasis)) => kronecker(eigenbasis, module).map(Some),
+            (Method::Adam, Some(lambda), _) => {
+                fitted(lambda, module).map(|squares| Some(squares.into_iter().map(f64::sqrt).collect()))
+            }
             (_, Some(lambda), _) => fitted(lambda, module).map(Some),
             _ => Ok(None),
         };
@@ -108,6 +111,7 @@ impl Curvature<'_> {
         // of a covariance have the largest for theirs.
         let floor = match self.method {
             Method::Kfac => rounding * lambda.iter().fold(0.0, |largest: f64, value| largest.max(*value)),
+            Method::Adam => rounding * lambda.iter().map(|value| value * value).sum::<f64>().sqrt(),
             _ => rounding.powi(2) * lambda.iter().sum::<f64>(),
         };
         let below = lambda.iter().filter(|&&value| value + damping < floor).count();
@@ -136,12 +140,9 @@ fn fitted(lambda: &Artifact<Lambda>, module: &str) -> Result<Vec<f64>> {
     Ok(row.lambda.iter().map(|&value| f64::from(value) * scale).collect())
 }
 
-/// Lambda = (tokens / examples) l_S l_A^T: the factors are means per token, Lambda is per sequence.
+/// Lambda = (tokens / examples) l_S l_A^T: the factors are means per token, Lambda is per sequence. Of Shampoo's, which are
+/// means per sequence of gradients squared, l_S l_A^T / tr(S) (Morwani et al. 2024, arXiv 2406.17748).
 fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>> {
-    let count = |name: &str| {
-        eigenbasis.manifest().count(name).with_context(|| format!("the eigenbasis' manifest has no summary `{name}`"))
-    };
-    let scale = count("tokens")? as f64 / count("examples")?.max(1) as f64;
     // Of several blocks, one after the other.
     let mut sides = [Vec::new(), Vec::new()];
     for row in eigenbasis.module::<Basis>(module)? {
@@ -149,5 +150,12 @@ fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>
         sides[usize::from(row.side == Side::Activation)].extend(positive);
     }
     let [s, a] = &sides;
+    let count = |name: &str| {
+        eigenbasis.manifest().count(name).with_context(|| format!("the eigenbasis' manifest has no summary `{name}`"))
+    };
+    let scale = match eigenbasis.manifest().summary.get("factors") {
+        Some(_) => s.iter().sum::<f64>().max(f64::MIN_POSITIVE).recip(),
+        None => count("tokens")? as f64 / count("examples")?.max(1) as f64,
+    };
     Ok(s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect())
 }

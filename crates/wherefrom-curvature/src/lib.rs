@@ -13,6 +13,7 @@ pub mod lambda;
 mod method;
 pub mod precondition;
 pub mod score_index;
+pub mod score_projections;
 pub mod self_influence;
 mod side_by_side;
 mod table;

@@ -13,6 +13,8 @@ pub enum Method {
     Identity,
     /// Lambda = E_z[G_z^2] in the standard basis.
     Diagonal,
+    /// sqrt(Lambda) of a Lambda in the standard basis, as Adam divides by the root of its second moments: not in nats.
+    Adam,
     /// Lambda = (tokens / examples) l_S l_A^T.
     Kfac,
     /// Lambda fitted in the eigenbasis.
@@ -28,7 +30,7 @@ impl Method {
 
     /// Whether the method needs fitted corrected eigenvalues.
     pub fn uses_lambda(self) -> bool {
-        matches!(self, Self::Diagonal | Self::Ekfac)
+        matches!(self, Self::Diagonal | Self::Adam | Self::Ekfac)
     }
 
     /// The damping, where there is something to damp; else the default, for it changes nothing.
@@ -40,6 +42,7 @@ impl Method {
         match self {
             Self::Identity => "identity",
             Self::Diagonal => "diagonal",
+            Self::Adam => "adam",
             Self::Kfac => "kfac",
             Self::Ekfac => "ekfac",
         }

@@ -108,8 +108,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let (model, _) = place(model, &inputs.tokens, exec, beside)?;
     let modules = selection.modules();
     let names: Vec<_> = modules.iter().map(|module| &module.name).collect();
-    let nats = config.method != Method::Identity;
-    draft.metadata("unit", if nats { "nats per added copy" } else { "gradient product / N" });
+    let unit = match config.method {
+        Method::Identity => "gradient product / N",
+        Method::Adam => "gradient product over Adam's roots / N",
+        Method::Diagonal | Method::Kfac | Method::Ekfac => "nats per added copy",
+    };
+    draft.metadata("unit", unit);
     draft.metadata("sign", "positive = one more copy raises log p(the example's own targets)");
     draft.metadata("method", config.method.name());
     draft.metadata("damping", serde_json::to_string(&config.damping)?);

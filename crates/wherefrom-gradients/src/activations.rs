@@ -10,7 +10,7 @@ use anyhow::Result;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Streams, Tokens, bad_input};
+use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Position, Streams, Tokens, bad_input};
 use wherefrom_model::{Labels, Precision, Site};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
@@ -76,18 +76,6 @@ impl Config {
     }
 }
 
-/// What is kept of a sequence at a site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Position {
-    /// The mean over all tokens.
-    AllMean,
-    /// The mean over the target tokens, each read where it stands itself.
-    TargetMean,
-    /// The token before the first target; the last one where there is no target.
-    PromptLast,
-}
-
 /// The sites of the knob: `"all"`, or a list of numbers and `"post-norm"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
@@ -102,14 +90,10 @@ impl TryFrom<Value> for Sites {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        let site = |value: Value| match value {
-            Value::String(word) => word.parse().map_err(|error: anyhow::Error| error.to_string()),
-            value => value.to_string().parse().map_err(|error: anyhow::Error| error.to_string()),
-        };
         match value {
             Value::String(word) if word == "all" => Ok(Self::All),
             Value::Array(sites) => {
-                let mut sites: Vec<Site> = sites.into_iter().map(site).collect::<Result<_, String>>()?;
+                let mut sites: Vec<Site> = sites.into_iter().map(Site::try_from).collect::<Result<_, _>>()?;
                 sites.sort();
                 sites.dedup();
                 Ok(Self::Some(sites))
@@ -128,26 +112,19 @@ impl JsonSchema for Sites {
         "Sites".into()
     }
 
-    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [
             { "const": "all" },
-            {
-                "type": "array",
-                "items": { "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^([0-9]+|post-norm)$" }] },
-            },
+            { "type": "array", "items": Site::json_schema(generator) },
         ] })
     }
 }
 
 impl From<Sites> for Value {
     fn from(sites: Sites) -> Self {
-        let site = |site: Site| match site {
-            Site::Stream(number) => Value::from(number),
-            Site::PostNorm => Value::from(site.to_string()),
-        };
         match sites {
             Sites::All => "all".into(),
-            Sites::Some(sites) => sites.into_iter().map(site).collect(),
+            Sites::Some(sites) => sites.into_iter().map(Value::from).collect(),
         }
     }
 }

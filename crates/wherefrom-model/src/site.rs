@@ -1,14 +1,19 @@
 //! Places in the residual stream.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Error, Result};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::bad_input;
 
 /// Where the residual stream is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
 pub enum Site {
     /// Before the first block (0: the embeddings), or after so many blocks; the last is before the final norm.
     Stream(usize),
@@ -54,5 +59,41 @@ impl FromStr for Site {
                 bad_input(format!("site `{word}` is unknown: use a number from 0 (the embeddings) on, or post-norm"))
             }),
         }
+    }
+}
+
+/// A number, or a word.
+impl TryFrom<Value> for Site {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let word = value.as_str().map_or_else(|| value.to_string(), String::from);
+        word.parse().map_err(|error: Error| error.to_string())
+    }
+}
+
+impl From<Site> for Value {
+    fn from(site: Site) -> Self {
+        match site {
+            Site::Stream(number) => number.into(),
+            Site::PostNorm => site.to_string().into(),
+        }
+    }
+}
+
+impl JsonSchema for Site {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Site".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 0 },
+            { "type": "string", "pattern": "^([0-9]+|post-norm)$" },
+        ] })
     }
 }

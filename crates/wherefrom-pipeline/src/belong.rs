@@ -15,8 +15,8 @@ pub(crate) fn origin(configured: &dyn Configured, wired: &[Wired<'_>], model: Op
     let has = |kind: Kind| wired.iter().any(|input| input.kind == kind);
     // Lambda that could be of an eigenbasis, and is of none.
     let could = inputs.iter().any(|input| input.kinds.contains(&Kind::Eigenbasis));
-    let lambda = configured.writes() == Kind::Lambda || has(Kind::Lambda);
-    Ok(agreed(wired, of_step(model, could && lambda && !has(Kind::Eigenbasis)))?)
+    let lambda = configured.writes() == Kind::Lambda || could && has(Kind::Lambda);
+    Ok(agreed(wired, of_step(model, lambda && !has(Kind::Eigenbasis)))?)
 }
 
 /// The same of artifacts that are there.

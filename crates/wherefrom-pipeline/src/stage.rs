@@ -16,6 +16,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_train::train::STAGE,
     &wherefrom_train::fine_tune::STAGE,
     &wherefrom_train::generate::STAGE,
+    &wherefrom_train::moments::STAGE,
     &wherefrom_curvature::covariance::STAGE,
     &wherefrom_curvature::eigenbasis::STAGE,
     &wherefrom_curvature::lambda::STAGE,
@@ -27,7 +28,11 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_curvature::score_index::STAGE,
     &wherefrom_gradients::losses::STAGE,
     &wherefrom_gradients::activations::STAGE,
+    &wherefrom_gradients::projections::STAGE,
+    &wherefrom_curvature::score_projections::STAGE,
     &wherefrom_score::filter::STAGE,
+    &wherefrom_score::similarity::STAGE,
+    &wherefrom_score::gradient_products::STAGE,
     &wherefrom_score::STAGE,
     &wherefrom_aggregate::rank::STAGE,
     &wherefrom_report::STAGE,
@@ -252,6 +257,31 @@ mod tests {
                 json!({ "sites": [3, "post-norm"], "positions": ["all-mean", "prompt-last"], "precision": "f32" }),
             ),
             ("filter", json!({}), json!({ "top": 10000 })),
+            // Nothing is drawn, and nothing is read at a site.
+            (
+                "similarity",
+                json!({ "seed": 1, "site": 2 }),
+                json!({ "method": "bm25", "seed": 0, "site": "post-norm", "position": "all-mean" }),
+            ),
+            (
+                "gradient-products",
+                json!({ "cosine": true, "training-examples": 9 }),
+                json!({
+                    "checkpoints": false, "cosine": true, "modules": "mlp", "precision": "f32",
+                    "training-examples": null,
+                }),
+            ),
+            ("moments", json!({}), json!({ "modules": "mlp" })),
+            ("projections", json!({}), json!({ "side": 32, "seed": 0, "modules": "mlp", "precision": "f32" })),
+            ("score-projections", json!({}), json!({ "damping": damping, "cosine": false, "training-examples": null })),
+            (
+                "covariance",
+                json!({ "factors": "shampoo" }),
+                json!({
+                    "labels": "sampled", "seed": 0, "modules": "mlp", "precision": "f32", "blocks": 1,
+                    "factors": "shampoo",
+                }),
+            ),
             (
                 "score",
                 json!({ "detail": true }),

@@ -1,24 +1,19 @@
 //! Pairs worth scoring where a full scan costs too much: the token-overlap filter of Grosse et al. 2023, section 3.2.1.
 //!
-//! BM25 with binary term frequency and no length normalisation, over model tokens:
-//!
-//! ```text
-//! score(Q, D) = sum over the tokens t of Q that are in D of log((C - n_t + 0.5) / (n_t + 0.5) + 1)
-//! ```
-//!
-//! C = examples, n_t = examples that hold t. It favours shared words: what it leaves out is never scored.
+//! By BM25. It favours shared words: what it leaves out is never scored.
 //!
 //! reads   tokens of the queries, tokens of the corpus
 //! writes  candidates
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Kind, Row, Tokens, bad_input};
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
+
+use crate::bm25::Bm25;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -76,29 +71,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if draft.has(0) {
         return Ok(());
     }
-    let queries: Vec<Example> = inputs.queries.rows::<Example>()?.collect::<Result<_>>()?;
-    let mut frequencies: HashMap<u32, u64> =
-        queries.iter().flat_map(|query| &query.input_ids).map(|&token| (token, 0)).collect();
     exec.reporter.begin("filter", "examples", 2 * inputs.tokens.examples(), 0);
-    for example in inputs.tokens.rows::<Example>()? {
-        for token in example?.input_ids.into_iter().collect::<HashSet<_>>() {
-            if let Some(count) = frequencies.get_mut(&token) {
-                *count += 1;
-            }
-        }
-        exec.reporter.advance(1);
-    }
-    let examples = inputs.tokens.examples() as f64;
-    let weight = |count: u64| ((examples - count as f64 + 0.5) / (count as f64 + 0.5) + 1.0).ln();
-    let weights: HashMap<u32, f64> = frequencies.into_iter().map(|(token, count)| (token, weight(count))).collect();
-
-    let mut best: Vec<Vec<(f64, u64)>> = vec![Vec::new(); queries.len()];
+    let bm25 = Bm25::new(&inputs.queries, &inputs.tokens, exec)?;
+    let mut best: Vec<Vec<(f64, u64)>> = vec![Vec::new(); bm25.queries()];
     for example in inputs.tokens.rows::<Example>()? {
         let example = example?;
-        let held: HashSet<u32> = example.input_ids.into_iter().collect();
-        for (query, kept) in queries.iter().zip(&mut best) {
-            let common = query.input_ids.iter().filter(|token| held.contains(token));
-            let score: f64 = common.map(|token| weights[token]).sum();
+        for (score, kept) in bm25.scores(&example).into_iter().zip(&mut best) {
             if score > 0.0 {
                 kept.push((score, example.example));
                 if kept.len() >= 2 * config.top + 1024 {

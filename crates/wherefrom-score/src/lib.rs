@@ -5,8 +5,11 @@
 //! reads   preconditioned, tokens, model, and candidates or a ranking
 //! writes  scores, or details
 
+mod bm25;
 pub mod filter;
+pub mod gradient_products;
 mod queries;
+pub mod similarity;
 pub mod test_support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +25,7 @@ use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
     Score, Scores, Span, Tokens, check_training_examples,
 };
+use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Labels, Measurement, Module, Precision, Selection};
 use wherefrom_pass::{Corpus, Units, limit, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
@@ -141,10 +145,13 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     };
     let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
 
-    let nats = survey.method != "identity";
     let measurement = Measurement::LogProbability;
-    let per_copy = format!("{} per added copy", measurement.unit());
-    draft.metadata("unit", if nats { per_copy } else { "gradient product / N".into() });
+    let unit = match &survey.method[..] {
+        "identity" => "gradient product / N".into(),
+        "adam" => "gradient product over Adam's roots / N".into(),
+        _ => format!("{} per added copy", measurement.unit()),
+    };
+    draft.metadata("unit", unit);
     draft.metadata("sign", format!("positive = one more copy raises {}", measurement.sign()));
     draft.metadata("method", survey.method.clone());
     let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
@@ -181,6 +188,7 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
                 selection: &survey.selection,
                 queries: &queries,
                 scale,
+                lengths: None,
                 room: limit.map_or(0, |bytes| bytes.saturating_sub(taken) as usize),
             };
             match config.detail || wanted.is_some() {
@@ -261,6 +269,8 @@ struct Pass<'a> {
     queries: &'a Queries,
     /// 1 / N.
     scale: f32,
+    /// Of the queries' gradients, where cosines are asked for.
+    lengths: Option<&'a [f64]>,
     /// Bytes that model and queries leave.
     room: usize,
 }
@@ -312,13 +322,25 @@ impl Pass<'_> {
         let (first, count) = (self.queries.numbers.start, self.queries.numbers.len());
         let Corpus { model, exec, .. } = self.corpus;
         let mut total = Tensor::<2>::zeros([batch.len(), count], &model.device);
+        let mut squares = vec![0.0; batch.len()];
         model.taps(batch, &Labels::Empirical, self.selection, &mut |tap| {
+            if self.lengths.is_some() {
+                let (a, d) = (tap.activations.clone(), tap.output_gradients.clone());
+                let own = values(weighted_squares(None, d, a, &tap.tokens.sequences))?;
+                squares.iter_mut().zip(own).for_each(|(sum, own)| *sum += f64::from(own));
+            }
             let module = &self.queries.modules[tap.index];
             let products = scan(module, count, tap.activations, tap.output_gradients, &tap.tokens.sequences);
             total = total.clone() + products;
             Ok(())
         })?;
-        let total: Vec<f32> = values(total)?;
+        let mut total: Vec<f32> = values(total)?;
+        if let Some(lengths) = self.lengths {
+            // A gradient of zeros is like no other.
+            let divisors = squares.iter().flat_map(|square: &f64| lengths.iter().map(|length| length * square.sqrt()));
+            let divided = |value: f32, by: f64| if by > 0.0 { (f64::from(value) / by) as f32 } else { value };
+            total.iter_mut().zip(divisors).for_each(|(value, by)| *value = divided(*value, by));
+        }
         if let Some(place) = total.iter().position(|influence| !influence.is_finite()) {
             let what = format!("its influence on query {}", first + place % count);
             let sequence = sequence(&examples[group[place / count]]);

@@ -107,10 +107,14 @@ impl Planned {
 
     /// Pairs of a query and an example that the scores in that role have; 0 where no step makes them.
     pub fn pairs(&self, role: &str) -> f64 {
-        let Some(scores) = self.input(role) else { return 0.0 };
-        let queries = scores.input("queries").map_or(1.0, |queries| queries.size.rows);
-        let scored = scores.input("tokens").or_else(|| scores.input("index"));
-        queries * scored.map_or(0.0, |scored| scored.size.rows)
+        self.input(role).map_or(0.0, Self::scored_pairs)
+    }
+
+    /// Pairs of a query and an example that the step scores.
+    pub fn scored_pairs(&self) -> f64 {
+        let first = |roles: &[&str]| roles.iter().find_map(|role| self.input(role)).map(|step| step.size.rows);
+        let queries = first(&["queries", "query-activations"]).unwrap_or(1.0);
+        queries * first(&["tokens", "index", "activations", "projections"]).unwrap_or(0.0)
     }
 
     /// A knob of the step, or else of one that it needs.

@@ -198,6 +198,11 @@ impl Course {
         (self.batches.len() * self.epochs) as u64
     }
 
+    /// The learning rate of a step.
+    pub fn rate(&self, step: u64) -> f64 {
+        self.adam.rate(step, self.steps())
+    }
+
     /// The rows that are learnt from.
     pub fn examples(&self) -> &[Example] {
         &self.examples

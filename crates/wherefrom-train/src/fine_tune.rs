@@ -19,7 +19,7 @@ use crate::course::{self, Course, Learner, Training};
 use crate::state::{self, Progress};
 
 /// Raised when the model of the same configuration and inputs changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The stage `fine-tune`.
 pub static STAGE: Stage<Config> = Stage {
@@ -55,7 +55,7 @@ pub struct Config {
     /// Weights of examples by number, where they are not 1: 0 takes an example out, 2 is one more copy.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<u64, f32>,
-    /// States on the way that are kept, the last one aside: `checkpoints/STEP/`, evenly over the run.
+    /// States that are kept with their moments, evenly over the run, the last one behind its last step: `checkpoints/STEP/`.
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(!skip_serializing_if)]
     pub checkpoints: u64,
@@ -111,6 +111,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     let steps = course.steps();
     let tokens = |steps: std::ops::Range<u64>| steps.map(|step| course.tokens(step) as u64).sum();
+    let kept: Vec<u64> = (1..=config.checkpoints).map(|kept| kept * steps / config.checkpoints).collect();
     let (started, before) = (Instant::now(), progress.tokens);
     let mut saved = started;
     exec.reporter.begin("fine-tune", "tokens", tokens(0..steps), tokens(0..progress.step));
@@ -118,8 +119,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let step = progress.step;
         let (loss, targets) = course.step(&mut learner, step, &weight)?;
         progress.count(steps, course.tokens(step) as u64, loss, targets);
-        let kept = (1..=config.checkpoints).any(|kept| kept * steps / (config.checkpoints + 1) == progress.step);
-        if kept {
+        if kept.contains(&progress.step) {
             let folder = draft.folder().join(format!("checkpoints/{:06}", progress.step));
             write(&learner, inputs, &folder)?;
             let moments = state::to_bytes(&Default::default(), &learner.moments, &progress)?;
@@ -136,6 +136,11 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let trained = progress.tokens - before;
     if trained > 0 {
         draft.provenance("tokens_per_second", trained as f64 / started.elapsed().as_secs_f64())?;
+    }
+    if !kept.is_empty() {
+        // Each with the learning rate of the step that it ends.
+        let rates = kept.iter().filter(|&&step| step > 0).map(|&step| (step, course.rate(step - 1)));
+        draft.summary("checkpoints", rates.collect::<BTreeMap<_, _>>())?;
     }
     draft.summary("steps", steps)?;
     draft.summary("examples", course.examples().len())?;

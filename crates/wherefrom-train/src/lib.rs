@@ -1,12 +1,13 @@
 //! Small language models trained from scratch, checkpoints trained further, and completions of prompts.
 //!
 //! reads   tokens, tokenizer.json; for [`fine_tune`] and [`generate`] also a model
-//! writes  model ([`train`], [`fine_tune`]), tokens ([`generate`])
+//! writes  model ([`train`], [`fine_tune`]), tokens ([`generate`]), lambda ([`moments`])
 
 mod adam;
 pub mod course;
 pub mod fine_tune;
 pub mod generate;
+pub mod moments;
 mod state;
 mod tokenizer;
 pub mod train;

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use arrow::datatypes::{Float32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::kinds::columns::{Columns, batch, filled, floats, lists, numbers, shape, shapes};
 use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first};
@@ -38,7 +40,10 @@ pub(super) const DEFINITION: Definition = Definition {
         })
     }),
     states: &[Fact::Model, Fact::Tokens],
-    says: |wired| wired.stated(&[Fact::Model, Fact::Tokens]),
+    says: |wired| match wired.role {
+        "query-activations" => wired.numbered(),
+        _ => wired.stated(&[Fact::Model, Fact::Tokens]),
+    },
     once: Once::Examples,
     check: |batch| Streams::from_batch(batch).map(drop),
 };
@@ -59,7 +64,29 @@ pub struct Streams {
     pub prompt_last: Vec<f32>,
 }
 
+/// What is kept of a sequence at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Position {
+    /// The mean over all tokens.
+    AllMean,
+    /// The mean over the target tokens, each read where it stands itself.
+    TargetMean,
+    /// The token before the first target; the last one where there is no target.
+    PromptLast,
+}
+
 impl Streams {
+    /// The stream at a position and the `site`-th of the sites: [width]; none where the step does not keep it.
+    pub fn at(&self, site: usize, position: Position) -> Option<&[f32]> {
+        let values = match position {
+            Position::AllMean => &self.all_mean,
+            Position::TargetMean => &self.target_mean,
+            Position::PromptLast => &self.prompt_last,
+        };
+        values.chunks_exact(self.shape[1].max(1)).nth(site)
+    }
+
     fn positions(&self) -> [(&'static str, &Vec<f32>); 3] {
         [("all_mean", &self.all_mean), ("target_mean", &self.target_mean), ("prompt_last", &self.prompt_last)]
     }

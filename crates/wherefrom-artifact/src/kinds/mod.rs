@@ -21,6 +21,7 @@ mod lambda;
 mod losses;
 mod model;
 mod preconditioned;
+mod projections;
 mod ranking;
 mod report;
 mod retrainings;
@@ -106,14 +107,15 @@ kinds! {
     Tokenizer = tokenizer {}
     Tokens = tokens { Example, Asked }
     Columns = kept { Kept }
-    Model = model {}
+    Model = model { kept_checkpoints }
     Losses = losses { Loss }
-    Activations = activations { Streams }
+    Activations = activations { Position, Streams }
     Covariances = covariances { Covariance, Side }
     Eigenbasis = eigenbasis { Basis }
     Lambda = lambda { LambdaSum }
     Gradients = gradients {}
     Preconditioned = preconditioned {}
+    Projections = projections { Projected }
     Coordinates = coordinates { Coordinate }
     Index = index { Signs, SignsOf }
     Candidates = candidates { Candidate }

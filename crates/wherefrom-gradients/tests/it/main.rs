@@ -7,8 +7,10 @@ use anyhow::Result;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Recipe, Row, Silent, Store, Streams, Tokens};
-use wherefrom_gradients::activations::{Config, Inputs, Position, STAGE, Sites, run};
+use wherefrom_artifact::{
+    Activations, Artifact, Draft, Example, Kind, Position, Recipe, Row, Silent, Store, Streams, Tokens,
+};
+use wherefrom_gradients::activations::{Config, Inputs, STAGE, Sites, run};
 use wherefrom_model::Site;
 use wherefrom_stage::Exec;
 

@@ -307,9 +307,12 @@ fn a_checkpoint_is_trained_further_and_resumes_where_it_was() {
 
     let device = wherefrom_model::resolve_device("cpu").unwrap();
     let load = |folder: &Path| wherefrom_model::Model::load(folder, &device).unwrap();
-    let kept: Vec<_> = ["000004", "000009"].map(|step| whole.join("checkpoints").join(step)).into();
-    let states = [weights(&base), weights(&kept[0]), weights(&kept[1]), weights(&whole)];
-    assert!((0..4).all(|one| (0..one).all(|other| states[one] != states[other])), "every state is another");
+    let kept: Vec<_> = ["000007", "000014"].map(|step| whole.join("checkpoints").join(step)).into();
+    let states = [weights(&base), weights(&kept[0]), weights(&kept[1])];
+    assert!((0..3).all(|one| (0..one).all(|other| states[one] != states[other])), "every state is another");
+    assert_eq!(states[2], weights(&whole), "the last is the model");
+    let rates: BTreeMap<u64, f64> = serde_json::from_value(one.summary["checkpoints"].clone()).unwrap();
+    assert!(rates.keys().eq(&[7, 14]) && rates[&7] > rates[&14], "{rates:?}");
     kept.iter().for_each(|folder| assert_eq!(load(folder).config, load(&base).config));
     let loss = one.summary["final_loss"].as_f64().unwrap();
     assert!(loss < one.summary["loss_curve"][0][2].as_f64().unwrap(), "{:?}", one.summary);

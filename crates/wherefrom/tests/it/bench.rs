@@ -84,6 +84,12 @@ impl Bench {
         said.out
     }
 
+    /// Makes a step; its folder, as a script asks for it.
+    pub(crate) fn made(&self, pipeline: &str, step: &str) -> PathBuf {
+        self.ok(&["run", pipeline, "--to", step]);
+        self.path(self.ok(&["path", pipeline, step]).trim_end())
+    }
+
     /// What a command that is refused says on stderr.
     pub(crate) fn refused(&self, words: &[&str]) -> String {
         let said = self.wherefrom(words);

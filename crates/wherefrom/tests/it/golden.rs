@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use wherefrom_artifact::{
@@ -16,17 +16,21 @@ const QUERIES: usize = 16;
 const EXAMPLES: usize = 1536;
 
 /// Tensors of a safetensors file, as float64.
-struct Reference {
+pub(crate) struct Reference {
     bytes: Vec<u8>,
 }
 
 impl Reference {
     fn read(name: &str) -> Self {
-        Self { bytes: fs::read(fixture(&format!("{name}.safetensors"))).unwrap() }
+        Self::open(&fixture(&format!("{name}.safetensors")))
+    }
+
+    pub(crate) fn open(path: &Path) -> Self {
+        Self { bytes: fs::read(path).unwrap() }
     }
 
     /// Shape and values.
-    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
+    pub(crate) fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
         let view = tensors.tensor(name).unwrap();
         let bytes = view.data();
@@ -45,7 +49,7 @@ impl Reference {
 }
 
 /// max|found - reference| / max|reference|.
-fn error(found: &[f64], reference: &[f64]) -> f64 {
+pub(crate) fn error(found: &[f64], reference: &[f64]) -> f64 {
     assert_eq!(found.len(), reference.len());
     let scale = reference.iter().fold(0.0_f64, |max, value| max.max(value.abs()));
     assert!(scale > 0.0, "a reference of zeros proves nothing");
@@ -171,8 +175,7 @@ top = 5
 
 /// Makes a step; its folder, as a script asks for it.
 fn folder(bench: &Bench, step: &str) -> PathBuf {
-    bench.ok(&["run", "golden.toml", "--to", step]);
-    bench.path(bench.ok(&["path", "golden.toml", step]).trim_end())
+    bench.made("golden.toml", step)
 }
 
 fn raw(influence: f32) -> f64 {

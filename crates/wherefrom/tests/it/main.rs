@@ -15,6 +15,7 @@ mod hub_server;
 mod index;
 mod init;
 mod kept;
+mod ladder;
 mod overflow;
 mod passes;
 mod places;

@@ -73,6 +73,38 @@ stage = "activations"
 inputs = { tokens = "train" }
 model = "model"
 sites = [0, 2, "post-norm"]
+[steps.tuned]
+stage = "fine-tune"
+inputs = { tokens = "train" }
+model = "model"
+batch-rows = 4096
+checkpoints = 2
+[steps.moments]
+stage = "moments"
+model = "tuned"
+[steps.products]
+stage = "gradient-products"
+inputs = { queries = "queries", tokens = "train" }
+model = "tuned"
+modules = ["model.layers.1.mlp.down_proj"]
+checkpoints = true
+cosine = true
+[steps.alike]
+stage = "similarity"
+inputs = { queries = "queries", tokens = "train" }
+[steps.projections]
+stage = "projections"
+inputs = { tokens = "train" }
+model = "model"
+side = 4
+[steps.query-projections]
+stage = "projections"
+inputs = { tokens = "queries" }
+model = "model"
+side = 4
+[steps.projected]
+stage = "score-projections"
+inputs = { queries = "query-projections", projections = "projections" }
 [steps.continuations]
 stage = "generate"
 inputs = { tokens = "prompts" }
@@ -294,6 +326,9 @@ pub(crate) struct Results {
     index: Vec<(u64, f32)>,
     scores: Vec<Score>,
     indexed: Vec<Score>,
+    products: Vec<Score>,
+    alike: Vec<Score>,
+    projected: Vec<Score>,
     chosen: Vec<Score>,
     details: Vec<Score>,
     top: Vec<Ranked>,
@@ -321,6 +356,9 @@ impl Results {
             index: index.into_iter().map(|row| (row.example, row.scale)).collect(),
             scores: rows::<Scores, _>(bench, steps, "scores"),
             indexed: rows::<Scores, _>(bench, steps, "index-scores"),
+            products: rows::<Scores, _>(bench, steps, "products"),
+            alike: rows::<Scores, _>(bench, steps, "alike"),
+            projected: rows::<Scores, _>(bench, steps, "projected"),
             chosen: rows::<Scores, _>(bench, steps, "chosen"),
             details: rows::<Details, _>(bench, steps, "details"),
             top: rows::<Ranking, _>(bench, steps, "top"),
@@ -349,6 +387,9 @@ impl Results {
         for (left, right) in [
             (&self.scores, &other.scores),
             (&self.indexed, &other.indexed),
+            (&self.products, &other.products),
+            (&self.alike, &other.alike),
+            (&self.projected, &other.projected),
             (&self.chosen, &other.chosen),
             (&self.details, &other.details),
         ] {

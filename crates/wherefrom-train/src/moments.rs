@@ -1,0 +1,86 @@
+//! The stage `moments`: Adam's second moments where training ended, as a diagonal curvature in the standard basis.
+//!
+//! ```text
+//! v  =  running mean of (gradient of the mean loss of a batch)^2, by parameter
+//! ```
+//!
+//! `precondition` with method `adam` divides by sqrt(v) + damping, as a step of Adam does. v is not freed of the bias of its
+//! beginning: one factor for all, which no ranking sees.
+//!
+//! reads   a model that keeps checkpoints
+//! writes  lambda, a part a module
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow};
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, kept_checkpoints};
+use wherefrom_model::{Coverage, Model, Modules, Parameters, Selection, Sizes, open_device};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Stage, Writes};
+
+use crate::state;
+
+/// Raised when results change.
+pub const VERSION: u32 = 1;
+
+/// The stage `moments`.
+pub static STAGE: Stage<Config> = Stage {
+    about: About { model: Checkpoint::Runs, inherits: &["modules"], ..About::new("moments", VERSION) },
+    roles: &[],
+    parse: serde_json::from_value,
+    check: |_| Ok(()),
+    writes: Writes::One(Kind::Lambda),
+    makes_model: |_| None,
+    cost: |_, planned, machine| {
+        let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
+        Cost::new(3.0 * sizes.footprint.weights as f64, 4.0 * sizes.products, 0.0)
+    },
+    run: |config, given, exec, draft| run(config, &Inputs { model: given.model()? }, exec, draft),
+};
+
+/// Of which modules.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    pub modules: Modules,
+}
+
+/// What is read.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The folder of a model that a `fine-tune` step made.
+    pub model: PathBuf,
+}
+
+/// Takes the moments of the last checkpoint, module by module.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] for a model that keeps no checkpoints.
+pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
+    let device = open_device(exec.device.gpu())?;
+    let checkpoints = kept_checkpoints(&inputs.model)?;
+    let (folder, _) = checkpoints.last().context("a model that keeps checkpoints keeps one")?;
+    let model = Model::open(folder, &device)?;
+    let selection = Selection::new(&config.modules, model.modules())?;
+    draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
+    let path = folder.join("optimizer.safetensors");
+    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let (_, moments, _) = state::from_bytes(&bytes, &device).with_context(|| format!("read {}", path.display()))?;
+    draft.parts(selection.modules().len());
+    for (part, module) in selection.modules().iter().enumerate() {
+        let of = |parameters: &Parameters, name: &str| {
+            parameters.get(name).cloned().with_context(|| format!("there is no moment of {name}: {}", path.display()))
+        };
+        let mut second = of(&moments.second, &module.weight())?;
+        if module.bias {
+            second = Tensor::cat(vec![second, of(&moments.second, &module.bias())?.transpose()], 1);
+        }
+        let (name, shape) = (module.name.clone(), [module.out_features, module.in_features]);
+        let lambda = second.into_data().try_into_vec().map_err(|error| anyhow!("{error:?}"))?;
+        draft.write_rows::<Lambda, _>(part, &[LambdaSum { module: name, count: 1, shape, lambda }])?;
+    }
+    Ok(())
+}
