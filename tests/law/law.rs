@@ -38,7 +38,10 @@ const LAW: [(&str, &[&str]); 20] = [
     ),
     ("wherefrom-hub", &["wherefrom-artifact"]),
     ("wherefrom-tokenize", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),
-    ("wherefrom-gradients", &["wherefrom-artifact", "wherefrom-model", "wherefrom-pass", "wherefrom-stage"]),
+    (
+        "wherefrom-gradients",
+        &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-pass", "wherefrom-stage"],
+    ),
     (
         "wherefrom-curvature",
         &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-pass", "wherefrom-stage"],

@@ -70,7 +70,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let (_, moments, _) = state::from_bytes(&bytes, &device).with_context(|| format!("read {}", path.display()))?;
     draft.parts(selection.modules().len());
-    for (part, module) in selection.modules().iter().enumerate() {
+    for (part, module) in selection.modules().iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
         let of = |parameters: &Parameters, name: &str| {
             parameters.get(name).cloned().with_context(|| format!("there is no moment of {name}: {}", path.display()))
         };

@@ -9,7 +9,7 @@ use wherefrom_artifact::{
     Ranking, Row, Score, Scores, SelfInfluence, Signs, Tokens,
 };
 
-use crate::bench::Bench;
+use crate::bench::{Bench, files};
 
 const PIPELINE: &str = r#"
 [steps.vocabulary]
@@ -426,8 +426,8 @@ pub(crate) fn whole(bench: &Bench) {
             let mut names: Vec<_> = manifest.parts.into_iter().map(|part| part.name).collect();
             names.push("manifest.json".into());
             names.sort();
-            let found = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            let mut found: Vec<_> = found.collect();
+            let found = files(&folder).into_iter().map(|path| path.strip_prefix(&folder).unwrap().to_path_buf());
+            let mut found: Vec<_> = found.map(|path| path.to_str().unwrap().to_string()).collect();
             found.sort();
             assert_eq!(found, names, "{}", folder.display());
         }
