@@ -1,5 +1,7 @@
-//! Tests across crates: golden numbers. And what the tests named `fuzz_…` of the crates share: how bytes are damaged, and how
-//! many cases are tried.
+//! Tests across crates: golden numbers. And what tests of the crates share: how bytes are damaged and how many cases are tried
+//! by those named `fuzz_…`, and a hub on loopback.
+
+pub mod hub;
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -2,9 +2,10 @@
 
 Every line of every ```sh block is run, in the order of its document, in a copy of the repository where the quickstart has been
 run, unless NOT_RUN names it with a reason. What is not run is parsed: by the program, and by `just`. A ```python block is run
-where it stands; a ```text block right below it is what it prints. A block whose first line is `# NAME` is a file of that name.
+where it stands; a ```text block right below it is what it prints. A ```text block with queries is what a run prints. A block whose first line is `# NAME` is a file of that name.
 """
 
+import math
 import re
 import shutil
 import subprocess
@@ -58,6 +59,11 @@ def commands(document):
 def reason(command):
     """Why it is not run, or None."""
     return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, command)), None)
+
+
+def is_listing(language, body):
+    """Whether a block is what a run of the quickstart prints at its end."""
+    return language == "text" and bool(re.search(r"^query \d+  ", body, re.MULTILINE))
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +141,35 @@ def test_commands_that_are_not_run_are_parsed(desk, document):
         if reason(command):
             done = run(desk, "parse", command)
             assert done.returncode == 0, f"{command}: {done.stderr[-1000:]}"
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(is_listing(*block) for block in blocks(d))], ids=str)
+def test_listings_are_what_a_run_prints(desk, document):
+    done = run(desk, "bin", "wherefrom run pipelines/quickstart.toml")
+    assert done.returncode == 0, done.stderr
+    printed, of_query = {}, None
+    for line in done.stdout.splitlines():
+        of_query = line if line.startswith("query ") else of_query
+        printed.setdefault(of_query, []).append(line)
+    shown, of_query = 0, None
+    for line in "".join(body for language, body in blocks(document) if is_listing(language, body)).splitlines():
+        of_query = line if line.startswith("query ") else of_query
+        assert any(same(line, other) for other in printed[of_query]), f"{line!r} is not among {printed[of_query]}"
+        shown += bool(rank(line))
+    assert shown > 0
+
+
+def rank(line):
+    """Of a passage's line its rank, its influence, and the rest; or None."""
+    return re.match(r" *([+-]\d+) +([+-][\d.e+-]+) +(.*)", line)
+
+
+def same(line, other):
+    """Whether two lines say the same; machines differ in the last figures of an influence."""
+    ours, theirs = rank(line), rank(other)
+    if not (ours and theirs):
+        return line == other
+    return ours[1] == theirs[1] and ours[3] == theirs[3] and math.isclose(float(ours[2]), float(theirs[2]), rel_tol=0.002)
 
 
 def quoted(command):

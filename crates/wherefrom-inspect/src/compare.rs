@@ -1,15 +1,19 @@
-//! What two rankings have in common, and what moved between them.
+//! What two rankings, or the scores that they are taken from, have in common, and what moved between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 use wherefrom_artifact::origin::Fact;
 use wherefrom_artifact::text::{clipped, one_line, significant};
-use wherefrom_artifact::{Artifact, Example, Lineage, Manifest, Ranked, Ranking, Store, bad_input};
+use wherefrom_artifact::{
+    Artifact, ArtifactKind, Details, Example, Kind, Lineage, Manifest, Ranked, Ranking, Row, Score, Scores, Store,
+    Tokens, bad_input, open_any,
+};
 
 use crate::spearman::spearman;
 
@@ -22,7 +26,7 @@ const FEWEST: usize = 3;
 /// Characters of a name that are shown.
 const NAME: usize = 44;
 
-/// Two rankings side by side.
+/// Two rankings, or scores, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Compared {
     /// Keys of the two.
@@ -67,22 +71,39 @@ pub struct Mover {
     pub influences: [Option<f32>; 2],
 }
 
+/// An example in its place. Ranks start at 1 in each sign.
+struct Place {
+    example: u64,
+    /// Its documents, joined; empty where nothing says which they are.
+    doc: Arc<str>,
+    positive: bool,
+    rank: u32,
+    influence: f32,
+}
+
 /// A ranking, read.
 struct Read {
     manifest: Manifest,
-    rows: BTreeMap<u32, Vec<Ranked>>,
+    rows: BTreeMap<u32, Vec<Place>>,
     /// Names of the queries, and their texts, by which they are told where they are of other tokens.
     queries: BTreeMap<u32, (String, [Vec<String>; 2])>,
 }
 
 impl Read {
     fn new(store: &Store, folder: &Path) -> Result<Self> {
-        let artifact = Artifact::<Ranking>::open(folder)?;
-        let mut rows: BTreeMap<u32, Vec<Ranked>> = BTreeMap::new();
-        for row in artifact.rows::<Ranked>()? {
-            let row = row?;
-            rows.entry(row.query).or_default().push(row);
-        }
+        let manifest = open_any(folder)?;
+        let rows = match manifest.kind {
+            Kind::Ranking => listed(&Artifact::open(folder)?)?,
+            Kind::Scores => sorted(store, &Artifact::<Scores>::open(folder)?)?,
+            Kind::Details => sorted(store, &Artifact::<Details>::open(folder)?)?,
+            other => {
+                return Err(bad_input(format!(
+                    "{} is {}, and rankings or scores are compared",
+                    folder.display(),
+                    other.name()
+                )));
+            }
+        };
         let outside = BTreeMap::new();
         let queries = Lineage::new(store, &outside).queries(folder);
         let queries = queries.and_then(|tokens| tokens.rows::<Example>().ok()).into_iter().flatten();
@@ -90,14 +111,57 @@ impl Read {
             Some((u32::try_from(row.example).ok()?, (row.docs.join(" + "), [vec![row.text], row.segment_texts])))
         };
         let queries = queries.filter_map(|row| known(row.ok()?)).collect();
-        Ok(Self { queries, manifest: artifact.manifest().clone(), rows })
+        Ok(Self { queries, manifest, rows })
     }
 }
 
-/// Compares the rankings in two folders, by example where they are of one corpus and by document where they are not.
+/// The places of a ranking, by query.
+fn listed(ranking: &Artifact<Ranking>) -> Result<BTreeMap<u32, Vec<Place>>> {
+    let mut places: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
+    for row in ranking.rows::<Ranked>()? {
+        let Ranked { query, example, doc, positive, rank, influence, .. } = row?;
+        places.entry(query).or_default().push(Place { example, doc: doc.into(), positive, rank, influence });
+    }
+    Ok(places)
+}
+
+/// The places that all examples of scores have, as the stage `rank` would give them.
+fn sorted<K: ArtifactKind>(store: &Store, scores: &Artifact<K>) -> Result<BTreeMap<u32, Vec<Place>>>
+where
+    Score: Row<K>,
+{
+    let key = scores.manifest().origin().get(&Fact::Tokens).cloned().unwrap_or_default();
+    let mut docs: Vec<Arc<str>> = Vec::new();
+    if let Ok(tokens) = Artifact::<Tokens>::open(&store.folder(Kind::Tokens, &key)) {
+        for row in tokens.rows::<Example>()? {
+            docs.push(row?.docs.join(" + ").into());
+        }
+    }
+    let unknown: Arc<str> = "".into();
+    let mut places: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
+    for row in scores.rows::<Score>()? {
+        let Score { query, example, influence } = row?;
+        if influence != 0.0 {
+            let doc = usize::try_from(example).ok().and_then(|example| docs.get(example)).unwrap_or(&unknown).clone();
+            let place = Place { example, doc, positive: influence > 0.0, rank: 0, influence };
+            places.entry(query).or_default().push(place);
+        }
+    }
+    for places in places.values_mut() {
+        places.sort_by(|x, y| y.influence.abs().total_cmp(&x.influence.abs()).then(x.example.cmp(&y.example)));
+        let mut last = [0, 0];
+        for place in places {
+            last[usize::from(place.positive)] += 1;
+            place.rank = last[usize::from(place.positive)];
+        }
+    }
+    Ok(places)
+}
+
+/// Compares the rankings or scores in two folders, by example where they are of one corpus and by document where they are not.
 ///
 /// # Errors
-/// Artifacts that are no rankings; rankings without a query in common.
+/// Artifacts that are neither; two without a query in common.
 pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared> {
     if top == 0 {
         return Err(bad_input("--top: one at least"));
@@ -119,7 +183,7 @@ pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared
     let pairs: Vec<(u32, u32)> = a.rows.keys().filter_map(|&query| Some((query, partner(query)?))).collect();
     if pairs.is_empty() {
         return Err(bad_input(
-            "the two rankings have no query in common: they are of different queries, and none has the name and the text of one \
+            "the two have no query in common: they are of different queries, and none has the name and the text of one \
              of the others",
         ));
     }
@@ -142,11 +206,11 @@ pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Identity {
     Number(u64),
-    Document(String),
+    Document(Arc<str>),
 }
 
-fn compared(query: u32, name: String, rankings: [&Vec<Ranked>; 2], same_corpus: bool, top: usize) -> Comparison {
-    let identity = |row: &Ranked| {
+fn compared(query: u32, name: String, rankings: [&Vec<Place>; 2], same_corpus: bool, top: usize) -> Comparison {
+    let identity = |row: &Place| {
         if same_corpus { Identity::Number(row.example) } else { Identity::Document(row.doc.clone()) }
     };
     let by_identity = rankings.map(|rows| rows.iter().map(|row| (identity(row), row)).collect::<BTreeMap<_, _>>());
@@ -160,7 +224,7 @@ fn compared(query: u32, name: String, rankings: [&Vec<Ranked>; 2], same_corpus: 
     let overlap = tops.each_ref().map(|[a, b]| (a.intersection(b).count(), a.len().max(b.len())));
     let common: Vec<_> =
         by_identity[0].iter().filter_map(|(known, row)| Some((*row, *by_identity[1].get(known)?))).collect();
-    let values = |of: fn(&(&Ranked, &Ranked)) -> f32| common.iter().map(|pair| f64::from(of(pair))).collect::<Vec<_>>();
+    let values = |of: fn(&(&Place, &Place)) -> f32| common.iter().map(|pair| f64::from(of(pair))).collect::<Vec<_>>();
     let correlated =
         (common.len() >= FEWEST).then(|| spearman(&values(|pair| pair.0.influence), &values(|pair| pair.1.influence)));
     // What is not ranked lies behind the last that is.
@@ -175,9 +239,9 @@ fn compared(query: u32, name: String, rankings: [&Vec<Ranked>; 2], same_corpus: 
             Some(row) if row.positive == any.positive => i64::from(row.rank),
             _ => last(number, any.positive) + 1,
         };
-        let signed = |row: &Ranked| if row.positive { i64::from(row.rank) } else { -i64::from(row.rank) };
+        let signed = |row: &Place| if row.positive { i64::from(row.rank) } else { -i64::from(row.rank) };
         let mover = Mover {
-            doc: any.doc.clone(),
+            doc: any.doc.to_string(),
             example: any.example,
             ranks: rows.map(|row| row.map(signed)),
             influences: rows.map(|row| row.map(|row| row.influence)),

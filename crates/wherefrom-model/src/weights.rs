@@ -284,16 +284,20 @@ fn pickled(folder: &Path) -> Option<PathBuf> {
 /// by name by itself.
 pub fn unpickle(file: &Path) -> String {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (shown, folder) = (file.display(), folder.display());
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pytorch_model")) {
         return format!(
-            "python3 -c \"from transformers import AutoModelForCausalLM as M; \
-             M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            "python3 -c \"import sys; from transformers import AutoModelForCausalLM as M; \
+             M.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])\" {}",
+            quoted(folder)
         );
     }
     format!(
-        "python3 -c \"import torch; from safetensors.torch import save_file; w = torch.load('{shown}', map_location='cpu'); \
-         save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{folder}/model.safetensors')\""
+        "python3 -c \"import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1], \
+         map_location='cpu'); w = w.get('state_dict', w); save_file({{k: v.clone().contiguous() for k, v in w.items() if \
+         torch.is_tensor(v)}}, sys.argv[2])\" {} {}",
+        quoted(file),
+        quoted(&folder.join("model.safetensors"))
     )
 }
 

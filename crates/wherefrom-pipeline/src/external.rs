@@ -71,8 +71,8 @@ impl Configured for Program {
 }
 
 /// Waits for a line on its standard input, which the process that started it holds. Where that process is gone before it
-/// said so, what it had started ends, too.
-const WATCH: &str = r#"read -r group || exit 0; read -r done || kill -s KILL -- "-$group""#;
+/// said so, all of the watch's process group ends.
+const WATCH: &str = "read -r done || kill -s KILL 0";
 
 /// Runs the command of `config` into `draft`.
 fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
@@ -125,26 +125,20 @@ fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
 /// Runs a command to its end. It does not outlive this process, nor does what it starts in its process group, however this
 /// process ends. Promised where there is a `sh`; elsewhere a program that goes on writes where nobody looks.
 fn watched(command: &mut Command) -> std::io::Result<ExitStatus> {
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(command, 0);
     let watch = watch();
-    let mut child = command.spawn()?;
-    let told = watch.map(|mut watch| {
-        let mut to = watch.stdin.take();
-        // Without it the program is as safe as on a system that has no `sh`.
-        let _unheard = to.as_mut().map(|to| writeln!(to, "{}", child.id()));
-        (watch, to)
-    });
-    let status = child.wait();
-    if let Some((mut watch, mut to)) = told {
-        let _gone = to.as_mut().map(|to| writeln!(to, "done"));
-        drop(to);
+    // The program begins its life in the group of the watch: there is no moment in which it is there and nobody watches.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, watch.as_ref().map_or(0, |watch| watch.id() as i32));
+    let status = command.status();
+    if let Some(mut watch) = watch {
+        // A program may have ended its whole group, the watch with it.
+        let _gone = watch.stdin.take().map(|mut to| writeln!(to, "done"));
         let _ended = watch.wait();
     }
     status
 }
 
-/// The watch, in a process group of its own: what is sent to ours does not reach it.
+/// The watch, which begins a process group: what is sent to ours does not reach it.
 fn watch() -> Option<Child> {
     if !cfg!(unix) {
         return None;

@@ -135,9 +135,11 @@ fn no_config(folder: &Path) -> String {
     if folder.join("adapter_config.json").exists() {
         return format!(
             "the model folder {shown} is an adapter (PEFT), and adapters are not read: merge it into its base and give \
-             {shown}-merged: python3 -c \"from peft import AutoPeftModelForCausalLM as P; from transformers import \
-             AutoTokenizer as T; m = P.from_pretrained('{shown}'); m.merge_and_unload().save_pretrained('{shown}-merged'); \
-             T.from_pretrained(m.peft_config['default'].base_model_name_or_path).save_pretrained('{shown}-merged')\""
+             {shown}-merged: python3 -c \"import sys; from peft import AutoPeftModelForCausalLM as P; from transformers import \
+             AutoTokenizer as T; own, to = sys.argv[1:]; m = P.from_pretrained(own); base = \
+             m.peft_config['default'].base_model_name_or_path; m.merge_and_unload().save_pretrained(to); \
+             T.from_pretrained(base).save_pretrained(to)\" '{0}' '{0}-merged'",
+            shown.to_string().replace('\'', r"'\''")
         );
     }
     let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());

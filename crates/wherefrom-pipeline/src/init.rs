@@ -10,7 +10,7 @@ use toml::Value;
 use wherefrom_artifact::{bad_input, bytes};
 use wherefrom_model::{Config, Coverage, Modules, Outline, Selection};
 use wherefrom_stage::{Device, Exec};
-use wherefrom_tokenize::{Form, peek};
+use wherefrom_tokenize::{Form, keepable, peek};
 use wherefrom_vocabulary::Beside;
 
 use crate::cost::this_machine;
@@ -47,6 +47,8 @@ struct Found {
     max_tokens: usize,
     form: Form,
     columns: BTreeMap<String, String>,
+    /// Columns that tell rows apart.
+    keep: Vec<String>,
     chat: bool,
     /// Whether whole query gradients fit.
     full: bool,
@@ -136,6 +138,7 @@ fn look(init: &Init, model: &Path, corpus: &Path, exec: &Exec) -> Result<Found> 
         context: config.max_position_embeddings,
         max_tokens: config.max_position_embeddings.min(WINDOW),
         form,
+        keep: keepable(corpus, &columns)?,
         columns,
         chat,
         full: machine.memory.is_none_or(|memory| whole < SHARE * memory as f64),
@@ -177,7 +180,7 @@ fn named(path: &Path, output: &Path) -> String {
 }
 
 fn pipeline(init: &Init, found: &Found) -> Result<String> {
-    let Found { family, context, max_tokens, form, columns, chat, full, machine } = found;
+    let Found { family, context, max_tokens, form, columns, keep, chat, full, machine } = found;
     let [model, corpus] = [&init.model, &init.corpus].map(|path| named(path, &init.output));
     let rows = match form {
         Form::Text => "text, every token of it predicted",
@@ -206,6 +209,17 @@ fn pipeline(init: &Init, found: &Found) -> Result<String> {
              [steps.queries]\nstage = \"tokenize\"\ncorpus = {file}\nmax-tokens = {max_tokens}\n"
         )
     };
+    let (kept, beside) = if keep.is_empty() {
+        (String::new(), "")
+    } else {
+        let keep = Value::Array(keep.iter().cloned().map(Value::String).collect());
+        let kept = format!(
+            "\n# What else the rows have: it stands beside every passage, and the report sums influence by it. Change `keep` as you\n\
+             # like: no curvature and no score is computed again.\n\
+             [steps.columns]\nstage = \"columns\"\ninputs = {{ tokens = \"train\" }}\nkeep = {keep}\n"
+        );
+        (kept, ", columns = \"columns\"")
+    };
     let detail = if *full { "ihvp-full" } else { "ihvp" };
     let whole = if *full {
         "# The same whole, for the few hundred examples that are scored again.\n\
@@ -232,7 +246,7 @@ modules = "mlp"                # "all" takes every linear map, attention too, an
 stage = "tokenize"
 corpus = {corpus}
 max-tokens = {max_tokens}
-{knobs}
+{knobs}{kept}
 {queries}
 # The curvature: fitted once for a model and a corpus, reused by every study of them. Of a large corpus a sample does: a second
 # `tokenize` step with `every = 10`, wired into covariances and lambda.
@@ -264,7 +278,7 @@ inputs = {{ queries = "ihvp", tokens = "train" }}
 
 [steps.top]
 stage = "rank"
-inputs = {{ scores = "scores", tokens = "train" }}
+inputs = {{ scores = "scores", tokens = "train", queries = "queries"{beside} }}
 top = 50
 
 # The strongest again, by token and by module.
@@ -275,7 +289,7 @@ detail = true
 
 [steps.final]
 stage = "rank"
-inputs = {{ scores = "details", tokens = "train" }}
+inputs = {{ scores = "details", tokens = "train", queries = "queries"{beside} }}
 top = 50
 
 [steps.losses]
@@ -286,7 +300,7 @@ inputs = {{ tokens = "queries" }}
 [steps.report]
 stage = "report"
 title = {title}
-inputs = {{ ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "losses", scores = "scores" }}
+inputs = {{ ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "losses", scores = "scores"{beside} }}
 "#
     ))
 }

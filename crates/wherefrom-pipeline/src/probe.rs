@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
-use wherefrom_artifact::{Kind, Silent, Store, unique};
+use wherefrom_artifact::{Kind, Silent, Store};
 use wherefrom_model::{Config, Model, open_device};
 use wherefrom_stage::{Exec, Planned};
 
@@ -120,13 +120,19 @@ impl Probe {
         })
     }
 
-    /// Measures in a folder of the store that is removed afterwards.
+    /// Measures in a folder of the store that is removed afterwards; what a killed process left there is removed before. One
+    /// process at a time: two would slow each other down.
     ///
     /// # Errors
     /// The store cannot be written.
     pub(crate) fn run(&self, store: &Store, exec: &Exec) -> Result<Rates> {
         store.writable()?;
-        let folder = Temporary(std::path::absolute(store.root())?.join(format!("rates-{}.tmp", unique())));
+        let root = std::path::absolute(store.root())?;
+        let lock = root.join("rates.lock");
+        let alone = fs::File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+        alone.lock().with_context(|| format!("lock {}", lock.display()))?;
+        let folder = Temporary(root.join("rates.tmp"));
+        let _absent = fs::remove_dir_all(&folder.0);
         fs::create_dir_all(folder.0.join("model"))?;
         let config = self.small();
         let model = Model::random(config.clone(), 0, &open_device(None)?);

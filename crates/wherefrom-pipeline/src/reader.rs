@@ -189,7 +189,8 @@ impl<'a> Reader<'a> {
     fn located(&mut self, table: &StepTable, stage: Stage, path: PathBuf, what: &str, base: &str) -> Source {
         let digest = files::digest(self.store, stage, what, &path);
         if let Err(error) = &digest {
-            self.missing.push((table.name.clone(), format!("`{what}`: {error:#}{base}")));
+            let error = with_base(&format!("{error:#}"), &path, base);
+            self.missing.push((table.name.clone(), format!("`{what}`: {error}")));
         }
         Source::File { path, digest: digest.ok() }
     }
@@ -280,7 +281,7 @@ impl<'a> Reader<'a> {
         let Some(model) = model else { return Some(Source::File { path: name.into(), digest: None }) };
         if let Some(what) = files::no_folder(&model) {
             let base = explained(self.file, &place, &name);
-            self.missing.push((table.name.clone(), format!("`model`: {what}{base}")));
+            self.missing.push((table.name.clone(), format!("`model`: {}", with_base(&what, &model, &base))));
             return Some(Source::File { path: name.into(), digest: None });
         }
         let path = model.join("tokenizer.json");
@@ -330,8 +331,8 @@ impl<'a> Reader<'a> {
         if let Err(error) = &digest {
             let near = hint(name, &self.names());
             let near = if table.model.is_some() && near.contains("did you mean") { &near } else { "" };
-            let base = explained(self.file, &at, name);
-            self.missing.push((table.name.clone(), format!("`model`: {error:#}{base}{near}")));
+            let error = with_base(&format!("{error:#}"), &folder, &explained(self.file, &at, name));
+            self.missing.push((table.name.clone(), format!("`model`: {error}{near}")));
         } else {
             self.digests.insert(folder.clone(), digest.as_ref().ok().cloned());
         }
@@ -409,6 +410,13 @@ fn is_path(word: &str) -> bool {
 fn on_path(program: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
+/// An error about a path, followed by what that was taken from where it leads nowhere: whoever reads of a file that is there
+/// knows where it is. A glob that leads somewhere is known by the error's being of one of its files.
+fn with_base(error: &str, path: &Path, base: &str) -> String {
+    let nowhere = !path.exists() && error.contains(&*path.to_string_lossy());
+    format!("{error}{}", if nowhere { base } else { "" })
 }
 
 /// What the path that is written at a place was taken from; nothing of a name of the hub.

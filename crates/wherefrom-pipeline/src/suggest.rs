@@ -21,12 +21,17 @@ impl Plan {
             Kind::Details => self.before(scores, "candidates").and_then(|top| self.before(top, "scores")),
             _ => Some(scores),
         };
+        let tokens = self.before(ranking, "tokens");
+        let of_these = |step: &&Step| {
+            step.kind == Kind::Columns && self.before(step, "tokens").map(|of| &of.name) == tokens.map(|of| &of.name)
+        };
         let wires = [
             ("ranking", Some(ranking)),
-            ("tokens", self.before(ranking, "tokens")),
+            ("tokens", tokens),
             ("details", Some(scores).filter(|scores| scores.kind == Kind::Details)),
             ("queries", asked(scores)),
             ("scores", all.filter(|scores| scores.kind == Kind::Scores)),
+            ("columns", self.steps.iter().find(of_these)),
         ];
         let wires = wires.into_iter().filter_map(|(role, step)| Some(format!("{role} = \"{}\"", step?.name)));
         let wires = wires.collect::<Vec<_>>().join(", ");

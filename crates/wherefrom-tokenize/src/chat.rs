@@ -16,6 +16,7 @@ mod strings;
 mod tojson;
 mod tokens;
 mod values;
+mod views;
 
 use std::cell::Cell;
 use std::io;
@@ -217,12 +218,20 @@ impl Chat {
             let template = self.environment.get_template(&template.name)?;
             template.render_captured_to(known, &mut output)
         };
+        let _of_another = views::printed();
         let rendered = caught(render).map_err(|what| {
             format!("the chat template of {}: {what}; give another: chat-template = \"…\"", self.shown)
         })?;
         let used = rendered.as_ref().ok().and_then(|captured| captured.state().fuel_levels());
         left.set(left.get().saturating_sub(used.map_or(limits::FUEL, |(used, _)| used)));
         drop(rendered.map_err(|error| self.refusal(template, &error))?);
+        if let Some(filter) = views::printed() {
+            return Err(format!(
+                "the chat template of {} prints what the filter `{filter}` gives, which Python does by its address: write `| list` \
+                 or `| join` behind it",
+                self.shown
+            ));
+        }
         let text = String::from_utf8(output.bytes).map_err(|error| error.to_string())?;
         let spans = tracker.0.lock().map(|mut spans| std::mem::take(&mut *spans)).unwrap_or_default();
         let answers = spans.within(&text).map_err(|what| {

@@ -42,7 +42,7 @@ pub static STAGE: Stage<Config> = Stage {
 };
 
 /// Names that wherefrom gives columns of its own, in this table and in those it is joined to.
-const OWN: [&str; 12] = [
+pub(crate) const OWN: [&str; 12] = [
     "example",
     "doc",
     "query",

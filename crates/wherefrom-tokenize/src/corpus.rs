@@ -221,7 +221,7 @@ impl Corpus {
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] with the rows that it has not, and where there is none.
-    pub(crate) fn check(&self, check: impl Fn(&RawRow) -> Result<(), String>) -> Result<u64> {
+    pub(crate) fn check(&self, mut check: impl FnMut(&RawRow) -> Result<(), String>) -> Result<u64> {
         let mut refusals = Refusals::default();
         let mut rows = self.rows(Place::default());
         let mut count = 0;

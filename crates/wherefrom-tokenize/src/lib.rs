@@ -30,6 +30,6 @@ pub use boundary::boundary_warning;
 pub use corpus::check_rows;
 pub use encoder::encode_with;
 pub use estimate::{Estimate, estimate};
-pub use peek::{Form, peek};
+pub use peek::{Form, keepable, peek};
 pub use source::{CorpusFile, corpus_files};
 pub use wherefrom_vocabulary::size as vocabulary_size;

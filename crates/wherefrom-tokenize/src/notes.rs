@@ -47,8 +47,12 @@ pub(crate) struct Noted {
     first: String,
 }
 
+/// What is said of rows that are left out.
+pub(crate) const SKIPPED: &str = "have nothing to predict: no text, no completion, or a single token; they were left out, as \
+     untargeted = \"skip\" says";
+
 impl Noted {
-    fn add(&mut self, done: bool, place: &impl Fn() -> String) {
+    pub(crate) fn add(&mut self, done: bool, place: &impl Fn() -> String) {
         if done {
             if self.rows == 0 {
                 self.first = place();
@@ -62,6 +66,13 @@ impl Noted {
             self.first.clone_from(&later.first);
         }
         self.rows += later.rows;
+    }
+
+    /// Says what was done to how many of `rows`, if it was done to any.
+    pub(crate) fn say(&self, what: &str, rows: u64, reporter: &dyn Reporter) {
+        if self.rows > 0 {
+            reporter.warn(&format!("{} of {rows} rows {what} (the first: {})", self.rows, self.first));
+        }
     }
 }
 
@@ -140,15 +151,8 @@ impl Tally {
                     .into(),
             ),
             (glued, GLUED.into()),
-            (
-                skipped,
-                "have nothing to predict: no text, no completion, or a single token; they were left out, as untargeted = \"skip\" \
-                 says"
-                    .into(),
-            ),
+            (skipped, SKIPPED.into()),
         ];
-        for (noted, what) in said.iter().filter(|(noted, _)| noted.rows > 0) {
-            reporter.warn(&format!("{} of {rows} rows {what} (the first: {})", noted.rows, noted.first));
-        }
+        said.iter().for_each(|(noted, what)| noted.say(what, rows, reporter));
     }
 }

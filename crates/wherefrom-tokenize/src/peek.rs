@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
 
-use crate::corpus::{Corpus, Place, Raw};
+use crate::columns::OWN;
+use crate::corpus::{Corpus, Place, Raw, RawRow};
 use crate::json;
-use crate::ordered::Json;
+use crate::ordered::{Json, Object};
 use crate::row::{Content, Names, Row};
 use crate::source::{Format, corpus_files};
 use crate::table::text_columns;
@@ -16,6 +17,10 @@ use crate::words;
 
 /// Rows that are looked at.
 const ROWS: usize = 64;
+/// Columns that are worth keeping are no more than so many.
+const KEPT: usize = 12;
+/// Characters of the longest value that is no text of its own.
+const SHORT: usize = 100;
 
 /// What the rows of a corpus are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +94,47 @@ fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {
         found = Some(form);
     }
     found.ok_or_else(|| bad_input(format!("{}: has no rows that say anything", corpus.display())))
+}
+
+/// Columns beside those of a meaning whose values in the first rows are plain and short: what the stage `columns` may keep.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] for a corpus that cannot be read.
+pub fn keepable(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let opened = Corpus::open(corpus, Names::new("text", columns)?)?;
+    let mut names: Vec<String> = Vec::new();
+    for raw in opened.rows(Place::default()).chunk(ROWS)? {
+        let Raw::Json(line) = &raw.raw else { continue };
+        let keys = json::object(line, &|_| false).map_err(bad_input)?.into_keys();
+        keys.for_each(|key| {
+            if !names.contains(&key) {
+                names.push(key)
+            }
+        });
+    }
+    names.extend(opened.columns()?);
+    names.retain(|name| !opened.names().reads(name) && !OWN.contains(&&name[..]));
+    if names.is_empty() {
+        return Ok(names);
+    }
+    let rows = Corpus::open(corpus, Names::kept(names.clone()))?.rows(Place::default()).chunk(ROWS)?;
+    let object = |raw: &RawRow| match &raw.raw {
+        Raw::Json(line) => json::object(line, &|_| true).ok(),
+        Raw::Object(object) => object.clone().ok(),
+        Raw::Text(_) => None,
+    };
+    let rows: Vec<Object> = rows.iter().filter_map(object).collect();
+    let plain = |value: &&Json| match value {
+        Json::Array(_) | Json::Object(_) => false,
+        Json::String(text) => text.chars().count() <= SHORT,
+        _ => true,
+    };
+    names.retain(|name| {
+        let mut values = rows.iter().filter_map(|row| row.get(name)).filter(|value| !value.is_null()).peekable();
+        values.peek().is_some() && values.all(|value| plain(&value))
+    });
+    names.truncate(KEPT);
+    Ok(names)
 }
 
 /// Columns that hold text in the first file, but for a row's name.

@@ -39,36 +39,54 @@ const OTHER_DATA: [&str; 22] = [
     "tfrecord", "tar", "tgz", "zip", "7z", "bz2", "xz", "lz4",
 ];
 
-/// What to do with a file of another kind: the line that makes it one that is read.
+/// What to do with a file of another kind: the line that makes it one that is read, with pandas where nothing else is said.
 pub(crate) fn conversion(ending: &str, path: &Path) -> Option<String> {
-    let (from, folder) = (path.display(), path.parent().unwrap_or(Path::new("")));
-    let to = path.with_extension("jsonl");
-    let pandas = |read: &str| {
-        format!(
-            "convert it: python3 -c \"import pandas; pandas.{read}.to_json('{}', orient='records', lines=True, \
-             force_ascii=False)\"",
-            to.display()
-        )
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let line = |program: &str, from: &Path, to: &Path| {
+        format!("convert it, and give {}: python3 -c \"{program}\" {} {}", to.display(), quoted(from), quoted(to))
     };
+    let text = |read: &str| {
+        let lines = "orient='records', lines=True, force_ascii=False";
+        let program = format!("import sys, pandas; pandas.{read}.to_json(sys.argv[2], {lines})");
+        line(&program, path, &beside(path, "jsonl"))
+    };
+    let table = |read: &str| {
+        let program = format!("import sys, pandas; {read}.to_parquet(sys.argv[2], index=False)");
+        line(&program, path, &beside(path, "parquet"))
+    };
+    // As it stands there: 007 is no number, and NA no null.
+    let all = "dtype=str, keep_default_na=False";
     Some(match ending {
-        "csv" => pandas(&format!("read_csv('{from}')")),
-        "tsv" => pandas(&format!("read_csv('{from}', sep='\\t')")),
-        "xlsx" | "xls" => pandas(&format!("read_excel('{from}')")),
-        "pickle" | "pkl" => pandas(&format!("read_pickle('{from}')")),
-        "feather" => pandas(&format!("read_feather('{from}')")),
-        "orc" => pandas(&format!("read_orc('{from}')")),
+        "csv" => text(&format!("read_csv(sys.argv[1], {all})")),
+        "tsv" => text(&format!("read_csv(sys.argv[1], sep='\\t', {all})")),
+        "xlsx" | "xls" => text(&format!("read_excel(sys.argv[1], {all})")),
+        "pickle" | "pkl" => table("pandas.DataFrame(pandas.read_pickle(sys.argv[1]))"),
+        "orc" => table("pandas.read_orc(sys.argv[1])"),
         // What the library datasets has saved has its state beside it.
         "arrow" if folder.join("state.json").exists() || folder.join("dataset_info.json").exists() => format!(
-            "it is of a data set that was saved to disk; convert that: python3 -c \"from datasets import load_from_disk; \
-             load_from_disk('{}').to_parquet('{}.parquet')\"",
-            folder.display(),
-            folder.display()
+            "it is of a data set that was saved to disk: {}",
+            line(
+                "import sys, datasets; datasets.load_from_disk(sys.argv[1]).to_parquet(sys.argv[2])",
+                folder,
+                &beside(folder, "parquet")
+            )
         ),
-        "arrow" => pandas(&format!("read_feather('{from}')")),
+        "arrow" | "feather" => table("pandas.read_feather(sys.argv[1])"),
         "tar" | "tgz" | "zip" | "7z" | "bz2" | "xz" | "lz4" => "unpack it".into(),
         "npy" | "npz" | "bin" => "write its tokens as JSON lines, {\"input_ids\": [1, 2, 3]} a line".into(),
         _ => return None,
     })
+}
+
+/// The same name with another ending, or where that is taken with one more.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let plain = path.with_extension("").with_extension(ending);
+    if !plain.exists() { plain } else { path.with_added_extension(ending) }
+}
+
+/// A path as a word of a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// How rows lie in a file; told by its ending.
@@ -108,8 +126,15 @@ impl CorpusFile {
         let shown = path.display();
         let Some((format, packing)) = known(&path) else {
             let ending = path.extension().unwrap_or_default().to_string_lossy();
-            if let Some(conversion) = conversion(&ending.to_lowercase(), &path) {
-                return Err(bad_input(format!("{shown}: .{ending} is not read; {conversion}")));
+            let kind = match packed(&path) {
+                Packing::None => self::ending(&path),
+                // pandas unpacks it itself.
+                _ => Some(self::ending(&path.with_extension("")))
+                    .filter(|kind| ["csv", "tsv"].contains(&&kind[..]))
+                    .unwrap_or_default(),
+            };
+            if let Some(conversion) = conversion(&kind, &path) {
+                return Err(bad_input(format!("{shown}: .{kind} is not read; {conversion}")));
             }
             return Err(bad_input(format!(
                 "{shown}: the ending `{ending}` is not known; give JSON lines (.jsonl, .json, .ndjson), Parquet (.parquet) or plain \
@@ -402,12 +427,16 @@ fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
-fn known(path: &Path) -> Option<(Format, Packing)> {
-    let packing = match &ending(path)[..] {
+fn packed(path: &Path) -> Packing {
+    match &ending(path)[..] {
         "zst" => Packing::Zstd,
         "gz" => Packing::Gzip,
         _ => Packing::None,
-    };
+    }
+}
+
+fn known(path: &Path) -> Option<(Format, Packing)> {
+    let packing = packed(path);
     let inner = if packing == Packing::None { path.to_path_buf() } else { path.with_extension("") };
     let format = match &ending(&inner)[..] {
         "jsonl" | "json" | "ndjson" => Format::JsonLines,

@@ -198,7 +198,7 @@ fn is_all(every: &u64) -> bool {
     *every == all()
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -296,13 +296,18 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
     }
     let rows: u64 = spans.iter().map(|span| span.rows).sum();
     if spans.iter().map(|span| span.tally.skipped.rows).sum::<u64>() == rows {
-        return Err(bad_input(format!(
-            "{}: none of its {rows} rows has anything to predict, and all were left out as untargeted = \"skip\" says; check \
-             `column` and `columns`",
-            corpus.path().display()
-        )));
+        return Err(nothing_left(corpus, rows));
     }
     Ok(spans)
+}
+
+/// The refusal of a corpus whose rows are all left out.
+pub(crate) fn nothing_left(corpus: &Corpus, rows: u64) -> anyhow::Error {
+    bad_input(format!(
+        "{}: none of its {rows} rows has anything to predict, and all were left out as untargeted = \"skip\" says; check \
+         `column` and `columns`",
+        corpus.path().display()
+    ))
 }
 
 /// The windows of each row of `chunk`.

@@ -20,8 +20,11 @@ use wherefrom_artifact::{Draft, Kind, bad_input, write_atomically};
 use wherefrom_stage::{About, Cost, Exec, File, Stage, Writes};
 
 use crate::corpus::{Corpus, Place, RawRow};
+use crate::notes::{Noted, SKIPPED};
 use crate::ordered::{Json, Object};
 use crate::row::{Content, Names, Row};
+use crate::tokenize::{Untargeted, is_default, nothing_left};
+use crate::window::{EMPTY, says_nothing};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.
 pub const VERSION: u32 = 1;
@@ -61,6 +64,10 @@ pub struct Config {
     /// Columns by what they hold, as in the stage `tokenize`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
+    /// What to do with a row that has nothing to predict: `refuse`, or `skip`, as in the stage `tokenize`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
+    pub untargeted: Untargeted,
 }
 
 impl Config {
@@ -75,6 +82,11 @@ impl Config {
                 self.vocabulary,
                 SPECIAL.len()
             )));
+        }
+        if self.untargeted == Untargeted::Keep {
+            return Err(bad_input(
+                "untargeted = \"keep\" keeps prompts for a model to complete, and no model is here; write \"skip\" or remove it",
+            ));
         }
         Names::new(&self.column, &self.columns).map(drop)
     }
@@ -94,8 +106,17 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?;
-    let rows = corpus.check(|raw| texts(&corpus, raw).map(drop))?;
+    let mut skipped = Noted::default();
+    let rows = corpus.check(|raw| {
+        let left_out = texts(&corpus, raw, config)?.is_none();
+        skipped.add(left_out, &|| corpus.shown(raw.place));
+        Ok(())
+    })?;
+    if skipped.rows == rows {
+        return Err(nothing_left(&corpus, rows));
+    }
     corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
+    skipped.say(SKIPPED, rows, &*exec.reporter);
     let tokenizer = train(&corpus, config, exec, rows)?;
     let size = tokenizer.get_vocab_size(true);
     if size < config.vocabulary {
@@ -111,15 +132,22 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let text = tokenizer.to_string(true).map_err(|error| anyhow!("write the tokenizer ({error})"))?;
     write_atomically(&draft.folder().join("tokenizer.json"), text.as_bytes())?;
     draft.summary("vocabulary", size)?;
+    if config.untargeted == Untargeted::Skip {
+        draft.summary("skipped", skipped.rows)?;
+    }
     draft.summary("rows", rows)
 }
 
-/// What is tokenised on its own of a row: its text, or prompt and completions.
-fn texts(corpus: &Corpus, raw: &RawRow) -> Result<Vec<String>, String> {
-    match Row::parse(&raw.raw, corpus.names())?.content {
-        Content::Text(text) if text.is_empty() => Err("the text is empty; give the row text or remove it".into()),
+/// What is tokenised on its own of a row: its text, or prompt and completions; none of a row that is left out.
+fn texts(corpus: &Corpus, raw: &RawRow, config: &Config) -> Result<Option<Vec<String>>, String> {
+    let content = Row::parse(&raw.raw, corpus.names())?.content;
+    if config.untargeted == Untargeted::Skip && says_nothing(&content) {
+        return Ok(None);
+    }
+    let texts: Result<_, String> = match content {
+        Content::Text(text) if text.is_empty() => Err(EMPTY.into()),
         Content::Text(text) => Ok(vec![text]),
-        Content::Null(_) => Err("the text is null; give the row text or remove it".into()),
+        Content::Null(what) => Err(what),
         Content::Prompt { prompt, completion, contrast, .. } => {
             Ok([Some(prompt), completion, contrast].into_iter().flatten().collect())
         }
@@ -131,7 +159,8 @@ fn texts(corpus: &Corpus, raw: &RawRow) -> Result<Vec<String>, String> {
         Content::Ids { .. } => {
             Err("the row is `input_ids`: there is no text to take a vocabulary from; give text".into())
         }
-    }
+    };
+    texts.map(Some)
 }
 
 /// `text`, cut within every run of white space or of anything else that is longer than [`LONGEST_WORD`] characters.
@@ -169,8 +198,9 @@ fn train(corpus: &Corpus, config: &Config, exec: &Exec, total: u64) -> Result<To
     let mut read = || -> Result<Option<Vec<String>>> {
         let chunk = rows.chunk(CHUNK)?;
         exec.reporter.advance(chunk.len() as u64);
-        let texts = chunk.iter().map(|raw| texts(corpus, raw).map_err(bad_input)).collect::<Result<Vec<_>>>()?;
-        Ok((!chunk.is_empty()).then(|| texts.concat()))
+        let texts =
+            chunk.iter().map(|raw| texts(corpus, raw, config).map_err(bad_input)).collect::<Result<Vec<_>>>()?;
+        Ok((!chunk.is_empty()).then(|| texts.into_iter().flatten().flatten().collect()))
     };
     // The trainer takes texts, not results: an error ends them and is looked at after.
     let texts = std::iter::from_fn(|| {

@@ -14,7 +14,8 @@ use crate::row::{Content, Row};
 use crate::tokenize::{Config, Untargeted, Windowing};
 use crate::turns::{Conversation, role};
 
-const EMPTY: &str =
+/// What is said of a text of no characters.
+pub(crate) const EMPTY: &str =
     "the text is empty; remove the row, or set untargeted = \"skip\" to leave such rows out and count them";
 const SAMPLED: &str =
     "the row asks for `samples`, which the model is to write; set untargeted = \"keep\" and add a `generate` step";
@@ -22,7 +23,7 @@ const NO_TARGETS: &str = "the row has no targets: all its tokens are given, or i
     target; give it more tokens, or set untargeted = \"skip\" to leave such rows out and count them";
 
 /// Whether a row says nothing that could be predicted.
-fn says_nothing(content: &Content) -> bool {
+pub(crate) fn says_nothing(content: &Content) -> bool {
     match content {
         Content::Null(_) => true,
         Content::Text(text) => text.is_empty(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
-use wherefrom_artifact::{State, Store, bad_input, bytes};
+use wherefrom_artifact::{State, bad_input, bytes};
 use wherefrom_check::{Check, Verdict};
 use wherefrom_pipeline::{Done, Init, Plan, Precision, Single};
 use wherefrom_stage::{Device, Exec};
@@ -105,7 +105,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Schema => say(&serde_json::to_string_pretty(&wherefrom_pipeline::schema())?),
         Command::Devices => devices(),
-        Command::Verify { artifact } => verify(&store, artifact.as_deref()),
+        Command::Verify { artifact, named } => {
+            let folders = match artifact {
+                Some(name) => vec![named.folder(&store, &name)?],
+                None => named.all(&store)?,
+            };
+            verify(&folders)
+        }
         Command::Stage { name, config, input, output, model } => {
             let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
             let folder = wherefrom_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
@@ -195,13 +201,9 @@ fn devices() -> Result<()> {
     say(&format!("auto    {automatic}{why}"))
 }
 
-fn verify(store: &Store, artifact: Option<&str>) -> Result<()> {
-    let folders: Vec<PathBuf> = match artifact {
-        Some(name) => vec![store.resolve(name)?],
-        None => store.list()?.into_iter().map(|entry| entry.folder).collect(),
-    };
+fn verify(folders: &[PathBuf]) -> Result<()> {
     let mut failed = BTreeMap::new();
-    for folder in &folders {
+    for folder in folders {
         match wherefrom_artifact::verify(folder) {
             Ok(kind) => say(&format!("ok       {:<14}  {}", kind.name(), name(folder)))?,
             Err(error) => {

@@ -50,6 +50,7 @@ impl Command {
             Self::Show { named, .. }
             | Self::Export { named, .. }
             | Self::Rm { named, .. }
+            | Self::Verify { named, .. }
             | Self::Compare { named, .. } => named.pipeline.as_deref(),
             Self::Ls { pipeline, .. } => pipeline.as_deref(),
             Self::Gc { pipelines, .. } => pipelines.first().map(PathBuf::as_path),
@@ -179,9 +180,9 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Compare two rankings: how much of the top they share, their rank correlation, and what moved most.
+    /// Compare two rankings, or two scores: how much of the top they share, their rank correlation, and what moved most.
     Compare {
-        /// A ranking: a key, a folder, or with --pipeline STEP, STEP@N in its Nth last run, or @N.
+        /// A ranking or scores: a key, a folder, or with --pipeline STEP, STEP@N in its Nth last run, or @N.
         a: String,
         /// The other.
         b: String,
@@ -194,10 +195,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check the digests of an artifact, or of all.
+    /// Check the digests of an artifact, of all that a pipeline has made, or of all.
     Verify {
-        /// A key, its beginning, or a folder.
+        /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: Option<String>,
+        #[command(flatten)]
+        named: store::Named,
     },
     /// Compare reduced precision with float32, and batches with single rows, on a model of yours.
     Check {

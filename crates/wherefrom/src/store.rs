@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use wherefrom_artifact::{Kind, Store, bad_input, bytes, used, utc};
+use wherefrom_artifact::{Kind, State, Store, bad_input, bytes, used, utc};
 use wherefrom_pipeline::{Garbage, Plan, Recorded, garbage, pipeline_name, pipeline_path, records, remove_garbage};
 
 use crate::output::{say, say_json};
@@ -15,7 +15,8 @@ use crate::output::{say, say_json};
 /// Artifacts by the names of the steps that make them.
 #[derive(Debug, Args)]
 pub(crate) struct Named {
-    /// The pipeline whose steps are meant: STEP as it stands, STEP@N in its Nth last run, @N that run's last ranking.
+    /// The pipeline whose steps are meant: STEP as it stands, STEP@N in its Nth last run, @N that run's last ranking, or without
+    /// one its last scores.
     #[arg(long, value_name = "FILE")]
     pub(crate) pipeline: Option<PathBuf>,
     /// Change a knob of the pipeline: steps.STEP.KNOB=VALUE.
@@ -47,7 +48,17 @@ impl Named {
         }
     }
 
-    /// The same of what is to be removed, which may be unfinished.
+    /// The folders of all artifacts that are there: that the pipeline has made, if one is given, else of the store.
+    pub(crate) fn all(&self, store: &Store) -> Result<Vec<PathBuf>> {
+        let Some(pipeline) = &self.pipeline else {
+            return Ok(store.list()?.into_iter().map(|entry| entry.folder).collect());
+        };
+        let plan = Plan::read(pipeline, &self.set, store.clone())?;
+        let made = plan.steps.iter().filter(|step| step.state == State::Cached);
+        Ok(made.filter_map(|step| step.folder(store)).collect())
+    }
+
+    /// As [`Named::folder`], of what is to be removed, which may be unfinished.
     pub(crate) fn any_folder(&self, store: &Store, name: &str) -> Result<PathBuf> {
         let Some(pipeline) = &self.pipeline else {
             return store.resolve_any(name).map_err(|error| hinted(store, name, error));
@@ -75,7 +86,7 @@ fn hinted(store: &Store, name: &str, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// The artifact of a step in the `number`th last run of a pipeline; of the last ranking where no step is named.
+/// The artifact of a step in the `number`th last run of a pipeline; where no step is named, of the last ranking or else scores.
 fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<PathBuf> {
     let name = pipeline_name(store.root(), pipeline);
     let runs: Vec<_> = records(store)?.into_iter().filter(|run| run.record.pipeline == name).collect();
@@ -90,11 +101,13 @@ fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<Pa
             "`{step}@{number}`: the store has the records of {count} runs of {shown}; `wherefrom ls --runs` lists them"
         ))
     })?;
-    let mut steps = run.record.steps.iter().rev();
-    let found =
-        steps.find(|recorded| if step.is_empty() { recorded.kind == Kind::Ranking } else { recorded.name == step });
+    let last = |kind: Kind| run.record.steps.iter().rev().find(|recorded| recorded.kind == kind);
+    let found = match step {
+        "" => last(Kind::Ranking).or_else(|| last(Kind::Scores)),
+        step => run.record.steps.iter().find(|recorded| recorded.name == step),
+    };
     let found = found.ok_or_else(|| {
-        let what = if step.is_empty() { "ranking".into() } else { format!("step `{step}`") };
+        let what = if step.is_empty() { "ranking and no scores".into() } else { format!("step `{step}`") };
         bad_input(format!("`{step}@{number}`: that run of {shown} has no {what}"))
     })?;
     let folder = store.folder(found.kind, &found.key);

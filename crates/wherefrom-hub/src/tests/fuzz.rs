@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 use wherefrom_tests::hold;
+use wherefrom_tests::hub::{Answer, COMMIT, Request, Server, Then};
 
 use super::hostile::Client;
-use super::server::{Answer, COMMIT, Request, Server, Then, honest};
+use super::model::honest;
 use crate::client::next;
 use crate::listing::{Entry, Listing, Revision, is_hex};
 use crate::reference::Reference;
@@ -296,7 +297,7 @@ fn fuzz_a_hub_that_answers_at_random_breaks_no_law() {
         let fetched = client.fetch();
         prop_assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
         client.check();
-        let told = stranger.requests().into_iter().find(|request| request.token.is_some());
+        let told = stranger.requests().into_iter().find(|request| request.token().is_some());
         prop_assert!(told.is_none(), "a stranger has the token: {told:?}");
         server.requests();
         if let Ok(folder) = fetched {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::Silent;
+use wherefrom_tests::hub::{Answer, COMMIT, Request, Server, Then, git, sha256};
 
-use super::server::{Answer, COMMIT, Request, Server, Then, files, git, honest, listing, sha256};
+use super::model::{files, honest, listing};
 use crate::{Hub, Reference};
 
 /// How long these clients wait for something to come.
@@ -142,7 +143,7 @@ const ATTACKS: &[(&str, Attack, Option<&str>)] = &[
     ),
     (
         "redirect to another spelling of the host",
-        files!(|r, [own, _]| if r.token.is_some() {
+        files!(|r, [own, _]| if r.token().is_some() {
             Answer::redirect(&format!("http://localhost:{own}{}", r.path))
         } else {
             honest(r)
@@ -417,9 +418,12 @@ fn a_hostile_hub_gets_no_token_and_no_file_of_its_own() {
             _ => wrong.push(format!("{name}: {fetched:?}")),
         }
         client.check();
-        assert!(stranger.requests().iter().all(|request| request.token.is_none()), "{name}: a stranger has the token");
+        assert!(
+            stranger.requests().iter().all(|request| request.token().is_none()),
+            "{name}: a stranger has the token"
+        );
         let asked = server.requests();
-        assert!(asked[0].token.as_deref() == Some("Bearer SECRET"), "{name}: {asked:?}");
+        assert!(asked[0].token() == Some("Bearer SECRET"), "{name}: {asked:?}");
         assert!(asked.len() < 60, "{name}: {} requests", asked.len());
     }
     assert_eq!(wrong, [""; 0]);
@@ -442,8 +446,8 @@ fn the_token_does_not_come_back() {
     client.fetch().unwrap();
     let requests = server.requests();
     let (back, straight): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.path.ends_with("?back"));
-    assert!(back.len() == 3 && back.iter().all(|request| request.token.is_none()), "{back:?}");
-    assert!(straight.iter().all(|request| request.token.is_some()), "{straight:?}");
+    assert!(back.len() == 3 && back.iter().all(|request| request.token().is_none()), "{back:?}");
+    assert!(straight.iter().all(|request| request.token().is_some()), "{straight:?}");
 }
 
 #[test]
@@ -462,7 +466,7 @@ fn an_interrupted_download_goes_on_and_a_false_beginning_does_not_stay() {
             .requests()
             .iter()
             .filter(|request| request.name() == "model.safetensors")
-            .map(|request| request.from)
+            .map(|request| request.range().0)
             .collect()
     };
     for (beginning, ranges) in [
@@ -486,11 +490,12 @@ fn an_interrupted_download_goes_on_and_a_false_beginning_does_not_stay() {
 /// A server that knows no ranges begins again, and one that says that there is nothing more is asked for the whole.
 #[test]
 fn servers_without_ranges_serve_the_whole() {
-    for answer in
-        [(|request: &Request| honest(&Request { from: 0, ..request.clone() })) as fn(&Request) -> Answer, |request| {
-            if request.from > 0 { Answer::new("416 No", &[], "") } else { honest(request) }
-        }]
-    {
+    for answer in [
+        (|request: &Request| honest(&Request { headers: [].into(), ..request.clone() })) as fn(&Request) -> Answer,
+        |request| {
+            if request.range().0 > 0 { Answer::new("416 No", &[], "") } else { honest(request) }
+        },
+    ] {
         let server = Server::new(answer);
         let client = Client::new(server.address(), PATIENCE);
         let weights = &files()["model.safetensors"];

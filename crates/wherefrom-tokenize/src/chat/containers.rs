@@ -6,6 +6,7 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::strings;
+use super::views::view;
 
 /// `value.name(args)`, for methods that minijinja itself does not know.
 pub(super) fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
@@ -26,15 +27,15 @@ pub(super) fn dict(state: &State<'_, '_>, value: &Value, name: &str, args: &[Val
     Ok(match name {
         "keys" => {
             from_args::<()>(args)?;
-            pairs().map(|(key, _)| key).collect()
+            view("dict_keys", pairs().map(|(key, _)| key))
         }
         "values" => {
             from_args::<()>(args)?;
-            pairs().map(|(_, value)| value).collect()
+            view("dict_values", pairs().map(|(_, value)| value))
         }
         "items" => {
             from_args::<()>(args)?;
-            pairs().map(|(key, value)| Value::from(Tuple::from([key, value]))).collect()
+            view("dict_items", pairs().map(|(key, value)| Value::from(Tuple::from([key, value]))))
         }
         "get" => {
             let (key, default): (&Value, Option<Value>) = from_args(args)?;

@@ -7,9 +7,10 @@ use minijinja::value::{Kwargs, Object, Rest, ValueKind, ValueOrKwargs, from_args
 use minijinja::{Environment, Error, Output, State, Value};
 
 use super::characters::is_space;
-use super::limits::{DEPTH, pay};
+use super::limits::{DEPTH, is_iterable, pay};
 use super::numbers::printed;
 use super::strings::{justified, refused};
+use super::views;
 
 /// Prints a value.
 pub(super) fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
@@ -32,7 +33,7 @@ fn printable(value: &Value, depth: usize) -> Result<(), Error> {
         ValueKind::Undefined if depth > 0 => {
             Err(refused("a list or dictionary with an undefined value cannot be printed"))
         }
-        ValueKind::Seq | ValueKind::Map if depth < DEPTH => {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable if depth < DEPTH => {
             let map = value.kind() == ValueKind::Map;
             let each = |item: Value| printable(&if map { value.get_item(&item)? } else { item }, depth + 1);
             value.try_iter()?.try_for_each(each)
@@ -43,6 +44,7 @@ fn printable(value: &Value, depth: usize) -> Result<(), Error> {
 
 /// Adds them.
 pub(super) fn add(environment: &mut Environment<'static>) {
+    views::add(environment);
     // minijinja's prints otherwise than Python's.
     environment.remove_filter("pprint");
     environment.add_filter("int", int);
@@ -63,9 +65,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("striptags", |text: String| striptags(&text));
     environment.add_filter("filesizeformat", filesizeformat);
     environment.add_filter("urlencode", urlencode);
-    environment.add_test("sequence", |value: Value| value.len().is_some() && !value.is_undefined());
-    environment
-        .add_test("iterable", |value: Value| value.is_undefined() || (!value.is_none() && value.try_iter().is_ok()));
+    environment.add_test("sequence", |value: Value| views::is_sequence(&value));
+    environment.add_test("iterable", |value: Value| is_iterable(&value));
     environment.add_test("callable", |value: Value| value.kind() == ValueKind::Plain && !value.is_undefined());
     environment.add_function("dict", dict);
     environment
@@ -81,20 +82,24 @@ fn dict(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let (first, kwargs): (Option<Value>, Kwargs) = from_args(&args)?;
     let mut pairs = Vec::new();
     if let Some(first) = first {
-        for item in first.try_iter()?.checked() {
-            let item = item?;
-            if first.kind() == ValueKind::Map {
-                let value = first.get_item(&item)?;
-                pairs.push((item, value));
-            } else {
-                pairs.push((item.get_item_by_index(0)?, item.get_item_by_index(1)?));
-            }
-        }
+        pairs.extend(self::pairs(&first)?);
     }
     for name in kwargs.args() {
         pairs.push((name.into(), kwargs.get(name)?));
     }
     Ok(Value::from_pairs(pairs))
+}
+
+/// The pairs of a dictionary, or of a list of them.
+fn pairs(value: &Value) -> Result<Vec<(Value, Value)>, Error> {
+    let pair = |item: Result<Value, Error>| {
+        let item = item?;
+        Ok(match value.kind() {
+            ValueKind::Map => (item.clone(), value.get_item(&item)?),
+            _ => (item.get_item_by_index(0)?, item.get_item_by_index(1)?),
+        })
+    };
+    value.try_iter()?.checked().map(pair).collect()
 }
 
 fn int(value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
@@ -150,6 +155,16 @@ fn escape(text: &str) -> String {
     text.replace('"', "&#34;").replace('\'', "&#39;")
 }
 
+/// A text, or so many spaces.
+pub(super) fn indentation(state: &State<'_, '_>, width: &Value) -> Result<String, Error> {
+    if let Some(text) = width.as_str() {
+        return Ok(text.to_string());
+    }
+    let width = usize::try_from(i64::try_from(width.clone())?).unwrap_or(0);
+    pay(state, width)?;
+    Ok(" ".repeat(width))
+}
+
 /// Every line but the first, and blank ones only if asked.
 fn indent(state: &State<'_, '_>, text: String, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let args = args.into_values();
@@ -159,14 +174,7 @@ fn indent(state: &State<'_, '_>, text: String, args: Rest<ValueOrKwargs>) -> Res
     let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
     kwargs.assert_all_used()?;
     let lines = text.matches('\n').count() + 1;
-    let indent = match width.as_str() {
-        Some(text) => text.to_string(),
-        None => {
-            let width = usize::try_from(i64::try_from(width)?).unwrap_or(0);
-            pay(state, width)?;
-            " ".repeat(width)
-        }
-    };
+    let indent = indentation(state, &width)?;
     pay(state, lines.saturating_mul(indent.len()).saturating_add(text.len()))?;
     let indented = text.split('\n').enumerate().map(|(index, line)| match (index, line) {
         (0, _) if !first => line.to_string(),
@@ -285,16 +293,9 @@ fn urlencode(value: Value) -> Result<String, Error> {
     if value.kind() == ValueKind::String || value.try_iter().is_err() {
         return Ok(quote(&printed(&value), false));
     }
-    let mut pairs = Vec::new();
-    for item in value.try_iter()?.checked() {
-        let item = item?;
-        let (key, value) = match value.kind() {
-            ValueKind::Map => (item.clone(), value.get_item(&item)?),
-            _ => (item.get_item_by_index(0)?, item.get_item_by_index(1)?),
-        };
-        pairs.push(format!("{}={}", quote(&printed(&key), true), quote(&printed(&value), true)));
-    }
-    Ok(pairs.join("&"))
+    let quoted = |value: &Value| quote(&printed(value), true);
+    let pairs = pairs(&value)?.into_iter().map(|(key, value)| format!("{}={}", quoted(&key), quoted(&value)));
+    Ok(pairs.collect::<Vec<_>>().join("&"))
 }
 
 /// Gives its items in turn.

@@ -48,9 +48,14 @@ fn shallow(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Err
     Ok(())
 }
 
-/// What is iterated over, if Python would: nothing but what has items, and what is not there.
+/// Whether Python iterates over it: what has items, and what is not there.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())
+}
+
+/// What is iterated over, if Python would.
 pub(super) fn iterated(value: Value) -> Result<Value, Error> {
-    if value.is_undefined() || (!value.is_none() && value.try_iter().is_ok()) {
+    if is_iterable(&value) {
         return Ok(value);
     }
     Err(Error::new(ErrorKind::InvalidOperation, format!("{} cannot be iterated over", value.kind())))

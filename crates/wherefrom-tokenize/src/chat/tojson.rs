@@ -3,8 +3,10 @@
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::filters::indentation;
 use super::limits::pay;
 use super::numbers::real;
+use super::views::is_view;
 
 /// How it is written.
 struct Style {
@@ -28,15 +30,7 @@ pub(super) fn tojson(state: &State<'_, '_>, value: &Value, args: &[Value]) -> Re
     let ascii = ascii.or(kwargs.get("ensure_ascii")?).is_some_and(|ascii| ascii.is_true());
     let sorted = sorted.or(kwargs.get("sort_keys")?).is_some_and(|sorted| sorted.is_true());
     let indent = indent.or(kwargs.get("indent")?);
-    let indent = match indent.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_string),
-        Some(count) => {
-            let count = i64::try_from(count)?;
-            pay(state, usize::try_from(count).unwrap_or(0))?;
-            Some(" ".repeat(usize::try_from(count).unwrap_or(0)))
-        }
-    };
+    let indent = indent.filter(|indent| !indent.is_none()).map(|indent| indentation(state, &indent)).transpose()?;
     let separators = separators.or(kwargs.get("separators")?).filter(|pair| !pair.is_none());
     let separators = match separators {
         Some(pair) => {
@@ -60,7 +54,7 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq | ValueKind::Iterable => {
+            ValueKind::Seq | ValueKind::Iterable if !is_view(value) => {
                 let items = value.try_iter()?.checked().collect::<Result<Vec<_>, _>>()?;
                 self.items(state, &items, ['[', ']'], level, out, |style, item, out| {
                     style.write(state, item, level + 1, out)

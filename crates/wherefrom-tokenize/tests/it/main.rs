@@ -98,11 +98,14 @@ impl Bench {
 
     /// The folder of a tokenizer trained on `corpus`.
     fn train(&self, size: usize, corpus: &Path) -> Result<PathBuf> {
-        let config = vocabulary::Config { vocabulary: size, column: "text".into(), columns: BTreeMap::new() };
+        self.train_of(&serde_json::from_value(serde_json::json!({ "vocabulary": size }))?, corpus)
+    }
+
+    fn train_of(&self, config: &vocabulary::Config, corpus: &Path) -> Result<PathBuf> {
         let inputs = vocabulary::Inputs { corpus: corpus.into() };
-        let recipe = recipe("tokenizer", serde_json::to_value(&config)?, corpus)?;
+        let recipe = recipe("tokenizer", serde_json::to_value(config)?, corpus)?;
         let (folder, _) = self.store().produce(Kind::Tokenizer, recipe, &*self.exec.reporter, |draft| {
-            vocabulary::run(&config, &inputs, &self.exec, draft)
+            vocabulary::run(config, &inputs, &self.exec, draft)
         })?;
         Ok(folder)
     }

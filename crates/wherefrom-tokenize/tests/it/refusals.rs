@@ -231,7 +231,7 @@ fn bad_files_are_refused() {
         (
             bench.file("corpus.csv", "x"),
             Some(tokenizer_file().to_path_buf()),
-            ".csv is not read; convert it: python3 -c \"import pandas; pandas.read_csv(",
+            ".csv is not read; convert it, and give ",
         ),
         (bench.file("corpus.jsonl.zst", "x"), Some(tokenizer_file().to_path_buf()), "cannot be unpacked"),
         (

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use wherefrom_artifact::{Artifact, Error, Tokenizer};
+use wherefrom_tokenize::tokenize::{Config, Untargeted};
 use wherefrom_tokenize::vocabulary_size;
 
 use crate::{Bench, SENTENCES, tokenizer, tokenizer_file};
@@ -68,6 +69,34 @@ fn one_endless_word_is_trained_on_in_no_time() {
     let text = format!("a{}{}", " ".repeat(300_000), "acgt".repeat(100_000));
     let folder = bench.train(300, &bench.file("corpus.txt", text)).unwrap();
     assert!(vocabulary_size(&folder.join("tokenizer.json")).unwrap() > 260);
+}
+
+#[test]
+fn rows_with_nothing_to_predict_are_left_out_as_tokenize_leaves_them_out() {
+    let bench = Bench::new();
+    let rows = "{\"text\": null}\n{\"text\": \"\"}\n{\"prompt\": \"zzz zzz zzz\", \"completion\": null}\n";
+    let corpus = bench.file("rows.jsonl", format!("{SENTENCES}{rows}"));
+    let refused = bench.train(300, &corpus).unwrap_err().to_string();
+    assert!(refused.contains("rows.jsonl:6: `text` is null") && refused.contains("untargeted = \"skip\""), "{refused}");
+    let config = |knob: &str| serde_json::from_value(json!({ "vocabulary": 300, "untargeted": knob })).unwrap();
+    let folder = bench.train_of(&config("skip"), &corpus).unwrap();
+    let manifest = Artifact::<Tokenizer>::open(&folder).unwrap().manifest().clone();
+    let skip = Config { untargeted: Untargeted::Skip, ..Config::new(64) };
+    let tokens = bench.tokenize(&skip, &corpus, Some(&folder.join("tokenizer.json"))).unwrap();
+    for name in ["skipped", "rows"] {
+        assert_eq!(manifest.count(name), tokens.manifest().count(name), "{name}");
+    }
+    assert_eq!(manifest.count("skipped"), Some(3));
+    assert!(bench.warnings()[0].starts_with("3 of 8 rows have nothing to predict"), "{:?}", bench.warnings());
+    // What is left out has taught the vocabulary nothing.
+    let plain = Bench::new();
+    let other = plain.train(300, &plain.file("sentences.jsonl", SENTENCES)).unwrap();
+    assert_eq!(fs::read(folder.join("tokenizer.json")).unwrap(), fs::read(other.join("tokenizer.json")).unwrap());
+
+    let nothing = bench.train_of(&config("skip"), &bench.file("none.jsonl", rows)).unwrap_err().to_string();
+    assert!(nothing.contains("none of its 3 rows has anything to predict"), "{nothing}");
+    let keep = bench.train_of(&config("keep"), &corpus).unwrap_err().to_string();
+    assert!(keep.contains("write \"skip\""), "{keep}");
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use wherefrom_artifact::{Artifact, Cell, Ranked, Ranking};
+
 use crate::bench::Bench;
 
 fn fixtures(name: &str) -> PathBuf {
@@ -54,8 +56,10 @@ fn parquet(path: &Path) {
 
     use arrow::array::{RecordBatch, StringArray};
     let texts: Arc<StringArray> = Arc::new((0..40).map(|n| Some(words(n))).collect());
-    let sources: Arc<StringArray> = Arc::new((0..40).map(|_| Some("web")).collect());
-    let batch = RecordBatch::try_from_iter([("text", texts as _), ("source", sources as _)]).unwrap();
+    let sources: Arc<StringArray> = Arc::new((0..40).map(|n| Some(["web", "books"][n % 2])).collect());
+    let longs: Arc<StringArray> = Arc::new((0..40).map(|n| Some(words(n).repeat(9))).collect());
+    let batch =
+        RecordBatch::try_from_iter([("text", texts as _), ("source", sources as _), ("page", longs as _)]).unwrap();
     let mut writer =
         parquet::arrow::ArrowWriter::try_new(fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
@@ -83,6 +87,19 @@ fn a_pythia_checkpoint_and_parquet() {
     assert!(text.contains("the family gpt_neox, with a context of 32 tokens"), "{text}");
     assert!(text.contains("path = \"../model\"") && text.contains("corpus = \"../c.parquet\""), "{text}");
     assert!(text.contains("max-tokens = 32\n"), "{text}");
+    // What tells rows apart goes with them, and what was asked.
+    assert!(text.contains("keep = [\"source\"]\n"), "{text}");
+    assert_eq!(
+        (text.matches("columns = \"columns\"").count(), text.matches(", queries = \"queries\"").count()),
+        (3, 3)
+    );
+    let folder = bench.ok(&["path", "my study/s.toml", "final"]);
+    let ranking = Artifact::<Ranking>::open(&bench.path(folder.trim())).unwrap();
+    for row in ranking.rows::<Ranked>().unwrap().map(Result::unwrap) {
+        assert!(row.asked.completion == " w4 w5" || row.asked.completion == " w9", "{row:?}");
+        let source = ["web", "books"][row.example as usize % 2];
+        assert_eq!(row.cells.values, [Cell::Text(source.into())]);
+    }
     let queries = bench.text("my study/s-queries.jsonl");
     assert_eq!(
         queries,
@@ -150,7 +167,7 @@ fn a_column_of_another_name_is_found_or_asked_for() {
     model(&bench, "gpt_neox", true, false);
     bench.file("one.jsonl", lines(|n| json!({ "id": n.to_string(), "content": words(n) })));
     let text = runs(&bench, &["--model", "model", "--corpus", "one.jsonl", "--query", "w1|w2"]);
-    assert!(text.contains("columns = { text = \"content\" }"), "{text}");
+    assert!(text.contains("columns = { text = \"content\" }") && !text.contains("keep = "), "{text}");
     fs::remove_dir_all(bench.path("my study")).unwrap();
     bench.file("two.jsonl", lines(|n| json!({ "abstract": words(n), "words": words(n + 1) })));
     let asked = ["--model", "model", "--corpus", "two.jsonl", "--query", "w1|w2"];

@@ -152,4 +152,15 @@ fn an_error_about_a_path_says_what_it_is_taken_from() {
     assert_eq!(states(&bench.ok(&words)), ["made"]);
     let error = bench.refused(&["run", pipeline, "--set", "model.path=/no/such"]);
     assert!(error.contains("/no/such") && !error.contains("is taken from"), "{error}");
+    // Of what was found and is refused it goes without saying.
+    bench.file("own.csv", "text\nAnd\n");
+    for (set, fault) in [
+        ("steps.rows.corpus=own.csv", "own.csv: .csv is not read"),
+        ("steps.rows.corpus=*.csv", "own.csv: .csv is not read"),
+        ("model.path=own.csv", "the model own.csv is a file"),
+        ("model.path=study", "the model folder study has no config.json"),
+    ] {
+        let error = bench.refused(&["run", pipeline, "--set", set]);
+        assert!(error.contains(fault) && !error.contains("is taken from"), "{error}");
+    }
 }

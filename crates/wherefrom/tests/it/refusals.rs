@@ -428,14 +428,14 @@ fn a_config_of_other_sizes_is_refused_by_tensor() {
 fn an_adapter_and_pickled_weights_are_named_with_the_line_that_converts_them() {
     let bench = bench();
     fs::rename(bench.path("model/model.safetensors"), bench.path("model/pytorch_model.bin")).unwrap();
-    refused(&bench, &["weights in pytorch_model.bin", "from_pretrained('model').save_pretrained('model')"]);
+    refused(&bench, &["weights in pytorch_model.bin", "save_pretrained(sys.argv[1])\" 'model'"]);
     fs::rename(bench.path("model/pytorch_model.bin"), bench.path("model/consolidated.00.pth")).unwrap();
-    refused(&bench, &["weights in consolidated.00.pth", "torch.load('model/consolidated.00.pth'"]);
+    refused(&bench, &["weights in consolidated.00.pth", "' 'model/model.safetensors'"]);
     bench.file("model/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n");
     refused(&bench, &["a pointer of Git LFS", "git lfs pull"]);
     fs::remove_file(bench.path("model/config.json")).unwrap();
     bench.file("model/adapter_config.json", "{}");
-    refused(&bench, &["is an adapter (PEFT)", "merge_and_unload().save_pretrained('model-merged')"]);
+    refused(&bench, &["is an adapter (PEFT)", "merge_and_unload()", "' 'model-merged'"]);
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn a_missing_model_is_refused() {
     bench.file("model.pt", "PK");
     for (path, fragments) in [
         ("model.gguf", &["a file of llama.cpp", "Hugging Face checkpoint"][..]),
-        ("model.pt", &["pickled by PyTorch", "save_file(", "torch.load('model.pt'"]),
+        ("model.pt", &["pickled by PyTorch", "save_file(", "'model.pt' './model.safetensors'"]),
         ("model/config.json", &["is a file of a checkpoint", "lies in: model"]),
         (".", &["has no config.json", "did you mean ./model?"]),
     ] {

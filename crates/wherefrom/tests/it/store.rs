@@ -111,7 +111,7 @@ fn steps_are_named_with_their_pipeline() {
         (&["ls", "--pipeline", "none.toml"], &["no run of none.toml is recorded"]),
         (&["show", "final@0", "--pipeline", "study.toml"], &["STEP@1 for the last run"]),
         (&["show", "finale@1", "--pipeline", "study.toml"], &["has no step `finale`"]),
-        (&["compare", "@1", "train@1", "--pipeline", "study.toml"], &["`ranking`", "found `tokens`"]),
+        (&["compare", "@1", "train@1", "--pipeline", "study.toml"], &["is tokens", "rankings or scores are compared"]),
     ] {
         let error = bench.refused(words);
         fragments
@@ -323,6 +323,17 @@ fn rankings_are_compared_by_overlap_correlation_and_moves() {
     }
     let text = bench.ok(&[&["compare", "@2", "@1"][..], &pipeline].concat());
     assert!(text.contains(difference) && text.contains("top 10 +") && text.contains("rank correlation"), "{text}");
+    // Of scores all examples are compared, and a ranking of them is their top.
+    let scored = compare("details@2", "details@1");
+    for (scored, ranked) in scored["queries"].as_array().unwrap().iter().zip(found["queries"].as_array().unwrap()) {
+        assert_eq!((&scored["overlap"], &scored["name"]), (&ranked["overlap"], &ranked["name"]));
+        assert!(scored["common"].as_u64() > ranked["common"].as_u64(), "{scored}");
+        let doc = scored["movers"][0]["doc"].as_str();
+        assert!(doc.is_some_and(|doc| doc.starts_with("row ")), "{scored}");
+    }
+    for query in compare("scores", "top")["queries"].as_array().unwrap() {
+        assert_eq!((&query["spearman"], &query["movers"]), (&1.0.into(), &serde_json::json!([])));
+    }
     // A ranking of another corpus is compared by the names of documents: the same rows in another order.
     let corpus = bench.text("corpus.jsonl");
     let named: Vec<_> =

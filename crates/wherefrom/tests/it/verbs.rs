@@ -94,6 +94,12 @@ fn ls_show_and_verify_know_every_artifact() {
         assert_eq!(bench.ok(&["show", &step.folder.display().to_string()]), shown);
         assert_eq!(bench.ok(&["show", &format!("{}/{}", step.kind.name(), step.key())]), shown);
     }
+    let one = bench.ok(&["verify", "ihvp", "--pipeline", "study.toml"]);
+    assert!(one.lines().count() == 1 && one.starts_with("ok       preconditioned "), "{one}");
+    // What the pipeline as it stands has made, and nothing of another.
+    bench.ok(&["run", "study.toml", "--to", "ihvp", "--set", "steps.ihvp.damping=0.5"]);
+    let ours = bench.ok(&["verify", "--pipeline", "study.toml"]);
+    assert_eq!((ours.lines().count(), bench.ok(&["verify"]).lines().count()), (steps.len(), steps.len() + 1), "{ours}");
     for name in ["show", "rm", "verify"] {
         let error = bench.refused(&[name, "no-such-key"]);
         assert!(error.contains("no-such-key") && error.contains("wherefrom ls"), "{error}");
