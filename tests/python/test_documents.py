@@ -165,11 +165,13 @@ def rank(line):
 
 
 def same(line, other):
-    """Whether two lines say the same; machines differ in the last figures of an influence."""
+    """Whether a document's line is one that was printed, or its beginning and `…`; machines differ in an influence's last figure."""
     ours, theirs = rank(line), rank(other)
-    if not (ours and theirs):
-        return line == other
-    return ours[1] == theirs[1] and ours[3] == theirs[3] and math.isclose(float(ours[2]), float(theirs[2]), rel_tol=0.002)
+    if ours and theirs:
+        line, other = f"{ours[1]} {ours[3]}", f"{theirs[1]} {theirs[3]}"
+        if not math.isclose(float(ours[2]), float(theirs[2]), rel_tol=0.002):
+            return False
+    return line == other or line.endswith("…") and other.startswith(line.removesuffix("…"))
 
 
 def quoted(command):
