@@ -1,11 +1,13 @@
 //! A decoder from tokens to the last residual stream, and back.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use wherefrom_linalg::kernels::{AttentionShape, RotationTable, round_like};
 
 use crate::batch::Batch;
-use crate::blocks::{Places, State};
+use crate::blocks::{Block, Places, State};
 use crate::config::Config;
 use crate::outline::Outline;
 use crate::taps::{Goal, Pass};
@@ -13,6 +15,7 @@ use crate::weights::Weights;
 
 /// What is kept of a block until the backward pass comes to it.
 #[allow(clippy::large_enum_variant)] // A model has some dozens.
+#[derive(Clone)]
 enum Kept {
     Whole(State),
     /// Enough to compute it again.
@@ -20,12 +23,28 @@ enum Kept {
 }
 
 /// A forward pass up to the end of a block; of the last, this is the stream before the final norm.
+#[derive(Clone)]
 pub(crate) struct Forward {
     /// From the lowest block that the backward pass reaches.
     kept: Vec<Kept>,
     blocks: usize,
     pub(crate) output: Tensor<2>,
-    places: Places,
+    pub(crate) places: Arc<Places>,
+}
+
+impl Forward {
+    /// The blocks that the backward pass reaches, first to last, with their states.
+    ///
+    /// # Errors
+    /// Where one is to be computed again.
+    pub(crate) fn states<'a>(&'a self, outline: &'a Outline) -> Result<Vec<(&'a Block, &'a State)>> {
+        let blocks = &outline.blocks[self.blocks - self.kept.len()..self.blocks];
+        let state = |(block, kept): (&'a Block, &'a Kept)| match kept {
+            Kept::Whole(state) => Ok((block, state)),
+            Kept::Input(_) => bail!("the state of a block is not kept"),
+        };
+        blocks.iter().zip(&self.kept).map(state).collect()
+    }
 }
 
 /// A decoder: how it is put together, and its weights.
@@ -50,7 +69,7 @@ impl Decoder<'_> {
         goal: Option<Goal<'_>>,
         see: &mut dyn FnMut(usize, &Tensor<2>),
     ) -> Result<Forward> {
-        let places = self.places(batch);
+        let places = Arc::new(self.places(batch));
         let mut x = self.embed(batch)?;
         see(0, &x);
         let mut kept = Vec::new();

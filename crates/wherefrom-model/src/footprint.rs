@@ -13,6 +13,11 @@ pub(crate) fn batch_tokens(outline: &Outline, asked: usize, bytes: usize) -> usi
     asked.min((bytes / (4 * kept(outline)).max(1)).max(LEAST_TOKENS))
 }
 
+/// The same where each token keeps its probabilities, too.
+pub(crate) fn linearised_tokens(outline: &Outline, asked: usize) -> usize {
+    asked.min((ACTIVATION_BYTES / (4 * (kept(outline) + outline.vocabulary()))).max(LEAST_TOKENS))
+}
+
 /// Numbers that a token keeps for the backward pass: outputs of the linear maps, and the residual stream of each block.
 fn kept(outline: &Outline) -> usize {
     let outputs: usize = outline.modules().iter().map(|module| module.out_features).sum();

@@ -27,6 +27,7 @@ mod shard;
 mod site;
 mod sizes;
 mod stored;
+mod tangent;
 mod taps;
 mod weights;
 
@@ -45,6 +46,7 @@ pub use precision::Precision;
 pub use rotary::{Rotary, Scaling};
 pub use site::Site;
 pub use sizes::Sizes;
+pub use tangent::Linearised;
 pub use taps::Tap;
 pub use weights::{INDEX, Parameters, check, unpickle, weight_files};
 pub use wherefrom_linalg::kernels::Ragged;

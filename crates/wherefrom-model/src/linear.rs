@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use wherefrom_linalg::kernels::{add_product, append_one, product};
 
 use crate::module::Module;
+use crate::tangent::Direction;
 use crate::taps::{Event, Pass};
 use crate::weights::Weights;
 
@@ -118,6 +119,34 @@ impl Linear {
         pass.goes_below(self.index).then(|| Ok(product(d, pass.weights.matrix(&self.weight)?))).transpose()
     }
 
+    /// How the output moves where x moves by `moved` and W by the direction's V: moved W^T + x V^T; none where neither does.
+    pub(crate) fn tangent(
+        &self,
+        direction: Direction<'_>,
+        input: &dyn Fn() -> Tensor<2>,
+        moved: Option<Tensor<2>>,
+    ) -> Result<Option<Tensor<2>>> {
+        self.moved(direction, &Input::new(input), moved.as_ref())
+    }
+
+    fn moved(
+        &self,
+        direction: Direction<'_>,
+        input: &Input<'_>,
+        moved: Option<&Tensor<2>>,
+    ) -> Result<Option<Tensor<2>>> {
+        let through = match moved {
+            Some(moved) => Some(product(moved.clone(), direction.weights.matrix(&self.weight)?.transpose())),
+            None => None,
+        };
+        let Some(v) = direction.of(self.index) else { return Ok(through) };
+        let x = input.of(self.bias.is_some());
+        Ok(Some(match through {
+            Some(through) => add_product(through, x, v.transpose()),
+            None => product(x, v.transpose()),
+        }))
+    }
+
     fn report(&self, pass: &mut Pass<'_>, input: &Input<'_>, d: &Tensor<2>) -> Result<()> {
         match pass.goal.asks_for(self.index) {
             true => (pass.visit)(Event::Map(self.index, input.of(self.bias.is_some()), d)),
@@ -136,6 +165,23 @@ impl Maps {
         let mut made = Vec::new();
         for map in &self.0 {
             made.extend(map.slices.split(map.forward(weights, x)?));
+        }
+        Ok(made)
+    }
+
+    /// How each of those moves, as [`Linear::tangent`] has it.
+    pub(crate) fn tangent(
+        &self,
+        direction: Direction<'_>,
+        input: &dyn Fn() -> Tensor<2>,
+        moved: Option<Tensor<2>>,
+    ) -> Result<Vec<Option<Tensor<2>>>> {
+        let (input, mut made) = (Input::new(input), Vec::new());
+        for map in &self.0 {
+            match map.moved(direction, &input, moved.as_ref())? {
+                Some(moved) => made.extend(map.slices.split(moved).into_iter().map(Some)),
+                None => made.extend(map.slices.widths.iter().map(|_| None)),
+            }
         }
         Ok(made)
     }

@@ -49,6 +49,17 @@ impl Norm {
         }
     }
 
+    /// How the output moves where x does. With M symmetric, the derivative is diag(gain) M, and `backward` has M diag(gain).
+    pub(crate) fn tangent(&self, weights: Weights<'_>, moved: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let (gain, zero) = (self.gain(weights), moved.zeros_like());
+        let one = gain.ones_like();
+        let moved = match self.kind {
+            NormKind::Layer => layer_norm_backward(zero, moved, x, one, self.epsilon),
+            _ => rms_norm_backward(zero, moved, x, one, self.epsilon),
+        };
+        moved * gain
+    }
+
     /// Gradients of its parameters, by name.
     pub(crate) fn gradients(&self, d: &Tensor<2>, x: &Tensor<2>) -> Vec<(String, Tensor<2>)> {
         let (d, x) = (d.clone(), x.clone());
@@ -72,6 +83,13 @@ impl Norm {
         let shape = x.dims();
         let (d, x) = (self.heads(weights, d), self.heads(weights, x));
         self.backward(weights, x.zeros_like(), d, x).reshape(shape)
+    }
+
+    /// [`Norm::tangent`] of [`Norm::forward_by_head`].
+    pub(crate) fn tangent_by_head(&self, weights: Weights<'_>, moved: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let shape = x.dims();
+        let (moved, x) = (self.heads(weights, moved), self.heads(weights, x));
+        self.tangent(weights, moved, x).reshape(shape)
     }
 
     /// Gradients of the parameters of [`Norm::forward_by_head`].

@@ -146,6 +146,54 @@ pub fn causal_attention_backward(
     (tensor(d_q, [rows, width]), tensor(d_k, [rows, kv]), tensor(d_v, [rows, kv]))
 }
 
+/// How the output of [`causal_attention`] moves where queries, keys and values move by t_q, t_k and t_v: with P the
+/// probabilities, dS = s (t_q K^T + Q t_k^T) and dP = P (dS - rowsum(P dS)), it is dP V + P t_v.
+///
+/// Each pair is a value and how it moves, shaped as in the forward pass -> as the output
+pub fn causal_attention_tangent(
+    [q, t_q]: [Tensor<2>; 2],
+    [k, t_k]: [Tensor<2>; 2],
+    [v, t_v]: [Tensor<2>; 2],
+    shape: &AttentionShape,
+) -> Tensor<2> {
+    if !is_cpu(&q.device()) {
+        let [q, t_q] = [q, t_q].map(|x| fold_queries(x, shape));
+        let [k, t_k, v, t_v] = [k, t_k, v, t_v].map(|x| fold_keys(x, shape));
+        let p = probabilities(q.clone(), k.clone(), shape);
+        let d_s = (t_q.matmul(k.swap_dims(2, 3)) + q.matmul(t_k.swap_dims(2, 3))) * shape.scale;
+        let mean = (p.clone() * d_s.clone()).sum_dim(3);
+        let d_p = p.clone() * (d_s - mean);
+        return unfold_queries(d_p.matmul(v) + p.matmul(t_v), shape);
+    }
+    let ([rows, width], kv, dim) = (q.dims(), k.dims()[1], shape.head_dim);
+    let buffers = [q, t_q, k, t_k, v, t_v].map(contiguous);
+    let [q, t_q, k, t_k, v, t_v] = buffers.each_ref().map(|buffer| values(buffer));
+    let mut output = vec![0.0f32; rows * width];
+    shape.spans.par_iter().zip(shape.split(&mut output, width)).for_each(|(span, output)| {
+        output.par_chunks_mut(QUERY_BLOCK * width).enumerate().for_each(|(block, output)| {
+            let start = block * QUERY_BLOCK;
+            let count = output.len() / width;
+            let end = start + count;
+            let (mut p, mut d) = (vec![0.0f32; count * end], vec![0.0f32; count * end]);
+            for h in 0..shape.heads {
+                let query = (span.start + start) * width + h * dim;
+                let key = span.start * kv + h / shape.group() * dim;
+                let [q, t_q] = [q, t_q].map(|x| MatrixRef::rows(&x[query..], count, dim, width));
+                let [k, t_k, v, t_v] = [k, t_k, v, t_v].map(|x| MatrixRef::rows(&x[key..], end, dim, kv));
+                block_probabilities(&mut p, q, k, start, shape.scale);
+                product(&mut d, t_q, k.transposed(), Accumulate::Replace);
+                product(&mut d, q, t_k.transposed(), Accumulate::Add);
+                score_gradients(&mut d, &p, end, shape.scale);
+                let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
+                let [d, p] = [&d, &p].map(|x| MatrixRef::rows(x, count, end, end));
+                accumulate(&mut o, &d, &v, Accumulate::Replace, gemm::Parallelism::None);
+                accumulate(&mut o, &p, &t_v, Accumulate::Add, gemm::Parallelism::None);
+            }
+        });
+    });
+    tensor(output, [rows, width])
+}
+
 /// One key head of one span with its group of query heads, inside the interleaved buffers.
 struct KeyHead<'a> {
     d: &'a [f32],

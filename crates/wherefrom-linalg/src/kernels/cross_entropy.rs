@@ -47,11 +47,83 @@ pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>)
     (loss, wrap(z))
 }
 
+/// Probabilities p = softmax(z), row by row.
+///
+/// logits `[rows, vocab]` -> `[rows, vocab]`
+pub fn softmax(logits: Tensor<2>) -> Tensor<2> {
+    if !is_cpu(&logits.device()) {
+        return activation::softmax(logits, 1);
+    }
+    let [rows, vocab] = logits.dims();
+    let mut z = writable(logits);
+    values_mut(&mut z).par_chunks_mut(rows_per_task(rows, vocab) * vocab).for_each(|z| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for z in z.chunks_exact_mut(vocab) {
+                    row_softmax(z);
+                }
+            },
+        );
+    });
+    wrap(z)
+}
+
+/// Where logits move by t: how the loss of each label moves, p . t - t_label, and how the loss's gradient does,
+/// H t = p (t - p . t) with H = diag(p) - p p^T.
+///
+/// t and p, the probabilities, `[rows, vocab]`, labels `[rows]` -> (slope of each row, `[rows, vocab]`)
+pub fn cross_entropy_tangent(t: Tensor<2>, p: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>) {
+    let [rows, vocab] = t.dims();
+    assert_eq!(rows, labels.len(), "one label a row");
+    let device = t.device();
+    if !is_cpu(&device) {
+        let index = labels.iter().map(|&label| i64::from(label)).collect::<Vec<_>>();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows]), &device).reshape([rows, 1]);
+        let mean = (p.clone() * t.clone()).sum_dim(1);
+        return (host(mean.clone() - t.clone().gather(1, index)), p * (t - mean));
+    }
+    let (mut t, p) = (writable(t), contiguous(p));
+    let mut slopes = vec![0.0f32; rows];
+    let task = rows_per_task(rows, vocab);
+    let inputs = values(&p).par_chunks(task * vocab).zip(labels.par_chunks(task));
+    values_mut(&mut t).par_chunks_mut(task * vocab).zip(slopes.par_chunks_mut(task)).zip(inputs).for_each(
+        |((t, slopes), (p, labels))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = t.chunks_exact_mut(vocab).zip(p.chunks_exact(vocab));
+                    for (((t, p), slope), &label) in rows.zip(slopes).zip(labels) {
+                        let mean = lane_sum(
+                            vocab,
+                            #[inline(always)]
+                            |i| p[i] * t[i],
+                        );
+                        *slope = mean - t[label as usize];
+                        for (t, p) in t.iter_mut().zip(p) {
+                            *t = p * (*t - mean);
+                        }
+                    }
+                },
+            );
+        },
+    );
+    (slopes, wrap(t))
+}
+
 /// One row of [`cross_entropy`] in place: logits become softmax minus one-hot; returns the loss.
 #[inline(always)]
 fn row_cross_entropy(z: &mut [f32], label: usize) -> f32 {
-    let max = lane_max(z);
     let target = z[label];
+    let logarithm = row_softmax(z);
+    z[label] -= 1.0;
+    logarithm - target
+}
+
+/// Logits become probabilities; returns log sum_j e^(z_j).
+#[inline(always)]
+fn row_softmax(z: &mut [f32]) -> f32 {
+    let max = lane_max(z);
     for z in z.iter_mut() {
         *z = exp(*z - max);
     }
@@ -64,8 +136,7 @@ fn row_cross_entropy(z: &mut [f32], label: usize) -> f32 {
     for z in z.iter_mut() {
         *z *= scale;
     }
-    z[label] -= 1.0;
-    sum.ln() + max - target
+    sum.ln() + max
 }
 
 /// One label a row by inverse distribution function: the first index whose cumulative probability

@@ -98,6 +98,8 @@ fn activation_paths_agree() {
         let (fast, plain) = both(|| gated_backward(d.tensor(), gate.tensor(), up.tensor(), activation));
         agree(fast.0, plain.0, "gradient of the gate", activation);
         agree(fast.1, plain.1, "gradient of the other", activation);
+        let (fast, plain) = both(|| gated_tangent(d.tensor(), up.tensor(), gate.tensor(), up.tensor(), activation));
+        agree(fast, plain, "tangent", activation);
     }
 }
 
@@ -363,6 +365,30 @@ fn cross_entropy_paths_agree() {
     assert!(fast.0.iter().zip(&plain.0).all(|(a, b)| (a - b).abs() < 1e-6 * b.abs().max(8.0)));
 }
 
+/// Rows of the softmax's Hessian add up to nothing, and t^T H t is the variance of t.
+#[test]
+fn cross_entropy_tangents_agree_and_are_those_of_a_variance() {
+    let (logits, t) = (random(1, SHAPE, 3.0), random(2, SHAPE, 1.0));
+    let labels: Vec<u32> = (0..SHAPE[0]).map(|i| (i * 31 % SHAPE[1]) as u32).collect();
+    let (fast, plain) = both(|| cross_entropy_tangent(t.tensor(), softmax(logits.tensor()), &labels));
+    let p: Vec<f64> = host(softmax(logits.tensor())).into_iter().map(f64::from).collect();
+    assert!(error(fast.1.clone(), plain.1) < 1e-6);
+    assert!(fast.0.iter().zip(&plain.0).all(|(a, b)| (a - b).abs() < 1e-5));
+    let (_, gradient) = cross_entropy(logits.tensor(), &labels);
+    let rows = host(fast.1).chunks(SHAPE[1]).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    for (row, moved) in rows.iter().enumerate() {
+        let own = row * SHAPE[1]..(row + 1) * SHAPE[1];
+        let (p, t) = (&p[own.clone()], &t.values[own.clone()]);
+        let mean: f64 = p.iter().zip(t).map(|(p, &t)| p * f64::from(t)).sum();
+        let variance: f64 = p.iter().zip(t).map(|(p, &t)| p * (f64::from(t) - mean).powi(2)).sum();
+        let found: f64 = moved.iter().zip(t).map(|(&moved, &t)| f64::from(moved) * f64::from(t)).sum();
+        assert!((found - variance).abs() < 1e-5, "{found}, {variance}");
+        assert!(moved.iter().map(|&moved| f64::from(moved)).sum::<f64>().abs() < 1e-5);
+        let slope: f64 = host(gradient.clone())[own].iter().zip(t).map(|(&d, &t)| f64::from(d) * f64::from(t)).sum();
+        assert!((slope - f64::from(fast.0[row])).abs() < 1e-5);
+    }
+}
+
 #[test]
 fn cross_entropy_does_not_write_into_a_shared_tensor() {
     let logits = random(1, [3, 5], 1.0);
@@ -413,6 +439,20 @@ fn attention_agrees(lengths: &[usize], spans: &[std::ops::Range<usize>]) {
     let backward = || causal_attention_backward(d.tensor(), q.tensor(), k.tensor(), v.tensor(), &shape);
     let (fast, plain) = both(backward);
     assert!(error(fast.0, plain.0) < 2e-6 && error(fast.1, plain.1) < 2e-6 && error(fast.2, plain.2) < 2e-6);
+
+    // The tangent's transpose is the backward pass: d . (J t) = (J^T d) . t.
+    let (t_q, t_k, t_v) = (random(5, [rows, 48], 1.0), random(6, [rows, 16], 1.0), random(7, [rows, 16], 1.0));
+    let pair = |x: &Input, t: &Input| [x.tensor(), t.tensor()];
+    let tangent = || causal_attention_tangent(pair(&q, &t_q), pair(&k, &t_k), pair(&v, &t_v), &shape);
+    let (fast, plain) = both(tangent);
+    let off = error(fast.clone(), plain);
+    assert!(off < 5e-6, "tangents: {off:e}");
+    let dot = |x: Tensor<2>, t: &Input| -> f64 {
+        host(x).iter().zip(&t.values).map(|(&x, &t)| f64::from(x) * f64::from(t)).sum()
+    };
+    let (d_q, d_k, d_v) = backward();
+    let (there, back) = (dot(fast, &d), dot(d_q, &t_q) + dot(d_k, &t_k) + dot(d_v, &t_v));
+    assert!((there - back).abs() < 1e-5 * (rows as f64).sqrt(), "{there}, {back}");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use anyhow::Result;
 use burn::tensor::Tensor;
 use wherefrom_linalg::kernels::{
-    AttentionShape, Rotation, RotationTable, causal_attention, causal_attention_backward, rotate,
+    AttentionShape, Rotation, RotationTable, causal_attention, causal_attention_backward, causal_attention_tangent,
+    rotate,
 };
 
 use crate::linear::{Linear, Maps};
 use crate::norm::Norm;
+use crate::tangent::Direction;
 use crate::taps::Pass;
 use crate::weights::Weights;
 
@@ -26,6 +28,7 @@ pub(crate) struct Attention {
 }
 
 /// What the backward pass needs, all [rows, width].
+#[derive(Clone)]
 pub(crate) struct Attended {
     /// As attention reads them: normed and turned.
     queries: Tensor<2>,
@@ -73,6 +76,41 @@ impl Attention {
         let (queries, keys) = (places.turn(queries, Rotation::Forward), places.turn(keys, Rotation::Forward));
         let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &self.shape(places));
         Ok((Attended { queries, keys, values, plain }, heads))
+    }
+
+    /// How what the heads have read moves where the input moves by `moved`, and the maps with the direction.
+    pub(crate) fn tangent(
+        &self,
+        attended: &Attended,
+        places: &Places,
+        direction: Direction<'_>,
+        input: &dyn Fn() -> Tensor<2>,
+        moved: Option<Tensor<2>>,
+    ) -> Result<Option<Tensor<2>>> {
+        let made = self.inputs.tangent(direction, input, moved)?;
+        let moves = made.iter().any(Option::is_some);
+        Ok(moves.then(|| self.heads_tangent(attended.clone(), places, direction, made)))
+    }
+
+    fn heads_tangent(
+        &self,
+        attended: Attended,
+        places: &Places,
+        direction: Direction<'_>,
+        made: Vec<Option<Tensor<2>>>,
+    ) -> Tensor<2> {
+        let Attended { queries, keys, values, plain } = attended;
+        let like = [&queries, &keys, &values];
+        let made: Vec<_> =
+            made.into_iter().zip(like).map(|(moved, like)| moved.unwrap_or_else(|| like.zeros_like())).collect();
+        let [mut t_queries, mut t_keys, t_values]: [Tensor<2>; 3] = made.try_into().expect("queries, keys and values");
+        if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
+            t_queries = query_norm.tangent_by_head(direction.weights, t_queries, queries);
+            t_keys = key_norm.tangent_by_head(direction.weights, t_keys, keys);
+        }
+        let [t_queries, t_keys] = [t_queries, t_keys].map(|moved| places.turn(moved, Rotation::Forward));
+        let shape = self.shape(places);
+        causal_attention_tangent([queries, t_queries], [keys, t_keys], [values, t_values], &shape)
     }
 
     /// From the gradient at the heads to that at the input; none where the backward pass ends here.

@@ -14,6 +14,7 @@ pub(crate) use mlp::{Computed, Mlp};
 use crate::config::Residual;
 use crate::linear::Linear;
 use crate::norm::Norm;
+use crate::tangent::Direction;
 use crate::taps::Pass;
 use crate::weights::Weights;
 
@@ -29,6 +30,7 @@ pub(crate) struct Block {
 
 /// What the backward pass needs of one block, all [rows, width]. The norms' and the gate's outputs are cheap, so they
 /// are computed again rather than kept: that is a third of the memory.
+#[derive(Clone)]
 pub(crate) struct State {
     pub(crate) input: Tensor<2>,
     attended: Attended,
@@ -60,6 +62,37 @@ impl Block {
         let (output, mlp_branch) = self.leaving(weights, stream, &mlp.output, mlp.inner(&computed), &mlp.norm)?;
         let branches = branch.zip(mlp_branch).map(|(attended, computed)| [attended, computed]);
         Ok((State { input, attended, heads: kept, middle, computed, branches }, output))
+    }
+
+    /// How the stream behind the block moves where that before it moves by `moved`, and the maps with the direction; none
+    /// where it stays.
+    pub(crate) fn tangent(
+        &self,
+        state: &State,
+        places: &Places,
+        direction: Direction<'_>,
+        moved: Option<Tensor<2>>,
+    ) -> Result<Option<Tensor<2>>> {
+        let (Self { attention, mlp, .. }, weights) = (self, direction.weights);
+        let State { input, attended, heads, middle, computed, branches } = state;
+
+        let read = || self.entering(weights, &attention.norm, input);
+        let entered = self.entering_tangent(weights, &attention.norm, input, moved.clone());
+        let t_heads = attention.tangent(attended, places, direction, &read, entered)?;
+        let heads = || heads.clone().expect("kept where the direction has its map");
+        let t_branch = attention.output.tangent(direction, &heads, t_heads)?;
+        let branch = branches.as_ref().map(|[attended, _]| attended);
+        let t_branch = self.through_norm_after_tangent(weights, &attention.norm, branch, t_branch);
+        let stream = sum(moved.clone(), t_branch);
+
+        let t_middle = if self.residual == Residual::Parallel { moved } else { stream.clone() };
+        let read = || self.entering(weights, &mlp.norm, middle);
+        let entered = self.entering_tangent(weights, &mlp.norm, middle, t_middle);
+        let t_inner = mlp.tangent(computed, direction, &read, entered)?;
+        let t_branch = mlp.output.tangent(direction, &|| mlp.inner(computed), t_inner)?;
+        let branch = branches.as_ref().map(|[_, computed]| computed);
+        let t_branch = self.through_norm_after_tangent(weights, &mlp.norm, branch, t_branch);
+        Ok(sum(stream, t_branch))
     }
 
     /// From the gradient at the stream behind the block to that before it; none where the backward pass ends inside.
@@ -99,6 +132,34 @@ impl Block {
         match self.residual {
             Residual::After => x.clone(),
             _ => norm.forward(weights, x.clone()),
+        }
+    }
+
+    /// How that moves where x does.
+    fn entering_tangent(
+        &self,
+        weights: Weights<'_>,
+        norm: &Norm,
+        x: &Tensor<2>,
+        moved: Option<Tensor<2>>,
+    ) -> Option<Tensor<2>> {
+        match self.residual {
+            Residual::After => moved,
+            _ => moved.map(|moved| norm.tangent(weights, moved, x.clone())),
+        }
+    }
+
+    /// How what is added to the stream moves where a map's output does: through the norm where one follows the map.
+    fn through_norm_after_tangent(
+        &self,
+        weights: Weights<'_>,
+        norm: &Norm,
+        branch: Option<&Tensor<2>>,
+        moved: Option<Tensor<2>>,
+    ) -> Option<Tensor<2>> {
+        match branch {
+            Some(branch) => moved.map(|moved| norm.tangent(weights, moved, branch.clone())),
+            None => moved,
         }
     }
 
@@ -147,5 +208,13 @@ impl Block {
         }
         pass.report(|| norm.gradients(&d_input, &x))?;
         Ok(norm.backward(pass.weights, d, d_input, x))
+    }
+}
+
+/// x + y, where what is none is zero.
+fn sum(x: Option<Tensor<2>>, y: Option<Tensor<2>>) -> Option<Tensor<2>> {
+    match (x, y) {
+        (Some(x), Some(y)) => Some(x + y),
+        (x, y) => x.or(y),
     }
 }

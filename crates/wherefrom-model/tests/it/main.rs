@@ -6,6 +6,7 @@ mod families;
 mod fuzz;
 mod stored;
 mod streams;
+mod tangents;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
