@@ -148,7 +148,11 @@ pub(crate) struct Study {
 }
 
 impl Study {
-    fn produce<K: ArtifactKind>(folder: &Path, name: &str, fill: impl FnOnce(&mut Draft) -> Result<()>) -> Artifact<K> {
+    pub(crate) fn produce<K: ArtifactKind>(
+        folder: &Path,
+        name: &str,
+        fill: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Artifact<K> {
         let recipe =
             Recipe { stage: name.into(), version: 1, config: Value::Null, inputs: BTreeMap::new(), model: None };
         let (path, _) = Store::new(folder).produce(K::KIND, recipe, &Silent, fill).unwrap();

@@ -213,6 +213,16 @@ mod tests {
                 &[(Model, 3), (Eigenbasis, 2)],
             ),
             (
+                &[
+                    ("gradients", Kind::Gradients),
+                    ("tokens", Kind::Tokens),
+                    ("eigenbasis", Kind::Eigenbasis),
+                    ("lambda", Kind::Lambda),
+                ],
+                true,
+                &[(Model, 4), (Eigenbasis, 2)],
+            ),
+            (
                 &[("tokens", Kind::Tokens), ("eigenbasis", Kind::Eigenbasis), ("lambda", Kind::Lambda)],
                 true,
                 &[(Model, 3), (Eigenbasis, 2)],

@@ -21,6 +21,24 @@ pub(crate) struct Inverse {
     pub(crate) rotation: Option<Rotation>,
     /// 1 / (Lambda + damping) [out, in]; none for the identity. Zero where all of Lambda is: the module adds nothing.
     pub(crate) reciprocal: Option<Tensor<2>>,
+    /// What is added to Lambda; none where there is none, or it is all zero.
+    pub(crate) damping: Option<f64>,
+}
+
+impl Inverse {
+    /// P(V) = Q_S [(Q_S^T V Q_A) / (Lambda + damping)] Q_A^T of a whole matrix [out, in].
+    pub(crate) fn apply(&self, mut whole: Tensor<2>) -> Tensor<2> {
+        if let Some(basis) = &self.rotation {
+            whole = basis.activation.rows_into(basis.gradient.columns_into(whole));
+        }
+        if let Some(reciprocal) = &self.reciprocal {
+            whole = whole * reciprocal.clone();
+        }
+        match &self.rotation {
+            Some(basis) => basis.activation.rows_back(basis.gradient.columns_back(whole)),
+            None => whole,
+        }
+    }
 }
 
 impl<'a> Curvature<'a> {
@@ -64,7 +82,7 @@ impl<'a> Curvature<'a> {
         };
         let (rotation, lambda) = rayon::join(rotation, lambda);
         let (rotation, Some(lambda)) = (rotation?, lambda?) else {
-            return Ok(Inverse { rotation: None, reciprocal: None });
+            return Ok(Inverse { rotation: None, reciprocal: None, damping: None });
         };
         let [rows, columns] = shape;
         if lambda.len() != rows * columns {
@@ -76,7 +94,7 @@ impl<'a> Curvature<'a> {
         let mean = lambda.iter().sum::<f64>() / lambda.len() as f64;
         if lambda.iter().all(|&value| value == 0.0) {
             reporter.warn(&format!("lambda of {module} is all zero: the module contributes nothing"));
-            return Ok(Inverse { rotation, reciprocal: Some(Tensor::zeros(shape, device)) });
+            return Ok(Inverse { rotation, reciprocal: Some(Tensor::zeros(shape, device)), damping: None });
         }
         let damping = match self.damping {
             Damping::Relative(share) => share * mean,
@@ -91,7 +109,7 @@ impl<'a> Curvature<'a> {
             ))
             .into());
         }
-        Ok(Inverse { rotation, reciprocal: Some(tensor(reciprocal, shape, device)) })
+        Ok(Inverse { rotation, reciprocal: Some(tensor(reciprocal, shape, device)), damping: Some(damping) })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod score_index;
 pub mod score_projections;
 pub mod self_influence;
 mod side_by_side;
+pub mod solve;
 mod table;
 mod tensors;
 pub mod test_support;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use wherefrom_artifact::{
     Artifact, Draft, Eigenbasis, Error, Factors, Gradients, Kind, Lambda, Preconditioned, Row, bad_input,
 };
@@ -21,7 +21,7 @@ use crate::covariance;
 use crate::inverse::{Curvature, Inverse};
 pub use crate::method::{Config, Damping, Method, Rank};
 use crate::side_by_side::{self, side_by_side};
-use crate::tensors::{tensor, values};
+use crate::tensors::{Rotation, tensor, values};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -175,7 +175,6 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, d
         let what = format!("gradient {} of {} is a whole matrix: give its factors", row.row, row.module);
         return Err(Error::Mismatch(what).into());
     }
-    let [out_features, in_features] = [row.left_shape[0], row.right_shape[0]];
     let mut left = tensor(row.left, row.left_shape, device);
     let mut right = tensor(row.right, row.right_shape, device);
     if let Some(basis) = &inverse.rotation {
@@ -185,7 +184,19 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, d
     if let Some(reciprocal) = &inverse.reciprocal {
         whole = whole * reciprocal.clone();
     }
-    let (number, module) = (row.row, row.module);
+    keep(whole, inverse.rotation.as_ref(), (row.row, row.module), rank, threads, device)
+}
+
+/// What is kept of a query's matrix [out, in], which is rotated back where it is in an eigenbasis.
+pub(crate) fn keep(
+    mut whole: Tensor<2>,
+    rotation: Option<&Rotation>,
+    (number, module): (u64, String),
+    rank: Rank,
+    threads: Threads,
+    device: &Device,
+) -> Result<Factors> {
+    let [out_features, in_features] = whole.dims();
     let finite = |values: Vec<f32>| match values.iter().all(|value| value.is_finite()) {
         true => Ok(values),
         false => Err(bad_input(format!(
@@ -199,7 +210,7 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, d
             let (left, right) = truncated_svd(&finite(values(whole)?)?, out_features, in_features, rank, threads)?;
             let (mut left, mut right) =
                 (tensor(left, [out_features, rank], device), tensor(right, [in_features, rank], device));
-            if let Some(basis) = &inverse.rotation {
+            if let Some(basis) = rotation {
                 (left, right) = (basis.gradient.columns_back(left), basis.activation.columns_back(right));
             }
             let (left_shape, right_shape) = ([out_features, rank], [in_features, rank]);
@@ -207,7 +218,7 @@ fn precondition(row: Factors, inverse: &Inverse, rank: Rank, threads: Threads, d
             Ok(Factors { row: number, module, rank, left_shape, left, right_shape, right })
         }
         Rank::Low(_) | Rank::Full => {
-            if let Some(basis) = &inverse.rotation {
+            if let Some(basis) = rotation {
                 whole = basis.activation.rows_back(basis.gradient.columns_back(whole));
             }
             let (left, left_shape) = (finite(values(whole)?)?, [out_features, in_features]);

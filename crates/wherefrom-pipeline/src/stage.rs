@@ -22,6 +22,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_curvature::lambda::STAGE,
     &wherefrom_gradients::STAGE,
     &wherefrom_curvature::precondition::STAGE,
+    &wherefrom_curvature::solve::STAGE,
     &wherefrom_curvature::self_influence::STAGE,
     &wherefrom_curvature::coordinates::STAGE,
     &wherefrom_curvature::index::STAGE,
@@ -238,6 +239,14 @@ mod tests {
                 "precondition",
                 json!({ "method": "identity", "damping": 3 }),
                 json!({ "method": "identity", "damping": damping, "rank": 32, "store": "f32" }),
+            ),
+            (
+                "solve",
+                json!({ "solver": "neumann", "tolerance": 0.5, "sample": 64 }),
+                json!({
+                    "solver": "neumann", "damping": damping, "steps": 20, "tolerance": 1e-4, "sample": 64, "seed": 0,
+                    "rank": 32, "store": "f32",
+                }),
             ),
             (
                 "self-influence",

@@ -167,7 +167,7 @@ pub fn causal_attention_tangent(
     }
     let ([rows, width], kv, dim) = (q.dims(), k.dims()[1], shape.head_dim);
     let buffers = [q, t_q, k, t_k, v, t_v].map(contiguous);
-    let [q, t_q, k, t_k, v, t_v] = buffers.each_ref().map(|buffer| values(buffer));
+    let [q, t_q, k, t_k, v, t_v] = buffers.each_ref().map(values);
     let mut output = vec![0.0f32; rows * width];
     shape.spans.par_iter().zip(shape.split(&mut output, width)).for_each(|(span, output)| {
         output.par_chunks_mut(QUERY_BLOCK * width).enumerate().for_each(|(block, output)| {

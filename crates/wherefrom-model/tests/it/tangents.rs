@@ -202,6 +202,5 @@ fn a_product_equals_dense_float64() {
         }
         let off = (dot(&found, &found) / dot(&expected, &expected)).sqrt();
         assert!(off < 1e-5, "vector {number}: {off:e}");
-        println!("vector {number}: off by {off:.1e} in norm");
     }
 }

@@ -36,7 +36,7 @@ fn whole() -> &'static Whole {
             manifest.parts.into_iter().map(|part| part.name).collect()
         };
         let steps: Vec<(Made, Vec<String>)> = steps.iter().map(|step| (step.clone(), parts(step))).collect();
-        let sums = ["covariances", "basis", "lambda", "ihvp", "self", "index"];
+        let sums = ["covariances", "basis", "lambda", "ihvp", "ihvp-solve", "self", "index"];
         for name in [
             "train",
             "continuations",
@@ -105,8 +105,8 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
         step.kind,
         Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Coordinates | Kind::Candidates | Kind::Report
     );
-    let checkpoints =
-        matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda) || step.name == "continuations";
+    let checkpoints = matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda)
+        || ["continuations", "ihvp-solve"].contains(&&step.name[..]);
     moments.retain(|moment| match moment {
         Moment::Planned => planned,
         Moment::Checkpoint => checkpoints,

@@ -158,6 +158,17 @@ rank = 8
 stage = "precondition"
 inputs = { gradients = "query-gradients", eigenbasis = "basis", lambda = "lambda" }
 rank = "full"
+[steps.ihvp-solve]
+stage = "solve"
+inputs = { gradients = "query-gradients", tokens = "train", eigenbasis = "basis", lambda = "lambda" }
+model = "model"
+steps = 4
+sample = 100
+rank = 8
+[steps.solve-scores]
+stage = "score"
+inputs = { queries = "ihvp-solve", tokens = "train" }
+model = "model"
 [steps.index-scores]
 stage = "score-index"
 inputs = { queries = "query-gradients", index = "index", coordinates = "coordinates", eigenbasis = "basis", lambda = "lambda" }
@@ -329,6 +340,7 @@ pub(crate) struct Results {
     products: Vec<Score>,
     alike: Vec<Score>,
     projected: Vec<Score>,
+    solved: Vec<Score>,
     chosen: Vec<Score>,
     details: Vec<Score>,
     top: Vec<Ranked>,
@@ -359,6 +371,7 @@ impl Results {
             products: rows::<Scores, _>(bench, steps, "products"),
             alike: rows::<Scores, _>(bench, steps, "alike"),
             projected: rows::<Scores, _>(bench, steps, "projected"),
+            solved: rows::<Scores, _>(bench, steps, "solve-scores"),
             chosen: rows::<Scores, _>(bench, steps, "chosen"),
             details: rows::<Details, _>(bench, steps, "details"),
             top: rows::<Ranking, _>(bench, steps, "top"),
@@ -390,6 +403,7 @@ impl Results {
             (&self.products, &other.products),
             (&self.alike, &other.alike),
             (&self.projected, &other.projected),
+            (&self.solved, &other.solved),
             (&self.chosen, &other.chosen),
             (&self.details, &other.details),
         ] {
