@@ -1,10 +1,12 @@
 //! Whether influences foretell what a retraining does, and find what is known to be there.
 //!
 //! reads   tokens, a model, scores; columns where sources are known
-//! writes  retrainings ([`retrain`]), agreement ([`agreement`]), retrieval ([`retrieval`])
+//! writes  retrainings ([`retrain`]), agreement ([`agreement`]), retrieval ([`retrieval`]), scores ([`metagradient`])
 
 pub mod agreement;
+pub mod metagradient;
 pub mod retrain;
 pub mod retrieval;
 pub mod sources;
 mod statistics;
+mod threads;

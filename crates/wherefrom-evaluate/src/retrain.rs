@@ -22,6 +22,8 @@ use wherefrom_model::{Batch, Model, Sequence, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
 use wherefrom_train::course::{Course, Learner, Training, with_training};
 
+use crate::threads::side_by_side;
+
 /// Raised when the retrainings of the same configuration and inputs change.
 pub const VERSION: u32 = 1;
 
@@ -222,21 +224,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("examples", courses[0].examples().len())
 }
 
-/// A small model leaves threads idle: one run a thread, each on its own.
-fn side_by_side(exec: &Exec, work: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-    let threads = if exec.device.gpu().is_some() { 1 } else { rayon::current_num_threads() };
-    if threads == 1 {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        let alone = || rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(work);
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(alone)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-}
-
 fn weight_of(config: &Config, subset: &(u32, Vec<u64>)) -> f32 {
     if subset.0 == 0 { 1.0 } else { config.weight }
 }
@@ -306,18 +293,17 @@ fn retrained(
     }
     let (mut loss, mut by_token) = (Vec::new(), Vec::new());
     for query in queries {
-        let sequence = Sequence {
-            example: query.example,
-            input_ids: &query.input_ids,
-            target_mask: &query.target_mask,
-            segments: &query.segments,
-            weights: &query.weights,
-        };
-        let tokens = learner.model.token_losses(&Batch::new(&[sequence], &model.device))?.concat();
+        let tokens = learner.model.token_losses(&Batch::new(&[sequence(query)], &model.device))?.concat();
         loss.push(query.loss(&tokens));
         by_token.extend(tokens);
     }
     Ok(Retraining { subset: *number, seed, weight, examples: examples.clone(), loss, by_token })
+}
+
+/// A query as the model reads it.
+pub(crate) fn sequence(query: &Example) -> Sequence<'_> {
+    let Example { example, input_ids, target_mask, segments, weights, .. } = query;
+    Sequence { example: *example, input_ids, target_mask, segments, weights }
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {

@@ -12,9 +12,10 @@ use wherefrom_artifact::{
     Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores, Silent, Store, Tokens, write_atomically,
 };
 use wherefrom_evaluate::sources::Known;
-use wherefrom_evaluate::{agreement, retrain, retrieval};
-use wherefrom_model::{Config, Model};
+use wherefrom_evaluate::{agreement, metagradient, retrain, retrieval};
+use wherefrom_model::{Batch, Config, Model, Sequence};
 use wherefrom_stage::Exec;
+use wherefrom_train::course::{Course, Learner, Training};
 
 struct Bench(TempDir);
 
@@ -70,6 +71,29 @@ impl Bench {
         folder
     }
 
+    fn inputs(&self) -> (Artifact<Tokens>, Artifact<Tokens>) {
+        let tokens = (0..30).map(|number| row(number, number as u32 * 7, 8)).collect::<Vec<_>>();
+        (self.tokens(&tokens), self.tokens(&[row(0, 1, 6), row(1, 9, 7)]))
+    }
+
+    /// Influences of every example, by query.
+    fn metagradient(&self, training: &Training, exec: &Exec) -> Vec<Vec<f64>> {
+        let (tokens, queries) = self.inputs();
+        let inputs = metagradient::Inputs { tokens, queries, model: self.model() };
+        let recipe = json!([training, exec.memory]);
+        let made =
+            self.produce(Kind::Scores, recipe, |draft| metagradient::run(training, &inputs, exec, draft)).unwrap();
+        let scores: Artifact<Scores> = Artifact::open(&made).unwrap();
+        let smoothness = scores.manifest().summary["metasmoothness"].as_f64().unwrap();
+        assert!(smoothness > 0.5 && smoothness <= 1.0, "{smoothness}");
+        let mut influences = vec![Vec::new(); 2];
+        for score in scores.rows::<Score>().unwrap().map(Result::unwrap) {
+            assert_eq!(score.example, influences[score.query as usize].len() as u64);
+            influences[score.query as usize].push(f64::from(score.influence));
+        }
+        influences
+    }
+
     fn bank(&self, knobs: Value, before: Option<Artifact<Retrainings>>) -> Result<Artifact<Retrainings>> {
         self.bank_of(knobs, before, None)
     }
@@ -81,14 +105,8 @@ impl Bench {
         known: Option<Known>,
     ) -> Result<Artifact<Retrainings>> {
         let config: retrain::Config = serde_json::from_value(knobs.clone())?;
-        let inputs = retrain::Inputs {
-            tokens: self.tokens(&(0..30).map(|number| row(number, number as u32 * 7, 8)).collect::<Vec<_>>()),
-            queries: self.tokens(&[row(0, 1, 6), row(1, 9, 7)]),
-            model: self.model(),
-            strongest: None,
-            known,
-            before,
-        };
+        let (tokens, queries) = self.inputs();
+        let inputs = retrain::Inputs { tokens, queries, model: self.model(), strongest: None, known, before };
         let kind = Kind::Retrainings;
         Artifact::open(&self.produce(kind, knobs, |draft| retrain::run(&config, &inputs, &Exec::default(), draft))?)
     }
@@ -241,4 +259,72 @@ fn a_bank_takes_out_the_known_sources_of_each_query() {
     let bank = bench.bank_of(knobs(&json!({ "choose": "sources", "column": "fact" })), None, Some(known)).unwrap();
     let runs: Vec<(u32, Vec<u64>)> = rows(&bank).into_iter().map(|row| (row.subset, row.examples)).collect();
     assert_eq!(runs, [(0, vec![]), (1, vec![3, 7])]);
+}
+
+fn smooth() -> Training {
+    Training { epochs: 3, batch_rows: 8, learning_rate: 0.01, eps_root: 1e-6, ..Training::default() }
+}
+
+/// The largest difference, over the largest number.
+fn error(values: &[f64], expected: &[f64]) -> f64 {
+    let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    values.iter().zip(expected).fold(0.0_f64, |most, (value, expected)| most.max((value - expected).abs())) / largest
+}
+
+#[test]
+fn the_metagradient_is_what_whole_retrainings_differ_by() {
+    let bench = Bench::new();
+    let influences = bench.metagradient(&smooth(), &Exec::default());
+    assert_eq!(influences.iter().map(Vec::len).collect::<Vec<_>>(), [30, 30]);
+    let (tokens, queries) = bench.inputs();
+    let queries: Vec<Example> = queries.rows().unwrap().map(Result::unwrap).collect();
+    let model = Model::load(&bench.model(), &wherefrom_model::resolve_device("cpu").unwrap()).unwrap();
+    let course = Course::new(&smooth(), &tokens, &model).unwrap();
+    // log p of the queries behind a run in which one example weighs otherwise.
+    let told = |example: u64, weight: f32| -> Vec<f64> {
+        let mut learner = Learner::new(model.clone());
+        let of = |number| if number == example { weight } else { 1.0 };
+        for step in 0..course.steps() {
+            course.step(&mut learner, step, &of).unwrap();
+        }
+        let log_probability = |query: &Example| {
+            let sequence = Sequence::new(0, &query.input_ids, &query.target_mask);
+            let losses = learner.model.token_losses(&Batch::new(&[sequence], &model.device)).unwrap().concat();
+            -losses.into_iter().map(f64::from).sum::<f64>()
+        };
+        queries.iter().map(log_probability).collect()
+    };
+    let examples = [0, 7, 11, 18, 29];
+    let mut slopes = vec![Vec::new(); queries.len()];
+    for example in examples {
+        let [one, other, two, second] = [1.02, 0.98, 1.04, 0.96].map(|weight| told(example, weight));
+        for (query, slopes) in slopes.iter_mut().enumerate() {
+            slopes.push((8.0 * (one[query] - other[query]) - (two[query] - second[query])) / 0.24);
+        }
+    }
+    for (influences, slopes) in influences.iter().zip(&slopes) {
+        let influences: Vec<f64> = examples.iter().map(|&example| influences[example as usize]).collect();
+        assert!(error(&influences, slopes) < 2e-3, "{influences:?}, not {slopes:?}");
+    }
+}
+
+#[test]
+fn states_that_have_no_room_are_made_again_and_change_nothing() {
+    let bench = Bench::new();
+    let all = bench.metagradient(&smooth(), &Exec::default());
+    let some = bench.metagradient(&smooth(), &Exec { memory: Some(1), ..Exec::default() });
+    for (all, some) in all.iter().zip(&some) {
+        assert!(error(some, all) < 1e-4, "{some:?}, not {all:?}");
+    }
+}
+
+#[test]
+fn a_run_without_a_derivative_is_refused_by_name() {
+    let refused = |training: Training, what: &str| {
+        let error = metagradient::check(&training).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused(Training { clip: Some(1.0), ..smooth() }, "clip");
+    refused(Training { eps_root: 0.0, ..smooth() }, "eps-root = 0");
+    refused(Training { epochs: 0, ..smooth() }, "epochs = 0");
 }

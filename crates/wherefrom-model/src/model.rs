@@ -250,8 +250,8 @@ impl Model {
         self.head_logits(forward.output.select(0, self.indices(rows)))
     }
 
-    /// Gradient of the summed loss with respect to every parameter, the loss, and the number of targets.
-    pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, f64, usize)> {
+    /// Gradient of the summed loss with respect to every parameter, the loss of each sequence, and the number of targets.
+    pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, Vec<f64>, usize)> {
         let goal = Goal::Parameters;
         let forward = self.decoder().forward(batch, Some(goal))?;
         let loss = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
@@ -275,9 +275,11 @@ impl Model {
             Ok(())
         };
         self.decoder().backward(batch, forward, loss.d, &mut Pass { weights: self.weights(), goal, visit })?;
-        let losses = batch.targets.iter().zip(loss.by_target);
-        let loss = losses.map(|(target, loss)| f64::from(target.weight * loss)).sum();
-        Ok((gradients, loss, batch.targets.len()))
+        let mut losses = vec![0.0; batch.len()];
+        for (target, loss) in batch.targets.iter().zip(loss.by_target) {
+            losses[target.sequence] += f64::from(target.weight * loss);
+        }
+        Ok((gradients, losses, batch.targets.len()))
     }
 
     pub(crate) fn indices(&self, rows: Vec<usize>) -> Tensor<1, Int> {

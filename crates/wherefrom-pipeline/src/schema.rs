@@ -157,7 +157,11 @@ mod tests {
 
     /// A value for each knob that has to be given.
     fn least(required: &[String]) -> Map<String, Value> {
-        let value = |name: &str| if name == "keep" { json!(["source"]) } else { json!(320) };
+        let value = |name: &str| match name {
+            "keep" => json!(["source"]),
+            "column" => json!("source"),
+            _ => json!(320),
+        };
         required.iter().map(|name| (name.clone(), value(name))).collect()
     }
 

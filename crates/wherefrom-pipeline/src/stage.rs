@@ -40,6 +40,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_evaluate::retrain::STAGE,
     &wherefrom_evaluate::agreement::STAGE,
     &wherefrom_evaluate::retrieval::STAGE,
+    &wherefrom_evaluate::metagradient::STAGE,
 ];
 
 /// As in a pipeline's `stage`, for a program of the user's.

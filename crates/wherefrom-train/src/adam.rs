@@ -5,6 +5,9 @@ use burn::tensor::Tensor;
 use wherefrom_artifact::bad_input;
 use wherefrom_model::Parameters;
 
+use crate::course::Learner;
+use crate::reverse::{Adjoint, Values, numbers};
+
 /// The knobs of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AdamW {
@@ -75,6 +78,65 @@ impl AdamW {
     }
 }
 
+impl AdamW {
+    /// What the running means are divided by, since they began at 0: 1 - b1^t, 1 - b2^t.
+    fn unbias(&self, step: u64) -> [f64; 2] {
+        let time = i32::try_from(step + 1).unwrap_or(i32::MAX);
+        self.betas.map(|beta| 1.0 - beta.powi(time))
+    }
+
+    /// What decay leaves of a parameter: norm gains do not decay.
+    fn kept(&self, rate: f64, weight: &Tensor<2>) -> f64 {
+        if weight.dims()[0] == 1 { 1.0 } else { 1.0 - rate * self.weight_decay }
+    }
+
+    /// Goes back over a step that nothing clipped, but for what g owes to the weights: `adjoint` is that behind the step, and
+    /// then that before it. df/dg, g being the gradient of the mean loss as a variable of its own.
+    ///
+    /// With `s = sqrt(v' / (1 - b2^t) + eps_root)`, `c = lr / (1 - b1^t)`, and x^ for df/dx:
+    ///
+    /// ```text
+    /// M = m'^ - c w'^ / (s + eps)                              m^ = b1 M
+    /// V = v'^ + c w'^ m' / ((s + eps)^2 2 s (1 - b2^t))        v^ = b2 V
+    /// g^ = (1 - b1) M + 2 (1 - b2) g V                         w^ = (1 - lr decay) w'^
+    /// ```
+    pub(crate) fn back(
+        &self,
+        step: u64,
+        steps: u64,
+        before: &Learner,
+        gradients: &Parameters,
+        targets: usize,
+        adjoint: &mut Adjoint,
+    ) -> Result<Values> {
+        let (rate, [b1, b2], [unbias_1, unbias_2]) = (self.rate(step, steps), self.betas, self.unbias(step));
+        let mut direction = Values::new();
+        let Adjoint { weights, first, second, .. } = adjoint;
+        for (((name, weights), ahead_1), ahead_2) in weights.iter_mut().zip(first.values_mut()).zip(second.values_mut())
+        {
+            // What has no gradient stays as it is.
+            let Some(gradient) = gradients.get(name) else { continue };
+            let (kept, gradient) = (self.kept(rate, gradient), numbers(gradient)?);
+            let [first, second] = [&before.moments.first, &before.moments.second].map(|means| numbers(&means[name]));
+            let (first, second) = (first?, second?);
+            let back = |place: usize| {
+                let (m, v) = (f64::from(first[place]), f64::from(second[place]));
+                let g = f64::from(gradient[place]) / targets as f64;
+                let (m, v) = (b1 * m + (1.0 - b1) * g, b2 * v + (1.0 - b2) * g * g);
+                let root = (v / unbias_2 + self.epsilon_root).sqrt();
+                let (below, moved) = (root + self.epsilon, weights[place] * rate / unbias_1);
+                let at_first = ahead_1[place] - moved / below;
+                let at_second = ahead_2[place] + moved * m / (below * below * 2.0 * root * unbias_2);
+                (weights[place], ahead_1[place], ahead_2[place]) =
+                    (weights[place] * kept, b1 * at_first, b2 * at_second);
+                (1.0 - b1) * at_first + 2.0 * (1.0 - b2) * g * at_second
+            };
+            direction.insert(name.clone(), (0..gradient.len()).map(back).collect());
+        }
+        Ok(direction)
+    }
+}
+
 impl Moments {
     /// Zeros in the shapes of `parameters`.
     pub(crate) fn zeros(parameters: &Parameters) -> Self {
@@ -95,10 +157,7 @@ impl Moments {
         mut gradients: Parameters,
         targets: usize,
     ) {
-        let rate = adam.rate(step, steps);
-        let time = i32::try_from(step + 1).unwrap_or(i32::MAX);
-        let [b1, b2] = adam.betas;
-        let (unbias_1, unbias_2) = (1.0 - b1.powi(time), 1.0 - b2.powi(time));
+        let (rate, [b1, b2], [unbias_1, unbias_2]) = (adam.rate(step, steps), adam.betas, adam.unbias(step));
         let clipped = adam.clip.map(|clip| scale(&gradients, targets, clip));
         for (name, weight) in std::mem::take(parameters) {
             let Some(gradient) = gradients.remove(&name) else {
@@ -118,8 +177,8 @@ impl Moments {
                 under_root = under_root + adam.epsilon_root;
             }
             let update = first.clone() / (under_root.sqrt() + adam.epsilon) * (rate / unbias_1);
-            let decay = if weight.dims()[0] == 1 { 0.0 } else { adam.weight_decay };
-            parameters.insert(name.clone(), weight * (1.0 - rate * decay) - update);
+            let kept = adam.kept(rate, &weight);
+            parameters.insert(name.clone(), weight * kept - update);
             self.first.insert(name.clone(), first);
             self.second.insert(name, second);
         }

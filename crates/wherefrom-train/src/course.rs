@@ -119,7 +119,8 @@ pub struct Course {
     /// Rows of each step of an epoch.
     batches: Vec<Vec<usize>>,
     epochs: usize,
-    adam: AdamW,
+    pub(crate) adam: AdamW,
+    piece_tokens: usize,
 }
 
 /// The rows that have a target, without their texts; `fits` refuses what the model cannot read.
@@ -190,7 +191,13 @@ impl Course {
     pub fn of(examples: Vec<Example>, batches: Vec<Vec<usize>>, training: &Training) -> Self {
         let count = |example: &Example| example.target_mask.iter().filter(|&&target| target).count();
         let targets = examples.iter().map(count).collect();
-        Self { examples, targets, batches, epochs: training.epochs, adam: training.optimizer() }
+        let (epochs, adam) = (training.epochs, training.optimizer());
+        Self { examples, targets, batches, epochs, adam, piece_tokens: PIECE_TOKENS }
+    }
+
+    /// The same run, whose batches go through the model in pieces of at most so many tokens, or of one row.
+    pub fn in_pieces(self, piece_tokens: usize) -> Self {
+        Self { piece_tokens, ..self }
     }
 
     /// Steps of the whole run.
@@ -217,32 +224,46 @@ impl Course {
         &self.batches[(step % self.batches.len() as u64) as usize]
     }
 
+    /// What the loss of a step is divided by.
+    pub(crate) fn targets(&self, step: u64) -> usize {
+        self.batch(step).iter().map(|&row| self.targets[row]).sum()
+    }
+
+    /// Numbers of the examples of a step.
+    pub(crate) fn numbers(&self, step: u64) -> impl Iterator<Item = u64> {
+        self.batch(step).iter().map(|&row| self.examples[row].example)
+    }
+
     /// Takes a step, each example with the weight that `weight` gives its number. The summed loss, weighted, before it; and
     /// the targets that it is divided by.
     ///
     /// # Errors
     /// A loss that is no number.
     pub fn step(&self, learner: &mut Learner, step: u64, weight: &dyn Fn(u64) -> f32) -> Result<(f64, usize)> {
-        let batch = self.batch(step);
-        let targets = batch.iter().map(|&row| self.targets[row]).sum();
-        let (gradients, loss) = self.gradients(&learner.model, batch, weight)?;
-        if !loss.is_finite() {
-            return Err(bad_input(format!(
-                "the loss is {loss} after {step} of {} steps; lower learning-rate = {}",
-                self.steps(),
-                self.adam.learning_rate
-            )));
-        }
-        let parameters = &mut learner.model.parameters;
-        learner.moments.step(&self.adam, step, self.steps(), parameters, gradients, targets);
-        Ok((loss, targets))
+        let (gradients, losses) = self.gradients(&learner.model, step, weight)?;
+        self.take(learner, step, gradients);
+        Ok((losses.iter().sum(), self.targets(step)))
     }
 
-    /// The gradient of the weighted sum, piece by piece, and the sum. What has no weight is not run.
-    fn gradients(&self, model: &Model, batch: &[usize], weight: &dyn Fn(u64) -> f32) -> Result<(Parameters, f64)> {
-        let most = model.batch_tokens(PIECE_TOKENS, PIECE_BYTES);
-        let mut rows = batch.iter().map(|&row| (&self.examples[row], weight(self.examples[row].example)));
-        let (mut sum, mut total): (Option<Parameters>, f64) = (None, 0.0);
+    /// Takes a step, given the gradient of its summed loss.
+    pub(crate) fn take(&self, learner: &mut Learner, step: u64, gradients: Parameters) {
+        let (parameters, targets) = (&mut learner.model.parameters, self.targets(step));
+        learner.moments.step(&self.adam, step, self.steps(), parameters, gradients, targets);
+    }
+
+    /// The gradient of the weighted sum, piece by piece, and the loss of each row that has a weight: the others are not run.
+    ///
+    /// # Errors
+    /// A loss that is no number.
+    pub(crate) fn gradients(
+        &self,
+        model: &Model,
+        step: u64,
+        weight: &dyn Fn(u64) -> f32,
+    ) -> Result<(Parameters, Vec<f64>)> {
+        let most = model.batch_tokens(self.piece_tokens, PIECE_BYTES);
+        let mut rows = self.batch(step).iter().map(|&row| (&self.examples[row], weight(self.examples[row].example)));
+        let (mut sum, mut losses): (Option<Parameters>, Vec<f64>) = (None, Vec::new());
         let mut piece: Vec<(&Example, Vec<f32>)> = Vec::new();
         let mut tokens = 0;
         loop {
@@ -250,8 +271,8 @@ impl Course {
             let length = next.map_or(usize::MAX, |(example, _)| example.input_ids.len());
             if !piece.is_empty() && tokens + length.min(most + 1) > most {
                 let sequences: Vec<_> = piece.iter().map(|(example, weights)| sequence(example, weights)).collect();
-                let (gradients, loss, _) = model.parameter_gradients(&Batch::new(&sequences, &model.device))?;
-                total += loss;
+                let (gradients, of_piece, _) = model.parameter_gradients(&Batch::new(&sequences, &model.device))?;
+                losses.extend(of_piece);
                 sum = Some(match sum {
                     Some(sum) => added(sum, gradients),
                     None => gradients,
@@ -263,8 +284,16 @@ impl Course {
             piece.push((example, example.parts().map(|(_, own)| own * weight).collect()));
             tokens += length;
         }
+        let loss: f64 = losses.iter().sum();
+        if !loss.is_finite() {
+            return Err(bad_input(format!(
+                "the loss is {loss} after {step} of {} steps; lower learning-rate = {}",
+                self.steps(),
+                self.adam.learning_rate
+            )));
+        }
         let zeros = || model.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect();
-        Ok((sum.unwrap_or_else(zeros), total))
+        Ok((sum.unwrap_or_else(zeros), losses))
     }
 }
 

@@ -244,7 +244,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let done = (progress.step - epoch * epoch_steps) as usize;
         for members in &order[done..] {
             let batch = batch(&examples, members, &device);
-            let (gradients, loss, targets) = model.parameter_gradients(&batch)?;
+            let (gradients, losses, targets) = model.parameter_gradients(&batch)?;
+            let loss: f64 = losses.iter().sum();
             if !loss.is_finite() {
                 return Err(bad_input(format!(
                     "the loss is {loss} after {} of {steps} steps; lower learning-rate = {}",

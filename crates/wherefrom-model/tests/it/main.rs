@@ -55,10 +55,11 @@ impl Fixture {
 
     /// The gradient of every parameter, and the losses.
     fn gradients_agree(&self, name: &str) {
-        let (gradients, loss, targets) = self.model.parameter_gradients(&self.batch()).unwrap();
+        let (gradients, losses, targets) = self.model.parameter_gradients(&self.batch()).unwrap();
         assert_eq!(targets, self.sequences.iter().map(|ids| ids.len() - 1).sum::<usize>());
         let by_token = self.model.token_losses(&self.batch()).unwrap();
-        assert_close("loss", &[loss as f32], &[by_token.iter().flatten().sum()]);
+        let expected: Vec<f32> = by_token.iter().map(|losses| losses.iter().sum()).collect();
+        assert_close("losses", &losses.iter().map(|&loss| loss as f32).collect::<Vec<_>>(), &expected);
         let expected: Vec<_> = self.floats.iter().filter(|(name, _)| name.starts_with("gradient.")).collect();
         assert_eq!(gradients.len(), expected.len(), "{name}");
         for (parameter, expected) in expected {

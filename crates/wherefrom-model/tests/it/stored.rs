@@ -77,9 +77,9 @@ fn made(model: &Model) -> Vec<Vec<f32>> {
             Ok(())
         })
         .unwrap();
-    let (gradients, loss, _) = model.parameter_gradients(&batch).unwrap();
+    let (gradients, losses, _) = model.parameter_gradients(&batch).unwrap();
     made.extend(gradients.into_values().map(values));
-    made.push(vec![loss as f32]);
+    made.push(losses.into_iter().map(|loss| loss as f32).collect());
     made
 }
 

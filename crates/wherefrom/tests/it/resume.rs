@@ -47,6 +47,7 @@ fn whole() -> &'static Whole {
             "scores",
             "chosen",
             "details",
+            "metagradient",
         ]
         .into_iter()
         .chain(sums)

@@ -228,6 +228,18 @@ model = "model"
 stage = "losses"
 inputs = { tokens = "queries" }
 model = "model"
+[steps.few]
+stage = "tokenize"
+corpus = "corpus.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 12
+every = 400
+[steps.metagradient]
+stage = "metagradient"
+inputs = { tokens = "few", queries = "queries" }
+model = "model"
+batch-rows = 8
+eps-root = 1e-6
 [steps.report]
 stage = "report"
 inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores", columns = "columns" }
@@ -343,6 +355,7 @@ pub(crate) struct Results {
     solved: Vec<Score>,
     chosen: Vec<Score>,
     details: Vec<Score>,
+    metagradient: Vec<Score>,
     top: Vec<Ranked>,
     last: Vec<Ranked>,
     kept: Vec<Kept>,
@@ -374,6 +387,7 @@ impl Results {
             solved: rows::<Scores, _>(bench, steps, "solve-scores"),
             chosen: rows::<Scores, _>(bench, steps, "chosen"),
             details: rows::<Details, _>(bench, steps, "details"),
+            metagradient: rows::<Scores, _>(bench, steps, "metagradient"),
             top: rows::<Ranking, _>(bench, steps, "top"),
             last: rows::<Ranking, _>(bench, steps, "final"),
             kept: rows::<Columns, _>(bench, steps, "columns"),
@@ -406,6 +420,7 @@ impl Results {
             (&self.solved, &other.solved),
             (&self.chosen, &other.chosen),
             (&self.details, &other.details),
+            (&self.metagradient, &other.metagradient),
         ] {
             assert_eq!(left.len(), right.len());
             for (left, right) in left.iter().zip(right) {
