@@ -95,6 +95,14 @@ peers: _python
     @test -x .venv-peers/bin/pip || python3 -m venv --clear .venv-peers
     .venv-peers/bin/pip install --quiet --requirement tests/peers/requirements.txt
 
+# Whether scores foretell retrainings and find what is known to be there: both pipelines and, with `--sweep`, seven dampings;
+# tables and pictures go into docs/fidelity.md. What is there is not made again.
+evaluate *args: _python
+    cargo build --release --workspace --bin wherefrom
+    @test -x .venv/bin/pip || python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    .venv/bin/python pipelines/evaluate.py target/release/wherefrom {{args}}
+
 # Against a whole golden set converted by tests/fixtures/golden/make_fixtures.py --full FOLDER.
 golden folder:
     WHEREFROM_GOLDEN={{folder}} cargo test --release --workspace --test golden -- --nocapture
