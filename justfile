@@ -25,10 +25,6 @@ curvature file=pipeline:
 scores file=pipeline:
     cargo run --release -p wherefrom -- run {{file}} --to scores
 
-# Whether scores foretell retrainings, and how well each method does with the damping that suits it: docs/fidelity.md.
-evaluate file="pipelines/evaluate.toml" *methods="diagonal kfac ekfac shampoo": _python (run file)
-    WHEREFROM="cargo run --release --quiet -p wherefrom --" python3 pipelines/damping.py {{file}} {{methods}}
-
 # The quickstart's model, trained anew from its corpus and put in place of the one in data/models.
 checkpoint:
     cargo run --release -p wherefrom -- run pipelines/train-quickstart.toml

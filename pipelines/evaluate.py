@@ -18,12 +18,13 @@ DOCS = ROOT / "docs"
 METHODS = {  # step `scores-NAME`: what it is, in order of the ladder
     "random": "random",
     "bm25": "BM25",
-    "representation": "similarity of representations",
+    "activations": "similarity of activations",
     "identity": "gradient product",
     "cosine": "gradient cosine",
     "tracin": "gradient products over checkpoints (TracIn)",
     "adam": "gradient product, by Adam's second moments",
-    "trak": "projected gradients, Gauss-Newton of the projections (TRAK)",
+    "trak": "projected gradients and their Gauss-Newton (TRAK)",
+    "trackstar": "the same, as cosines (TrackStar)",
     "diagonal": "diagonal",
     "kfac": "K-FAC",
     "shampoo": "eigenvalue-corrected Shampoo",
@@ -33,9 +34,12 @@ METHODS = {  # step `scores-NAME`: what it is, in order of the ladder
     "solve": "conjugate gradients on the Gauss-Newton system",
     "metagradient": "metagradient through the training run",
 }
-DAMPED = {"diagonal": "ihvp-diagonal", "kfac": "ihvp-kfac", "shampoo": "ihvp-shampoo", "ekfac": "ihvp-ekfac", "solve": "ihvp-solve"}
+DAMPED = {  # which step has the damping
+    "adam": "ihvp-adam", "trak": "scores-trak", "diagonal": "ihvp-diagonal", "kfac": "ihvp-kfac", "shampoo": "ihvp-shampoo",
+    "ekfac": "ihvp-ekfac", "solve": "ihvp-solve",
+}
 DAMPINGS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10]
-OVER_CORPUS = {"covariance", "lambda", "score", "self-influence", "index"}  # stages that run the model over all training tokens
+OVER_CORPUS = {"covariance", "lambda", "score", "self-influence", "index", "gradient-products", "projections", "activations"}  # stages that run the model over all training tokens
 
 
 class Study:
