@@ -135,6 +135,18 @@ def ladder(study):
     return table(head, rows), points
 
 
+def ceiling(study):
+    """How well one half of the orders foretells the other."""
+    said = []
+    for step, what in [("agreement-ekfac-seeds", "1 %"), ("agreement-ekfac-half", "half")]:
+        if step in study.steps:
+            found = study.summary(step)["ceiling"]
+            said.append(f"Without {what} of the passages, two halves of the five orders agree with each other at {interval(found)}.")
+    line = study.summary("agreement-ekfac")
+    said.append(f"Nats are not calibrated: a retraining moves a query by {number(line['slope'][0])} of what EK-FAC says, so scores rank, and are no amounts.")
+    return " ".join(said)
+
+
 def falls(study):
     """What a query loses without the 1 % that a method ranks highest."""
     rows = []
@@ -255,6 +267,7 @@ def main():
     rungs, points = ladder(study)
     page = replaced(page, "ladder", rungs)
     page = replaced(page, "falls", falls(study))
+    page = replaced(page, "ceiling", ceiling(study))
     picture(points, DOCS / "fidelity-ladder.svg")
     scatter(study, "ekfac", DOCS / "fidelity-predicted.svg")
     world = Study(given.wherefrom, "planted.toml").make()

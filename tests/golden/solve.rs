@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Artifact, Draft, Eigenbasis, Example, Gradients, Lambda, Preconditioned, Row, Score, Scores, Tokens,
+    Artifact, Candidate, Candidates, Draft, Eigenbasis, Example, Gradients, Lambda, Preconditioned, Row, Score, Scores,
+    Tokens,
 };
 use wherefrom_curvature::precondition::{Damping, Rank};
 use wherefrom_curvature::solve::{self, Solver};
-use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition};
+use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition, proximal};
 use wherefrom_model::{LabelsKind, Modules};
 use wherefrom_stage::Exec;
 
@@ -29,6 +30,7 @@ struct Truth {
     folder: TempDir,
     exec: Exec,
     tokens: Artifact<Tokens>,
+    queries: Artifact<Tokens>,
     gradients: Artifact<Gradients>,
     eigenbasis: Artifact<Eigenbasis>,
     lambda: Artifact<Lambda>,
@@ -54,7 +56,7 @@ impl Truth {
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
         let config = wherefrom_gradients::Config { modules: modules.clone(), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: asked, model: model.clone() };
+        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), model: model.clone() };
         let gradients =
             Study::produce(place.path(), "gradients", |draft| wherefrom_gradients::run(&config, &inputs, &exec, draft));
         let labels = LabelsKind::Empirical;
@@ -73,7 +75,7 @@ impl Truth {
         let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap());
         let expected = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter();
         let expected = expected.map(|(name, view)| (name, view.data().chunks_exact(8).map(number).collect())).collect();
-        Self { folder: place, exec, tokens: train, gradients, eigenbasis: basis, lambda, expected }
+        Self { folder: place, exec, tokens: train, queries: asked, gradients, eigenbasis: basis, lambda, expected }
     }
 
     /// Influences of EK-FAC.
@@ -107,6 +109,32 @@ impl Truth {
         (self.influences(solved), residuals)
     }
 
+    /// Proximal Bregman responses of some rows, [queries, examples]; NaN elsewhere, and where a row did not converge.
+    fn respond(&self, rows: &[usize], copies: f64, tolerance: f64) -> Vec<f64> {
+        let candidate = |&row: &usize| Candidate { query: 0, example: row as u64, score: 0.0, source: "test".into() };
+        let candidates: Vec<Candidate> = rows.iter().map(candidate).collect();
+        let candidates: Artifact<Candidates> = Study::produce(self.folder.path(), &format!("rows {copies}"), |draft| {
+            draft.write_rows::<Candidates, _>(0, &candidates)
+        });
+        let config = proximal::Config {
+            damping: Damping::Absolute(0.05),
+            modules: Modules::Named("all".into()),
+            copies,
+            tolerance,
+            ..Default::default()
+        };
+        let inputs = proximal::Inputs {
+            tokens: self.tokens.clone(),
+            queries: self.queries.clone(),
+            model: folder().join("model"),
+            eigenbasis: self.eigenbasis.clone(),
+            lambda: self.lambda.clone(),
+            candidates: Some(proximal::Chosen::Candidates(candidates)),
+        };
+        let name = format!("{config:?}");
+        matrix(Study::produce(self.folder.path(), &name, |draft| proximal::run(&config, &inputs, &self.exec, draft)))
+    }
+
     /// [queries, examples]
     fn influences(&self, queries: Artifact<Preconditioned>) -> Vec<f64> {
         let name = format!("scores of {}", queries.key());
@@ -117,16 +145,20 @@ impl Truth {
             candidates: None,
         };
         let config = wherefrom_score::Config::default();
-        let scores: Artifact<Scores> = Study::produce(self.folder.path(), &name, |draft| {
+        matrix(Study::produce(self.folder.path(), &name, |draft| {
             wherefrom_score::run(&config, &inputs, &self.exec, draft)
-        });
-        let mut matrix = vec![f64::NAN; QUERIES * EXAMPLES];
-        for row in scores.rows::<Score>().unwrap() {
-            let row = row.unwrap();
-            matrix[row.query as usize * EXAMPLES + row.example as usize] = row.influence.into();
-        }
-        matrix
+        }))
     }
+}
+
+/// [queries, examples]; NaN where a pair is not there.
+fn matrix(scores: Artifact<Scores>) -> Vec<f64> {
+    let mut matrix = vec![f64::NAN; QUERIES * EXAMPLES];
+    for row in scores.rows::<Score>().unwrap() {
+        let row = row.unwrap();
+        matrix[row.query as usize * EXAMPLES + row.example as usize] = row.influence.into();
+    }
+    matrix
 }
 
 /// The golden damping of that name.
@@ -209,4 +241,30 @@ fn a_neumann_series_comes_nearer_to_the_exact_solution() {
         println!("query {query}: Pearson {drawn:.2} with half of the rows in each step, EK-FAC {ekfac:.2}");
         assert!(drawn > ekfac, "query {query}: {drawn}, {ekfac}");
     }
+}
+
+#[test]
+fn proximal_responses_are_those_of_float64() {
+    let truth = Truth::new();
+    let bytes = std::fs::read(folder().join("reference.safetensors")).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let rows = reference.tensor("response_rows").unwrap();
+    let rows: Vec<_> =
+        rows.data().chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()) as usize).collect();
+    // Every other of the rows that float64 has: one takes some seconds.
+    let some: Vec<_> = rows.iter().copied().step_by(2).collect();
+    let found = truth.respond(&some, 1.0, 1e-4);
+    for (query, expected) in truth.expected["response"].chunks(rows.len()).enumerate() {
+        let found: Vec<_> = some.iter().map(|row| found[query * EXAMPLES + row]).collect();
+        let expected: Vec<_> = expected.iter().copied().step_by(2).collect();
+        let off = error(&found, &expected);
+        println!("query {query}: off by {off:.1e} of the largest response");
+        assert!(off < 1e-3, "query {query}: {off:e}: {found:?}, {expected:?}");
+    }
+    // Of a small part of a copy, what is left is the influence.
+    let (found, exact) = (truth.respond(&some[..1], 0.02, 1e-2), &truth.expected["influence_absolute"]);
+    let of_row = |values: &[f64]| (0..QUERIES).map(|query| values[query * EXAMPLES + some[0]]).collect::<Vec<_>>();
+    let off = error(&of_row(&found), &of_row(exact));
+    println!("a fiftieth of a copy: off by {off:.1e} of the largest influence");
+    assert!(off < 0.05, "{off:e}: {:?}, {:?}", of_row(&found), of_row(exact));
 }

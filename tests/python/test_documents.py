@@ -25,6 +25,7 @@ NOT_RUN = {
     r"^cargo install": "fetches and builds",
     r"^just (test|test-python|test-smollm2)$": "builds, and runs every test",
     r"^just (fetch-)?smollm2$": "fetches a model of 94 MB",
+    r"^just evaluate": "retrains a small model some hundred times",
     r"^just checkpoint$": "trains for 150 s, and replaces a file of the repository",
     r"train-quickstart\.toml|copies\.toml|=\"\$MODEL\"": "trains for 150 s or longer",
     r"external\.toml": "takes about a minute; test_external.py runs the same program",

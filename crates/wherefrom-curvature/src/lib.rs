@@ -12,6 +12,7 @@ mod inverse;
 pub mod lambda;
 mod method;
 pub mod precondition;
+pub mod proximal;
 pub mod score_index;
 pub mod score_projections;
 pub mod self_influence;

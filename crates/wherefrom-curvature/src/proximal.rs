@@ -15,14 +15,15 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Candidate, Candidates, Draft, Eigenbasis, Example, Kind, Lambda, Ranked, Ranking, Score, Scores, Tokens,
-    bad_input, check_training_examples,
+    Artifact, Candidate, Candidates, Draft, Eigenbasis, Example, Kind, Lambda, Ranked, Ranking, Score, Scores, Silent,
+    Tokens, bad_input, check_training_examples,
 };
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::random::uniform;
@@ -30,7 +31,6 @@ use wherefrom_model::{Batch, Labels, Model, Modules, Precision, Selection, Tap};
 use wherefrom_pass::{open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
 
-use crate::blocks::blocks_of;
 use crate::inverse::Curvature;
 use crate::method::{Damping, Method};
 use crate::solve::sample::{Sample, Sampling};
@@ -41,9 +41,9 @@ use crate::tensors::values;
 pub const VERSION: u32 = 1;
 
 /// Products of a step's inner conjugate gradients at most.
-const PRODUCTS: usize = 100;
+const PRODUCTS: usize = 300;
 /// How far they go: the share of the gradient that is left.
-const INNER: f64 = 0.03;
+const INNER: f64 = 0.01;
 /// A step is halved so many times at most.
 const HALVINGS: usize = 6;
 
@@ -103,7 +103,7 @@ pub struct Config {
     pub seed: u64,
     /// An example has converged where the gradient's norm is this share of what it was at the start.
     pub tolerance: f64,
-    /// Newton steps at most.
+    /// Steps at most.
     pub steps: usize,
     /// N of the influence; by default the rows of the tokens artifact.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +120,7 @@ impl Default for Config {
             sample: 256,
             seed: 0,
             tolerance: 1e-3,
-            steps: 12,
+            steps: 40,
             training_examples: None,
         }
     }
@@ -188,7 +188,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let Inputs { tokens, eigenbasis, lambda, .. } = inputs;
     let total = config.training_examples.unwrap_or_else(|| tokens.examples());
-    check_training_examples(total)?;
+    check_training_examples(config.training_examples)?;
     draft.metadata("method", "proximal");
     draft.metadata("unit", "nats per added copy");
     draft.metadata("sign", "positive = one more copy raises log p(completion)");
@@ -198,12 +198,14 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let (model, _) = place(model, tokens, exec, 0)?;
     let space = Space::new(&curvature, selection.modules(), &model.device, &*exec.reporter)?;
     let sampling = Sampling { model: &model, tokens, exec, documents: config.sample, seed: config.seed };
+    // Progress is told by examples, not by the tokens of a product.
+    let quiet = Exec { reporter: Arc::new(Silent), ..exec.clone() };
     let problem = Problem {
         config,
         space: &space,
         before: &model,
         selection: &selection,
-        exec,
+        exec: &quiet,
         sample: sampling.draw(0)?,
         weight: config.copies / total as f64,
     };
@@ -265,9 +267,12 @@ fn chosen(config: &Config, inputs: &Inputs) -> Result<Vec<u64>> {
         Some(Chosen::Candidates(candidates)) => {
             candidates.rows::<Candidate>()?.map(|row| Ok(row?.example)).collect::<Result<_>>()?
         }
-        Some(Chosen::Ranking(ranking)) => ranking.rows::<Ranked>()?.map(|row| Ok(row?.example)).collect::<Result<_>>()?,
+        Some(Chosen::Ranking(ranking)) => {
+            ranking.rows::<Ranked>()?.map(|row| Ok(row?.example)).collect::<Result<_>>()?
+        }
     };
-    let mut drawn: Vec<(f64, u64)> = from.into_iter().map(|example| (uniform(config.seed, example, u64::MAX), example)).collect();
+    let mut drawn: Vec<(f64, u64)> =
+        from.into_iter().map(|example| (uniform(config.seed, example, u64::MAX), example)).collect();
     drawn.sort_by(|left, right| left.0.total_cmp(&right.0));
     let mut drawn: Vec<u64> = drawn.into_iter().take(config.examples).map(|(_, example)| example).collect();
     drawn.sort_unstable();
@@ -326,20 +331,21 @@ impl Problem<'_> {
         Ok((model, gradient))
     }
 
-    /// Newton's method with the Gauss-Newton matrix of the sample and the example, and with conjugate gradients inside.
+    /// Steps of BFGS (Nocedal and Wright 2006, algorithm 7.4) from the Gauss-Newton matrix of the sample and the example, which
+    /// knows all of the curvature but that of the model's own bends; what the steps find of those is kept in `pairs`.
     fn minimum(&self, example: &Example) -> Result<Ended> {
         let batch = Batch::new(&[sequence(example)], &self.before.device);
         let mut moved = vec![0.0; self.space.size()];
         let (mut model, mut gradient) = self.gradient(&batch, &moved)?;
         let first = length(&gradient);
-        let mut ended = 0.0;
+        let (mut ended, mut pairs): (f64, Vec<[Vec<f64>; 2]>) = (0.0, Vec::new());
         for step in 0..=self.config.steps {
             let now = length(&gradient);
             ended = if first > 0.0 { now / first } else { 0.0 };
             if ended <= self.config.tolerance || step == self.config.steps {
                 break;
             }
-            let direction = self.direction(&model, &batch, &gradient)?;
+            let direction = self.bfgs(&model, &batch, &gradient, &pairs)?;
             let mut next = None;
             for halving in 0..=HALVINGS {
                 let mut there = moved.clone();
@@ -350,10 +356,38 @@ impl Problem<'_> {
                     break;
                 }
             }
-            let Some(next) = next else { break };
-            (moved, model, gradient) = next;
+            let Some((there, changed, steepest)) = next else {
+                if pairs.is_empty() {
+                    break;
+                }
+                pairs.clear();
+                continue;
+            };
+            let difference = |to: &[f64], from: &[f64]| to.iter().zip(from).map(|(to, from)| to - from).collect();
+            let pair: [Vec<f64>; 2] = [difference(&there, &moved), difference(&steepest, &gradient)];
+            if dot(&pair[0], &pair[1]) > 0.0 {
+                pairs.push(pair);
+            }
+            (moved, model, gradient) = (there, changed, steepest);
         }
         Ok(Ended { moved, gradient: ended })
+    }
+
+    /// The inverse of the curvature times g, with what steps s and the changes y of the gradient along them say of it.
+    fn bfgs(&self, model: &Model, example: &Batch, gradient: &[f64], pairs: &[[Vec<f64>; 2]]) -> Result<Vec<f64>> {
+        let mut q = gradient.to_vec();
+        let mut shares = Vec::new();
+        for [s, y] in pairs.iter().rev() {
+            let share = dot(s, &q) / dot(s, y);
+            add(&mut q, -share, y);
+            shares.push(share);
+        }
+        let mut direction = self.direction(model, example, &q)?;
+        for ([s, y], share) in pairs.iter().zip(shares.into_iter().rev()) {
+            let along = dot(y, &direction) / dot(s, y);
+            add(&mut direction, share - along, s);
+        }
+        Ok(direction)
     }
 
     /// (H + (c/N) H_n + D)^-1 g, by conjugate gradients that EK-FAC preconditions.
@@ -366,7 +400,7 @@ impl Problem<'_> {
         for _ in 0..PRODUCTS {
             let mut curved = system.products(&self.sample, &[&p])?.remove(0).vector;
             if self.weight > 0.0 {
-                add(&mut curved, self.weight, &system.example_product(example, &p)?);
+                add(&mut curved, self.weight, &system.batch_product(example, &p)?);
             }
             let along = dot(&p, &curved);
             if !(along > 0.0 && along.is_finite()) {
@@ -398,7 +432,6 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let (data, queries) = (planned.size_of("tokens"), planned.size_of("queries"));
     let tokens = data.tokens * (config.sample as f64 / data.rows.max(1.0)).min(1.0);
     let examples = (config.examples as f64).min(data.rows);
-    let _ = blocks_of(planned);
     // Some three steps of some forty products, each a forward pass, a tangent and a backward pass.
     let flops = examples * 120.0 * tokens * (6.0 * sizes.forward + 4.0 * sizes.products);
     let size: f64 = sizes.modules.iter().map(|module| (module.in_features * module.out_features) as f64).sum();

@@ -10,8 +10,8 @@
 
 mod checkpoint;
 mod iteration;
-mod sample;
-mod system;
+pub(crate) mod sample;
+pub(crate) mod system;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

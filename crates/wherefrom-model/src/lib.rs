@@ -8,6 +8,7 @@ mod blocks;
 mod config;
 mod decoder;
 mod device;
+mod divergence;
 mod error;
 mod family;
 mod footprint;

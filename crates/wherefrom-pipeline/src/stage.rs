@@ -37,6 +37,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_score::STAGE,
     &wherefrom_aggregate::rank::STAGE,
     &wherefrom_report::STAGE,
+    &wherefrom_curvature::proximal::STAGE,
     &wherefrom_evaluate::retrain::STAGE,
     &wherefrom_evaluate::agreement::STAGE,
     &wherefrom_evaluate::retrieval::STAGE,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, bad_input};
 
 use super::sample::{Sample, Sampling};
-use super::system::{Product, Space, System, dot, norm};
+use super::system::{Product, Space, System, add, dot, norm};
 use super::{Config, Solver};
 
 /// Between two checkpoints, and their share of the time at most a twentieth.
@@ -221,11 +221,6 @@ impl Query {
         told.history.push(Settled { residual, change });
         Ok(())
     }
-}
-
-/// x += a y
-fn add(x: &mut [f64], a: f64, y: &[f64]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += a * y);
 }
 
 /// 1 over the largest eigenvalue of P K, of a sample and by power iteration, which finds less: the series converges for up

@@ -8,25 +8,25 @@ use wherefrom_pass::Corpus;
 use wherefrom_stage::Exec;
 
 /// Where documents are drawn from.
-pub(super) struct Sampling<'a> {
-    pub(super) model: &'a Model,
-    pub(super) tokens: &'a Artifact<Tokens>,
-    pub(super) exec: &'a Exec,
-    pub(super) documents: usize,
-    pub(super) seed: u64,
+pub(crate) struct Sampling<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) tokens: &'a Artifact<Tokens>,
+    pub(crate) exec: &'a Exec,
+    pub(crate) documents: usize,
+    pub(crate) seed: u64,
 }
 
 /// Documents in batches.
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Places among the documents, with them.
-    pub(super) batches: Vec<(Vec<usize>, Batch)>,
-    pub(super) documents: usize,
-    pub(super) tokens: u64,
+    pub(crate) batches: Vec<(Vec<usize>, Batch)>,
+    pub(crate) documents: usize,
+    pub(crate) tokens: u64,
 }
 
 impl Sampling<'_> {
     /// The documents of a draw: those whose hashes of (seed, document, draw) are the smallest.
-    pub(super) fn draw(&self, draw: u64) -> Result<Sample> {
+    pub(crate) fn draw(&self, draw: u64) -> Result<Sample> {
         let all = self.tokens.examples();
         let mut chosen: Vec<_> = (0..all).map(|example| (uniform(self.seed, example, draw), example)).collect();
         if self.documents < chosen.len() {

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use wherefrom_artifact::Reporter;
 use wherefrom_linalg::kernels::product;
-use wherefrom_model::{Linearised, Model, Module, Selection, Tap};
+use wherefrom_model::{Batch, Linearised, Model, Module, Selection, Tap};
 use wherefrom_stage::Exec;
 
 use super::sample::Sample;
@@ -15,15 +15,15 @@ use crate::inverse::{Curvature, Inverse};
 use crate::tensors::{tensor, values};
 
 /// The attributed maps as one vector: the modules one after another, each row by row.
-pub(super) struct Space {
+pub(crate) struct Space {
     modules: Vec<Module>,
     places: Vec<Range<usize>>,
     inverses: Vec<Inverse>,
-    pub(super) device: Device,
+    pub(crate) device: Device,
 }
 
 impl Space {
-    pub(super) fn new(
+    pub(crate) fn new(
         curvature: &Curvature<'_>,
         modules: &[Module],
         device: &Device,
@@ -42,7 +42,7 @@ impl Space {
     }
 
     /// Numbers of a vector.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.places.last().map_or(0, |place| place.end)
     }
 
@@ -51,12 +51,12 @@ impl Space {
     }
 
     /// Where a module's numbers are.
-    pub(super) fn place(&self, name: &str) -> Result<Range<usize>> {
+    pub(crate) fn place(&self, name: &str) -> Result<Range<usize>> {
         Ok(self.places[self.index(name)?].clone())
     }
 
     /// A module's [out, in] of a vector.
-    pub(super) fn matrix(&self, name: &str, vector: &[f64]) -> Result<Tensor<2>> {
+    pub(crate) fn matrix(&self, name: &str, vector: &[f64]) -> Result<Tensor<2>> {
         Ok(self.part(self.index(name)?, vector, 1.0))
     }
 
@@ -67,14 +67,21 @@ impl Space {
     }
 
     /// Takes modules out of which Lambda is all zero: they contribute nothing.
-    pub(super) fn only_curved(&self, vector: &mut [f64]) {
+    pub(crate) fn only_curved(&self, vector: &mut [f64]) {
         for (place, _) in self.places.iter().zip(&self.inverses).filter(|(_, inverse)| inverse.damping.is_none()) {
             vector[place.clone()].fill(0.0);
         }
     }
 
+    /// into += D v.
+    pub(crate) fn add_damping(&self, into: &mut [f64], v: &[f64]) {
+        for (place, inverse) in self.places.iter().zip(&self.inverses) {
+            add(&mut into[place.clone()], inverse.damping.unwrap_or(0.0), &v[place.clone()]);
+        }
+    }
+
     /// P v.
-    pub(super) fn precondition(&self, v: &[f64]) -> Result<Vec<f64>> {
+    pub(crate) fn precondition(&self, v: &[f64]) -> Result<Vec<f64>> {
         let norm = norm(v);
         let mut preconditioned = vec![0.0; v.len()];
         for (index, inverse) in self.inverses.iter().enumerate() {
@@ -88,24 +95,24 @@ impl Space {
 
 /// K at the weights of a model.
 #[derive(Clone, Copy)]
-pub(super) struct System<'a> {
-    pub(super) space: &'a Space,
-    pub(super) model: &'a Model,
-    pub(super) selection: &'a Selection,
-    pub(super) exec: &'a Exec,
+pub(crate) struct System<'a> {
+    pub(crate) space: &'a Space,
+    pub(crate) model: &'a Model,
+    pub(crate) selection: &'a Selection,
+    pub(crate) exec: &'a Exec,
 }
 
 /// What K makes of a vector v.
-pub(super) struct Product {
+pub(crate) struct Product {
     /// K v.
-    pub(super) vector: Vec<f64>,
+    pub(crate) vector: Vec<f64>,
     /// v times the gradient of each document's loss.
-    pub(super) slopes: Vec<f64>,
+    pub(crate) slopes: Vec<f64>,
 }
 
 impl System<'_> {
     /// K v of each vector, with H of the sample: the model runs forward once a batch, whatever the number of vectors.
-    pub(super) fn products(&self, sample: &Sample, vectors: &[&[f64]]) -> Result<Vec<Product>> {
+    pub(crate) fn products(&self, sample: &Sample, vectors: &[&[f64]]) -> Result<Vec<Product>> {
         let Self { space, model, selection, exec } = *self;
         let mut moving: Vec<Moving> = vectors.iter().map(|v| Moving::new(space, v, sample.documents)).collect();
         for (group, batch) in &sample.batches {
@@ -120,22 +127,25 @@ impl System<'_> {
         let finish = |(moving, v): (Moving, &&[f64])| {
             let Moving { norm, mut sum, mut slopes, .. } = moving;
             slopes.iter_mut().for_each(|slope| *slope *= norm);
-            for (place, inverse) in space.places.iter().zip(&space.inverses) {
-                let damping = inverse.damping.unwrap_or(0.0);
-                for (sum, v) in sum[place.clone()].iter_mut().zip(&v[place.clone()]) {
-                    *sum = norm * scale * *sum + damping * v;
-                }
-            }
+            sum.iter_mut().for_each(|sum| *sum *= norm * scale);
+            space.add_damping(&mut sum, v);
             space.only_curved(&mut sum);
             Product { vector: sum, slopes }
         };
         Ok(moving.into_iter().zip(vectors).map(finish).collect())
     }
-}
 
-impl System<'_> {
+    /// H v with H of one batch, summed over its documents.
+    pub(crate) fn batch_product(&self, batch: &Batch, v: &[f64]) -> Result<Vec<f64>> {
+        let mut moving = Moving::new(self.space, v, batch.len());
+        let places: Vec<_> = (0..batch.len()).collect();
+        moving.add(self.space, &self.model.linearised(batch, self.selection)?, &places)?;
+        let Moving { norm, sum, .. } = moving;
+        Ok(sum.into_iter().map(|value| norm * value).collect())
+    }
+
     /// Does something with each item, side by side on the CPU.
-    pub(super) fn each<T: Send>(
+    pub(crate) fn each<T: Send>(
         &self,
         items: &mut [T],
         work: impl Fn(&mut T) -> Result<()> + Send + Sync,
@@ -181,12 +191,17 @@ impl Moving {
 }
 
 /// x . y
-pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
+pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
 /// Euclidean norm; 1 of a vector of zeros, so that it can be divided by.
-pub(super) fn norm(x: &[f64]) -> f64 {
+pub(crate) fn norm(x: &[f64]) -> f64 {
     let square = dot(x, x);
     if square > 0.0 { square.sqrt() } else { 1.0 }
+}
+
+/// x += a y
+pub(crate) fn add(x: &mut [f64], a: f64, y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += a * y);
 }

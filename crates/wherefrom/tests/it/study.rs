@@ -212,6 +212,12 @@ batch-rows = 256
 [steps.agreement]
 stage = "agreement"
 inputs = { scores = "scores", retrainings = "bank" }
+[steps.proximal]
+stage = "proximal"
+inputs = { tokens = "train", queries = "queries", eigenbasis = "basis", lambda = "lambda", candidates = "final" }
+model = "model"
+examples = 3
+sample = 16
 [steps.retrieval]
 stage = "retrieval"
 inputs = { scores = "scores", columns = "columns", query-columns = "asked" }
