@@ -147,6 +147,32 @@ def ceiling(study):
     return " ".join(said)
 
 
+def sizes(study):
+    """One more copy of each query's strongest passage: foretold by each method, and measured."""
+    ids = [json.loads(line)["id"] for line in (ROOT / "data/queries/evaluate.jsonl").read_text().splitlines()]
+    methods = [name for name in ("ekfac", "solve", "proximal", "metagradient") if f"copies-{name}" in study.steps]
+    by_method = {name: {row["query"]: row for row in study.rows(f"copies-{name}")} for name in methods}
+    runs = study.rows("bank-copies")
+    seeds = sorted({row["seed"] for row in runs})
+    loss = {(row["subset"], row["seed"]): row["loss"] for row in runs}
+    rows, foretold, by_seed = [], {name: [] for name in methods}, {seed: [] for seed in seeds}
+    for query, title in enumerate(ids):
+        line = [title]
+        for name in methods:
+            predicted = by_method[name][query]["predicted"]
+            foretold[name] += predicted
+            line.append(number(predicted[0], 1) if predicted else "–")
+        for seed in seeds:
+            change = loss[0, seed][query] - loss[query + 1, seed][query]
+            by_seed[seed].append(change)
+            line.append(number(change, 1))
+        rows.append(line)
+    mean = lambda values: number(sum(values) / len(values), 1)
+    rows.append(["mean", *(mean(values) for values in foretold.values()), *(mean(values) for values in by_seed.values())])
+    head = ["query", *(METHODS.get(name, "proximal Bregman response") for name in methods), *(f"retrained, order {seed}" for seed in seeds)]
+    return table(head, rows)
+
+
 def falls(study):
     """What a query loses without the 1 % that a method ranks highest."""
     rows = []
@@ -268,6 +294,7 @@ def main():
     page = replaced(page, "ladder", rungs)
     page = replaced(page, "falls", falls(study))
     page = replaced(page, "ceiling", ceiling(study))
+    page = replaced(page, "sizes", sizes(study))
     picture(points, DOCS / "fidelity-ladder.svg")
     scatter(study, "ekfac", DOCS / "fidelity-predicted.svg")
     world = Study(given.wherefrom, "planted.toml").make()
