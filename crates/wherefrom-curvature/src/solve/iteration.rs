@@ -122,20 +122,20 @@ impl State {
         if kept.1 < self.steps { self.save(draft, config) } else { Ok(()) }
     }
 
-    /// `solve, step 3 of 20: residuals 0.21 to 0.83, influences moved by 0.012 to 0.041`.
+    /// `solve, step 3 of 20 (residual 0.83, influences moved by 0.041)`, of the query that is farthest.
     fn said(&self, config: &Config) -> String {
-        let mut said = format!("solve, step {} of {}", self.steps + 1, config.steps);
-        let last = |of: fn(&Settled) -> f64| {
-            let values = self.queries.iter().filter_map(move |query| query.told.history.last().map(of));
-            let (least, most) =
-                values.fold((f64::MAX, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
-            format!("{least:.2} to {most:.2}")
+        let largest = |of: fn(&Settled) -> f64| {
+            let last = self.queries.iter().filter_map(|query| query.told.history.last());
+            last.map(of).fold(0.0, f64::max)
         };
-        if self.steps > 0 {
-            let (residuals, changes) = (last(|settled| settled.residual), last(|settled| settled.change));
-            said.push_str(&format!(": residuals {residuals}, influences moved by {changes} of themselves"));
+        let step = format!("solve, step {} of {}", self.steps + 1, config.steps);
+        match self.steps {
+            0 => step,
+            _ => {
+                let (residual, change) = (largest(|settled| settled.residual), largest(|settled| settled.change));
+                format!("{step} (residual {residual:.1e}, influences moved by {change:.1e})")
+            }
         }
-        said
     }
 
     fn moving(&mut self, config: &Config) -> Vec<&mut Query> {
