@@ -197,12 +197,6 @@ top = 20
 stage = "columns"
 inputs = { tokens = "queries" }
 keep = ["source"]
-[steps.tuned]
-stage = "fine-tune"
-inputs = { tokens = "train" }
-model = "model"
-tokenizer = "vocabulary"
-batch-rows = 256
 [steps.bank]
 stage = "retrain"
 inputs = { tokens = "train", queries = "queries" }
