@@ -52,10 +52,12 @@ pub fn clipped(text: &str, length: usize) -> String {
 
 /// What stands above influences: their unit and sign, as the artifact says them, and what kind of number they are. Damping makes
 /// influence functions estimate the response of the model as it is, held near its weights (the proximal Bregman response
-/// function), which is not what training anew would do.
+/// function), which is not what training anew would do; a derivative through the training run itself says that.
 pub fn influence_in(unit: &str, sign: Option<&str>) -> String {
-    let estimate =
-        if unit.starts_with("nats") { ", as the damped local response estimates it, not a retraining" } else { "" };
+    let estimate = match unit.starts_with("nats") && !unit.ends_with("in the training run") {
+        true => ", as the damped local response estimates it, not a retraining",
+        false => "",
+    };
     format!("{unit}{estimate}{}", sign.map_or_else(String::new, |sign| format!("; {sign}")))
 }
 
@@ -91,7 +93,9 @@ mod tests {
         let words =
             "nats per added copy, as the damped local response estimates it, not a retraining; positive = raises";
         assert_eq!(nats, words);
-        assert_eq!(influence_in("gradient product / N", None), "gradient product / N");
+        for other in ["gradient product / N", "nats per added copy in the training run"] {
+            assert_eq!(influence_in(other, None), other);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Score, Scores, Tokens, bad_input};
-use wherefrom_model::{Batch, Footprint, Model, Parameters, Sizes, available_bytes, open_device};
+use wherefrom_model::{Batch, Footprint, Measurement, Model, Parameters, Sizes, available_bytes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
 use wherefrom_train::course::{Course, Learner, Training};
 use wherefrom_train::metasmoothness::{LEAST, STEP, direction, metasmoothness};
@@ -92,8 +92,9 @@ pub fn run(config: &Training, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -
     let queries: Vec<Example> = inputs.queries.rows()?.collect::<Result<_>>()?;
     let course = Course::new(config, &inputs.tokens, &start.model)?;
     let (steps, examples) = (course.steps(), inputs.tokens.examples());
-    draft.metadata("unit", "nats per added copy");
-    draft.metadata("sign", "positive = one more copy raises log p of the completion");
+    let measurement = Measurement::LogProbability;
+    draft.metadata("unit", format!("{} per added copy in the training run", measurement.unit()));
+    draft.metadata("sign", format!("positive = one more copy raises {}", measurement.sign()));
     draft.metadata("method", "metagradient");
     draft.plan(|| Ok(queries.len()))?;
     draft.parts(queries.len());
