@@ -1,10 +1,10 @@
 """Runs pipelines/evaluate.toml and pipelines/planted.toml, sweeps the damping, and writes what came out into docs/fidelity.md.
 
-    python pipelines/evaluate.py WHEREFROM [--sweep]
+    python pipelines/evaluate.py WHEREFROM [--sweep] [--made]
 
 Every number comes from an artifact. What is there is not made again, so that the pipelines can grow (more subsets, more seeds,
 another model) and the page with them. Text between `<!-- NAME -->` and `<!-- end -->` is replaced; all else of the page is
-written by hand. `--sweep` tries the dampings: some minutes for a method that solves.
+written by hand. `--made` makes nothing and writes what is there. `--sweep` tries the dampings: some minutes for a method that solves.
 """
 import argparse
 import json
@@ -30,15 +30,16 @@ METHODS = {  # step `scores-NAME`: what it is, in order of the ladder
     "shampoo": "eigenvalue-corrected Shampoo",
     "ekfac-mlp": "EK-FAC, MLP maps alone",
     "ekfac": "EK-FAC",
-    "neumann": "stochastic Neumann steps (LiSSA)",
+    "neumann": "stochastic Neumann steps (LiSSA), damping 1",
     "solve": "conjugate gradients on the Gauss-Newton system",
+    "solve-damped": "the same, damping 1",
     "metagradient": "metagradient through the training run",
 }
 DAMPED = {  # which step has the damping
     "adam": "ihvp-adam", "trak": "scores-trak", "diagonal": "ihvp-diagonal", "kfac": "ihvp-kfac", "shampoo": "ihvp-shampoo",
     "ekfac": "ihvp-ekfac", "solve": "ihvp-solve",
 }
-DAMPINGS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10]
+DAMPINGS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
 OVER_CORPUS = {"covariance", "lambda", "score", "self-influence", "index", "gradient-products", "projections", "activations"}  # stages that run the model over all training tokens
 
 
@@ -63,6 +64,10 @@ class Study:
             self.call("run", *(["--to", end] if end else []))
         self.steps = self.plan()
         return self
+
+    def has(self, step):
+        """Whether the pipeline has the step, and it has been made."""
+        return step in self.steps and (self.folder(step) / "manifest.json").exists()
 
     def folder(self, step):
         return ROOT / self.steps[step]["folder"]
@@ -120,15 +125,15 @@ def ladder(study):
     rows, points = [], []
     trained = {"tuned", "base", "passages", "prompts", "vocabulary", "half"}
     for name, title in METHODS.items():
-        if f"agreement-{name}" not in study.steps:
+        if not study.has(f"agreement-{name}"):
             continue
         found = study.summary(f"agreement-{name}")
         seeds = f"agreement-{name}-seeds"
         half = f"agreement-{name}-half"
         seconds, passes = study.cost(f"scores-{name}", trained)
         rows.append([
-            title, interval(found["lds"]), interval(study.summary(seeds)["lds"]) if seeds in study.steps else "–",
-            interval(study.summary(half)["lds"]) if half in study.steps else "–", passes, number(seconds, 0 if seconds >= 10 else 1),
+            title, interval(found["lds"]), interval(study.summary(seeds)["lds"]) if study.has(seeds) else "–",
+            interval(study.summary(half)["lds"]) if study.has(half) else "–", passes, number(seconds, 0 if seconds >= 10 else 1),
         ])
         points.append((title, found["lds"], seconds))
     head = ["method", "LDS, 1 % removed, one seed", "LDS, 1 %, 5 seeds", "LDS, 50 %, 5 seeds", "passes", "seconds"]
@@ -139,7 +144,7 @@ def ceiling(study):
     """How well one half of the orders foretells the other."""
     said = []
     for step, what in [("agreement-ekfac-seeds", "1 %"), ("agreement-ekfac-half", "half")]:
-        if step in study.steps:
+        if study.has(step):
             found = study.summary(step)["ceiling"]
             said.append(f"Without {what} of the passages, two halves of the five orders agree with each other at {interval(found)}.")
     line = study.summary("agreement-ekfac")
@@ -150,7 +155,7 @@ def ceiling(study):
 def sizes(study):
     """One more copy of each query's strongest passage: foretold by each method, and measured."""
     ids = [json.loads(line)["id"] for line in (ROOT / "data/queries/evaluate.jsonl").read_text().splitlines()]
-    methods = [name for name in ("ekfac", "solve", "proximal", "metagradient") if f"copies-{name}" in study.steps]
+    methods = [name for name in ("ekfac", "solve", "proximal", "metagradient") if study.has(f"copies-{name}")]
     by_method = {name: {row["query"]: row for row in study.rows(f"copies-{name}")} for name in methods}
     runs = study.rows("bank-copies")
     seeds = sorted({row["seed"] for row in runs})
@@ -178,14 +183,14 @@ def falls(study):
     rows = []
     for name, title in METHODS.items():
         step = f"fall-{name}"
-        if step in study.steps:
+        if study.has(step):
             rows.append([title, interval([-value for value in [study.summary(step)["change"][place] for place in (0, 2, 1)]])])
     random = study.summary("agreement-ekfac")["change"]
     rows.append(["a random 1 %", interval([-random[0], -random[2], -random[1]], 3)])
     return table(["removed", "fall of log p, nats"], rows)
 
 
-def sweep(program, pipeline):
+def sweep(program, pipeline, made):
     """LDS at each damping: chosen on the subsets of odd number, reported on those of even number."""
     rows = []
     for name, step in DAMPED.items():
@@ -196,10 +201,15 @@ def sweep(program, pipeline):
                 study = Study(program, pipeline, changes)
                 if step not in study.steps:
                     break
-                lds[damping, subsets] = study.make(f"agreement-{name}").summary(f"agreement-{name}")["lds"]
-        if lds:
-            best = max(DAMPINGS, key=lambda damping: lds[damping, "odd"][0])
-            rows.append([METHODS[name], *(number(lds[damping, "even"][0]) for damping in DAMPINGS), best, interval(lds[best, "even"])])
+                if not made:
+                    study.make(f"agreement-{name}")
+                if study.has(f"agreement-{name}"):
+                    lds[damping, subsets] = study.summary(f"agreement-{name}")["lds"]
+        tried = [damping for damping in DAMPINGS if (damping, "odd") in lds and (damping, "even") in lds]
+        if tried:
+            best = max(tried, key=lambda damping: lds[damping, "odd"][0])
+            shown = (number(lds[damping, "even"][0]) if damping in tried else "–" for damping in DAMPINGS)
+            rows.append([METHODS[name], *shown, best, interval(lds[best, "even"])])
     return table(["method", *map(str, DAMPINGS), "chosen", "LDS there"], rows)
 
 
@@ -207,10 +217,10 @@ def planted(study):
     """Where the known sources rank."""
     rows = []
     for name, title in METHODS.items():
-        if f"retrieval-{name}" not in study.steps:
+        if not study.has(f"retrieval-{name}"):
             continue
         found, own = study.summary(f"retrieval-{name}"), f"agreement-{name}"
-        pooled = number(study.summary(own)["pooled_pearson"]) if own in study.steps and study.summary(own)["pooled_pearson"] is not None else "–"
+        pooled = number(study.summary(own)["pooled_pearson"]) if study.has(own) and study.summary(own)["pooled_pearson"] is not None else "–"
         rows.append([title, interval(found["mean_reciprocal_rank"]), interval(found["recall_at_1"]), interval(found["recall_at_10"]), pooled])
     return table(["method", "mean reciprocal rank", "recall at 1", "recall at 10", "Pearson, effect of the sources"], rows)
 
@@ -285,23 +295,27 @@ def scatter(study, name, path, most=6):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wherefrom")
-    parser.add_argument("--sweep", action="store_true", help="try seven dampings")
+    parser.add_argument("--sweep", action="store_true", help="try nine dampings")
+    parser.add_argument("--made", action="store_true", help="make nothing, write what is there")
     given = parser.parse_args()
     document = DOCS / "fidelity.md"
-    study = Study(given.wherefrom, "evaluate.toml").make()
+    study = Study(given.wherefrom, "evaluate.toml")
+    study = study if given.made else study.make()
     page = document.read_text()
     rungs, points = ladder(study)
     page = replaced(page, "ladder", rungs)
     page = replaced(page, "falls", falls(study))
     page = replaced(page, "ceiling", ceiling(study))
-    page = replaced(page, "sizes", sizes(study))
+    if study.has("bank-copies"):
+        page = replaced(page, "sizes", sizes(study))
     picture(points, DOCS / "fidelity-ladder.svg")
     scatter(study, "ekfac", DOCS / "fidelity-predicted.svg")
-    world = Study(given.wherefrom, "planted.toml").make()
+    world = Study(given.wherefrom, "planted.toml")
+    world = world if given.made else world.make()
     page = replaced(page, "planted", planted(world))
     page = replaced(page, "sources", canaries(world))
     if given.sweep:
-        page = replaced(page, "sweep", sweep(given.wherefrom, "evaluate.toml"))
+        page = replaced(page, "sweep", sweep(given.wherefrom, "evaluate.toml", given.made))
     document.write_text(page)
 
 
