@@ -67,7 +67,8 @@ fn a_run_ends_with_the_page_to_open_and_json_says_the_same() {
 fn of_many_queries_the_first_are_shown_and_where_the_rest_is() {
     let bench = Bench::new();
     study::write(&bench, 300, 40);
-    let row = |n: u64| format!("{}\n", json!({ "prompt": "the sea", "completion": format!(" {n} bread") }));
+    let row =
+        |n: u64| format!("{}\n", json!({ "prompt": "the sea", "completion": format!(" {n} bread"), "source": "logs" }));
     bench.file("queries.jsonl", (0..25).map(row).collect::<String>());
     let out = bench.ok(&["run", "study.toml", "--to", "top"]);
     let top = study::made(&out).pop().unwrap();

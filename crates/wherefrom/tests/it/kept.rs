@@ -32,10 +32,10 @@ fn another_choice_of_columns_computes_no_curvature_and_no_score() {
     let (bench, _) = finished();
     let set = ["--set", "steps.columns.keep=[\"source\"]"];
     let plan = bench.ok(&["plan", "study.toml", set[0], set[1]]);
-    assert_eq!(missing(&plan), ["columns", "final", "report"]);
+    assert_eq!(missing(&plan), ["columns", "final", "retrieval", "report"]);
     let again = made(&bench.ok(&["run", "study.toml", set[0], set[1]]));
     let fresh: Vec<_> = again.iter().filter(|step| !step.cached).map(|step| &step.name[..]).collect();
-    assert_eq!(fresh, ["columns", "final", "report"]);
+    assert_eq!(fresh, ["columns", "final", "retrieval", "report"]);
 }
 
 #[test]

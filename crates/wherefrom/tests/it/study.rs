@@ -208,7 +208,7 @@ stage = "agreement"
 inputs = { scores = "scores", retrainings = "bank" }
 [steps.proximal]
 stage = "proximal"
-inputs = { tokens = "train", queries = "queries", eigenbasis = "basis", lambda = "lambda", candidates = "final" }
+inputs = { tokens = "train", queries = "queries", eigenbasis = "basis", lambda = "lambda", candidates = "candidates" }
 model = "model"
 examples = 3
 sample = 16
