@@ -92,7 +92,8 @@ class Study:
             seen.add(name)
             waiting += [given["step"] for given in self.steps[name]["inputs"].values() if "step" in given]
             seconds += self.manifest(name)["provenance"]["wall_seconds"]
-            passes += self.steps[name]["stage"] in OVER_CORPUS
+            inputs = [given.get("step") for given in self.steps[name]["inputs"].values()]
+            passes += self.steps[name]["stage"] in OVER_CORPUS and "passages" in inputs
         return seconds, passes
 
 
@@ -250,7 +251,7 @@ def picture(points, path):
     """LDS with its interval against cost in seconds, as SVG."""
     import math
 
-    width, height, left, top = 720, 26 * len(points) + 60, 330, 20
+    width, height, left, top = 860, 26 * len(points) + 60, 420, 20
     least, most = min(0.0, min(lds[1] for _, lds, _ in points)), 1.0
     x = lambda value: left + (value - least) / (most - least) * (width - left - 90)
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
@@ -263,7 +264,7 @@ def picture(points, path):
         lines.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" fill="#222">{title}</text>'
                      f'<path d="M{x(low):.1f} {y}H{x(high):.1f}" stroke="#7a9cc6" stroke-width="3"/><circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="#1f4e8c"/>'
                      f'<text x="{width - 8}" y="{y + 4}" text-anchor="end" fill="#555">{cost}</text>')
-    lines.append(f'<text x="{left}" y="{height - 2}" fill="#555">LDS, 1 % removed, one seed, with its 95 % interval; right: seconds</text></svg>')
+    lines.append(f'<text x="8" y="{height - 4}" fill="#555">LDS, 1 % removed, one seed, with its 95 % interval; right: seconds</text></svg>')
     path.write_text("\n".join(lines) + "\n")
 
 
