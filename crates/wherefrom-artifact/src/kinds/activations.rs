@@ -77,7 +77,7 @@ pub enum Position {
 }
 
 impl Streams {
-    /// The stream at a position and the `site`-th of the sites: [width]; none where the step does not keep it.
+    /// The stream at a position and the `site`-th of the sites: `[width]`; none where the step does not keep it.
     pub fn at(&self, site: usize, position: Position) -> Option<&[f32]> {
         let values = match position {
             Position::AllMean => &self.all_mean,
