@@ -303,7 +303,7 @@ fn retrained(
 /// A query as the model reads it.
 pub(crate) fn sequence(query: &Example) -> Sequence<'_> {
     let Example { example, input_ids, target_mask, segments, weights, .. } = query;
-    Sequence { example: *example, input_ids, target_mask, segments, weights }
+    Sequence { example: *example, input_ids, target_mask, segments, weights, preference: None }
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {

@@ -6,6 +6,7 @@
 pub mod activations;
 mod kept;
 pub mod losses;
+pub mod preferences;
 pub mod projections;
 
 use std::ops::Range;

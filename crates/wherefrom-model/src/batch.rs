@@ -5,6 +5,8 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use wherefrom_linalg::kernels::Ragged;
 
+use crate::preference::Preference;
+
 /// One training sequence or query.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequence<'a> {
@@ -18,12 +20,14 @@ pub struct Sequence<'a> {
     pub segments: &'a [u32],
     /// w of each segment in L = sum over segments s of w_s L_s. Empty: all 1.
     pub weights: &'a [f32],
+    /// Of two segments with weights 1 and -1: their loss is that of the preference. None: it is L.
+    pub preference: Option<Preference>,
 }
 
 impl<'a> Sequence<'a> {
     /// A sequence of one segment with weight 1.
     pub fn new(example: u64, input_ids: &'a [u32], target_mask: &'a [bool]) -> Self {
-        Self { example, input_ids, target_mask, segments: &[], weights: &[] }
+        Self { example, input_ids, target_mask, segments: &[], weights: &[], preference: None }
     }
 
     /// Tokens of each segment and its weight.
@@ -48,6 +52,8 @@ pub struct Batch {
     pub(crate) spans: Vec<Range<usize>>,
     /// Rows that predict a target, with the target's sequence, position and id.
     pub(crate) targets: Vec<Target>,
+    /// Of each sequence.
+    pub(crate) preferences: Vec<Option<Preference>>,
     /// Token ids: [rows].
     pub(crate) ids: Tensor<1, Int>,
 }
@@ -90,12 +96,18 @@ impl Batch {
         let rows = ids.len();
         let ids = Tensor::from_data(TensorData::new(ids, [rows]), device);
         let examples = sequences.iter().map(|sequence| sequence.example).collect();
-        Self { examples, tokens, positions, spans, targets, ids }
+        let preferences = sequences.iter().map(|sequence| sequence.preference).collect();
+        Self { examples, tokens, positions, spans, targets, preferences, ids }
     }
 
     /// Number of sequences.
     pub fn len(&self) -> usize {
         self.examples.len()
+    }
+
+    /// Whether the loss of a sequence is that of a preference.
+    pub fn has_preferences(&self) -> bool {
+        self.preferences.iter().any(Option::is_some)
     }
 
     /// Whether there is no sequence.

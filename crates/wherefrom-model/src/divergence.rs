@@ -26,6 +26,7 @@ impl Model {
         visit: &mut dyn FnMut(Tap<'_>) -> Result<()>,
     ) -> Result<()> {
         ensure!(self.precision == Precision::F32, "a divergence is taken in float32");
+        batch.without_preferences("a divergence")?;
         let goal = Goal::Taps(selection);
         let forward = self.decoder().forward(batch, Some(goal))?;
         let reference = before.decoder().forward(batch, None)?.output;

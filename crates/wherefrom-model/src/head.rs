@@ -14,6 +14,7 @@ use crate::batch::{Batch, Target};
 use crate::decoder::scatter_rows;
 use crate::model::{Model, add};
 use crate::precision::Precision;
+use crate::preference::Weighed;
 use crate::weights::Parameters;
 
 /// Logits in memory at once: 48 MiB of f32. A third less cost a twentieth of the speed.
@@ -65,10 +66,20 @@ impl Labels {
 pub(crate) struct HeadLoss {
     /// Of each target, without its weight.
     pub(crate) by_target: Vec<f32>,
-    /// Gradient of the weighted sum at the last residual stream, before the final norm: [rows, hidden].
+    /// Of pairs of a preference; none where the batch has none.
+    pub(crate) pairs: Option<Weighed>,
+    /// Gradient of the loss, summed over sequences, at the last residual stream, before the final norm: [rows, hidden].
     pub(crate) d: Tensor<2>,
     /// Gradients of head and final norm, if they were asked for.
     pub(crate) gradients: Parameters,
+}
+
+impl HeadLoss {
+    /// The loss of a sequence: that of its pair, or else `sum`, its weighted cross-entropies.
+    pub(crate) fn of(&self, batch: &Batch, sequence: usize, sum: f64) -> f64 {
+        let pairs = self.pairs.as_ref().filter(|_| batch.preferences[sequence].is_some());
+        pairs.map_or(sum, |pairs| pairs.losses[sequence])
+    }
 }
 
 impl Model {
@@ -89,6 +100,7 @@ impl Model {
     ) -> Result<HeadLoss> {
         let (weights, norm) = (self.weights(), &self.outline.final_norm);
         let head = weights.matrix(&self.outline.head)?;
+        let pairs = self.pairs(output, batch, labels)?;
         let mut d_output = output.zeros_like();
         let mut by_target = Vec::with_capacity(batch.targets.len());
         let mut gradients = Parameters::new();
@@ -98,15 +110,16 @@ impl Model {
             let x = output.clone().select(0, rows.clone());
             let hidden = norm.forward(weights, x.clone());
             let logits = product(hidden.clone(), head.clone().transpose());
-            let labels = self.labels(&logits, batch, targets, labels)?;
-            let (loss, mut d_logits) = cross_entropy(logits, &labels);
+            let own = self.labels(&logits, batch, targets, labels)?;
+            let (loss, mut d_logits) = cross_entropy(logits, &own);
             // Training has a remedy of its own.
             if !parameters || self.precision != Precision::F32 {
                 self.finite(&loss, targets, batch)?;
             }
             by_target.extend(loss);
             if targets.iter().any(|target| target.weight != 1.0) {
-                let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
+                let factor = |target: &Target| pairs.as_ref().map_or(1.0, |pairs| pairs.factors[target.sequence]);
+                let weights: Vec<_> = targets.iter().map(|target| target.weight * factor(target)).collect();
                 d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
             }
             let d_logits = self.scaled(d_logits);
@@ -120,7 +133,25 @@ impl Model {
             let d_x = norm.backward(weights, x.zeros_like(), d_hidden, x);
             d_output = scatter_rows(d_output, rows, d_x);
         }
-        Ok(HeadLoss { by_target, d: d_output, gradients })
+        Ok(HeadLoss { by_target, pairs, d: d_output, gradients })
+    }
+
+    /// The losses of pairs: what they are has to be known before the gradient of a target is.
+    fn pairs(&self, output: &Tensor<2>, batch: &Batch, labels: &Labels) -> Result<Option<Weighed>> {
+        if !batch.has_preferences() {
+            return Ok(None);
+        }
+        let targets = batch.preferred_targets();
+        let mut sums = vec![0.0; batch.len()];
+        for targets in targets.chunks((HEAD_LOGITS / self.config.vocab_size).max(1)) {
+            let rows = self.indices(targets.iter().map(|target| target.row).collect());
+            let logits = self.head_logits(output.clone().select(0, rows))?;
+            let own: Vec<_> = targets.iter().map(|target| target.id).collect();
+            for (target, loss) in targets.iter().zip(cross_entropy(logits, &own).0) {
+                sums[target.sequence] += f64::from(target.weight) * f64::from(loss);
+            }
+        }
+        batch.weigh(&sums, labels).map(Some)
     }
 
     fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {
@@ -129,7 +160,14 @@ impl Model {
             Labels::Sampled { seed } => {
                 let uniform =
                     |target: &Target| random::uniform(*seed, batch.examples[target.sequence], target.position as u64);
-                Ok(sample_rows(logits.clone(), &targets.iter().map(uniform).collect::<Vec<_>>()))
+                let mut drawn = sample_rows(logits.clone(), &targets.iter().map(uniform).collect::<Vec<_>>());
+                // Of a pair it is drawn which answer is preferred, not what they say.
+                for (label, target) in drawn.iter_mut().zip(targets) {
+                    if batch.preferences[target.sequence].is_some() {
+                        *label = target.id;
+                    }
+                }
+                Ok(drawn)
             }
             Labels::Given(given) => {
                 let label = |target: &Target| {

@@ -70,8 +70,13 @@ impl Model {
             Measurement::LogProbability => {
                 let loss = self.head_loss(stream, batch, labels, false)?;
                 let mut values = vec![0.0; batch.len()];
-                for (target, loss) in batch.targets.iter().zip(loss.by_target) {
+                for (target, loss) in batch.targets.iter().zip(&loss.by_target) {
                     values[target.sequence] += target.weight * loss;
+                }
+                if batch.has_preferences() {
+                    for (sequence, value) in values.iter_mut().enumerate() {
+                        *value = loss.of(batch, sequence, f64::from(*value)) as f32;
+                    }
                 }
                 Ok((values, loss.d))
             }

@@ -255,6 +255,11 @@ impl Model {
         let goal = Goal::Parameters;
         let forward = self.decoder().forward(batch, Some(goal))?;
         let loss = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
+        let mut losses = vec![0.0; batch.len()];
+        for (target, loss) in batch.targets.iter().zip(&loss.by_target) {
+            losses[target.sequence] += f64::from(target.weight * loss);
+        }
+        losses.iter_mut().enumerate().for_each(|(sequence, sum)| *sum = loss.of(batch, sequence, *sum));
         let mut gradients = loss.gradients;
         let visit = &mut |event: Event<'_>| {
             match event {
@@ -275,10 +280,6 @@ impl Model {
             Ok(())
         };
         self.decoder().backward(batch, forward, loss.d, &mut Pass { weights: self.weights(), goal, visit })?;
-        let mut losses = vec![0.0; batch.len()];
-        for (target, loss) in batch.targets.iter().zip(loss.by_target) {
-            losses[target.sequence] += f64::from(target.weight * loss);
-        }
         Ok((gradients, losses, batch.targets.len()))
     }
 

@@ -71,6 +71,7 @@ impl Model {
     /// Those of reading weights, and a model in reduced precision: products would be of its rounding.
     pub fn linearised<'a>(&'a self, batch: &'a Batch, selection: &'a Selection) -> Result<Linearised<'a>> {
         ensure!(self.precision == Precision::F32, "a Gauss-Newton product is taken in float32");
+        batch.without_preferences("a Gauss-Newton product")?;
         let forward = self.decoder().forward(batch, Some(Goal::Taps(selection)))?;
         let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
         let predictions = batch.targets.chunks(chunk).map(|targets| {

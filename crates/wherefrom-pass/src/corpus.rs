@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use wherefrom_artifact::{Artifact, Draft, Example, Span, Tokens};
 use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Labels, Model, Precision, Selection, Sequence, Tap, batches, open_device,
+    ACTIVATION_BYTES, Batch, Labels, Model, Precision, Preference, Selection, Sequence, Tap, batches, open_device,
 };
 use wherefrom_stage::Exec;
 
@@ -31,6 +31,7 @@ pub fn sequence(example: &Example) -> Sequence<'_> {
         target_mask: &example.target_mask,
         segments: &example.segments,
         weights: &example.weights,
+        preference: Preference::of(&example.preference),
     }
 }
 

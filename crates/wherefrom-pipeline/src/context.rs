@@ -58,13 +58,18 @@ impl Plan {
         uncompleted.map(line).collect()
     }
 
-    /// Of steps that are still to be made, what their prompts and completions will be warned of; once a corpus.
-    pub fn boundary_warnings(&self) -> Vec<String> {
+    /// Of steps that are still to be made, what will be said of their rows; once a corpus.
+    pub fn row_warnings(&self) -> Vec<String> {
         let mut said = Vec::new();
         for step in self.steps.iter().filter(|step| step.state != State::Cached && step.config()[KNOB].is_u64()) {
             let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
-            let line = corpus.and_then(|corpus| wherefrom_tokenize::boundary_warning(step.config(), &corpus));
-            said.extend(line.filter(|line| !said.contains(line)));
+            for line in
+                corpus.map(|corpus| wherefrom_tokenize::row_warnings(step.config(), &corpus)).into_iter().flatten()
+            {
+                if !said.contains(&line) {
+                    said.push(line);
+                }
+            }
         }
         said
     }

@@ -187,6 +187,9 @@ fn pipeline(init: &Init, found: &Found) -> Result<String> {
         Form::Turns => "conversations, the assistant's turns predicted, by the model's chat template",
         Form::Prompts if *chat => "prompts and completions, a user's words and the answer by the model's chat template",
         Form::Prompts => "prompts and completions, the completions predicted",
+        Form::Pairs => {
+            "pairs of a preference, the chosen answer against the rejected one; for the DPO loss see docs/data.md"
+        }
         Form::Ids => "tokens made elsewhere",
     };
     let names = columns.iter().map(|(role, name)| format!("{role} = {}", Value::String(name.clone())));

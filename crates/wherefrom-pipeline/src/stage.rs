@@ -28,6 +28,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_curvature::index::STAGE,
     &wherefrom_curvature::score_index::STAGE,
     &wherefrom_gradients::losses::STAGE,
+    &wherefrom_gradients::preferences::STAGE,
     &wherefrom_gradients::activations::STAGE,
     &wherefrom_gradients::projections::STAGE,
     &wherefrom_curvature::score_projections::STAGE,

@@ -7,6 +7,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::corpus::{Corpus, Place};
+use crate::notes::{PAIRS, form_of_instructions};
+use crate::pairs::Pair;
 use crate::row::{Content, Names, Row};
 use crate::tokenize::Config;
 
@@ -48,19 +50,17 @@ fn spaced(character: char) -> bool {
     character.is_alphanumeric() && !unspaced
 }
 
-/// What a step that tokenises `corpus` with these knobs will warn of at the boundary of its prompts, told from its first
-/// rows; nothing where they are fine, or cannot be read: the step says why.
-pub fn boundary_warning(knobs: &Value, corpus: &Path) -> Option<String> {
-    let config: Config = serde_json::from_value(knobs.clone()).ok()?;
-    if config.chat {
-        return None;
-    }
-    count(&config, corpus).ok()?
+/// What a step that tokenises `corpus` with these knobs will say of the form of its rows, and warn of at the boundary of its
+/// prompts, told from its first rows; nothing where they are fine, or cannot be read: the step says why.
+pub fn row_warnings(knobs: &Value, corpus: &Path) -> Vec<String> {
+    let config: Option<Config> = serde_json::from_value(knobs.clone()).ok();
+    config.and_then(|config| count(&config, corpus).ok()).unwrap_or_default()
 }
 
-fn count(config: &Config, corpus: &Path) -> Result<Option<String>> {
+fn count(config: &Config, corpus: &Path) -> Result<Vec<String>> {
     let corpus = Corpus::open(corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
-    let (mut seen, mut found, mut first) = (0, 0, String::new());
+    let (mut seen, mut glued, mut instructions, mut pairs) = (0, 0, 0, 0);
+    let mut first = String::new();
     let mut rows = corpus.rows(Place::default());
     while seen < ROWS && rows.bytes_read() < BYTES {
         let chunk = rows.chunk(CHUNK)?;
@@ -70,15 +70,20 @@ fn count(config: &Config, corpus: &Path) -> Result<Option<String>> {
         for raw in &chunk {
             seen += 1;
             let Ok(row) = Row::parse(&raw.raw, corpus.names()) else { continue };
-            if let Some(pieces) = of(&row.content) {
-                if found == 0 {
+            instructions += u64::from(matches!(row.content, Content::Instruction(_)));
+            pairs += u64::from(matches!(row.content, Content::Pair(_)));
+            if let Some(pieces) = of(&row.content).filter(|_| !config.chat) {
+                if glued == 0 {
                     first = format!("{}: {pieces}", corpus.shown(raw.place));
                 }
-                found += 1;
+                glued += 1;
             }
         }
     }
-    Ok((found > 0).then(|| format!("{found} of {seen} rows {GLUED} (the first: {first})")))
+    let first = format!(" (the first: {first})");
+    let said = [(glued, GLUED, &first[..]), (instructions, form_of_instructions(config), ""), (pairs, PAIRS, "")];
+    let said = said.into_iter().filter(|(found, ..)| *found > 0);
+    Ok(said.map(|(found, what, first)| format!("{found} of {seen} rows {what}{first}")).collect())
 }
 
 /// The first boundary of the row that makes one word.
@@ -86,6 +91,9 @@ fn of(content: &Content) -> Option<String> {
     match content {
         Content::Prompt { prompt, completion, contrast, .. } => {
             [completion, contrast].into_iter().flatten().find_map(|text| glued(prompt, text))
+        }
+        Content::Pair(Pair::Texts { prompt, chosen, rejected, .. }) => {
+            [chosen, rejected].into_iter().find_map(|text| glued(prompt, text))
         }
         Content::Mean(items) => items.iter().find_map(of),
         _ => None,

@@ -32,8 +32,12 @@ pub(crate) use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
 use self::values::THOUGHTS;
-use crate::ordered::Object;
+use crate::ordered::{Json, Object};
 use crate::turns::{Conversation, role};
+
+/// What to do where a template takes no parts.
+const IN_PARTS: &str =
+    "A turn's `content` is a list of parts; where the template takes texts alone, join the `text` of its parts";
 
 /// The template of a conversation without tools, and of one with.
 const DEFAULT: &str = "default";
@@ -178,6 +182,14 @@ impl Chat {
         let render = |messages: &[Object]| {
             self.render(template, messages.iter().map(values::dict).collect(), &given, prompt, &left)
         };
+        let render = |messages: &[Object]| match render(messages) {
+            Err(what) if in_parts(messages) => Err(format!("{what}. {IN_PARTS}")),
+            Ok(rendered) if prints_parts(messages, &rendered.text) => Err(format!(
+                "the chat template of {} prints the parts of a turn's `content` as they are written in a program. {IN_PARTS}",
+                self.shown
+            )),
+            rendered => rendered,
+        };
         if !template.takes_text_arguments {
             let parsed: Vec<_> = messages.iter().map(values::with_parsed_arguments).collect();
             // Templates that join texts take arguments as text alone.
@@ -279,6 +291,27 @@ impl Chat {
              \"…\""
         )
     }
+}
+
+/// Whether the content of a turn is a list of parts.
+fn in_parts(messages: &[Object]) -> bool {
+    messages.iter().any(|message| message.get("content").is_some_and(|content| content.as_array().is_some()))
+}
+
+/// Whether a text has parts of content as a template prints values, oftener than the conversation's own words have them.
+fn prints_parts(messages: &[Object], text: &str) -> bool {
+    let marks = ["'type': 'text'", "\"type\": \"text\""];
+    let count = |text: &str| marks.iter().map(|mark| text.matches(mark).count()).sum::<usize>();
+    fn words(value: &Json, count: &dyn Fn(&str) -> usize) -> usize {
+        match value {
+            Json::String(text) => count(text),
+            Json::Array(items) => items.iter().map(|item| words(item, count)).sum(),
+            Json::Object(fields) => fields.values().map(|field| words(field, count)).sum(),
+            _ => 0,
+        }
+    }
+    in_parts(messages)
+        && count(text) > messages.iter().flat_map(|message| message.values()).map(|value| words(value, &count)).sum()
 }
 
 /// The answers without those of turns that are not learnt from.

@@ -23,6 +23,10 @@ pub(crate) struct Notes {
     pub(crate) glued: Option<String>,
     /// There was nothing to predict, and the row was left out.
     pub(crate) skipped: bool,
+    /// It is an instruction as Alpaca has them.
+    pub(crate) instruction: bool,
+    /// It is a pair of a preference.
+    pub(crate) pair: bool,
 }
 
 impl Notes {
@@ -36,6 +40,8 @@ impl Notes {
             begun: self.begun || other.begun,
             glued: self.glued.or(other.glued),
             skipped: self.skipped || other.skipped,
+            instruction: self.instruction || other.instruction,
+            pair: self.pair || other.pair,
         }
     }
 }
@@ -50,6 +56,24 @@ pub(crate) struct Noted {
 /// What is said of rows that are left out.
 pub(crate) const SKIPPED: &str = "have nothing to predict: no text, no completion, or a single token; they were left out, as \
      untargeted = \"skip\" says";
+
+/// What is said of pairs of preferences.
+pub(crate) const PAIRS: &str = "are pairs of a preference: each is the contrast log p(chosen) − log p(rejected); a step of the stage \
+     `preferences` behind this one gives them the DPO loss";
+
+/// What is said of instructions.
+pub(crate) fn form_of_instructions(config: &Config) -> &'static str {
+    match config.chat {
+        true => {
+            "are instructions with an output: the user asks the instruction, and below it the input, and the assistant answers \
+                 the output"
+        }
+        false => {
+            "are instructions with an output: they are written out in Alpaca's words, and the output is predicted; chat = true \
+                  renders them by the model's chat template"
+        }
+    }
+}
 
 impl Noted {
     pub(crate) fn add(&mut self, done: bool, place: &impl Fn() -> String) {
@@ -92,6 +116,10 @@ pub(crate) struct Tally {
     /// Rows that were left out.
     #[serde(default)]
     pub(crate) skipped: Noted,
+    #[serde(default)]
+    instructions: Noted,
+    #[serde(default)]
+    pairs: Noted,
 }
 
 impl Tally {
@@ -106,6 +134,8 @@ impl Tally {
         self.glued
             .add(notes.glued.is_some(), &|| format!("{}: {}", place(), notes.glued.as_deref().unwrap_or_default()));
         self.skipped.add(notes.skipped, &place);
+        self.instructions.add(notes.instruction, &place);
+        self.pairs.add(notes.pair, &place);
     }
 
     /// Counts the rows of a later part.
@@ -118,11 +148,13 @@ impl Tally {
         self.begun.merge(&later.begun);
         self.glued.merge(&later.glued);
         self.skipped.merge(&later.skipped);
+        self.instructions.merge(&later.instructions);
+        self.pairs.merge(&later.pairs);
     }
 
     /// Says what was done to how many of `rows`.
     pub(crate) fn say(&self, config: &Config, rows: u64, reporter: &dyn Reporter) {
-        let Self { cut, lost, lost_targets, moved, shared, begun, glued, skipped } = self;
+        let Self { cut, lost, lost_targets, moved, shared, begun, glued, skipped, instructions, pairs } = self;
         let max = config.max_tokens;
         let said = [
             (
@@ -152,6 +184,8 @@ impl Tally {
             ),
             (glued, GLUED.into()),
             (skipped, SKIPPED.into()),
+            (instructions, form_of_instructions(config).into()),
+            (pairs, PAIRS.into()),
         ];
         said.iter().for_each(|(noted, what)| noted.say(what, rows, reporter));
     }

@@ -29,8 +29,10 @@ pub enum Form {
     Text,
     /// Conversations.
     Turns,
-    /// Prompts with completions.
+    /// Prompts with completions, instructions with outputs.
     Prompts,
+    /// Answers of which one was preferred.
+    Pairs,
     /// Tokens made elsewhere.
     Ids,
 }
@@ -81,7 +83,8 @@ fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {
             Content::Null(_) => continue,
             Content::Text(_) => Form::Text,
             Content::Messages(_) => Form::Turns,
-            Content::Prompt { completion: Some(_), .. } => Form::Prompts,
+            Content::Prompt { completion: Some(_), .. } | Content::Instruction(_) => Form::Prompts,
+            Content::Pair(_) => Form::Pairs,
             Content::Prompt { .. } => return Err(refused(raw.place, "a prompt without a completion trains nothing")),
             Content::Mean(_) => {
                 return Err(refused(raw.place, "`mean` is a query; a corpus has rows that were trained on"));

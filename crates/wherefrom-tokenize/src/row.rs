@@ -1,23 +1,40 @@
-//! What a corpus row may be: `{text}`, `{messages}`, `{prompt, completion[, contrast]}`, `{prompt[, samples]}`, `{mean}` or
-//! `{input_ids[, target_mask]}`.
+//! What a corpus row may be: `{text}`, `{messages}`, `{prompt, completion[, contrast]}`, `{prompt[, samples]}`, `{mean}`,
+//! `{instruction[, input], output}`, `{[prompt, ]chosen, rejected}` or `{input_ids[, target_mask]}`.
 //!
 //! Every refusal is a text that says what is wrong and what to do; the caller adds file and line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
 
 use crate::corpus::Raw;
 use crate::ids::{self, list};
+use crate::instructions::Instruction;
 use crate::json::{self, utf8};
 use crate::ordered::{Json, Object};
+use crate::pairs::Pair;
 use crate::turns::{self, Conversation};
 use crate::words::{self, Shape};
 
 /// Columns that say something, by their default names.
-const ROLES: [&str; 10] =
-    ["text", "messages", "prompt", "completion", "contrast", "samples", "mean", "input_ids", "target_mask", "id"];
+const ROLES: [&str; 15] = [
+    "text",
+    "messages",
+    "prompt",
+    "completion",
+    "contrast",
+    "samples",
+    "mean",
+    "instruction",
+    "input",
+    "output",
+    "chosen",
+    "rejected",
+    "input_ids",
+    "target_mask",
+    "id",
+];
 /// Most samples of a prompt.
 const SAMPLES: u64 = 1000;
 
@@ -25,6 +42,8 @@ const SAMPLES: u64 = 1000;
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     roles: BTreeMap<&'static str, String>,
+    /// Roles whose column the user has named.
+    named: BTreeSet<&'static str>,
     /// Columns that are kept as they are; where there are any, nothing else is read.
     kept: Vec<String>,
 }
@@ -50,18 +69,19 @@ impl Names {
         if let Some(pair) = given.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(bad_input(format!("columns: `{}` is named for two roles; keep one", pair[0])));
         }
+        let named = names.keys().copied().collect();
         // A column that is named for another role has no role of its own any more.
         for role in ROLES {
             if !given.iter().any(|name| name == role) {
                 names.entry(role).or_insert_with(|| role.into());
             }
         }
-        Ok(Self { roles: names, kept: Vec::new() })
+        Ok(Self { roles: names, named, kept: Vec::new() })
     }
 
     /// These columns and no roles.
     pub(crate) fn kept(columns: Vec<String>) -> Self {
-        Self { roles: BTreeMap::new(), kept: columns }
+        Self { roles: BTreeMap::new(), named: BTreeSet::new(), kept: columns }
     }
 
     /// Whether columns are read for what they are, not for a role.
@@ -71,7 +91,17 @@ impl Names {
 
     /// The column of every role.
     pub(crate) fn all(&self) -> Vec<&str> {
-        ROLES.iter().filter_map(|role| self.roles.get(role)).map(String::as_str).collect()
+        self.of_all(&ROLES)
+    }
+
+    /// The columns of these roles.
+    fn of_all(&self, roles: &[&'static str]) -> Vec<&str> {
+        roles.iter().filter_map(|role| self.roles.get(role)).map(String::as_str).collect()
+    }
+
+    /// Whether the user has named the column of one of these roles.
+    fn names(&self, roles: &[&str]) -> bool {
+        roles.iter().any(|role| self.named.contains(role))
     }
 
     /// Whether the column `key` is looked at.
@@ -121,6 +151,10 @@ pub(crate) enum Content {
     },
     /// The mean of measurements.
     Mean(Vec<Content>),
+    /// An instruction and its answer.
+    Instruction(Instruction),
+    /// Two answers, of which one was preferred.
+    Pair(Pair),
     /// Tokens made elsewhere.
     Ids {
         /// The tokens.
@@ -132,7 +166,19 @@ pub(crate) enum Content {
     Null(String),
 }
 
-const SHAPES: &str = "a row is {text}, {messages}, {prompt, completion}, {prompt}, {mean} or {input_ids}";
+const SHAPES: &str = "a row is {text}, {messages}, {prompt, completion}, {prompt}, {instruction, output}, {chosen, rejected}, \
+                      {mean} or {input_ids}";
+
+/// Roles by the shape that they make, each of which begins with one that the shape needs.
+const BY_SHAPE: [&[&str]; 7] = [
+    &["text"],
+    &["messages"],
+    &["instruction", "input", "output"],
+    &["chosen", "rejected"],
+    &["prompt", "completion", "contrast", "samples"],
+    &["mean"],
+    &["input_ids", "target_mask"],
+];
 
 impl Row {
     /// Understands a raw row.
@@ -165,14 +211,18 @@ fn object(mut map: Object, names: &Names) -> Result<Row, String> {
         Some(other) => return Err(format!("`{}` is {}; make it a string or a number", names.of("id"), other.name())),
     };
     let content = content(&map, &keys, names)?;
-    let shape = match &content {
-        Content::Text(_) => Shape::Text,
-        Content::Messages(_) => Shape::Turns,
-        Content::Prompt { .. } | Content::Mean(_) => Shape::Prompt,
-        Content::Ids { .. } => Shape::Ids,
-        Content::Null(_) => Shape::Text,
+    let (shape, read): (_, &[&'static str]) = match &content {
+        Content::Text(_) | Content::Null(_) => (Shape::Text, &["text"]),
+        Content::Messages(_) => (Shape::Turns, &["messages"]),
+        Content::Prompt { .. } | Content::Mean(_) => {
+            (Shape::Prompt, &["text", "prompt", "completion", "contrast", "samples", "mean"])
+        }
+        Content::Instruction(_) => (Shape::Prompt, &["instruction", "input", "output"]),
+        Content::Pair(Pair::Texts { .. }) => (Shape::Prompt, &["prompt", "chosen", "rejected"]),
+        Content::Pair(Pair::Turns(_)) => (Shape::Turns, &["prompt", "chosen", "rejected"]),
+        Content::Ids { .. } => (Shape::Ids, &["input_ids", "target_mask"]),
     };
-    let mut unread = words::unread(&map, shape, &names.all());
+    let mut unread = words::unread(&map, shape, &names.of_all(read));
     unread.extend(slips(&map, &content, names));
     Ok(Row { id, content, unread })
 }
@@ -195,10 +245,25 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
     if ["prompt", "completion", "contrast"].contains(&text) && has("text") {
         return Ok(Content::Text(string(map, text)?));
     }
+    let both = |first: &'static str, other: &str| Some(first).filter(|_| has(first) && has(other));
+    let instruction = both("instruction", "output");
+    let pair = both("chosen", "rejected");
+    // The prompt of a pair is a part of it.
     let prompt = ["prompt", "completion"].into_iter().find(|role| has(role));
+    let prompt = prompt.filter(|_| pair.is_none() || has("completion"));
     let shape = |role: &'static str| Some(role).filter(|role| has(role));
-    let shapes = [shape("text"), shape("messages"), prompt, shape("mean"), shape("input_ids")];
-    let shapes: Vec<&str> = shapes.into_iter().flatten().map(|role| names.of(role)).collect();
+    let shapes =
+        [shape("text"), shape("messages"), instruction, pair, prompt, shape("mean"), shape("input_ids")].into_iter();
+    let mut shapes: Vec<_> = shapes.zip(BY_SHAPE).filter_map(|(shape, roles)| Some((shape?, roles))).collect();
+    // Of several it is the one whose columns are named.
+    if shapes.iter().filter(|(_, roles)| names.names(roles)).count() == 1 {
+        shapes.retain(|(_, roles)| names.names(roles));
+    }
+    let shown = |role: &str| match role {
+        "instruction" => format!("`{}` with `{}`", names.of("instruction"), names.of("output")),
+        "chosen" => format!("`{}` with `{}`", names.of("chosen"), names.of("rejected")),
+        role => format!("`{}`", names.of(role)),
+    };
     match shapes[..] {
         [] if map.contains_key("conversations") => {
             return Ok(Content::Messages(turns::conversation(map, "conversations")?));
@@ -211,8 +276,26 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
             let what = shapeless(map, keys, names);
             return null.map_or_else(|| Err(what), |role| Ok(Content::Null(nothing(names.of(role)))));
         }
-        [first, second, ..] => {
-            return Err(format!("the row has `{first}` and `{second}`, which is meant is unclear; {SHAPES}: keep one"));
+        [(first, _), (second, _), ..] => {
+            return Err(format!(
+                "the row has {} and {}, which is meant is unclear; {SHAPES}: keep one, or name the column of the one that \
+                 is meant: columns = {{ {first} = \"{}\" }}",
+                shown(first),
+                shown(second),
+                names.of(first)
+            ));
+        }
+        [("instruction", _)] => {
+            beside_prompt(map, names, names.of("instruction"))?;
+            let columns = ["instruction", "input", "output"].map(|role| names.of(role));
+            return Ok(Content::Instruction(Instruction::read(map, columns)?));
+        }
+        [("chosen", _)] => {
+            let columns = ["prompt", "chosen", "rejected"].map(|role| names.of(role));
+            if map[columns[1]].as_array().is_none() {
+                beside_prompt(map, names, names.of("prompt"))?;
+            }
+            return Ok(Content::Pair(Pair::read(map, columns)?));
         }
         [_] => {}
     }
@@ -250,7 +333,8 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
     if is_list("prompt") && (is_list("completion") || !has("completion")) && !has("contrast") && !has("samples") {
         return Ok(Content::Messages(turns::continued(map, names.of("prompt"), names.of("completion"))?));
     }
-    beside_prompt(map, names)?;
+    beside_prompt(map, names, names.of("prompt"))?;
+    not_instead(map, names)?;
     let optional = |role: &str| if has(role) { string(map, names.of(role)).map(Some) } else { Ok(None) };
     let samples = match map.get(names.of("samples")) {
         None => None,
@@ -273,18 +357,23 @@ fn content(map: &Object, keys: &[String], names: &Names) -> Result<Content, Stri
 /// Why a row without a shape has none: what it seems to be, and how to name its columns.
 fn shapeless(map: &Object, keys: &[String], names: &Names) -> String {
     let has = |key: &str| map.contains_key(key);
-    if has("instruction") && (has("output") || has("response")) {
-        let output = if has("output") { "output" } else { "response" };
-        return format!(
-            "the row is an instruction; name its columns: columns = {{ prompt = \"instruction\", completion = \"{output}\" }}"
-        );
+    if has("instruction") && has("response") {
+        let input = if has("context") { "input = \"context\", " } else { "" };
+        return format!("the row is an instruction; name its columns: columns = {{ {input}output = \"response\" }}");
     }
-    if has("chosen") && has("rejected") {
-        return "the row is a pair of a preference; for a query that contrasts the two give a `prompt` and columns = \
-                { completion = \"chosen\", contrast = \"rejected\" }"
-            .into();
-    }
-    let near = ["text", "messages", "prompt", "completion", "input_ids", "mean"].into_iter().find_map(|role| {
+    let roles = [
+        "text",
+        "messages",
+        "prompt",
+        "completion",
+        "input_ids",
+        "mean",
+        "instruction",
+        "output",
+        "chosen",
+        "rejected",
+    ];
+    let near = roles.into_iter().find_map(|role| {
         let found = words::near(names.of(role), map.keys().map(String::as_str))?;
         Some(words::meant(role, names.of(role), found))
     });
@@ -308,32 +397,34 @@ fn nothing(column: &str) -> String {
     format!("`{column}` is null; remove the row, or set untargeted = \"skip\" to leave such rows out and count them")
 }
 
-/// Refuses what belongs to a prompt and would be lost.
-fn beside_prompt(map: &Object, names: &Names) -> Result<(), String> {
-    let prompt = names.of("prompt");
-    let says = |key: &str| !names.all().contains(&key) && map.get(key).is_some_and(|value| !value.is_empty());
+/// Refuses what belongs to a `prompt` and would be lost.
+fn beside_prompt(map: &Object, names: &Names, prompt: &str) -> Result<(), String> {
+    let read = names.all();
+    let says = |key: &str| map.get(key).is_some_and(|value| !value.is_empty());
     if prompt == "instruction"
+        && names.of("prompt") == prompt
         && let Some(key) = ["input", "context"].into_iter().find(|key| says(key))
     {
         return Err(format!(
-            "`{key}` belongs to `instruction` and would be lost; join both in one column, the prompt's"
+            "`{key}` belongs to `instruction` and would be lost; leave `columns` out for rows of instruction, input and \
+             output, or name them: columns = {{ instruction = \"instruction\", input = \"{key}\", output = \"{}\" }}",
+            names.of("completion")
         ));
     }
-    if let Some(key) = ["system", "system_prompt", "history"].into_iter().find(|key| says(key)) {
+    let beside = ["system", "system_prompt", "history"].into_iter().find(|key| says(key) && !read.contains(key));
+    if let Some(key) = beside {
         return Err(format!(
             "`{key}` belongs to `{prompt}` and would be lost; give `messages`, or a prompt that holds it"
         ));
     }
+    Ok(())
+}
+
+/// Refuses a prompt without a completion beside a column that seems to be one.
+fn not_instead(map: &Object, names: &Names) -> Result<(), String> {
     let completion = names.of("completion");
     if map.contains_key(completion) {
         return Ok(());
-    }
-    if says("chosen") && says("rejected") {
-        return Err(
-            "`chosen` and `rejected` are a pair of a preference; for a query that contrasts them set columns = \
-                    { completion = \"chosen\", contrast = \"rejected\" }"
-                .into(),
-        );
     }
     if let Some(found) = words::near(completion, map.keys().map(String::as_str)) {
         return Err(format!(

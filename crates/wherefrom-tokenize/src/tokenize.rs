@@ -62,7 +62,8 @@ pub struct Config {
     #[serde(default = "text_column")]
     pub column: String,
     /// Columns by what they hold, where they are not named so: `text`, `id`, `prompt`, `completion`, `contrast`, `samples`,
-    /// `messages`, `mean`, `input_ids`, `target_mask`.
+    /// `messages`, `mean`, `instruction`, `input`, `output`, `chosen`, `rejected`, `input_ids`, `target_mask`. Of a row that
+    /// could be several things it is the one whose columns are named.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
     /// Of each file only the rows 0, `every`, 2 `every`, …: a sample that runs through the whole corpus.
@@ -321,12 +322,13 @@ pub(crate) fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]
         }
         let query = match &row.content {
             Content::Prompt { contrast, samples, .. } => contrast.is_some() || samples.is_some(),
-            Content::Mean(_) => true,
+            Content::Mean(_) | Content::Pair(_) => true,
             _ => false,
         };
         if documents && query {
             return Err(
-                "the row is a query, and queries are not packed or split; tokenise them in a step of their own".into(),
+                "the row is a query or a pair of a preference, which are not packed or split; tokenise them in a step of their own"
+                    .into(),
             );
         }
         let mut made = windows.windows(row, corpus.document(raw.place))?;

@@ -1,4 +1,5 @@
-//! Rows of turns: `messages`, ShareGPT's `conversations`, and a `prompt` and `completion` that are turns.
+//! Rows of turns: `messages`, ShareGPT's `conversations`, a `prompt` and `completion` that are turns, and preferences among
+//! conversations.
 //!
 //! A turn keeps every field in its order: what they mean is the template's.
 
@@ -33,6 +34,20 @@ impl Conversation {
     pub(crate) fn of(turns: impl IntoIterator<Item = (&'static str, String)>) -> Self {
         let messages: Vec<_> = turns.into_iter().map(|(role, content)| turn(role, content)).collect();
         Self { unlearnt: vec![false; messages.len()], messages, given: Object::new() }
+    }
+
+    /// What is said in its turns.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let contents = self.messages.iter().filter_map(|message| message.get("content"));
+        let said = contents.flat_map(|content| match content {
+            Json::Array(parts) => parts.iter().collect(),
+            text => vec![text],
+        });
+        let text = |said: &Json| match said {
+            Json::Object(part) => part.get("text").and_then(Json::as_str).map(str::to_string),
+            said => said.as_str().map(str::to_string),
+        };
+        said.filter_map(text).collect()
     }
 
     fn push(&mut self, (message, unlearnt): (Object, bool)) {
@@ -70,6 +85,54 @@ pub(crate) fn continued(map: &Object, prompt: &str, completion: &str) -> Result<
     Ok(conversation)
 }
 
+/// The conversations of a preference, the chosen one first. The turns of the prompt and those that both begin with are given. A
+/// prompt that is a text is what a user asks; the conversations may begin with it.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub(crate) fn pair(map: &Object, [prompt, chosen, rejected]: [&str; 3]) -> Result<[Conversation; 2], String> {
+    let side = |key: &str| {
+        let mut conversation = begun(map)?;
+        let before = conversation.messages.len();
+        match map.get(prompt) {
+            None => {}
+            Some(Json::String(asked)) => {
+                messages(map, key, false, &mut conversation)?;
+                let first = conversation.messages[before..].iter().find(|message| role(message) != "system");
+                match first.filter(|first| role(first) == "user") {
+                    None => {
+                        conversation.messages.insert(before, turn("user", asked.clone()));
+                        conversation.unlearnt.insert(before, true);
+                    }
+                    Some(first) if first.get("content").and_then(Json::as_str) == Some(asked) => {}
+                    Some(_) => {
+                        return Err(format!(
+                            "`{key}` begins with a turn of the user that is not the `{prompt}`; which is meant is unclear: keep one"
+                        ));
+                    }
+                }
+                return Ok(conversation);
+            }
+            Some(_) => messages(map, prompt, true, &mut conversation)?,
+        }
+        messages(map, key, false, &mut conversation)?;
+        Ok(conversation)
+    };
+    let mut sides = [side(chosen)?, side(rejected)?];
+    let [own, other] = &sides;
+    let shared = own.messages.iter().zip(&other.messages).take_while(|(own, other)| own == other).count();
+    for (key, side) in [chosen, rejected].into_iter().zip(&mut sides) {
+        side.unlearnt[..shared].fill(true);
+        let answers = side.messages.iter().zip(&side.unlearnt).any(|(turn, given)| role(turn) == "assistant" && !given);
+        if !answers {
+            return Err(format!(
+                "`{key}` has no turn of the assistant after what the two share, so there is nothing to prefer; give it an answer"
+            ));
+        }
+    }
+    Ok(sides)
+}
+
 fn messages(map: &Object, key: &str, given: bool, conversation: &mut Conversation) -> Result<(), String> {
     let items = list(map, key)?;
     if items.is_empty() {
@@ -104,9 +167,10 @@ fn message(item: &Json, place: &str) -> Result<(Object, bool), String> {
         Some(Json::String(_)) => {}
         Some(Json::Null) if instead => {}
         None if instead => {}
-        Some(Json::Array(_)) => {
-            return Err(format!("`{place}.content` is a list; make it a string: join the `text` of its parts"));
-        }
+        Some(Json::Array(parts)) => parts
+            .iter()
+            .enumerate()
+            .try_for_each(|(part, item)| text_part(item).map_err(|what| format!("`{place}.content[{part}]` {what}")))?,
         Some(other) => return Err(format!("`{place}.content` is {}; make it a string", other.name())),
         None => return Err(format!("`{place}` has no `content`; a turn is {{role, content}}")),
     }
@@ -128,6 +192,20 @@ fn message(item: &Json, place: &str) -> Result<(Object, bool), String> {
         };
     }
     Ok((fields, unlearnt))
+}
+
+/// Refuses a part of a turn that is no text.
+fn text_part(part: &Json) -> Result<(), String> {
+    const PARTS: &str = "a part is {\"type\": \"text\", \"text\": …}";
+    let Json::Object(fields) = part else { return Err(format!("is {}; {PARTS}", part.name())) };
+    match (fields.get("type").and_then(Json::as_str), fields.get("text")) {
+        (Some("text"), Some(Json::String(_))) => Ok(()),
+        (Some("text"), _) => Err(format!("has no `text` that is a string; {PARTS}")),
+        (Some(other), _) => {
+            Err(format!("is of the type `{other}`, and only text is attributed; {PARTS}: leave the row out"))
+        }
+        (None, _) => Err(format!("has no `type`; {PARTS}")),
+    }
 }
 
 /// `{from, value}` as `{role, content}`, other fields after them.

@@ -21,9 +21,10 @@ use wherefrom_stage::{About, Cost, Exec, File, Stage, Writes};
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::notes::{Noted, SKIPPED};
-use crate::ordered::{Json, Object};
+use crate::pairs::Pair;
 use crate::row::{Content, Names, Row};
 use crate::tokenize::{Untargeted, is_default, nothing_left};
+use crate::turns::Conversation;
 use crate::window::{EMPTY, says_nothing};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.
@@ -151,10 +152,10 @@ fn texts(corpus: &Corpus, raw: &RawRow, config: &Config) -> Result<Option<Vec<St
         Content::Prompt { prompt, completion, contrast, .. } => {
             Ok([Some(prompt), completion, contrast].into_iter().flatten().collect())
         }
-        Content::Messages(turns) => {
-            let said = |message: &Object| message.get("content").and_then(Json::as_str).map(str::to_string);
-            Ok(turns.messages.iter().filter_map(said).collect())
-        }
+        Content::Messages(turns) => Ok(turns.texts()),
+        Content::Instruction(row) => Ok(vec![row.prompt(), row.output]),
+        Content::Pair(Pair::Texts { prompt, chosen, rejected, .. }) => Ok(vec![prompt, chosen, rejected]),
+        Content::Pair(Pair::Turns(sides)) => Ok(sides.iter().flat_map(Conversation::texts).collect()),
         Content::Mean(_) => Err("the row is a query: there is no text to take a vocabulary from; give text".into()),
         Content::Ids { .. } => {
             Err("the row is `input_ids`: there is no text to take a vocabulary from; give text".into())

@@ -10,6 +10,7 @@ use crate::encoder::Encoder;
 use crate::measured::{Measured, NO_COMPLETION, NO_CONTRAST, measured};
 use crate::notes::Notes;
 use crate::pack;
+use crate::pairs::Pair;
 use crate::row::{Content, Row};
 use crate::tokenize::{Config, Untargeted, Windowing};
 use crate::turns::{Conversation, role};
@@ -28,6 +29,7 @@ pub(crate) fn says_nothing(content: &Content) -> bool {
         Content::Null(_) => true,
         Content::Text(text) => text.is_empty(),
         Content::Prompt { completion, samples: None, .. } => completion.as_ref().is_none_or(String::is_empty),
+        Content::Instruction(instruction) => instruction.output.is_empty(),
         Content::Messages(turns) => !turns.messages.iter().any(|turn| role(turn) == "assistant"),
         _ => false,
     }
@@ -125,6 +127,16 @@ impl<'a> Windows<'a> {
                 ))
             }
             Content::Prompt { prompt, completion, contrast, .. } => self.prompt(prompt, completion, contrast),
+            Content::Instruction(row) => {
+                let output = Some(row.output.clone());
+                let prompt = if self.config.chat { row.asked() } else { row.prompt() };
+                let window = self.prompt(prompt, output, None)?;
+                Ok(Window { notes: Notes { instruction: true, ..window.notes }, ..window })
+            }
+            Content::Pair(pair) => {
+                let window = self.pair(pair)?;
+                Ok(Window { notes: Notes { pair: true, ..window.notes }, ..window })
+            }
             Content::Null(what) => Err(what),
             Content::Mean(items) => self.mean(items),
             Content::Ids { ids, mask } => self.ids(ids, mask),
@@ -222,6 +234,35 @@ impl<'a> Windows<'a> {
         // A template's last token before an answer may well hold its beginning.
         window.notes.shared = false;
         Ok(window)
+    }
+
+    /// The chosen answer against the rejected one, as a completion against its rival.
+    fn pair(&self, pair: Pair) -> Result<Window, String> {
+        let conversations = match pair {
+            Pair::Texts { asked: false, .. } if self.config.chat => {
+                return Err(
+                    "chat = true makes a `prompt` what a user asks, and the pair has none; give it one, or turns"
+                        .into(),
+                );
+            }
+            Pair::Texts { prompt, chosen, rejected, .. } => return self.prompt(prompt, Some(chosen), Some(rejected)),
+            Pair::Turns(conversations) => conversations,
+        };
+        let mut sides = Vec::new();
+        for (conversation, weight) in conversations.iter().zip([1.0, -1.0]) {
+            let window = self.messages(conversation)?;
+            if window.notes.lost > 0 {
+                // The difference of what is left of two texts is not that of the texts.
+                return Err(format!(
+                    "a conversation of the pair has {} tokens, and max-tokens = {} must hold it; raise max-tokens, or leave the row \
+                     out",
+                    window.example.input_ids.len() as u64 + window.notes.lost,
+                    self.max
+                ));
+            }
+            sides.push((window.example, weight));
+        }
+        Ok(Window { example: weighted(sides), notes: Notes::default() })
     }
 
     /// The mean of n measurements: their segments with weights over n.

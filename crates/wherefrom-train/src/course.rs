@@ -128,6 +128,13 @@ pub(crate) fn learnable(tokens: &Artifact<Tokens>, fits: impl Fn(&Example) -> Re
     let mut examples = Vec::new();
     for example in tokens.rows::<Example>()? {
         let mut example = example?;
+        if !example.preference.is_empty() {
+            return Err(bad_input(format!(
+                "row {} of the tokens is a pair of a preference under the DPO loss, by which nothing is trained here; train on rows \
+                 of text",
+                example.example
+            )));
+        }
         if let Some(weight) = example.weights.iter().find(|&&weight| weight < 0.0) {
             return Err(bad_input(format!(
                 "row {} of the tokens has a segment of weight {weight}: it is a query, and what it says against a text cannot \
@@ -299,7 +306,7 @@ impl Course {
 
 fn sequence<'a>(example: &'a Example, weights: &'a [f32]) -> Sequence<'a> {
     let Example { example, input_ids, target_mask, segments, .. } = example;
-    Sequence { example: *example, input_ids, target_mask, segments, weights }
+    Sequence { example: *example, input_ids, target_mask, segments, weights, preference: None }
 }
 
 fn added(mut sum: Parameters, gradients: Parameters) -> Parameters {

@@ -254,7 +254,7 @@ impl Generator<'_> {
             .iter()
             .map(|&index| {
                 let Example { example, input_ids, target_mask, segments, .. } = &*prompts[index];
-                Sequence { example: *example, input_ids, target_mask, segments, weights: &[] }
+                Sequence { example: *example, input_ids, target_mask, segments, weights: &[], preference: None }
             })
             .collect();
         let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device))?;

@@ -318,7 +318,7 @@ fn batch(examples: &[Example], members: &[usize], device: &Device) -> Batch {
         .iter()
         .map(|&index| {
             let Example { example, input_ids, target_mask, segments, weights, .. } = &examples[index];
-            Sequence { example: *example, input_ids, target_mask, segments, weights }
+            Sequence { example: *example, input_ids, target_mask, segments, weights, preference: None }
         })
         .collect();
     Batch::new(&sequences, device)

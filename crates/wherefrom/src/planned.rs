@@ -95,12 +95,7 @@ pub(crate) fn preimage(step: &Step, as_json: bool) -> Result<()> {
 fn warnings(plan: &Plan, estimates: &[Estimate], machine: Option<&Machine>) -> Vec<String> {
     let exceeded = estimates.iter().filter_map(|estimate| estimate.warning.clone());
     let missing = machine.and_then(|_| Some(format!("{:#}", plan.complete().err()?)));
-    exceeded
-        .chain(missing)
-        .chain(plan.thin_coverage())
-        .chain(plan.uncompleted())
-        .chain(plan.boundary_warnings())
-        .collect()
+    exceeded.chain(missing).chain(plan.thin_coverage()).chain(plan.uncompleted()).chain(plan.row_warnings()).collect()
 }
 
 /// A step by its name, all else by its path.

@@ -21,7 +21,11 @@ pub(super) const DEFINITION: Definition = Definition {
     show: |folder, _| first::<Losses, Loss>(folder, |row| format!("example {} loss {:.4}", row.example, row.loss)),
     export: Export::None,
     states: &[Fact::Model, Fact::Tokens],
-    says: |wired| wired.numbered(),
+    says: |wired| match wired.role {
+        // Those of a reference are of the very tokens beside them, and of another model than those that follow.
+        "reference" => wired.stated(&[Fact::Tokens]),
+        _ => wired.numbered(),
+    },
     once: Once::Examples,
     check: |_| Ok(()),
 };
@@ -31,7 +35,7 @@ pub(super) const DEFINITION: Definition = Definition {
 pub struct Loss {
     /// Row number.
     pub example: u64,
-    /// Sum over target tokens, each times the weight of its segment, nats.
+    /// As [`crate::Example::loss`] has it, nats.
     pub loss: f32,
     /// By position of the predicted token, without weights.
     pub by_token: Vec<f32>,

@@ -29,6 +29,7 @@ pub(super) const DEFINITION: Definition = Definition {
         Column::new("target_mask", Values::ListOfBoolean),
         Column::new("segments", Values::ListOfUInt32).optional(),
         Column::new("weights", Values::ListOfFloat32).optional(),
+        Column::new("preference", Values::ListOfFloat32).optional(),
         Column::new("segment_texts", Values::ListOfUtf8).optional(),
         Column::new("completion_start", Values::UInt32).optional(),
         Column::new("text", Values::Utf8),
@@ -70,6 +71,8 @@ pub struct Example {
     pub segments: Vec<u32>,
     /// w of each segment. Empty: all 1.
     pub weights: Vec<f32>,
+    /// Of a pair of a preference under the DPO loss: beta, and log p(chosen) − log p(rejected) of the reference. Empty: none.
+    pub preference: Vec<f32>,
     /// Text of each segment of a query that has several; empty otherwise.
     pub segment_texts: Vec<String>,
     /// Byte of `text` where the completion begins; 0 where there is no prompt.
@@ -117,10 +120,15 @@ impl Example {
         }
     }
 
-    /// Its loss, of those of its tokens: the sum over each segment, times the segment's weight, in float64.
+    /// Its loss, of those of its tokens, in float64: L = the sum over each segment, times the segment's weight; of a pair under
+    /// the DPO loss -log sigmoid(beta (-L - margin)) (Rafailov et al. 2023, Eq. 7), margin that of the reference.
     pub fn loss(&self, by_token: &[f32]) -> f32 {
         let sum = |tokens: Range<usize>| by_token[tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        self.parts().map(|(tokens, weight)| f64::from(weight) * sum(tokens)).sum::<f64>() as f32
+        let loss: f64 = self.parts().map(|(tokens, weight)| f64::from(weight) * sum(tokens)).sum();
+        match self.preference[..] {
+            [beta, margin] => softplus(f64::from(beta) * (loss + f64::from(margin))) as f32,
+            _ => loss as f32,
+        }
     }
 
     /// Tokens of the longest segment: what has to fit in a model's context.
@@ -153,6 +161,19 @@ impl Example {
         if let Some(weight) = self.weights.iter().find(|weight| !weight.is_finite()) {
             return refuse(format!("weights has {weight}, which is no number to multiply with"));
         }
+        match (&self.preference[..], &self.weights[..]) {
+            ([], _) => {}
+            ([beta, margin], [1.0, -1.0]) if *beta > 0.0 && beta.is_finite() && margin.is_finite() => {}
+            ([_, _], [1.0, -1.0]) => {
+                return refuse(format!(
+                    "preference is {:?}; it is beta, above 0, and a finite margin",
+                    self.preference
+                ));
+            }
+            _ => {
+                return refuse("preference is two numbers, beside two segments with the weights 1 and -1".into());
+            }
+        }
         if let Some((segment, _)) = self.parts().find(|(segment, _)| mask[segment.start]) {
             let place = segment.start;
             return refuse(format!(
@@ -161,6 +182,11 @@ impl Example {
         }
         Ok(())
     }
+}
+
+/// log(1 + e^x) = -log sigmoid(-x).
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 impl Row<Tokens> for Example {
@@ -174,6 +200,7 @@ impl Row<Tokens> for Example {
             ("target_mask", bool_lists(rows.iter().map(|row| &row.target_mask[..]))),
             ("segments", lists::<UInt32Type>(rows.iter().map(|row| &row.segments))),
             ("weights", lists::<Float32Type>(rows.iter().map(|row| &row.weights))),
+            ("preference", lists::<Float32Type>(rows.iter().map(|row| &row.preference))),
             ("segment_texts", string_lists(rows.iter().map(|row| &row.segment_texts[..]))),
             ("completion_start", numbers::<UInt32Type>(rows.iter().map(|row| row.completion_start))),
             ("text", strings(rows.iter().map(|row| &row.text[..]))),
@@ -190,6 +217,7 @@ impl Row<Tokens> for Example {
         let (ids, mask, text) = (columns.list("input_ids")?, columns.list("target_mask")?, columns.utf8("text")?);
         // Columns that a stranger may leave out.
         let (segments, weights) = (columns.list("segments").ok(), columns.list("weights").ok());
+        let preference = columns.list("preference").ok();
         let corpus_rows = columns.list("rows").ok();
         let completion_start = columns.u32("completion_start").ok();
         let row = |i: usize| {
@@ -202,6 +230,7 @@ impl Row<Tokens> for Example {
                 target_mask: bools(mask, i),
                 segments: segments.map(|starts| values::<UInt32Type>(starts, i)).unwrap_or_default(),
                 weights: weights.map(|weights| floats(weights, i)).unwrap_or_default(),
+                preference: preference.map(|numbers| floats(numbers, i)).unwrap_or_default(),
                 segment_texts: columns.texts("segment_texts", i),
                 completion_start: completion_start.map_or(0, |start| start.value(i)),
                 text: text.value(i).into(),
@@ -223,15 +252,16 @@ mod tests {
         #![proptest_config(few())]
         #[test]
         fn rows_come_back(
-            docs in many_texts(0..3), input_ids in vec(any::<u32>(), 4..9), weights in many_numbers(2),
-            segment_texts in many_texts(2), completion_start: u32, text in text(),
+            docs in many_texts(0..3), input_ids in vec(any::<u32>(), 4..9), weights in many_numbers(2), margin in number(),
+            preferred: bool, segment_texts in many_texts(2), completion_start: u32, text in text(),
         ) {
+            let (weights, preference) = if preferred { (vec![1.0, -1.0], vec![0.1, margin]) } else { (weights, vec![]) };
             let target_mask = (0..input_ids.len()).map(|token| token % 3 == 1).collect();
             let doc_starts = (0..docs.len() as u32).collect();
             let rows = (0..docs.len() as u64).collect();
             round_trip::<Tokens, _>(&[Example {
-                example: 0, docs, doc_starts, rows, input_ids, target_mask, segments: vec![0, 3], weights, segment_texts,
-                completion_start, text,
+                example: 0, docs, doc_starts, rows, input_ids, target_mask, segments: vec![0, 3], weights, preference,
+                segment_texts, completion_start, text,
             }]);
         }
     }
@@ -248,6 +278,7 @@ mod tests {
             (Example { segments: vec![0, 1], ..row.clone() }, "position 1"),
             (Example { weights: vec![1.0, 1.0], ..row.clone() }, "2 entries for 1 segments"),
             (Example { weights: vec![f32::NAN], ..row.clone() }, "no number"),
+            (Example { preference: vec![0.1, 0.0], ..row.clone() }, "two segments"),
         ] {
             let error = wrong.check().unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

@@ -221,7 +221,14 @@ fn segments_agree_with_sequences(fixture: &Fixture) {
     let ids: Vec<u32> = parts.concat();
     let starts = [0, second.len() as u32, second.len() as u32 + 3];
     let mask: Vec<bool> = (0..ids.len() as u32).map(|t| !starts.contains(&t)).collect();
-    let packed = Sequence { example: 0, input_ids: &ids, target_mask: &mask, segments: &starts, weights: &weights };
+    let packed = Sequence {
+        example: 0,
+        input_ids: &ids,
+        target_mask: &mask,
+        segments: &starts,
+        weights: &weights,
+        preference: None,
+    };
     // Beside it a plain sequence of another length.
     let plain_mask: Vec<bool> = (0..first.len()).map(|t| t > 0).collect();
     let plain = Sequence::new(1, first, &plain_mask);

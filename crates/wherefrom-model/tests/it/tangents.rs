@@ -88,7 +88,14 @@ fn segmented(fixture: &Fixture) -> (Batch, Targets) {
     let starts = [0, second.len() as u32];
     let weights = [1.0, -0.5];
     let mask: Vec<bool> = (0..ids.len() as u32).map(|t| !starts.contains(&t)).collect();
-    let packed = Sequence { example: 0, input_ids: &ids, target_mask: &mask, segments: &starts, weights: &weights };
+    let packed = Sequence {
+        example: 0,
+        input_ids: &ids,
+        target_mask: &mask,
+        segments: &starts,
+        weights: &weights,
+        preference: None,
+    };
     let plain: Vec<bool> = (0..first.len()).map(|t| t > 1).collect();
     let batch = Batch::new(&[packed, Sequence::new(1, first, &plain)], &fixture.model.device);
     let mut targets: Vec<_> = (1..second.len()).map(|t| (t - 1, 1.0)).collect();

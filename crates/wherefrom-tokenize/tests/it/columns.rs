@@ -126,19 +126,17 @@ fn what_would_be_lost_of_a_prompt_is_refused() {
             .map(|tokens| tokens.read::<Example>(0).unwrap().remove(0))
     };
     let message = prompted(r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#).unwrap_err().to_string();
-    assert!(message.contains("`input` belongs to `instruction` and would be lost; join both"), "{message}");
+    assert!(message.contains("`input` belongs to `instruction` and would be lost; leave `columns` out"), "{message}");
     let empty = prompted(r#"{"instruction": "Add", "input": "", "output": "3"}"#).unwrap();
     assert_eq!(empty.input_ids[1..3], ids("Add")[..2]);
 
     for (line, fragment) in [
         (
-            r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#,
-            r#"columns = { prompt = "instruction", completion = "output" }"#,
+            r#"{"instruction": "Add", "context": "1 2", "response": "3"}"#,
+            r#"columns = { input = "context", output = "response" }"#,
         ),
         (r#"{"prompt": "And", "completion": "x", "system": "Be"}"#, "`system` belongs to `prompt`"),
         (r#"{"prompt": "And", "completion": "x", "history": [["a", "b"]]}"#, "`history` belongs to `prompt`"),
-        (r#"{"prompt": "And", "chosen": "x", "rejected": "y"}"#, r#"completion = "chosen", contrast = "rejected""#),
-        (r#"{"chosen": "x", "rejected": "y"}"#, "pair of a preference"),
         (
             r#"{"prompt": "And", "completions": "x"}"#,
             r#"did you mean `completion`? rename the key, or set columns = { completion = "completions" }"#,

@@ -5,6 +5,7 @@ mod chats;
 mod columns;
 mod estimates;
 mod folders;
+mod forms;
 mod fuzz;
 mod kept;
 mod packs;

@@ -193,7 +193,7 @@ fn a_prompt_and_a_completion_that_make_one_word_are_told_once_with_an_example() 
     let knobs = serde_json::to_value(Config::new(32)).unwrap();
     let told = |prompt: &str, completion: &str| {
         let row = serde_json::json!({ "prompt": prompt, "completion": completion });
-        wherefrom_tokenize::boundary_warning(&knobs, &bench.file("row.jsonl", row.to_string())).is_some()
+        !wherefrom_tokenize::row_warnings(&knobs, &bench.file("row.jsonl", row.to_string())).is_empty()
     };
     for (prompt, completion) in [("in 19", "84"), ("Столица", "Москва"), ("수도는", "서울"), ("é", "à")]
     {
@@ -212,7 +212,7 @@ fn a_prompt_and_a_completion_that_make_one_word_are_told_once_with_an_example() 
     ] {
         assert!(!told(prompt, completion), "{prompt}{completion}");
     }
-    assert_eq!(wherefrom_tokenize::boundary_warning(&knobs, &corpus).as_ref(), Some(warned[0]));
+    assert_eq!(wherefrom_tokenize::row_warnings(&knobs, &corpus), [warned[0].clone()]);
 }
 
 #[test]
