@@ -320,16 +320,16 @@ pub(crate) fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]
         if let (Content::Messages(conversation), Some(chat)) = (&row.content, windows.chat) {
             corpus.note(raw.place, &chat.unread(conversation));
         }
-        let query = match &row.content {
-            Content::Prompt { contrast, samples, .. } => contrast.is_some() || samples.is_some(),
-            Content::Mean(_) | Content::Pair(_) => true,
-            _ => false,
+        let alone = match &row.content {
+            Content::Prompt { contrast, samples, .. } if contrast.is_some() || samples.is_some() => {
+                Some("a query, and queries")
+            }
+            Content::Mean(_) => Some("a query, and queries"),
+            Content::Pair(_) => Some("a pair of a preference, and pairs"),
+            _ => None,
         };
-        if documents && query {
-            return Err(
-                "the row is a query or a pair of a preference, which are not packed or split; tokenise them in a step of their own"
-                    .into(),
-            );
+        if let Some(what) = alone.filter(|_| documents) {
+            return Err(format!("the row is {what} are not packed or split; tokenise them in a step of their own"));
         }
         let mut made = windows.windows(row, corpus.document(raw.place))?;
         made.iter_mut().for_each(|window| window.example.rows = vec![raw.place.total]);

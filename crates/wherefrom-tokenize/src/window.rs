@@ -131,7 +131,7 @@ impl<'a> Windows<'a> {
                 let output = Some(row.output.clone());
                 let prompt = if self.config.chat { row.asked() } else { row.prompt() };
                 let window = self.prompt(prompt, output, None)?;
-                Ok(Window { notes: Notes { instruction: true, ..window.notes }, ..window })
+                Ok(Window { notes: Notes { instruction: true, moved: false, ..window.notes }, ..window })
             }
             Content::Pair(pair) => {
                 let window = self.pair(pair)?;

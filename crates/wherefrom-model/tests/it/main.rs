@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
 use wherefrom_linalg::test_support::with_burn_operations;
-use wherefrom_model::{Batch, Labels, Model, Modules, Selection, Sequence, resolve_device};
+use wherefrom_model::{Batch, Labels, Model, Modules, Preference, Selection, Sequence, resolve_device};
 
 /// Float32 against float64.
 const TOLERANCE: f32 = 2e-5;
@@ -270,4 +270,61 @@ fn segments_of_a_row_do_not_see_each_other() {
         segments_agree_with_sequences(&fixture);
         with_burn_operations(|| segments_agree_with_sequences(&fixture));
     }
+}
+
+/// The loss of a pair is -log sigmoid(beta (log p(chosen) - log p(rejected) - margin)), and its gradient that of the contrast
+/// times what the chain rule says; drawn labels draw which answer is preferred.
+#[test]
+fn a_pair_of_a_preference_has_the_loss_of_dpo() {
+    let Fixture { model, sequences, .. } = &Fixture::read("sharded");
+    let (chosen, rejected) = (&sequences[0][..], &sequences[1][..]);
+    let ids = [chosen, rejected].concat();
+    let starts = [0, chosen.len() as u32];
+    let mask: Vec<bool> = (0..ids.len() as u32).map(|t| !starts.contains(&t)).collect();
+    let plain_mask: Vec<bool> = (0..chosen.len()).map(|t| t > 0).collect();
+    let plain = Sequence::new(9, chosen, &plain_mask);
+    let (beta, margin) = (0.3_f32, 2.5_f32);
+    let pair = |example: u64, preference| Sequence {
+        example,
+        input_ids: &ids,
+        target_mask: &mask,
+        segments: &starts,
+        weights: &[1.0, -1.0],
+        preference,
+    };
+    let preference = Some(Preference { beta, margin });
+    let (contrast, loss) = summed(model, &Batch::new(&[pair(0, None)], &model.device));
+    let (alone, _) = summed(model, &Batch::new(&[plain], &model.device));
+    let difference = f64::from(beta) * (f64::from(-loss[0]) - f64::from(margin));
+    let chosen = 1.0 / (1.0 + (-difference).exp());
+
+    // Beside a plain sequence, which keeps its own loss.
+    let batch = Batch::new(&[pair(0, preference), plain], &model.device);
+    let (gradients, losses) = summed(model, &batch);
+    assert!((f64::from(losses[0]) + chosen.ln()).abs() < 1e-5, "{losses:?} {chosen}");
+    for (name, own) in &gradients {
+        let factor = f64::from(beta) * (1.0 - chosen);
+        let sum =
+            contrast[name].iter().zip(&alone[name]).map(|(&pair, &plain)| (factor * f64::from(pair)) as f32 + plain);
+        assert_close(name, own, &sum.collect::<Vec<_>>());
+    }
+    let (parameters, own, _) = model.parameter_gradients(&batch).unwrap();
+    assert!((own[0] - f64::from(losses[0])).abs() < 1e-5 && !parameters.is_empty());
+    let by_token = model.token_losses(&batch).unwrap();
+    assert!(by_token[0].iter().all(|&loss| loss >= 0.0), "tokens have their own losses");
+
+    // Of many draws as many prefer the chosen one as the model does.
+    let many: Vec<_> = (0..400).map(|example| pair(example, preference)).collect();
+    let selection = Selection::new(&Modules::default(), model.modules()).unwrap();
+    let drawn = many.chunks(20).flat_map(|pairs| {
+        let batch = Batch::new(pairs, &model.device);
+        model.taps(&batch, &Labels::Sampled { seed: 3 }, &selection, &mut |_| Ok(())).unwrap()
+    });
+    let drawn: Vec<f64> = drawn.map(f64::from).collect();
+    let preferred = drawn.iter().filter(|&&loss| (loss + chosen.ln()).abs() < 1e-4).count();
+    assert!(drawn.iter().all(|&loss| (loss + chosen.ln()).abs() < 1e-4 || (loss + (1.0 - chosen).ln()).abs() < 1e-4));
+    assert!((preferred as f64 / 400.0 - chosen).abs() < 0.1, "{preferred} of 400 at {chosen}");
+    // A Gauss-Newton product is not made for it.
+    let refused = model.linearised(&batch, &selection).err().unwrap().to_string();
+    assert!(refused.contains("example 0") && refused.contains("DPO"), "{refused}");
 }

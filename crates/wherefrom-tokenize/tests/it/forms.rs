@@ -95,7 +95,8 @@ fn of_two_answers_the_chosen_is_contrasted_with_the_rejected() {
         assert!(message.contains(fragment), "{row}: no `{fragment}` in {message}");
     }
     let packed = Config { windows: wherefrom_tokenize::tokenize::Windowing::Pack, ..config(64) };
-    assert!(refused(&packed, &contrast).contains("a pair of a preference, which are not packed"));
+    let pair = json!({"prompt": "And the", "chosen": " earth", "rejected": " void"});
+    assert!(refused(&packed, &pair).contains("a pair of a preference, and pairs are not packed"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod ladder;
 mod overflow;
 mod passes;
 mod places;
+mod preferences;
 mod quickstart;
 mod refusals;
 mod resume;

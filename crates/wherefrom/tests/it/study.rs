@@ -79,6 +79,19 @@ inputs = { tokens = "train" }
 model = "model"
 batch-rows = 4096
 checkpoints = 2
+[steps.pairs]
+stage = "tokenize"
+corpus = "pairs.jsonl"
+tokenizer = "vocabulary"
+max-tokens = 12
+[steps.reference]
+stage = "losses"
+inputs = { tokens = "pairs" }
+model = "tuned"
+[steps.preferences]
+stage = "preferences"
+inputs = { tokens = "pairs", reference = "reference" }
+beta = 0.5
 [steps.moments]
 stage = "moments"
 model = "tuned"
@@ -296,6 +309,11 @@ pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
         query
     };
     bench.file("queries.jsonl", lines(4, &mut query));
+    let mut pair = || {
+        let [chosen, rejected] = [2, 1].map(|least| format!(" {}", numbers.words(least, 1)));
+        json!({ "prompt": numbers.words(2, 2), "chosen": chosen, "rejected": rejected })
+    };
+    bench.file("pairs.jsonl", lines(rows.min(200), &mut pair));
     bench.file("study.toml", PIPELINE);
 }
 
@@ -343,6 +361,7 @@ pub(crate) fn made(out: &str) -> Vec<Made> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Results {
     train: Vec<Example>,
+    preferences: Vec<Example>,
     continuations: Vec<Example>,
     losses: Vec<(u64, Vec<f32>)>,
     own: Vec<(u64, f32)>,
@@ -375,6 +394,7 @@ impl Results {
         let own = rows::<SelfInfluence, OwnInfluence>(bench, steps, "self");
         Self {
             train: rows::<Tokens, _>(bench, steps, "train"),
+            preferences: rows::<Tokens, _>(bench, steps, "preferences"),
             continuations: rows::<Tokens, _>(bench, steps, "continuations"),
             losses: losses.into_iter().map(|row| (row.example, row.by_token)).collect(),
             own: own.into_iter().map(|row| (row.example, row.influence)).collect(),
@@ -399,6 +419,11 @@ impl Results {
     pub(crate) fn agrees(&self, other: &Self) {
         assert!(self.kept == other.kept && self.packed == other.packed, "columns differ");
         assert!(self.train == other.train && self.continuations == other.continuations, "tokens differ");
+        assert_eq!(self.preferences.len(), other.preferences.len());
+        for (left, right) in self.preferences.iter().zip(&other.preferences) {
+            assert_eq!((&left.input_ids, left.preference[0]), (&right.input_ids, 0.5));
+            close(left.preference[1], right.preference[1]);
+        }
         assert_eq!(self.losses.len(), other.losses.len());
         for ((row, left), (other_row, right)) in self.losses.iter().zip(&other.losses) {
             assert_eq!((row, left.len()), (other_row, right.len()));
