@@ -110,5 +110,24 @@ test-python: _python
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     .venv/bin/python -m pytest tests/python
 
+# The wheel for this machine, into dist/: program and Python package. It asks for the C library of this machine or a newer one;
+# `just wheel --zig --compatibility manylinux_2_17` takes any of the last ten years, and compiles everything for it.
+wheel *args: _python
+    @test -x .venv-wheel/bin/pip || python3 -m venv --clear .venv-wheel
+    .venv-wheel/bin/pip install --quiet --requirement tests/wheel/requirements.txt
+    rm -rf dist
+    PATH="$PWD/.venv-wheel/bin:$PATH" maturin build --release --locked --out dist {{args}}
+
+# The wheel in dist/: its tag, and in a fresh virtual environment without Rust the quickstart, from the shell and from Python.
+test-wheel: _python
+    @ls dist/*.whl >/dev/null 2>&1 || just wheel
+    python3 tests/wheel/fresh.py dist
+
+# The callback for `transformers.Trainer`, and that the fixture which `just test-python` reads is what it writes. Fetches torch.
+test-trainer: _python
+    @test -x .venv-torch/bin/pip || python3 -m venv --clear .venv-torch
+    .venv-torch/bin/pip install --quiet --requirement tests/trainer/requirements.txt
+    .venv-torch/bin/python -m pytest tests/trainer
+
 _python:
     @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "this recipe needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "python"))  # the package `wherefrom`, as it is here
 GOLDEN = REPOSITORY / "tests/fixtures/golden"
 EXTERNAL = REPOSITORY / "examples/external/precondition.py"
 

@@ -23,6 +23,8 @@ DOCUMENTS = [path.relative_to(REPOSITORY) for folder in FOLDERS for path in sort
 # What a command has in it, and why it is not run here.
 NOT_RUN = {
     r"^cargo install": "fetches and builds",
+    r"^just (wheel|test-wheel|test-trainer)$": "builds a wheel, or fetches torch",
+    r"^pip install": "wants the wheel; `just test-wheel` installs it",
     r"^just (test|test-python|test-smollm2)$": "builds, and runs every test",
     r"^just (fetch-)?smollm2$": "fetches a model of 94 MB",
     r"^just evaluate": "retrains a small model some hundred times",
@@ -94,6 +96,7 @@ def desk(tmp_path_factory):
     # With --help the program takes the arguments apart, refuses what it does not know, and does nothing.
     script(folder / "parse/wherefrom", f'{program} "$@" --help >&2')
     script(folder / "parse/cargo", "true")
+    script(folder / "parse/pip", "true")
     script(folder / "parse/just", f"""
         recipe=$({shutil.which("just")} --dry-run "$@" 2>&1) || {{ echo "$recipe" >&2; exit 1; }}
         echo "$recipe" | sed -n 's/^cargo run .* -- //p' | while read -r line; do eval "wherefrom $line" || exit 1; done""")
@@ -110,7 +113,7 @@ def script(path, body):
 
 def run(folder, programs, body):
     """Runs shell commands in the folder; they stop at the first that fails."""
-    start = f'set -eo pipefail; export PATH="{folder}/{programs}:$PATH" OPENBLAS_NUM_THREADS=1; unset WHEREFROM_STORE\n'
+    start = f'set -eo pipefail; export PATH="{folder}/{programs}:$PATH" OPENBLAS_NUM_THREADS=1 PYTHONPATH="{REPOSITORY}/python"; unset WHEREFROM_STORE\n'
     return subprocess.run(["bash", "-c", start + body], cwd=folder, capture_output=True, text=True)
 
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use wherefrom_artifact::{Draft, MANIFEST, Manifest, Reporter, Store, bad_input};
+use wherefrom_artifact::{CHECKPOINTS, Draft, MANIFEST, Manifest, OPTIMIZER, Reporter, Store, bad_input};
 use wherefrom_model::GENERATION;
 use wherefrom_stage::File;
 use wherefrom_vocabulary::{Beside, TEMPLATE, TOKENIZER_CONFIG};
@@ -31,7 +31,8 @@ pub(crate) fn digest(store: &Store, stage: Stage, role: &str, path: &Path) -> Re
 }
 
 /// BLAKE3 over the digests of config.json and of the weights that are read, in name order: model.safetensors, or without
-/// it the index and every file that it names; the key, where the folder is a `model` artifact.
+/// it the index and every file that it names; those of the checkpoints, too, where the folder keeps any; the key, where the
+/// folder is a `model` artifact.
 pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
     if folder.join(MANIFEST).exists() {
         return Ok(Manifest::read(folder)?.key);
@@ -89,6 +90,14 @@ fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
         files.push(folder.join(wherefrom_model::INDEX));
     }
     files.push(config);
+    if folder.join(CHECKPOINTS).exists() {
+        files.push(folder.join(CHECKPOINTS));
+        for (kept, _) in wherefrom_artifact::kept_checkpoints(folder)? {
+            files.extend(wherefrom_model::weight_files(&kept)?);
+            let beside = ["config.json", wherefrom_model::INDEX, OPTIMIZER].map(|name| kept.join(name));
+            files.extend(beside.into_iter().filter(|path| path.exists()));
+        }
+    }
     files.sort();
     files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.file_digest(&path)?, path })).collect()
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use wherefrom_artifact::{Artifact, Draft, Kind, Tokens, bad_input, write_atomically};
+use wherefrom_artifact::{Artifact, Draft, Kind, OPTIMIZER, Tokens, bad_input, write_atomically};
 use wherefrom_model::{Model, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
@@ -123,7 +123,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let folder = draft.folder().join(format!("checkpoints/{:06}", progress.step));
             write(&learner, inputs, &folder)?;
             let moments = state::to_bytes(&Default::default(), &learner.moments, &progress)?;
-            write_atomically(&folder.join("optimizer.safetensors"), &moments)?;
+            write_atomically(&folder.join(OPTIMIZER), &moments)?;
         }
         if saved.elapsed() >= INTERVAL {
             draft.checkpoint(STATE, &state::to_bytes(&learner.model.parameters, &learner.moments, &progress)?)?;

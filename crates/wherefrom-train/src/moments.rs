@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, anyhow};
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, kept_checkpoints};
-use wherefrom_model::{Coverage, Model, Modules, Parameters, Selection, Sizes, open_device};
+use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, OPTIMIZER, bad_input, kept_checkpoints};
+use wherefrom_model::{Coverage, Model, Modules, Selection, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Stage, Writes};
 
 use crate::state;
@@ -51,7 +51,7 @@ pub struct Config {
 /// What is read.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// The folder of a model that a `fine-tune` step made.
+    /// The folder of a model that a `fine-tune` step made, or of another that keeps checkpoints.
     pub model: PathBuf,
 }
 
@@ -66,17 +66,27 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let model = Model::open(folder, &device)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
-    let path = folder.join("optimizer.safetensors");
-    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let (_, moments, _) = state::from_bytes(&bytes, &device).with_context(|| format!("read {}", path.display()))?;
+    let path = folder.join(OPTIMIZER);
+    let wrong = |what: String| bad_input(format!("{what}: {}", path.display()));
+    let bytes = std::fs::read(&path).map_err(|error| wrong(format!("the moments cannot be read ({error})")))?;
+    let (_, moments, _) =
+        state::from_bytes(&bytes, &device).map_err(|error| wrong(format!("this holds no moments ({error:#})")))?;
     draft.parts(selection.modules().len());
     for (part, module) in selection.modules().iter().enumerate().filter(|(part, _)| !draft.has(*part)) {
-        let of = |parameters: &Parameters, name: &str| {
-            parameters.get(name).cloned().with_context(|| format!("there is no moment of {name}: {}", path.display()))
+        // Of a square matrix no shape tells whether it is transposed: whoever writes moments has them as [out, in].
+        let of = |name: &str, shape: [usize; 2]| match moments.second.get(name) {
+            Some(second) if second.dims() == shape => Ok(second.clone()),
+            Some(second) => {
+                Err(wrong(format!("the moment of {name} has shape {:?}, and not {shape:?}", second.dims())))
+            }
+            None => {
+                Err(wrong(format!("there is no moment of {name}, so it was not trained; leave it out of `modules`")))
+            }
         };
-        let mut second = of(&moments.second, &module.weight())?;
+        let width = module.in_features - usize::from(module.bias);
+        let mut second = of(&module.weight(), [module.out_features, width])?;
         if module.bias {
-            second = Tensor::cat(vec![second, of(&moments.second, &module.bias())?.transpose()], 1);
+            second = Tensor::cat(vec![second, of(&module.bias(), [1, module.out_features])?.transpose()], 1);
         }
         let (name, shape) = (module.name.clone(), [module.out_features, module.in_features]);
         let lambda = second.into_data().try_into_vec().map_err(|error| anyhow!("{error:?}"))?;

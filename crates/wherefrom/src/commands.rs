@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::CommandFactory as _;
 use serde_json::json;
 use wherefrom_artifact::{State, bad_input, bytes};
 use wherefrom_check::{Check, Verdict};
@@ -117,6 +118,12 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let folder = wherefrom_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
             say_path(&folder)
         }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wherefrom", &mut script);
+            say(&String::from_utf8(script)?)
+        }
+        Command::Man { folder } => manual(&folder),
     }
 }
 
@@ -161,6 +168,17 @@ pub(crate) fn made(plan: &Plan, name: &str) -> Result<PathBuf> {
             step.why,
             plan.path.display()
         ))),
+    }
+}
+
+/// Man pages of all commands.
+fn manual(folder: &Path) -> Result<()> {
+    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    match written {
+        Ok(()) => say(&format!("wrote {}", folder.join("wherefrom*.1").display())),
+        Err(error) => {
+            Err(bad_input(format!("cannot write man pages into {} ({error}); give another folder", folder.display())))
+        }
     }
 }
 

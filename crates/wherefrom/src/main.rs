@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 /// What the end of a command means.
 const EXIT_CODES: &str = "\
@@ -239,6 +240,17 @@ enum Command {
         /// The checkpoint, for stages that run one: a folder or hf:OWNER/NAME@REVISION.
         #[arg(long, value_name = "DIR")]
         model: Option<PathBuf>,
+    },
+    /// Print what a shell completes commands and options by: for bash, `wherefrom completions bash >
+    /// ~/.local/share/bash-completion/completions/wherefrom`.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write a man page for the program and for each command, wherefrom.1, wherefrom-run.1 and so on.
+    Man {
+        /// The folder, which is made: ~/.local/share/man/man1, to read them by `man wherefrom-run`.
+        folder: PathBuf,
     },
 }
 

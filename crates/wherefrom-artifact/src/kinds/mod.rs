@@ -107,7 +107,7 @@ kinds! {
     Tokenizer = tokenizer {}
     Tokens = tokens { Example, Asked }
     Columns = kept { Kept }
-    Model = model { kept_checkpoints }
+    Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
     Losses = losses { Loss }
     Activations = activations { Position, Streams }
     Covariances = covariances { Covariance, Side }
