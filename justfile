@@ -86,6 +86,10 @@ bench *args:
 bench-kernels *args:
     cargo bench --workspace --bench kernels -- {{args}}
 
+# A model with 8 and with 64 experts, two active.
+bench-experts:
+    cargo bench --workspace --bench experts
+
 # The other tools that `just bench` compares with, in a virtual environment of their own; some gigabytes.
 peers: _python
     @test -x .venv-peers/bin/pip || python3 -m venv --clear .venv-peers

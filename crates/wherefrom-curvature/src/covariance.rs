@@ -8,10 +8,11 @@
 //! reads   tokens, model
 //! writes  covariances
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -170,14 +171,26 @@ pub(crate) fn run_with_labels(
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }
+    let mut experts: BTreeMap<String, u64> = match draft.restore(EXPERTS)? {
+        Some(saved) => serde_json::from_slice(&saved).context("read the experts' tokens")?,
+        None => BTreeMap::new(),
+    };
     let corpus = Corpus::new("covariance", &model, &inputs.tokens, exec);
     for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
         let modules = config.factors.modules(pass.selection.modules());
         let slots = slots(&modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
+        // The slots of each module: there may be thousands.
+        let own: Vec<Range<usize>> = (0..modules.len())
+            .map(|module| {
+                let first = slots.partition_point(|slot| slot.module < module);
+                first..slots.partition_point(|slot| slot.module <= module)
+            })
+            .collect();
         let sums = pass.sum(draft, &forms, |tap, sums| {
+            let own = &own[tap.index];
             let mut add = |[activation, gradient]: [&Tensor<2>; 2]| {
-                for (slot, sum) in slots.iter().zip(&mut *sums).filter(|(slot, _)| slot.module == tap.index) {
+                for (slot, sum) in slots[own.clone()].iter().zip(&mut sums[own.clone()]) {
                     let x = if slot.side == Side::Activation { activation } else { gradient };
                     sum.add_gram(columns(x, &slot.block));
                 }
@@ -189,8 +202,13 @@ pub(crate) fn run_with_labels(
             Ok(())
         })?;
         sums.counts.note(draft)?;
+        experts
+            .extend(modules.iter().zip(&sums.seen).filter_map(|(module, &seen)| Some((module.expert()?.into(), seen))));
+        if !experts.is_empty() {
+            draft.checkpoint(EXPERTS, &serde_json::to_vec(&experts)?)?;
+        }
         for (index, module) in modules.iter().enumerate() {
-            let own = slots.iter().zip(&sums.slots).filter(|(slot, _)| slot.module == index);
+            let own = slots[own[index].clone()].iter().zip(&sums.slots[own[index].clone()]);
             let rows = own.map(|(slot, sum)| {
                 let matrix = narrow(sum, &format!("the {} covariance of {}", slot.side.name(), module.name))?;
                 let shared_with = match slot.side {
@@ -208,7 +226,40 @@ pub(crate) fn run_with_labels(
         }
         pass.end(draft, 1)?;
     }
+    if !experts.is_empty() {
+        if let Some(few) = few_tokens(selection.modules(), &experts) {
+            exec.reporter.warn(&few);
+        }
+        draft.summary("expert_tokens", experts)?;
+    }
     Ok(())
+}
+
+/// Tokens that each expert saw, of the passes that are over.
+const EXPERTS: &str = "expert-tokens";
+
+/// Experts that saw fewer tokens than a map of theirs is wide: their covariances have less than full rank.
+fn few_tokens(modules: &[Module], experts: &BTreeMap<String, u64>) -> Option<String> {
+    let mut widths = BTreeMap::new();
+    for module in modules {
+        if let Some(expert) = module.expert() {
+            let width = module.in_features.max(module.out_features) as u64;
+            widths.entry(expert).and_modify(|widest: &mut u64| *widest = width.max(*widest)).or_insert(width);
+        }
+    }
+    let few: Vec<_> =
+        experts.iter().filter(|(expert, seen)| widths.get(&expert[..]).is_some_and(|width| seen < &width)).collect();
+    let first: Vec<_> = few.iter().take(8).map(|(expert, seen)| format!("{expert} ({seen})")).collect();
+    let more = if few.len() > first.len() { format!(" and {} more", few.len() - first.len()) } else { String::new() };
+    (!few.is_empty()).then(|| {
+        format!(
+            "covariance: {} of {} experts saw fewer tokens than their maps are wide, so that damping decides where they saw \
+             nothing: {}{more}; all counts are in the manifest (`expert_tokens`), and more training sequences raise them",
+            few.len(),
+            experts.len(),
+            first.join(", ")
+        )
+    })
 }
 
 /// Bytes of the sums over these modules in one pass, and what a matrix takes while it is written.
@@ -228,6 +279,11 @@ fn aside(config: &Config, modules: &[Module]) -> u64 {
 /// Numbers of the matrices that are summed over these modules in one pass, and stored.
 pub fn summed(modules: &[Module], blocks: usize) -> u64 {
     sizes(modules, blocks).map(|n| n.pow(2) as u64).sum()
+}
+
+/// The same of one token: of experts those that see it.
+pub(crate) fn summed_by_token(modules: &[Module], blocks: usize) -> f64 {
+    slots(modules, blocks).iter().map(|slot| modules[slot.module].share() * slot.block.len().pow(2) as f64).sum()
 }
 
 /// Sizes of those matrices.
@@ -257,13 +313,13 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let needs = |modules: &[Module]| bytes(&config.factors.modules(modules), config.blocks) + aside(config, modules);
     let passes = planned_passes(&sizes, planned, machine, needs);
     let work = match config.factors {
-        Factors::Kfac => 2.0 * tokens * all,
+        Factors::Kfac => 2.0 * tokens * summed_by_token(&sizes.modules, config.blocks),
         Factors::Shampoo => {
             let grams = |module: &Module| {
                 let (inside, out) = (module.in_features as f64, module.out_features as f64);
                 inside * out * (inside + out)
             };
-            2.0 * tokens * sizes.products + rows * sizes.modules.iter().map(grams).sum::<f64>()
+            2.0 * tokens * sizes.token_products + rows * sizes.modules.iter().map(grams).sum::<f64>()
         }
     };
     let flops = passes.count as f64 * sizes.scan(tokens) + work;

@@ -53,8 +53,10 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
             draft.summary(name, count)?;
         }
     }
-    if let Some(factors) = inputs.covariances.manifest().summary.get("factors") {
-        draft.summary("factors", factors)?;
+    for name in ["factors", "expert_tokens"] {
+        if let Some(value) = inputs.covariances.manifest().summary.get(name) {
+            draft.summary(name, value)?;
+        }
     }
     let parts: Vec<usize> = draft.plan(|| Ok((0..inputs.covariances.parts()).collect()))?;
     exec.reporter.begin("eigenbasis", "matrices", inputs.covariances.manifest().rows(), 0);

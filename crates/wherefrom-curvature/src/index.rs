@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Tokens};
+use wherefrom_artifact::{Artifact, Coordinates, Draft, Eigenbasis, Example, Index, Kind, Signs, Tokens, bad_input};
 use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
@@ -81,6 +81,14 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let model = open(&inputs.model, config.precision, exec)?;
     let names = table.shares.iter().map(|share| share.module.clone()).collect();
     let selection = Selection::new(&Modules::Globs(names), model.modules())?;
+    // A sign says of no number that it is zero, and most examples have no gradient in most experts.
+    if let Some(module) = selection.modules().iter().find(|module| module.routed.is_some()) {
+        return Err(bad_input(format!(
+            "index: {} is of an expert, which most examples do not see, and an index of signs cannot say so; use `score` or \
+             `projections`, or leave experts out by `modules`",
+            module.name
+        )));
+    }
     let blocks = inputs.eigenbasis.manifest().count("blocks").unwrap_or(1) as usize;
     let products = selection.modules().iter().map(|module| (module.in_features * module.out_features) as u64).sum();
     let beside = bytes(covariance::summed(selection.modules(), blocks), products);

@@ -158,7 +158,7 @@ fn fitted(lambda: &Artifact<Lambda>, module: &str) -> Result<Vec<f64>> {
     Ok(row.lambda.iter().map(|&value| f64::from(value) * scale).collect())
 }
 
-/// Lambda = (tokens / examples) l_S l_A^T: the factors are means per token, Lambda is per sequence. Of Shampoo's, which are
+/// Lambda = (tokens / examples) l_S l_A^T: the factors are means per token, of an expert its own, Lambda is per sequence. Of Shampoo's, which are
 /// means per sequence of gradients squared, l_S l_A^T / tr(S) (Morwani et al. 2024, arXiv 2406.17748).
 fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>> {
     // Of several blocks, one after the other.
@@ -173,7 +173,13 @@ fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>
     };
     let scale = match eigenbasis.manifest().summary.get("factors") {
         Some(_) => s.iter().sum::<f64>().max(f64::MIN_POSITIVE).recip(),
-        None => count("tokens")? as f64 / count("examples")?.max(1) as f64,
+        None => {
+            let own = module
+                .rsplit_once('.')
+                .and_then(|(expert, _)| eigenbasis.manifest().summary.get("expert_tokens")?.get(expert));
+            let tokens = own.and_then(serde_json::Value::as_u64).map_or_else(|| count("tokens"), Ok)?;
+            tokens as f64 / count("examples")?.max(1) as f64
+        }
     };
     Ok(s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect())
 }

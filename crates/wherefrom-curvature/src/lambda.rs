@@ -179,7 +179,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let number = number_bytes(&machine.device);
     let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number));
     let tokens = planned.size_of("tokens").tokens;
-    let work = sizes.products + rotated.map_or(0.0, |blocks| covariance::summed(&sizes.modules, blocks) as f64);
+    let rotations = |blocks| covariance::summed_by_token(&sizes.modules, blocks);
+    let work = sizes.token_products + rotated.map_or(0.0, rotations);
     let flops = passes.count as f64 * sizes.scan(tokens) + 2.0 * tokens * work;
     Cost::new(passes.memory, sizes.products * config.store.bytes(), flops).note(passes.note)
 }

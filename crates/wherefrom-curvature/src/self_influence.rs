@@ -167,7 +167,7 @@ fn cost(_config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let beside = lambda::bytes(&sizes.modules, Some(blocks), 4) as f64;
     let sizes = sizes.fitting(machine.memory, beside);
     let memory = sizes.footprint.total() as f64 + beside;
-    let flops =
-        sizes.scan(tokens) + 2.0 * tokens * (covariance::summed(&sizes.modules, blocks) as f64 + sizes.products);
+    let flops = sizes.scan(tokens)
+        + 2.0 * tokens * (covariance::summed_by_token(&sizes.modules, blocks) + sizes.token_products);
     Cost::new(memory, rows * (12.0 + 4.0 * sizes.modules.len() as f64), flops).note(sizes.footprint.note())
 }

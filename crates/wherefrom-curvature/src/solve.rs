@@ -175,7 +175,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if let Some(coverage) = gradients.manifest().summary.get("coverage") {
         draft.summary("coverage", coverage)?;
     }
-    let names = gradients.modules()?;
+    let names = match gradients.manifest().summary.get("modules") {
+        Some(names) => serde_json::from_value(names.clone()).context("the gradients' manifest")?,
+        None => gradients.modules()?,
+    };
     let parts: Vec<(usize, usize)> = draft.plan(|| {
         let parts = 0..gradients.parts();
         Ok((0..names.len()).flat_map(|module| parts.clone().map(move |part| (module, part))).collect())
@@ -185,7 +188,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let selection = Selection::new(&chosen, model.modules())?;
     let modules = selection.modules();
     let blocks = eigenbasis.manifest().count("blocks").unwrap_or(1) as usize;
-    let queries = gradients.manifest().rows() / (names.len() as u64).max(1);
+    let numbers = (0..gradients.parts()).map(|part| queries_of(gradients, part)).collect::<Result<Vec<_>>>()?;
+    let queries = numbers.iter().map(Vec::len).sum::<usize>() as u64;
     let (model, _) = place(model, tokens, exec, bytes(modules, queries, blocks))?;
 
     let space = Space::new(&curvature, modules, &model.device, &*exec.reporter)?;
@@ -206,7 +210,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         if !draft.has(number) {
             let name = names.get(place).context("the gradients have fewer modules than the draft was begun with")?;
             let module = space.place(name)?;
-            let queries = gradients.rows_of::<Factors>(part, name)?.map(|row| Ok(row?.row));
+            // Also those whose gradient here is zero, as of an expert: the system joins all modules.
+            let queries = numbers[part].iter().map(|&query| Ok(query));
             let prepare = |query: u64| Ok((query, space.matrix(name, &state.of(query)?.x)?));
             let (most, bytes) = (exec.device.side_by_side(), |_: &u64| 20 * module.len() as u64);
             let rows = side_by_side(queries, most, bytes, prepare, |(query, whole), threads| {
@@ -220,6 +225,18 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     exec.reporter.end();
     Ok(())
+}
+
+/// The queries of a part, in order.
+fn queries_of(gradients: &Artifact<Gradients>, part: usize) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for row in gradients.rows_in::<Factors>(part)? {
+        let number = row?.row;
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
 }
 
 /// The query gradients, whole, by number.

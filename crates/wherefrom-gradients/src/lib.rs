@@ -75,6 +75,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let aside = beside(footprint, each, RUN, RUN, true);
     let (model, room) = place(model, &inputs.tokens, exec, aside)?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
+    // Of experts no example may have a row.
+    if selection.modules().iter().any(|module| module.routed.is_some()) {
+        draft.summary("modules", selection.modules().iter().map(|module| &module.name).collect::<Vec<_>>())?;
+    }
     let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
     let pass = Pass { corpus, selection: &selection };
     corpus.parts(corpus.spans(draft)?, |part, examples| {
@@ -131,7 +135,10 @@ impl Pass<'_> {
                     overflow.get_or_insert((group[place], name.clone()));
                     return Ok(());
                 }
-                for (&index, tokens) in group.iter().zip(tap.tokens.sequences.iter()) {
+                // Of an expert, examples that route nothing there have no row.
+                for (&index, tokens) in
+                    group.iter().zip(tap.tokens.sequences.iter()).filter(|(_, rows)| !rows.is_empty())
+                {
                     rows[index].push(place.keep(Factors {
                         row: examples[index].example,
                         module: name.clone(),
@@ -152,7 +159,24 @@ impl Pass<'_> {
         })?;
         // Backward came by the modules last to first.
         rows.iter_mut().for_each(|rows| rows.reverse());
+        for (rows, example) in rows.iter_mut().zip(examples).filter(|(rows, _)| rows.is_empty()) {
+            rows.push(place.keep(nothing(example.example, &self.selection.modules()[0]))?);
+        }
         Ok(rows)
+    }
+}
+
+/// The factors of an example that routes nothing to any chosen expert: zeros, so that it is there.
+fn nothing(row: u64, module: &Module) -> Factors {
+    let [out, inside] = [module.out_features, module.in_features];
+    Factors {
+        row,
+        module: module.name.clone(),
+        rank: 1,
+        left_shape: [out, 1],
+        left: vec![0.0; out],
+        right_shape: [inside, 1],
+        right: vec![0.0; inside],
     }
 }
 
@@ -196,7 +220,8 @@ fn columns(x: &[f32], width: usize, tokens: Range<usize>) -> Vec<f32> {
 
 /// Bytes of a token's factors.
 fn token_bytes(modules: &[Module]) -> u64 {
-    modules.iter().map(|module| 4 * (module.in_features + module.out_features) as u64).sum()
+    let each = |module: &Module| module.share() * (4 * (module.in_features + module.out_features)) as f64;
+    modules.iter().map(each).sum::<f64>().round() as u64
 }
 
 /// Bytes that a run's factors take beside weights and activations until they are written, of which the longest example has so

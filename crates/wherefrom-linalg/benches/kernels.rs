@@ -92,6 +92,9 @@ fn shape() -> AttentionShape {
         key_heads: KEY_HEADS,
         head_dim: HEAD,
         scale: 1.0 / (HEAD as f32).sqrt(),
+        window: None,
+        cap: None,
+        sinks: None,
     }
 }
 

@@ -18,6 +18,8 @@ const LAYERS: usize = 4096;
 /// Largest width of a stream or of an MLP: the largest models have some 2^16. A module's 2^40 parameters in each of so many
 /// layers stay within 64 bits.
 const WIDTH: usize = 1 << 20;
+/// Most experts, of all layers together: the largest models have some 20,000.
+const EXPERTS: usize = 1 << 17;
 /// Most tokens and positions.
 const ROWS: usize = 1 << 24;
 
@@ -40,16 +42,32 @@ pub struct Config {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Longest sequence; no longer than a sliding window, within which there is none.
+    /// Longest sequence.
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// What the embedding is multiplied by.
     pub embedding_scale: f32,
+    /// What attention and MLP add to the stream is multiplied by.
+    pub residual_scale: f32,
+    /// What the logits are divided by.
+    pub logit_divisor: f32,
+    /// c, where a logit z becomes c tanh(z / c).
+    pub logit_cap: Option<f32>,
     /// Rotary positions; none where positions are learned.
     pub rotary: Option<Rotary>,
+    /// Those of layers that have their own.
+    pub local_rotary: Option<Rotary>,
+    /// What is not the same in every layer; empty where all of them see all and turn by `rotary`.
+    pub layers: Vec<Layer>,
     /// What attention scores are multiplied by.
     pub attention_scale: f32,
+    /// c, where an attention score z becomes c tanh(z / c).
+    pub attention_cap: Option<f32>,
+    /// Queries, keys and values are cut off at this and its negative.
+    pub attention_clip: Option<f32>,
+    /// Whether each head has a logit of its own in the softmax, which has no value.
+    pub sinks: bool,
     /// Whether they are also divided by the number of the block, counted from 1.
     pub scale_by_layer: bool,
     /// Added to the mean square or the variance of a norm.
@@ -60,17 +78,59 @@ pub struct Config {
     pub activation: Activation,
     /// Which maps have a bias.
     pub bias: Bias,
+    /// Experts in place of the MLP, in the layers that say so.
+    pub experts: Option<Experts>,
 }
 
-/// How attention and MLP hang on the residual stream x.
+/// How attention and MLP hang on the residual stream x; what they read and what they add may be normed, as the layout says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residual {
-    /// x += attention(norm(x)), then x += mlp(norm(x)).
-    Before,
-    /// x += norm(attention(x)), then x += norm(mlp(x)).
-    After,
-    /// x += attention(norm(x)) + mlp(norm'(x)).
+    /// x += attention(x), then x += mlp(x).
+    Sequential,
+    /// x += attention(x) + mlp(x).
     Parallel,
+}
+
+/// What may differ from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Layer {
+    /// How many tokens a query sees at most, its own the last of them; none: all before it.
+    pub window: Option<usize>,
+    /// How queries and keys are turned.
+    pub positions: Positions,
+    /// Whether it has experts in place of an MLP.
+    pub experts: bool,
+}
+
+/// How a layer turns queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Positions {
+    /// By `rotary`.
+    #[default]
+    Global,
+    /// By `local_rotary`.
+    Local,
+    /// Not at all.
+    None,
+}
+
+/// A mixture of experts: each is an MLP, and a router has each token seen by some of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many see a token.
+    pub chosen: usize,
+    /// Width of each.
+    pub intermediate_size: usize,
+    /// Whether the weights of the chosen are a softmax over them, or theirs of the softmax over all.
+    pub normalised: bool,
+    /// Whether the router has a bias.
+    pub router_bias: bool,
+    /// Width of an expert that sees every token, times the sigmoid of a map of its own.
+    pub shared: Option<usize>,
+    /// l, where gate is cut off above l, up at -l and l, and their product is f(gate) (up + 1).
+    pub limit: Option<f32>,
 }
 
 /// Which linear maps have a bias.
@@ -133,6 +193,22 @@ impl Config {
             ("vocab_size", self.vocab_size, ROWS),
             ("max_position_embeddings", self.max_position_embeddings, ROWS),
         ];
+        if let Some(experts) = &self.experts {
+            let sizes = [
+                ("num_experts", experts.count, EXPERTS),
+                ("num_hidden_layers` times `num_experts", experts.count * self.num_hidden_layers, EXPERTS),
+                ("moe_intermediate_size", experts.intermediate_size.max(experts.shared.unwrap_or(0)), WIDTH),
+            ];
+            if let Some((name, size, most)) = sizes.into_iter().find(|(_, size, most)| size > most) {
+                return Err(format!("`{name}` cannot be {size}: no model has more than {most}"));
+            }
+            if experts.chosen > experts.count {
+                return Err(format!(
+                    "`num_experts_per_tok` is {} of {} experts; it cannot be more than there are",
+                    experts.chosen, experts.count
+                ));
+            }
+        }
         match sizes.into_iter().find(|(_, size, most)| size > most) {
             Some((name, size, most)) => Err(format!("`{name}` cannot be {size}: no model has more than {most}")),
             None => Ok(()),
@@ -144,8 +220,28 @@ impl Config {
         llama::to_json(self)
     }
 
+    /// Refuses a model of text inside another: what is written would lack the rest of it.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn check_written(&self) -> Result<(), String> {
+        match self.architecture {
+            Architecture::Gemma3 => {
+                Err("the model is one of text and pictures, of which the text alone is read; give the model of \
+                                         text by itself (`gemma3_text`) to train it"
+                    .into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn layout(&self) -> &'static Layout {
         self.architecture.layout()
+    }
+
+    /// What is particular to a layer.
+    pub fn layer(&self, index: usize) -> Layer {
+        self.layers.get(index).copied().unwrap_or_default()
     }
 
     /// Scale of the attention scores of a block.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use wherefrom_linalg::kernels::{AttentionShape, RotationTable, round_like};
+use wherefrom_linalg::kernels::{AttentionShape, round_like};
 
 use crate::batch::Batch;
 use crate::blocks::{Block, Places, State};
 use crate::config::Config;
 use crate::outline::Outline;
+use crate::rotary::Rotary;
 use crate::taps::{Goal, Pass};
 use crate::weights::Weights;
 
@@ -117,24 +118,34 @@ impl Decoder<'_> {
             key_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             scale: config.attention_scale,
+            window: None,
+            cap: None,
+            sinks: None,
         };
-        let table = config
-            .rotary
-            .map(|rotary| RotationTable::new(batch.positions.clone(), config.head_dim, &rotary.frequencies()));
-        Places { shape, table }
+        let table = |rotary: &Option<Rotary>| {
+            rotary.as_ref().map(|rotary| rotary.table(&batch.positions, &batch.spans, config.head_dim))
+        };
+        let tokens = batch.tokens.clone();
+        Places { tokens, shape, table: table(&config.rotary), local: table(&config.local_rotary) }
     }
 
     /// Embedding of tokens, scaled, and of positions.
     fn embed(self, batch: &Batch) -> Result<Tensor<2>> {
         let mut x = self.weights.rows(&self.outline.embedding, batch.ids.clone())?;
-        if self.config.embedding_scale != 1.0 {
-            x = x * self.config.embedding_scale;
+        let scale = self.embedding_scale();
+        if scale != 1.0 {
+            x = x * scale;
         }
         if let Some(positions) = &self.outline.positions {
             let places = positions_of(batch, &x);
             x = x + self.weights.rows(positions, places)?;
         }
         Ok(x)
+    }
+
+    /// As the type of the weights has it.
+    fn embedding_scale(self) -> f32 {
+        self.weights.precision.rounded(self.config.embedding_scale)
     }
 
     fn embedding_gradients(self, batch: &Batch, d: Tensor<2>) -> Vec<(String, Tensor<2>)> {
@@ -144,7 +155,7 @@ impl Decoder<'_> {
         };
         let (positions, rows) = (self.outline.positions.as_ref(), self.config.max_position_embeddings);
         let positions = positions.map(|name| scattered(name, rows, positions_of(batch, &d), d.clone()));
-        let (rows, d) = (self.outline.vocabulary(), d * self.config.embedding_scale);
+        let (rows, d) = (self.outline.vocabulary(), d * self.embedding_scale());
         let tokens = scattered(&self.outline.embedding, rows, batch.ids.clone(), d);
         [Some(tokens), positions].into_iter().flatten().collect()
     }

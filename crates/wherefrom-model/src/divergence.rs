@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Tensor, TensorData};
-use wherefrom_linalg::kernels::{product, softmax};
+use wherefrom_linalg::kernels::softmax;
 
 use crate::batch::Batch;
 use crate::decoder::scatter_rows;
@@ -30,27 +30,32 @@ impl Model {
         let goal = Goal::Taps(selection);
         let forward = self.decoder().forward(batch, Some(goal))?;
         let reference = before.decoder().forward(batch, None)?.output;
-        let (weights, norm) = (self.weights(), &self.outline.final_norm);
-        let head = weights.matrix(&self.outline.head)?;
+        let head = self.head()?;
         let mut d = forward.output.zeros_like();
         let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
         for targets in batch.targets.chunks(chunk) {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let x = forward.output.clone().select(0, rows.clone());
-            let p = softmax(product(norm.forward(weights, x.clone()), head.clone().transpose()));
+            let logits = head.logits(head.read(x.clone()));
+            let p = softmax(logits.clone());
             let was = softmax(before.head_logits(reference.clone().select(0, rows.clone()))?);
             let weight: Vec<_> = targets.iter().map(|target| target.weight).collect();
             let weight = Tensor::<2>::from_data(TensorData::new(weight, [targets.len(), 1]), &self.device);
-            let d_hidden = product((p - was) * weight, head.clone());
-            d = scatter_rows(d, rows, norm.backward(weights, x.zeros_like(), d_hidden, x));
+            let d_hidden = head.backward((p - was) * weight, &logits);
+            d = scatter_rows(d, rows, head.read_backward(d_hidden, x));
         }
         let visit = &mut |event: Event<'_>| {
-            let Event::Map(number, activations, d) = event else { return Ok(()) };
+            let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
-            let (module, tokens) = (&self.modules()[number], &batch.tokens);
+            let module = &self.modules()[number];
             visit(Tap { index, module, tokens, activations, output_gradients: d.clone() })
         };
-        self.decoder().backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, visit })
+        self.decoder().backward(
+            batch,
+            forward,
+            d,
+            &mut Pass { weights: self.weights(), goal, tokens: &batch.tokens, visit },
+        )
     }
 
     /// The model with matrices [out, in] added to the maps of a selection, in its order; a bias is the last column.

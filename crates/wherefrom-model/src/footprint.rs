@@ -18,10 +18,11 @@ pub(crate) fn linearised_tokens(outline: &Outline, asked: usize) -> usize {
     asked.min((ACTIVATION_BYTES / (4 * (kept(outline) + outline.vocabulary()))).max(LEAST_TOKENS))
 }
 
-/// Numbers that a token keeps for the backward pass: outputs of the linear maps, and the residual stream of each block.
+/// Numbers that a token keeps for the backward pass: outputs of the linear maps, of experts those that see it, and the residual
+/// stream of each block.
 fn kept(outline: &Outline) -> usize {
-    let outputs: usize = outline.modules().iter().map(|module| module.out_features).sum();
-    outputs + outline.blocks.len() * outline.hidden()
+    let outputs: f64 = outline.modules().iter().map(|module| module.share() * module.out_features as f64).sum();
+    outputs.round() as usize + outline.blocks.len() * outline.hidden()
 }
 
 /// Bytes that a forward and an activation-only backward pass hold at once, in float32.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_linalg::kernels::{cross_entropy, product, sample_rows};
+use wherefrom_linalg::kernels::{cross_entropy, product, round_like, sample_rows};
 use wherefrom_linalg::random;
 
 use crate::batch::{Batch, Target};
@@ -82,11 +82,72 @@ impl HeadLoss {
     }
 }
 
+/// The vocabulary head at a model's weights: z = bend(W norm(x) / s), with s the divisor of the logits, and bend(z) = c tanh(z / c)
+/// where they are capped.
+pub(crate) struct Head<'a> {
+    model: &'a Model,
+    matrix: Tensor<2>,
+}
+
+impl Head<'_> {
+    /// norm(x) / s.
+    pub(crate) fn read(&self, x: Tensor<2>) -> Tensor<2> {
+        self.divided(self.model.outline.final_norm.forward(self.model.weights(), x))
+    }
+
+    /// Logits of what was read.
+    pub(crate) fn logits(&self, read: Tensor<2>) -> Tensor<2> {
+        let z = product(read, self.matrix.clone().transpose());
+        match self.model.config.logit_cap {
+            Some(cap) => (z / cap).tanh() * cap,
+            None => z,
+        }
+    }
+
+    /// From how x moves to how the logits z do.
+    pub(crate) fn tangent(&self, moved: Tensor<2>, x: Tensor<2>, z: &Tensor<2>) -> Tensor<2> {
+        let moved = self.divided(self.model.outline.final_norm.tangent(self.model.weights(), moved, x));
+        self.bent(product(moved, self.matrix.clone().transpose()), z)
+    }
+
+    /// From the gradient at the logits z to that at what was read.
+    pub(crate) fn backward(&self, d: Tensor<2>, z: &Tensor<2>) -> Tensor<2> {
+        self.through(self.bent(d, z))
+    }
+
+    /// The same where nothing is bent any more.
+    fn through(&self, d: Tensor<2>) -> Tensor<2> {
+        product(d, self.matrix.clone())
+    }
+
+    /// From there to that at x.
+    pub(crate) fn read_backward(&self, d: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        self.model.outline.final_norm.backward(self.model.weights(), x.zeros_like(), self.divided(d), x)
+    }
+
+    /// Times the slope of the bend at logits z: 1 - (z / c)^2.
+    fn bent(&self, d: Tensor<2>, z: &Tensor<2>) -> Tensor<2> {
+        match self.model.config.logit_cap {
+            Some(cap) => d.clone() * ((round_like(z.clone(), &d) / cap).square().neg() + 1.0),
+            None => d,
+        }
+    }
+
+    fn divided(&self, x: Tensor<2>) -> Tensor<2> {
+        let divisor = self.model.config.logit_divisor;
+        if divisor == 1.0 { x } else { x / divisor }
+    }
+}
+
 impl Model {
+    pub(crate) fn head(&self) -> Result<Head<'_>> {
+        Ok(Head { model: self, matrix: self.weights().matrix(&self.outline.head)? })
+    }
+
     /// Logits of rows of the last residual stream.
     pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Result<Tensor<2>> {
-        let head = self.weights().matrix(&self.outline.head)?;
-        Ok(product(self.outline.final_norm.forward(self.weights(), stream), head.transpose()))
+        let head = self.head()?;
+        Ok(head.logits(head.read(stream)))
     }
 
     /// Cross-entropy at the positions that predict a target, in chunks; with `parameters`, also the gradients of head and
@@ -98,8 +159,7 @@ impl Model {
         labels: &Labels,
         parameters: bool,
     ) -> Result<HeadLoss> {
-        let (weights, norm) = (self.weights(), &self.outline.final_norm);
-        let head = weights.matrix(&self.outline.head)?;
+        let head = self.head()?;
         let pairs = self.pairs(output, batch, labels)?;
         let mut d_output = output.zeros_like();
         let mut by_target = Vec::with_capacity(batch.targets.len());
@@ -108,8 +168,10 @@ impl Model {
         for targets in batch.targets.chunks(chunk) {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let x = output.clone().select(0, rows.clone());
-            let hidden = norm.forward(weights, x.clone());
-            let logits = product(hidden.clone(), head.clone().transpose());
+            let hidden = head.read(x.clone());
+            let logits = head.logits(hidden.clone());
+            // Of what is bent, which the loss would be made in the place of.
+            let bent = self.config.logit_cap.map(|_| logits.clone());
             let own = self.labels(&logits, batch, targets, labels)?;
             let (loss, mut d_logits) = cross_entropy(logits, &own);
             // Training has a remedy of its own.
@@ -122,15 +184,18 @@ impl Model {
                 let weights: Vec<_> = targets.iter().map(|target| target.weight * factor(target)).collect();
                 d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
             }
-            let d_logits = self.scaled(d_logits);
-            let d_hidden = product(d_logits.clone(), head.clone());
+            let d_logits = self.scaled(match &bent {
+                Some(z) => head.bent(d_logits, z),
+                None => d_logits,
+            });
+            let d_hidden = head.through(d_logits.clone());
             if parameters {
                 add(&mut gradients, self.outline.head.clone(), product(d_logits.transpose(), hidden));
-                for (name, gradient) in norm.gradients(&d_hidden, &x) {
+                for (name, gradient) in self.outline.final_norm.gradients(&head.divided(d_hidden.clone()), &x) {
                     add(&mut gradients, name, gradient);
                 }
             }
-            let d_x = norm.backward(weights, x.zeros_like(), d_hidden, x);
+            let d_x = head.read_backward(d_hidden, x);
             d_output = scatter_rows(d_output, rows, d_x);
         }
         Ok(HeadLoss { by_target, pairs, d: d_output, gradients })

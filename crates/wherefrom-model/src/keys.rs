@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use wherefrom_linalg::kernels::Activation;
 
 use crate::error::bad_input;
-use crate::rotary::{Rotary, Scaling};
 
 /// Largest of any count or width. No model comes near, and sizes that are multiplied stay within 64 bits.
 const LARGEST: u64 = 1 << 24;
@@ -19,16 +18,6 @@ const LONGEST: u64 = 1 << 27;
 pub(crate) struct Keys {
     json: Value,
     path: PathBuf,
-}
-
-/// How a family writes rotary positions.
-pub(crate) struct RotaryKeys {
-    /// Key of the base, at the top level.
-    pub(crate) theta: &'static str,
-    /// Key of the part of a head that turns, at the top level, and its default.
-    pub(crate) share: (&'static str, f64),
-    /// Whether a part of a head can turn alone.
-    pub(crate) partial: bool,
 }
 
 impl Keys {
@@ -63,8 +52,29 @@ impl Keys {
         Self { json, path: "config.json".into() }
     }
 
+    /// The same with the keys of an object inside, which a model of text has where it is part of a larger one.
+    pub(crate) fn inside(&self, key: &str) -> Option<Self> {
+        let inside = self.json[key].is_object().then(|| self.json[key].clone())?;
+        Some(Self { json: inside, path: self.path.clone() })
+    }
+
+    /// The same with these where they are missing.
+    pub(crate) fn filled(&self, defaults: &Value) -> Self {
+        let mut json = self.json.clone();
+        for (key, value) in defaults.as_object().into_iter().flatten() {
+            if json[key].is_null() {
+                json[key] = value.clone();
+            }
+        }
+        Self { json, path: self.path.clone() }
+    }
+
     pub(crate) fn refuse(&self, what: &str) -> Error {
         bad_input(format!("{what}: {}", self.path.display()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether the key stands there, be it as null.
@@ -111,11 +121,22 @@ impl Keys {
         if self.json[key].as_u64() == Some(0) { Ok(0) } else { self.size_or(&[key], default) }
     }
 
+    /// A number above 0; none where the key is null.
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match &self.json[key] {
+            Value::Null => Ok(None),
+            value => match self.number(value, key, None)? {
+                number if number > 0.0 => Ok(Some(number)),
+                _ => Err(self.refuse(&format!("`{key}` must be above 0"))),
+            },
+        }
+    }
+
     pub(crate) fn number_or(&self, spellings: &[&str], default: f64) -> Result<f64> {
         self.number(self.any(spellings)?, spellings[0], Some(default))
     }
 
-    fn number(&self, value: &Value, key: &str, default: Option<f64>) -> Result<f64> {
+    pub(crate) fn number(&self, value: &Value, key: &str, default: Option<f64>) -> Result<f64> {
         match (value, default) {
             (Value::Null, Some(default)) => Ok(default),
             (value, _) => value.as_f64().ok_or_else(|| self.refuse(&format!("`{key}` must be a number"))),
@@ -183,108 +204,5 @@ impl Keys {
             return Err(self.refuse(&format!("`layer_types` has {} entries for {layers} layers", types.len())));
         }
         types.iter().map(slides).collect::<Result<_>>().map(Some)
-    }
-
-    /// Rotary positions as `transformers` reads them: of `rope_scaling` if it says something, else of `rope_parameters`;
-    /// and of keys at the top level for what is not said there.
-    ///
-    /// `context` is the longest sequence.
-    pub(crate) fn rotary(&self, head_dim: usize, context: usize, keys: &RotaryKeys) -> Result<Rotary> {
-        let (name, table) = self.rotary_table()?;
-        let empty = Map::new();
-        let table = table.unwrap_or(&empty);
-        if let Some((inside, _)) = table.iter().find(|(_, value)| value.is_object()) {
-            return Err(self.refuse(&format!(
-                "`{name}` is nested (`{inside}`): positions that differ by kind of layer are not supported"
-            )));
-        }
-        let inside =
-            |key: &str, default: Option<f64>| self.number(table.get(key).unwrap_or(&Value::Null), key, default);
-        let above_zero = |key: &str, value: f64| match value > 0.0 {
-            true => Ok(value),
-            false => Err(self.refuse(&format!("`{key}` must be above 0"))),
-        };
-        let theta = self.number_or(&[keys.theta], 10_000.0)?;
-        let theta = above_zero("rope_theta", inside("rope_theta", Some(theta))?)?;
-        let (share_key, default_share) = keys.share;
-        let share = inside("partial_rotary_factor", Some(self.number_or(&[share_key], default_share)?))?;
-        if !(0.0..=1.0).contains(&share) {
-            return Err(self.refuse(&format!("`partial_rotary_factor` is {share}; it must be between 0 and 1")));
-        }
-        let kind = match table.get("rope_type").or(table.get("type")) {
-            None => "default",
-            Some(Value::String(kind)) => kind,
-            Some(_) => return Err(self.refuse(&format!("`rope_type` in `{name}` must be a word"))),
-        };
-        let factor = || above_zero("factor", inside("factor", None)?);
-        let scaling = match kind {
-            "default" if inside("factor", Some(1.0))? != 1.0 => {
-                return Err(self.refuse(&format!("`{name}` has a `factor` and no `rope_type` that makes use of it")));
-            }
-            "default" => Scaling::Default,
-            // It changes nothing up to the model's own context, and longer sequences are refused.
-            "dynamic" => factor().map(|_| Scaling::Default)?,
-            "linear" => Scaling::Linear { factor: factor()? },
-            "llama3" => {
-                let own = inside("original_max_position_embeddings", Some(context as f64))?;
-                let (low, high) = (inside("low_freq_factor", None)?, inside("high_freq_factor", None)?);
-                if low >= high {
-                    return Err(self.refuse("`high_freq_factor` must be greater than `low_freq_factor`"));
-                }
-                // At the top level it counts more than inside.
-                let context = self.number_or(&["original_max_position_embeddings"], own)?;
-                let context = above_zero("original_max_position_embeddings", context)?;
-                Scaling::Llama3 { factor: factor()?, low: above_zero("low_freq_factor", low)?, high, context }
-            }
-            other => {
-                return Err(self.refuse(&format!(
-                    "rope variant `{other}` is not supported (supported: default, linear, llama3, dynamic)"
-                )));
-            }
-        };
-        if !keys.partial && share != 1.0 && kind != "default" {
-            return Err(self.refuse(&format!(
-                "`partial_rotary_factor` is {share} with `rope_type` `{kind}`, and whole heads turn in this family"
-            )));
-        }
-        let dims = if keys.partial { (head_dim as f64 * share) as usize } else { head_dim };
-        let rotary = Rotary { dims, theta, scaling };
-        if 2 * rotary.dims.div_ceil(2) > head_dim {
-            return Err(self.refuse("rotary positions turn pairs, so `head_dim` must be even"));
-        }
-        Ok(rotary)
-    }
-
-    /// `rope_scaling` or `rope_parameters`, and which; neither, where both are empty.
-    fn rotary_table(&self) -> Result<(&'static str, Option<&Map<String, Value>>)> {
-        for name in ["rope_scaling", "rope_parameters"] {
-            match &self.json[name] {
-                Value::Null => {}
-                Value::Object(table) if table.is_empty() => {}
-                Value::Object(table) => return Ok((name, Some(table))),
-                other => return Err(self.refuse(&format!("`{name}` is {other}; it must be an object"))),
-            }
-        }
-        Ok(("rope_parameters", None))
-    }
-
-    /// Keys that say something which `transformers` takes no notice of.
-    pub(crate) fn unheeded(&self, keys: &RotaryKeys) -> Result<Option<String>> {
-        let (name, table) = self.rotary_table()?;
-        let inside = table.and_then(|table| table.get("partial_rotary_factor")).filter(|share| !share.is_null());
-        let share = inside.or(Some(&self.json["partial_rotary_factor"]).filter(|share| !share.is_null()));
-        if let Some(share) = share.filter(|share| !keys.partial && share.as_f64() != Some(1.0)) {
-            return Ok(Some(format!(
-                "`partial_rotary_factor` is {share} in {}, and whole heads turn in this family, as in transformers: it is not heeded",
-                self.path.display()
-            )));
-        }
-        if name == "rope_scaling" && self.json["rope_parameters"].as_object().is_some_and(|table| !table.is_empty()) {
-            return Ok(Some(format!(
-                "`rope_scaling` stands beside `rope_parameters` in {}: it counts alone, as in transformers",
-                self.path.display()
-            )));
-        }
-        Ok(None)
     }
 }

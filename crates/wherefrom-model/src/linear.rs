@@ -147,9 +147,24 @@ impl Linear {
         }))
     }
 
+    /// Reports the tap alone.
+    pub(crate) fn report_at(&self, pass: &mut Pass<'_>, input: &dyn Fn() -> Tensor<2>, d: &Tensor<2>) -> Result<()> {
+        self.report(pass, &Input::new(input), d)
+    }
+
+    /// d W.
+    pub(crate) fn through(&self, weights: Weights<'_>, d: Tensor<2>) -> Result<Tensor<2>> {
+        Ok(product(d, weights.matrix(&self.weight)?))
+    }
+
+    /// [1, out]
+    pub(crate) fn bias(&self, weights: Weights<'_>) -> Option<Tensor<2>> {
+        self.bias.as_ref().map(|bias| weights.vector(bias))
+    }
+
     fn report(&self, pass: &mut Pass<'_>, input: &Input<'_>, d: &Tensor<2>) -> Result<()> {
         match pass.goal.asks_for(self.index) {
-            true => (pass.visit)(Event::Map(self.index, input.of(self.bias.is_some()), d)),
+            true => (pass.visit)(Event::Map(self.index, pass.tokens, input.of(self.bias.is_some()), d)),
             false => Ok(()),
         }
     }

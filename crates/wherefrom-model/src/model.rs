@@ -183,17 +183,22 @@ impl Model {
         let forward = self.decoder().forward_to(last, batch, Some(goal), &mut |_, _| {})?;
         let (values, d) = self.measured(measurement, &forward.output, batch, labels)?;
         let visit = &mut |event: Event<'_>| {
-            let Event::Map(number, activations, d) = event else { return Ok(()) };
+            let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
             visit(Tap {
                 index,
                 module: &self.modules()[number],
-                tokens: &batch.tokens,
+                tokens,
                 activations: widen(activations),
                 output_gradients: self.unscaled(d),
             })
         };
-        self.decoder().backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, visit })?;
+        self.decoder().backward(
+            batch,
+            forward,
+            d,
+            &mut Pass { weights: self.weights(), goal, tokens: &batch.tokens, visit },
+        )?;
         Ok(values)
     }
 
@@ -263,7 +268,7 @@ impl Model {
         let mut gradients = loss.gradients;
         let visit = &mut |event: Event<'_>| {
             match event {
-                Event::Map(number, activations, d) => {
+                Event::Map(number, _, activations, d) => {
                     let module = &self.modules()[number];
                     let gradient = product(d.clone().transpose(), activations);
                     if module.bias {
@@ -279,7 +284,21 @@ impl Model {
             }
             Ok(())
         };
-        self.decoder().backward(batch, forward, loss.d, &mut Pass { weights: self.weights(), goal, visit })?;
+        self.decoder().backward(
+            batch,
+            forward,
+            loss.d,
+            &mut Pass { weights: self.weights(), goal, tokens: &batch.tokens, visit },
+        )?;
+        // Experts that saw no token.
+        for module in self.modules().iter().filter(|module| module.routed.is_some()) {
+            let (out, width) = (module.out_features, module.in_features - usize::from(module.bias));
+            let zeros = |size: [usize; 2]| Tensor::zeros(size, &self.device);
+            gradients.entry(module.weight()).or_insert_with(|| zeros([out, width]));
+            if module.bias {
+                gradients.entry(module.bias()).or_insert_with(|| zeros([1, out]));
+            }
+        }
         Ok((gradients, losses, batch.targets.len()))
     }
 

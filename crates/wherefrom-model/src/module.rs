@@ -29,6 +29,8 @@ pub struct Module {
     pub layer: usize,
     /// What it belongs to.
     pub part: Part,
+    /// Of a map of an expert: how many experts see a token, and of how many; none where every token is seen.
+    pub routed: Option<[usize; 2]>,
 }
 
 /// The parts of a block that have linear maps.
@@ -36,8 +38,10 @@ pub struct Module {
 pub enum Part {
     /// Queries, keys, values, and the map out of the heads.
     Attention,
-    /// Gate, up and down.
+    /// Gate, up and down, of experts, too.
     Mlp,
+    /// What chooses and weighs experts. Neither `"mlp"` nor `"all"` takes it.
+    Router,
 }
 
 impl Module {
@@ -49,6 +53,16 @@ impl Module {
     /// Name of its bias.
     pub fn bias(&self) -> String {
         format!("{}.bias", self.name)
+    }
+
+    /// The share of the tokens that it sees, where all experts see as many.
+    pub fn share(&self) -> f64 {
+        self.routed.map_or(1.0, |[chosen, of]| chosen as f64 / of as f64)
+    }
+
+    /// The expert that a map of experts is of: its name without the map's.
+    pub fn expert(&self) -> Option<&str> {
+        self.routed.and(self.name.rsplit_once('.')).map(|(expert, _)| expert)
     }
 
     /// Whether no chosen module before it reads the same input: its activation covariance is that of all who do.
@@ -97,10 +111,9 @@ impl Selection {
         let mut chosen = vec![false; modules.len()];
         match choice {
             Modules::Named(name) => match name.as_str() {
-                "all" => chosen.fill(true),
-                "mlp" => {
+                "all" | "mlp" => {
                     for (chosen, module) in chosen.iter_mut().zip(modules) {
-                        *chosen = module.part == Part::Mlp;
+                        *chosen = module.part == Part::Mlp || (name == "all" && module.part == Part::Attention);
                     }
                 }
                 other => {
@@ -111,7 +124,14 @@ impl Selection {
                 }
             },
             Modules::Globs(globs) => {
+                let by_name: HashMap<&str, usize> =
+                    modules.iter().enumerate().map(|(index, module)| (module.name.as_str(), index)).collect();
                 for glob in globs {
+                    // Names of thousands of experts are no patterns.
+                    if let Some(&index) = by_name.get(glob.as_str()) {
+                        chosen[index] = true;
+                        continue;
+                    }
                     let matcher = GlobBuilder::new(glob)
                         .build()
                         .map_err(|error| bad_input(format!("modules: the glob `{glob}` is malformed ({error})")))?
@@ -153,7 +173,8 @@ impl Selection {
     /// A part of the choice: those at these places, which ascend.
     pub fn only(&self, chosen: &[usize]) -> Self {
         let modules = chosen.iter().map(|&place| self.modules[place].clone()).collect();
-        let places = self.places.iter().map(|place| chosen.iter().position(|chosen| Some(*chosen) == *place));
+        let own: HashMap<usize, usize> = chosen.iter().enumerate().map(|(own, &place)| (place, own)).collect();
+        let places = self.places.iter().map(|place| place.and_then(|place| own.get(&place).copied()));
         Self { modules, places: places.collect(), part: chosen.len() < self.modules.len() }
     }
 

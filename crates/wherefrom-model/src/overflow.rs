@@ -56,14 +56,16 @@ impl Model {
         // Modules come last to first: what is found last is the first.
         let mut found = None;
         let visit = &mut |event: Event<'_>| {
-            if let Event::Map(number, activations, _) = event
+            if let Event::Map(number, _, activations, _) = event
                 && !is_finite(activations)
             {
                 found = Some(format!("the input of {}", self.modules()[number].name));
             }
             Ok(())
         };
-        self.decoder().backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, visit }).ok()?;
+        self.decoder()
+            .backward(batch, forward, d, &mut Pass { weights: self.weights(), goal, tokens: &batch.tokens, visit })
+            .ok()?;
         found
     }
 

@@ -46,6 +46,15 @@ impl Precision {
         }
     }
 
+    /// A number as a tensor of that type has it.
+    pub(crate) fn rounded(self, number: f32) -> f32 {
+        match self {
+            Self::F32 => number,
+            Self::F16 => half::f16::from_f32(number).to_f32(),
+            Self::Bf16 => half::bf16::from_f32(number).to_f32(),
+        }
+    }
+
     /// What the loss is multiplied by in the backward pass, and taps are divided by: a power of two, so that nothing is rounded.
     ///
     /// Gradients of float16 have 16 bits for 2^-24 to 2^16. With 2^8, an output gradient may be as small as 2^-32 and as

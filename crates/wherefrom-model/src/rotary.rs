@@ -1,9 +1,12 @@
-//! Frequencies of rotary positions.
+//! Rotary positions: which frequencies turn the parts of a head, and how they are stretched to a longer context.
 
 use std::f64::consts::PI;
+use std::ops::Range;
+
+use wherefrom_linalg::kernels::RotationTable;
 
 /// Rotary positions over the first `dims` values of a head.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
     /// Values of a head that turn; where odd, one more does.
     pub dims: usize,
@@ -14,7 +17,7 @@ pub struct Rotary {
 }
 
 /// Variants of rope scaling.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Scaling {
     /// None.
     Default,
@@ -34,26 +37,92 @@ pub enum Scaling {
         /// The context before stretching.
         context: f64,
     },
+    /// YaRN (Peng et al. 2023, arXiv 2309.00071): the same, by the place of the frequency in their list.
+    Yarn {
+        /// The factor.
+        factor: f64,
+        /// Frequencies that turn so often in the context, or more often, are left.
+        fast: f64,
+        /// Those that turn so often, or less often, are divided by the factor.
+        slow: f64,
+        /// The context before stretching.
+        context: f64,
+        /// Whether the places of both are whole numbers.
+        truncate: bool,
+        /// What cos and sin are multiplied by.
+        amplitude: f64,
+    },
+    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): each frequency divided by a factor of its own.
+    Long {
+        /// The factors of sequences that fit the context.
+        short: Vec<f64>,
+        /// Those of longer ones.
+        long: Vec<f64>,
+        /// The context before stretching.
+        context: f64,
+        /// What cos and sin are multiplied by, of short sequences, too.
+        amplitude: f64,
+    },
 }
 
 impl Rotary {
-    /// f(i) = theta^(-2 i / dims), then scaled; for 2 i < dims.
-    pub(crate) fn frequencies(&self) -> Vec<f64> {
-        let plain = (0..self.dims.div_ceil(2)).map(|i| self.theta.powf(-2.0 * i as f64 / self.dims as f64));
-        plain.map(|frequency| self.scaling.scale(frequency)).collect()
+    /// cos and sin for rows at these positions; `spans` are the sequences that see themselves alone, of which each is short or
+    /// long by itself, whatever stands beside it.
+    pub(crate) fn table(&self, positions: &[usize], spans: &[Range<usize>], head_dim: usize) -> RotationTable {
+        match &self.scaling {
+            Scaling::Long { short, long, context, amplitude } => {
+                let lists = [short, long].map(|factors| {
+                    self.plain().zip(factors).map(|(frequency, factor)| frequency / factor).collect::<Vec<_>>()
+                });
+                let list = |span: &Range<usize>| usize::from(span.len() as f64 > *context);
+                let rows = spans.iter().flat_map(|span| span.clone().map(move |row| (list(span), positions[row])));
+                RotationTable::of_several(&rows.collect::<Vec<_>>(), head_dim, &lists, *amplitude)
+            }
+            Scaling::Yarn { amplitude, .. } => {
+                let rows: Vec<_> = positions.iter().map(|&position| (0, position)).collect();
+                RotationTable::of_several(&rows, head_dim, &[self.frequencies()], *amplitude)
+            }
+            _ => RotationTable::new(positions.to_vec(), head_dim, &self.frequencies()),
+        }
     }
-}
 
-impl Scaling {
-    fn scale(self, frequency: f64) -> f64 {
-        match self {
-            Self::Default => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low, high, context } => {
+    /// f(i) = theta^(-2 i / dims), for 2 i < dims.
+    fn plain(&self) -> impl Iterator<Item = f64> {
+        let Self { dims, theta, .. } = *self;
+        (0..dims.div_ceil(2)).map(move |i| theta.powf(-2.0 * i as f64 / dims as f64))
+    }
+
+    /// The same, then scaled.
+    fn frequencies(&self) -> Vec<f64> {
+        match self.scaling {
+            Scaling::Default | Scaling::Long { .. } => self.plain().collect(),
+            Scaling::Linear { factor } => self.plain().map(|frequency| frequency / factor).collect(),
+            Scaling::Llama3 { factor, low, high, context } => {
                 // Waves in the old context: `low` or fewer count as long, `high` or more as short.
-                let waves = context * frequency / (2.0 * PI);
-                let short = ((waves - low) / (high - low)).clamp(0.0, 1.0);
-                (1.0 - short) * frequency / factor + short * frequency
+                let scaled = |frequency: f64| {
+                    let waves = context * frequency / (2.0 * PI);
+                    let short = ((waves - low) / (high - low)).clamp(0.0, 1.0);
+                    (1.0 - short) * frequency / factor + short * frequency
+                };
+                self.plain().map(scaled).collect()
+            }
+            Scaling::Yarn { factor, fast, slow, context, truncate, .. } => {
+                let dims = self.dims as f64;
+                // The place of the frequency that turns so often.
+                let place = |turns: f64| dims * (context / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+                let (mut first, mut last) = (place(fast), place(slow));
+                if truncate {
+                    (first, last) = (first.floor(), last.ceil());
+                }
+                (first, last) = (first.max(0.0), last.min(dims - 1.0));
+                if first == last {
+                    last += 0.001;
+                }
+                let scaled = |(i, frequency): (usize, f64)| {
+                    let long = ((i as f64 - first) / (last - first)).clamp(0.0, 1.0);
+                    long * frequency / factor + (1.0 - long) * frequency
+                };
+                self.plain().enumerate().map(scaled).collect()
             }
         }
     }

@@ -40,11 +40,21 @@ pub(crate) struct Place {
     pub(crate) shape: Vec<usize>,
     /// First byte in the file.
     pub(crate) at: u64,
+    /// Which it is of so many whose columns take turns.
+    pub(crate) lane: Option<[usize; 2]>,
+    /// Of numbers of 4 bits: the file of their scales, and the first byte there.
+    pub(crate) scales: Option<(usize, u64)>,
 }
 
 impl Place {
     pub(crate) fn numbers(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The numbers from `first` on, in that shape.
+    pub(crate) fn part(&self, first: usize, shape: Vec<usize>, lane: Option<[usize; 2]>) -> Self {
+        let bytes = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        Self { shape, at: self.at + bytes * first as u64, lane, ..self.clone() }
     }
 
     pub(crate) fn is_float(&self) -> bool {
@@ -63,7 +73,14 @@ pub(crate) fn open(folder: &Path) -> Result<(Vec<Shard>, HashMap<String, Place>)
         let (header, metadata) = shard.header()?;
         for (name, info) in metadata.tensors() {
             let at = header + info.data_offsets.0 as u64;
-            let place = Place { shard: shards.len(), dtype: info.dtype, shape: info.shape.clone(), at };
+            let place = Place {
+                shard: shards.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                at,
+                lane: None,
+                scales: None,
+            };
             if places.insert(name.clone(), place).is_some() {
                 return Err(bad_input(format!("the tensor `{name}` is there twice, once in {}", shard.path.display())));
             }

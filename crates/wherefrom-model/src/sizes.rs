@@ -14,13 +14,15 @@ pub struct Sizes {
     pub footprint: Footprint,
     /// The attributed modules.
     pub modules: Vec<Module>,
-    /// Multiply-adds of one token on its way forward: every linear map, and the vocabulary head.
+    /// Multiply-adds of one token on its way forward: every linear map, of experts those that see it, and the vocabulary head.
     pub forward: f64,
     /// Those of the head alone.
     pub head: f64,
     /// Sum of in · out over the attributed modules.
     pub products: f64,
-    /// Sum of in + out over the attributed modules.
+    /// The same of those that see a token.
+    pub token_products: f64,
+    /// Sum of in + out over the attributed modules that see a token.
     pub sums: f64,
 }
 
@@ -34,10 +36,11 @@ impl Sizes {
         let head = outline.vocabulary() as f64 * outline.hidden() as f64;
         Some(Self {
             footprint: Footprint::new(&outline, batch_tokens),
-            forward: outline.modules().iter().map(product).sum::<f64>() + head,
+            forward: outline.modules().iter().map(|module| module.share() * product(module)).sum::<f64>() + head,
             head,
             products: modules.iter().map(product).sum(),
-            sums: modules.iter().map(|module| (module.in_features + module.out_features) as f64).sum(),
+            token_products: modules.iter().map(|module| module.share() * product(module)).sum(),
+            sums: modules.iter().map(|module| module.share() * (module.in_features + module.out_features) as f64).sum(),
             modules,
         })
     }

@@ -12,6 +12,10 @@ use safetensors::Dtype;
 use crate::error::bad_input;
 use crate::shard::{Place, Shard};
 
+/// Values of a row that have one scale, where they are of 4 bits.
+pub(crate) const GROUP: usize = 32;
+/// The values of 4 bits: a sign, two bits of exponent, one of significand.
+const FP4: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 /// Numbers that a thread reads at once.
 const CHUNK: usize = 1 << 16;
 
@@ -35,9 +39,46 @@ impl Stored {
     /// [`crate::BadInput`] for a file that was written since it was opened, and for a value that is no number.
     pub(crate) fn read(&self, name: &str) -> Result<Tensor<2>> {
         let (place, transposed) = self.place(name)?;
+        if let Some(scales) = place.scales {
+            return self.quantised(name, place, scales);
+        }
         let sizes = if let [n] = place.shape[..] { [1, n] } else { [place.shape[0], place.shape[1]] };
-        let tensor = self.tensor(name, place, sizes, CHUNK, |chunk| chunk * CHUNK)?;
+        let mut tensor = self.tensor(name, place, sizes, CHUNK, |chunk| chunk * CHUNK)?;
+        if let Some([lane, of]) = place.lane {
+            let [rows, width] = [sizes[0], sizes[1] / of];
+            tensor = tensor.reshape([rows, width, of]).narrow(2, lane, 1).reshape([rows, width]);
+        }
         Ok(if *transposed { tensor.transpose() } else { tensor })
+    }
+
+    /// An expert's map of numbers of 4 bits (MXFP4): value = fp4 * 2^(scale - 127), with one scale for 32 values of a row, and
+    /// of a byte's halves the low one first.
+    fn quantised(&self, name: &str, place: &Place, (shard, at): (usize, u64)) -> Result<Tensor<2>> {
+        let ([lane, of], width) = (place.lane.unwrap_or([0, 1]), place.shape[1]);
+        let (rows, groups) = (place.shape[0], width / GROUP);
+        let (mut blocks, mut scales) = (vec![0_u8; rows * width / 2], vec![0_u8; rows * groups]);
+        self.shards[place.shard].read(&mut blocks, place.at)?;
+        self.shards[shard].read(&mut scales, at)?;
+        let own = (rows - lane).div_ceil(of);
+        let mut values = vec![0.0_f32; own * width];
+        values.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
+            let row = row * of + lane;
+            let (blocks, scales) = (&blocks[row * width / 2..], &scales[row * groups..]);
+            let groups = values.chunks_exact_mut(GROUP).zip(blocks.chunks_exact(GROUP / 2)).zip(scales);
+            for ((values, bytes), &scale) in groups {
+                let scale = 2.0_f32.powi(i32::from(scale) - 127);
+                for (pair, byte) in values.chunks_exact_mut(2).zip(bytes) {
+                    pair[0] = scale * FP4[usize::from(byte & 15)];
+                    pair[1] = scale * FP4[usize::from(byte >> 4)];
+                }
+            }
+        });
+        self.shards[place.shard].unchanged()?;
+        self.shards[shard].unchanged()?;
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(Tensor::from_data(TensorData::new(values, [own, width]), &self.device)),
+            false => Err(broken(name, &self.shards[place.shard], 0, &values)),
+        }
     }
 
     /// Rows of an embedding, in float32.

@@ -6,7 +6,7 @@
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Int, Tensor, TensorData};
-use wherefrom_linalg::kernels::{cross_entropy_tangent, product, softmax};
+use wherefrom_linalg::kernels::{cross_entropy_tangent, softmax};
 
 use crate::batch::{Batch, Target};
 use crate::decoder::{Decoder, Forward, scatter_rows};
@@ -62,6 +62,8 @@ struct Prediction<'a> {
     stream: Tensor<2>,
     /// [targets, vocabulary]
     probabilities: Tensor<2>,
+    /// The same, where they are bent.
+    logits: Option<Tensor<2>>,
 }
 
 impl Model {
@@ -77,8 +79,9 @@ impl Model {
         let predictions = batch.targets.chunks(chunk).map(|targets| {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let stream = forward.output.clone().select(0, rows.clone());
-            let probabilities = softmax(self.head_logits(stream.clone())?);
-            Ok(Prediction { targets, rows, stream, probabilities })
+            let logits = self.head_logits(stream.clone())?;
+            let bent = self.config.logit_cap.map(|_| logits.clone());
+            Ok(Prediction { targets, rows, stream, probabilities: softmax(logits), logits: bent })
         });
         let predictions = predictions.collect::<Result<_>>()?;
         Ok(Linearised { model: self, batch, selection, forward, predictions })
@@ -105,12 +108,12 @@ impl Linearised<'_> {
         let moved = model.decoder().tangent(forward, direction)?;
         let (d, slopes) = self.curved(&moved)?;
         let visit = &mut |event: Event<'_>| {
-            let Event::Map(number, activations, d) = event else { return Ok(()) };
+            let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
-            let (module, tokens) = (&model.modules()[number], &batch.tokens);
+            let module = &model.modules()[number];
             visit(Tap { index, module, tokens, activations, output_gradients: d.clone() })
         };
-        let mut pass = Pass { weights: model.weights(), goal: Goal::Taps(selection), visit };
+        let mut pass = Pass { weights: model.weights(), goal: Goal::Taps(selection), tokens: &batch.tokens, visit };
         model.decoder().backward(batch, forward.clone(), d, &mut pass)?;
         Ok(slopes)
     }
@@ -118,12 +121,12 @@ impl Linearised<'_> {
     /// From how the last residual stream moves to how the loss's gradient there does, and how each sequence's loss does.
     fn curved(&self, moved: &Tensor<2>) -> Result<(Tensor<2>, Vec<f64>)> {
         let Self { model, batch, .. } = self;
-        let (weights, norm) = (model.weights(), &model.outline.final_norm);
-        let head = weights.matrix(&model.outline.head)?;
+        let head = model.head()?;
         let (mut d_output, mut slopes) = (moved.zeros_like(), vec![0.0; batch.len()]);
-        for Prediction { targets, rows, stream, probabilities } in &self.predictions {
-            let moved = norm.tangent(weights, moved.clone().select(0, rows.clone()), stream.clone());
-            let t_logits = product(moved, head.clone().transpose());
+        for Prediction { targets, rows, stream, probabilities, logits } in &self.predictions {
+            // Where nothing is bent logits are not looked at.
+            let z = logits.as_ref().unwrap_or(probabilities);
+            let t_logits = head.tangent(moved.clone().select(0, rows.clone()), stream.clone(), z);
             let labels: Vec<_> = targets.iter().map(|target| target.id).collect();
             let (slope, mut d_logits) = cross_entropy_tangent(t_logits, probabilities.clone(), &labels);
             for (target, slope) in targets.iter().zip(slope) {
@@ -133,8 +136,7 @@ impl Linearised<'_> {
                 let weights: Vec<_> = targets.iter().map(|target| target.weight).collect();
                 d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &model.device);
             }
-            let d_hidden = product(d_logits, head.clone());
-            let d_x = norm.backward(weights, stream.zeros_like(), d_hidden, stream.clone());
+            let d_x = head.read_backward(head.backward(d_logits, z), stream.clone());
             d_output = scatter_rows(d_output, rows.clone(), d_x);
         }
         Ok((d_output, slopes))

@@ -25,8 +25,8 @@ pub struct Tap<'a> {
 /// One thing that a backward pass found, last to first.
 #[allow(clippy::large_enum_variant, reason = "an event lives as long as one call")]
 pub(crate) enum Event<'a> {
-    /// A module's number, its input [rows, in], and the gradient at its output [rows, out].
-    Map(usize, Tensor<2>, &'a Tensor<2>),
+    /// A module's number, the tokens that it saw, its input [rows, in], and the gradient at its output [rows, out].
+    Map(usize, &'a TokenRows, Tensor<2>, &'a Tensor<2>),
     /// The gradient of a parameter that belongs to no module.
     Parameter(String, &'a Tensor<2>),
 }
@@ -56,10 +56,17 @@ impl Goal<'_> {
 pub(crate) struct Pass<'a> {
     pub(crate) weights: Weights<'a>,
     pub(crate) goal: Goal<'a>,
+    /// Those that the maps on the way see.
+    pub(crate) tokens: &'a TokenRows,
     pub(crate) visit: &'a mut dyn FnMut(Event<'_>) -> Result<()>,
 }
 
 impl Pass<'_> {
+    /// The same on its way through maps that see these tokens alone.
+    pub(crate) fn among<'b>(&'b mut self, tokens: &'b TokenRows) -> Pass<'b> {
+        Pass { weights: self.weights, goal: self.goal, tokens, visit: &mut *self.visit }
+    }
+
     /// Whether anything before this module is asked for.
     pub(crate) fn goes_below(&self, module: usize) -> bool {
         self.goal == Goal::Parameters || self.goal.first() < module

@@ -12,12 +12,13 @@ use wherefrom_linalg::kernels::round;
 use crate::config::Config;
 use crate::device::fits;
 use crate::error::bad_input;
-use crate::family;
+use crate::family::{self, Packed};
 use crate::keys::Keys;
+use crate::naming::{ExpertTensor, head_names, packed_spellings, quantised_spellings, spellings, written};
 use crate::outline::{Outline, Shape};
 use crate::precision::Precision;
 use crate::shard::{self, Place, Shard};
-use crate::stored::{self, Stored};
+use crate::stored::{self, GROUP, Stored};
 
 /// Which tensor lies in which shard.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -75,7 +76,7 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<(Config, Outline, P
     let mut places = HashMap::new();
     for shape in outline.tensors() {
         fits(device, &format!("the parameter {}", shape.name), shape.sizes.iter().product())?;
-        places.insert(shape.name.clone(), (tensors.find(&config, shape)?.clone(), shape.transposed));
+        places.insert(shape.name.clone(), tensors.find(&config, shape)?);
     }
     let stored = Stored::new(tensors.shards, places, device);
     let vectors = outline.tensors().iter().filter(|shape| shape.sizes.len() == 1);
@@ -107,9 +108,13 @@ pub fn check(folder: &Path) -> Result<Vec<String>> {
     for shape in Outline::new(&config).tensors() {
         tensors.find(&config, shape)?;
         used.extend(spellings(&config, &shape.name));
+        if let Some(tensor) = ExpertTensor::of(&config, &shape.name) {
+            used.extend(packed_spellings(&config, &tensor));
+            used.extend(quantised_spellings(&config, &tensor).concat());
+        }
     }
     if config.tie_word_embeddings {
-        used.extend(head_names(&config));
+        used.extend(spellings(&config, &head_names(&config)[0]));
     }
     let mut others: Vec<_> =
         tensors.by_name.keys().filter(|name| !used.contains(*name) && !is_buffer(name)).map(String::as_str).collect();
@@ -145,8 +150,8 @@ impl<'a> Tensors<'a> {
         let (shards, by_name) = shard::open(folder)?;
         let tensors = Self { folder, shards, by_name };
         if config.tie_word_embeddings {
-            let embedding = tensors.only(&spellings(config, &format!("{}.weight", config.layout().embedding))[..2])?;
-            let head = tensors.only(&head_names(config))?;
+            let embedding = tensors.only(&spellings(config, &format!("{}.weight", config.layout().embedding)))?;
+            let head = tensors.only(&spellings(config, &head_names(config)[0]))?;
             if let (Some(embedding), Some(head)) = (embedding, head) {
                 config.tie_word_embeddings = stored::same(&tensors.shards, embedding, head)?;
             }
@@ -166,8 +171,8 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// Where the tensor of that shape lies.
-    fn find(&self, config: &Config, shape: &Shape) -> Result<&Place> {
+    /// Where the tensor of that shape lies, and whether as [in, out].
+    fn find(&self, config: &Config, shape: &Shape) -> Result<(Place, bool)> {
         let name = &shape.name;
         let mut found = self.only(&spellings(config, name))?;
         // A tied checkpoint may hold the one tensor under the name of the head.
@@ -175,16 +180,35 @@ impl<'a> Tensors<'a> {
             && config.tie_word_embeddings
             && name.strip_suffix(".weight") == Some(config.layout().embedding)
         {
-            found = self.only(&head_names(config))?;
+            found = self.only(&spellings(config, &head_names(config)[0]))?;
+        }
+        let (mut sizes, mut transposed, mut part) = (shape.sizes.clone(), shape.transposed, None);
+        if shape.transposed {
+            sizes.reverse();
+        }
+        if let (Some(tensor), Some(experts)) = (ExpertTensor::of(config, name), &config.experts)
+            && let Some(packed) = self.only(&packed_spellings(config, &tensor))?
+        {
+            if found.is_some() {
+                let packed = tensor.packed(config);
+                return Err(bad_input(format!(
+                    "the checkpoint has both `{name}` and `{packed}`, which has it, too; remove one: {}",
+                    self.folder.display()
+                )));
+            }
+            let place = tensor.place(experts.count, &shape.sizes);
+            (sizes, transposed) = (place.shape.clone(), place.transposed);
+            (found, part) = (Some(packed), Some(place));
+        }
+        if let (None, Some(tensor), Some(experts)) = (found, ExpertTensor::of(config, name), &config.experts)
+            && let Some(place) = self.quantised(config, &tensor, experts.count, &shape.sizes)?
+        {
+            return Ok((place, false));
         }
         let Some(place) = found else {
             let folder = self.folder.display();
             return Err(bad_input(format!("the tensor `{name}` is missing from the checkpoint: {folder}")));
         };
-        let mut sizes = shape.sizes.clone();
-        if shape.transposed {
-            sizes.reverse();
-        }
         let file = self.shards[place.shard].path().display();
         if place.shape != sizes {
             return Err(bad_input(format!(
@@ -198,26 +222,48 @@ impl<'a> Tensors<'a> {
                 place.dtype
             )));
         }
-        Ok(place)
+        let place = part.map_or_else(|| place.clone(), |part| place.part(part.first, part.own, part.lane));
+        Ok((place, transposed))
     }
 }
 
-/// Names under which the head may lie.
-fn head_names(config: &Config) -> Vec<String> {
-    config.layout().head.iter().map(|head| format!("{head}.weight")).collect()
-}
-
-/// Names under which a tensor may lie: its own, without the base of the bare model, and other names of the head.
-fn spellings(config: &Config, name: &str) -> Vec<String> {
-    let layout = config.layout();
-    let mut names = vec![name.to_string()];
-    if let Some(short) = name.strip_prefix(layout.base).and_then(|name| name.strip_prefix('.')) {
-        names.push(short.to_string());
+impl Tensors<'_> {
+    /// Where an expert's map lies as numbers of 4 bits (MXFP4), of all experts: blocks [experts, rows, groups, 16], each byte two
+    /// numbers, and a scale for each group [experts, rows, groups]. Rows of gate and up take turns.
+    fn quantised(
+        &self,
+        config: &Config,
+        tensor: &ExpertTensor,
+        count: usize,
+        sizes: &[usize],
+    ) -> Result<Option<Place>> {
+        let [blocks, scales] = quantised_spellings(config, tensor);
+        let (&[out, inside], Some(blocks), Some(scales)) = (sizes, self.only(&blocks)?, self.only(&scales)?) else {
+            return Ok(None);
+        };
+        let beside = if tensor.map == 2 { 1 } else { 2 };
+        let (rows, groups) = (beside * out, inside / GROUP);
+        let right = blocks.shape == [count, rows, groups, GROUP / 2] && scales.shape == [count, rows, groups];
+        if !right || !inside.is_multiple_of(GROUP) || blocks.dtype != Dtype::U8 || scales.dtype != Dtype::U8 {
+            return Err(bad_input(format!(
+                "the tensors `{0}_blocks` and `{0}_scales` are {1:?} and {2:?}; config.json asks for {3:?} and {4:?}, of bytes: {5}",
+                tensor.packed(config),
+                blocks.shape,
+                scales.shape,
+                [count, rows, groups, GROUP / 2],
+                [count, rows, groups],
+                self.folder.display()
+            )));
+        }
+        let expert = (tensor.expert * rows * groups) as u64;
+        Ok(Some(Place {
+            shape: vec![rows, inside],
+            at: blocks.at + expert * GROUP as u64 / 2,
+            lane: (beside == 2).then_some([tensor.map, 2]),
+            scales: Some((scales.shard, scales.at + expert)),
+            ..blocks.clone()
+        }))
     }
-    if name.strip_suffix(".weight") == Some(layout.head[0]) {
-        return head_names(config);
-    }
-    names
 }
 
 /// The safetensors files of a checkpoint: model.safetensors, or the shards that its index names; in name order.
@@ -321,7 +367,7 @@ fn no_safetensors(folder: &Path) -> anyhow::Error {
 
 /// The parameters as one float32 safetensors file, with the metadata that `transformers` asks for.
 pub(crate) fn to_bytes(config: &Config, parameters: &Parameters) -> Result<Vec<u8>> {
-    let mut buffers = Vec::new();
+    let (mut buffers, mut packed) = (Vec::new(), BTreeMap::<String, (Vec<usize>, Vec<f32>)>::new());
     for shape in Outline::new(config).tensors() {
         let tensor = parameters.get(&shape.name).with_context(|| format!("parameter {}", shape.name))?.clone();
         let (tensor, mut sizes) = (if shape.transposed { tensor.transpose() } else { tensor }, shape.sizes.clone());
@@ -329,12 +375,37 @@ pub(crate) fn to_bytes(config: &Config, parameters: &Parameters) -> Result<Vec<u
             sizes.reverse();
         }
         let values: Vec<f32> = tensor.to_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        buffers.push((shape.name.clone(), sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
+        match (ExpertTensor::of(config, &shape.name), &config.experts) {
+            (Some(expert), Some(experts)) if expert.packing == Packed::Columns => {
+                let part = expert.place(experts.count, &shape.sizes);
+                let name = expert.packed(config);
+                let (_, numbers) = packed.entry(name).or_insert_with(|| {
+                    let count = part.shape.iter().product();
+                    (part.shape.clone(), vec![0.0_f32; count])
+                });
+                let values = if part.transposed { transpose(&values, &shape.sizes) } else { values };
+                let [lane, of] = part.lane.unwrap_or([0, 1]);
+                let own = numbers[part.first..].iter_mut().skip(lane).step_by(of);
+                own.zip(values).for_each(|(number, value)| *number = value);
+            }
+            _ => buffers.push((written(config, &shape.name), sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec())),
+        }
     }
+    buffers.extend(
+        packed
+            .into_iter()
+            .map(|(name, (sizes, values))| (name, sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec())),
+    );
     let views = buffers
         .iter()
         .map(|(name, sizes, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
+/// [rows, columns] as [columns, rows].
+fn transpose(values: &[f32], sizes: &[usize]) -> Vec<f32> {
+    let [rows, columns] = [sizes[0], sizes[1]];
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }

@@ -157,7 +157,13 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("modules", serde_json::to_string(&names)?);
     draft.summary("modules", &names)?;
-    draft.summary("coverage", Coverage::new(&model.outline, &survey.selection))?;
+    // Experts that no query makes use of are attributed, and have no row.
+    match inputs.queries.manifest().summary.get("coverage") {
+        Some(coverage) if model.modules().iter().any(|module| module.routed.is_some()) => {
+            draft.summary("coverage", coverage)?;
+        }
+        _ => draft.summary("coverage", Coverage::new(&model.outline, &survey.selection))?,
+    }
 
     let corpus = Corpus::new("score", &model, &inputs.tokens, exec);
     // One group as a rule: what a part holds has room in memory beside the model.
@@ -449,6 +455,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let work = |module: &Module| {
         let (sum, size) =
             ((module.in_features + module.out_features) as f64, (module.in_features * module.out_features) as f64);
+        // Of experts the tokens that they see.
+        let (tokens, scanned) = (module.share() * tokens, module.share() * scanned);
         match (rank, by_pairs) {
             (Some(rank), true) => sum * rank * pairs * queries * tokens / rows.max(1.0),
             (None, true) => size * pairs * queries * tokens / rows.max(1.0),

@@ -101,7 +101,9 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
-    let mut learner = Learner::new(Model::load(&inputs.model, &device)?);
+    let model = Model::load(&inputs.model, &device)?;
+    model.config.check_written().map_err(bad_input)?;
+    let mut learner = Learner::new(model);
     let course = Course::new(&config.training, &inputs.tokens, &learner.model)?;
     let weight = weights(config, &course)?;
     let mut progress = Progress::default();
@@ -168,6 +170,10 @@ fn write(learner: &Learner, inputs: &Inputs, folder: &Path) -> Result<()> {
     };
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut config: Value = serde_json::from_slice(&read(&inputs.model.join("config.json"))?)?;
+    // Weights are written as they are trained, in float32.
+    if let Some(config) = config.as_object_mut() {
+        config.remove("quantization_config");
+    }
     for (name, value) in [
         ("torch_dtype", Value::from("float32")),
         ("dtype", "float32".into()),

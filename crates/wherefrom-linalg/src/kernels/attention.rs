@@ -1,7 +1,7 @@
 //! Causal grouped-query attention, forward and backward.
 //!
 //! Neither direction keeps the probabilities: memory is linear in tokens on the CPU, and the
-//! backward pass computes them again from queries and keys.
+//! backward pass computes them again from queries and keys. With a window, work grows with it and not with the sequence.
 
 use std::ops::Range;
 
@@ -32,11 +32,26 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// What scores are multiplied by, as a rule 1 / sqrt(head_dim).
     pub scale: f32,
+    /// How many tokens a query sees at most, its own the last of them; none where it sees all before it.
+    pub window: Option<usize>,
+    /// c, where a score z becomes c tanh(z / c), as in Gemma 2.
+    pub cap: Option<f32>,
+    /// Of each query head a logit that joins the softmax's denominator and has no value, as in gpt-oss.
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl AttentionShape {
     fn group(&self) -> usize {
         self.heads / self.key_heads
+    }
+
+    /// The keys that queries `start..end` of a span see between them.
+    fn keys(&self, start: usize, end: usize) -> Range<usize> {
+        self.window.map_or(0, |window| (start + 1).saturating_sub(window))..end
+    }
+
+    fn sink(&self, head: usize) -> Option<f32> {
+        self.sinks.as_ref().map(|sinks| sinks[head])
     }
 
     /// The rows of each span out of all rows, `width` values each.
@@ -50,7 +65,8 @@ impl AttentionShape {
     }
 }
 
-/// O = softmax(mask(s Q K^T)) V per head, with s = `scale`.
+/// O = softmax(mask(s Q K^T)) V per head, with s = `scale`; scores s Q K^T that are capped, and a sink beside them, as the
+/// shape says.
 ///
 /// q [rows, heads * head_dim], k and v [rows, key_heads * head_dim] -> [rows, heads * head_dim]
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &AttentionShape) -> Tensor<2> {
@@ -59,7 +75,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
     }
     if !is_cpu(&q.device()) {
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
-        let output = probabilities(q, k, shape).matmul(v);
+        let output = probabilities(q, k, shape).0.matmul(v);
         return unfold_queries(output, shape);
     }
     let [rows, width] = q.dims();
@@ -73,15 +89,16 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
         output.par_chunks_mut(QUERY_BLOCK * width).enumerate().for_each(|(block, output)| {
             let start = block * QUERY_BLOCK;
             let count = output.len() / width;
-            let end = start + count;
-            let mut scores = vec![0.0f32; count * end];
+            let seen = shape.keys(start, start + count);
+            let keys = seen.len();
+            let mut scores = Scores::new(shape);
             for h in 0..shape.heads {
-                let key = h / shape.group() * dim;
+                let key = seen.start * kv + h / shape.group() * dim;
                 let q = MatrixRef::rows(&q[start * width + h * dim..], count, dim, width);
-                let k = MatrixRef::rows(&k[key..], end, dim, kv);
-                let v = MatrixRef::rows(&v[key..], end, dim, kv);
-                block_probabilities(&mut scores, q, k, start, shape.scale);
-                let p = MatrixRef::rows(&scores, count, end, end);
+                let k = MatrixRef::rows(&k[key..], keys, dim, kv);
+                let v = MatrixRef::rows(&v[key..], keys, dim, kv);
+                scores.fill(q, k, start - seen.start, shape.sink(h));
+                let p = MatrixRef::rows(&scores.p, count, keys, keys);
                 let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
                 accumulate(&mut o, &p, &v, Accumulate::Replace, gemm::Parallelism::None);
             }
@@ -92,7 +109,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
 
 /// Gradients of [`causal_attention`]: with P the probabilities and s = `scale`,
 /// dV = P^T dO, dP = dO V^T, dS = s P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q;
-/// dK and dV are summed over the query heads of a group.
+/// dK and dV are summed over the query heads of a group. Of capped scores z, s is s (1 - (z / c)^2).
 ///
 /// d_output as the output, q, k, v as in the forward pass -> (d_q, d_k, d_v)
 pub fn causal_attention_backward(
@@ -109,11 +126,12 @@ pub fn causal_attention_backward(
     if !is_cpu(&q.device()) {
         let d_output = fold_queries(d_output, shape);
         let (q, k, v) = (fold_queries(q, shape), fold_keys(k, shape), fold_keys(v, shape));
-        let p = probabilities(q.clone(), k.clone(), shape);
+        let (p, slopes) = probabilities(q.clone(), k.clone(), shape);
         let d_v = p.clone().swap_dims(2, 3).matmul(d_output.clone());
         let d_p = d_output.matmul(v.swap_dims(2, 3));
         let mean = (p.clone() * d_p.clone()).sum_dim(3);
         let d_s = p * (d_p - mean) * shape.scale;
+        let d_s = if let Some(slopes) = slopes { d_s * slopes } else { d_s };
         let d_q = d_s.clone().matmul(k);
         let d_k = d_s.swap_dims(2, 3).matmul(q);
         return (unfold_queries(d_q, shape), unfold_keys(d_k, shape), unfold_keys(d_v, shape));
@@ -133,7 +151,7 @@ pub fn causal_attention_backward(
                 .map(|key_head| {
                     let (wide, narrow) = (wide + key_head * group * dim, narrow + key_head * dim);
                     let head = KeyHead { d: &d[wide..], q: &q[wide..], k: &k[narrow..], v: &v[narrow..], width, kv };
-                    head.backward(span.len(), shape)
+                    head.backward(key_head, span.len(), shape)
                 })
                 .collect();
             for (key_head, (q, k, v)) in heads.iter().enumerate() {
@@ -147,7 +165,7 @@ pub fn causal_attention_backward(
 }
 
 /// How the output of [`causal_attention`] moves where queries, keys and values move by t_q, t_k and t_v: with P the
-/// probabilities, dS = s (t_q K^T + Q t_k^T) and dP = P (dS - rowsum(P dS)), it is dP V + P t_v.
+/// probabilities, dS = s (t_q K^T + Q t_k^T) and dP = P (dS - rowsum(P dS)), it is dP V + P t_v. Sinks stay where they are.
 ///
 /// Each pair is a value and how it moves, shaped as in the forward pass -> as the output
 pub fn causal_attention_tangent(
@@ -159,8 +177,9 @@ pub fn causal_attention_tangent(
     if !is_cpu(&q.device()) {
         let [q, t_q] = [q, t_q].map(|x| fold_queries(x, shape));
         let [k, t_k, v, t_v] = [k, t_k, v, t_v].map(|x| fold_keys(x, shape));
-        let p = probabilities(q.clone(), k.clone(), shape);
+        let (p, slopes) = probabilities(q.clone(), k.clone(), shape);
         let d_s = (t_q.matmul(k.swap_dims(2, 3)) + q.matmul(t_k.swap_dims(2, 3))) * shape.scale;
+        let d_s = if let Some(slopes) = slopes { d_s * slopes } else { d_s };
         let mean = (p.clone() * d_s.clone()).sum_dim(3);
         let d_p = p.clone() * (d_s - mean);
         return unfold_queries(d_p.matmul(v) + p.matmul(t_v), shape);
@@ -173,19 +192,21 @@ pub fn causal_attention_tangent(
         output.par_chunks_mut(QUERY_BLOCK * width).enumerate().for_each(|(block, output)| {
             let start = block * QUERY_BLOCK;
             let count = output.len() / width;
-            let end = start + count;
-            let (mut p, mut d) = (vec![0.0f32; count * end], vec![0.0f32; count * end]);
+            let seen = shape.keys(start, start + count);
+            let keys = seen.len();
+            let (mut scores, mut d) = (Scores::new(shape), vec![0.0f32; count * keys]);
             for h in 0..shape.heads {
                 let query = (span.start + start) * width + h * dim;
-                let key = span.start * kv + h / shape.group() * dim;
+                let key = (span.start + seen.start) * kv + h / shape.group() * dim;
                 let [q, t_q] = [q, t_q].map(|x| MatrixRef::rows(&x[query..], count, dim, width));
-                let [k, t_k, v, t_v] = [k, t_k, v, t_v].map(|x| MatrixRef::rows(&x[key..], end, dim, kv));
-                block_probabilities(&mut p, q, k, start, shape.scale);
+                let [k, t_k, v, t_v] = [k, t_k, v, t_v].map(|x| MatrixRef::rows(&x[key..], keys, dim, kv));
+                scores.fill(q, k, start - seen.start, shape.sink(h));
                 product(&mut d, t_q, k.transposed(), Accumulate::Replace);
                 product(&mut d, q, t_k.transposed(), Accumulate::Add);
-                score_gradients(&mut d, &p, end, shape.scale);
+                scores.slope(&mut d);
+                score_gradients(&mut d, &scores.p, keys, shape.scale);
                 let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
-                let [d, p] = [&d, &p].map(|x| MatrixRef::rows(x, count, end, end));
+                let [d, p] = [&d, &scores.p].map(|x| MatrixRef::rows(x, count, keys, keys));
                 accumulate(&mut o, &d, &v, Accumulate::Replace, gemm::Parallelism::None);
                 accumulate(&mut o, &p, &t_v, Accumulate::Add, gemm::Parallelism::None);
             }
@@ -206,29 +227,31 @@ struct KeyHead<'a> {
 
 impl KeyHead<'_> {
     /// (d_q [length, group * head_dim], d_k [length, head_dim], d_v [length, head_dim])
-    fn backward(&self, length: usize, shape: &AttentionShape) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    fn backward(&self, number: usize, length: usize, shape: &AttentionShape) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let (dim, group, scale) = (shape.head_dim, shape.group(), shape.scale);
         let mut d_q = vec![0.0f32; length * group * dim];
         let (mut d_k, mut d_v) = (vec![0.0f32; length * dim], vec![0.0f32; length * dim]);
-        let (mut p, mut d_s) = (Vec::new(), Vec::new());
+        let (mut scores, mut d_s) = (Scores::new(shape), Vec::new());
         for start in (0..length).step_by(QUERY_BLOCK) {
             let end = (start + QUERY_BLOCK).min(length);
-            let count = end - start;
-            p.resize(count * end, 0.0);
-            d_s.resize(count * end, 0.0);
-            let k = MatrixRef::rows(self.k, end, dim, self.kv);
-            let v = MatrixRef::rows(self.v, end, dim, self.kv);
+            let (count, seen) = (end - start, shape.keys(start, end));
+            let keys = seen.len();
+            d_s.resize(count * keys, 0.0);
+            let k = MatrixRef::rows(&self.k[seen.start * self.kv..], keys, dim, self.kv);
+            let v = MatrixRef::rows(&self.v[seen.start * self.kv..], keys, dim, self.kv);
+            let rows = seen.start * dim..end * dim;
             for g in 0..group {
                 let offset = start * self.width + g * dim;
                 let q = MatrixRef::rows(&self.q[offset..], count, dim, self.width);
                 let d = MatrixRef::rows(&self.d[offset..], count, dim, self.width);
-                block_probabilities(&mut p, q, k, start, scale);
-                let p_view = MatrixRef::rows(&p, count, end, end);
-                product(&mut d_v[..end * dim], p_view.transposed(), d, Accumulate::Add);
+                scores.fill(q, k, start - seen.start, shape.sink(number * group + g));
+                let p_view = MatrixRef::rows(&scores.p, count, keys, keys);
+                product(&mut d_v[rows.clone()], p_view.transposed(), d, Accumulate::Add);
                 product(&mut d_s, d, v.transposed(), Accumulate::Replace);
-                score_gradients(&mut d_s, &p, end, scale);
-                let d_s = MatrixRef::rows(&d_s, count, end, end);
-                product(&mut d_k[..end * dim], d_s.transposed(), q, Accumulate::Add);
+                score_gradients(&mut d_s, &scores.p, keys, scale);
+                scores.slope(&mut d_s);
+                let d_s = MatrixRef::rows(&d_s, count, keys, keys);
+                product(&mut d_k[rows.clone()], d_s.transposed(), q, Accumulate::Add);
                 let mut d_q = View {
                     values: &mut d_q[(start * group + g) * dim..],
                     rows: count,
@@ -242,40 +265,104 @@ impl KeyHead<'_> {
     }
 }
 
+/// dL/d sink of each head: - sum over rows of p_sink rowsum(P dP), with p_sink what the keys leave of 1.
+///
+/// d_output as the output, q, k, v as in the forward pass -> [1, heads]; made for training, by burn's operations.
+pub fn sink_gradients(
+    d_output: Tensor<2>,
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    shape: &AttentionShape,
+) -> Tensor<2> {
+    let [d_output, q, k, v] = [d_output, q, k, v].map(widen);
+    let (d_output, q) = (fold_queries(d_output, shape), fold_queries(q, shape));
+    let p = probabilities(q, fold_keys(k, shape), shape).0;
+    let d_p = d_output.matmul(fold_keys(v, shape).swap_dims(2, 3));
+    let left = p.clone().sum_dim(3).neg() + 1.0;
+    let by_row = (p * d_p).sum_dim(3) * left;
+    let [batch, _, rows, _] = by_row.dims();
+    let by_head = by_row.reshape([batch, shape.heads, rows / shape.group()]).sum_dim(2).sum_dim(0);
+    by_head.reshape([1, shape.heads]).neg()
+}
+
 /// Dense destination (+)= a b on the calling thread.
 fn product(destination: &mut [f32], a: MatrixRef<'_>, b: MatrixRef<'_>, mode: Accumulate) {
     let mut view = View::rows(destination, a.rows, b.cols);
     accumulate(&mut view, &a, &b, mode, gemm::Parallelism::None);
 }
 
-/// Softmax of scaled scores of queries start.. over keys 0..k.rows, zero above the diagonal.
-///
-/// q [count, head_dim], k [keys, head_dim] -> scores [count, keys]
-fn block_probabilities(scores: &mut [f32], q: MatrixRef<'_>, k: MatrixRef<'_>, start: usize, scale: f32) {
-    let keys = k.rows;
-    product(scores, q, k.transposed(), Accumulate::Replace);
-    vectorised(
-        #[inline(always)]
-        || {
-            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                let (seen, unseen) = row.split_at_mut(start + i + 1);
-                let max = lane_max(seen);
-                for s in seen.iter_mut() {
-                    *s = exp((*s - max) * scale);
-                }
-                let inverse = 1.0
-                    / lane_sum(
+/// Probabilities of a block of queries over the keys that they see between them.
+struct Scores {
+    scale: f32,
+    window: usize,
+    cap: Option<f32>,
+    /// [queries, keys]
+    p: Vec<f32>,
+    /// d(c tanh(z / c)) / dz = 1 - tanh(z / c)^2, where there is a cap.
+    slopes: Vec<f32>,
+}
+
+impl Scores {
+    fn new(shape: &AttentionShape) -> Self {
+        let (scale, cap, window) = (shape.scale, shape.cap, shape.window.unwrap_or(usize::MAX));
+        Self { scale, window, cap, p: Vec::new(), slopes: Vec::new() }
+    }
+
+    /// Softmax of scaled scores of queries over keys, zero where a query does not see a key; the first query is as far into
+    /// the keys as `start` says.
+    ///
+    /// q [count, head_dim], k [keys, head_dim]
+    fn fill(&mut self, q: MatrixRef<'_>, k: MatrixRef<'_>, start: usize, sink: Option<f32>) {
+        let keys = k.rows;
+        self.p.resize(q.rows * keys, 0.0);
+        product(&mut self.p, q, k.transposed(), Accumulate::Replace);
+        let mut scale = self.scale;
+        if let Some(cap) = self.cap {
+            self.slopes.resize(q.rows * keys, 0.0);
+            for (score, slope) in self.p.iter_mut().zip(&mut self.slopes) {
+                let bent = (*score * scale / cap).tanh();
+                (*score, *slope) = (cap * bent, 1.0 - bent * bent);
+            }
+            scale = 1.0;
+        }
+        let (scores, window) = (&mut self.p, self.window);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                    let (row, unseen) = row.split_at_mut(start + i + 1);
+                    let (past, seen) = row.split_at_mut(row.len().saturating_sub(window));
+                    // Scores are scaled after the maximum is taken off.
+                    let mut max = lane_max(seen);
+                    if let Some(sink) = sink {
+                        max = max.max(sink / scale);
+                    }
+                    for s in seen.iter_mut() {
+                        *s = exp((*s - max) * scale);
+                    }
+                    let sum = lane_sum(
                         seen.len(),
                         #[inline(always)]
                         |j| seen[j],
                     );
-                for s in seen.iter_mut() {
-                    *s *= inverse;
+                    let inverse = 1.0 / (sum + sink.map_or(0.0, |sink| exp(sink - max * scale)));
+                    for s in seen.iter_mut() {
+                        *s *= inverse;
+                    }
+                    past.fill(0.0);
+                    unseen.fill(0.0);
                 }
-                unseen.fill(0.0);
-            }
-        },
-    );
+            },
+        );
+    }
+
+    /// From gradients of capped scores to those of scores, or how these move to how those do.
+    fn slope(&self, d: &mut [f32]) {
+        if self.cap.is_some() {
+            d.iter_mut().zip(&self.slopes).for_each(|(d, slope)| *d *= slope);
+        }
+    }
 }
 
 /// dS = s P (dP - rowsum(P dP)), in place over dP.
@@ -336,23 +423,39 @@ fn unfold_keys(x: Tensor<4>, shape: &AttentionShape) -> Tensor<2> {
     shape.sequences.unpadded(x.swap_dims(1, 2).reshape([batch * tokens, shape.key_heads * shape.head_dim]))
 }
 
-/// [batch, key heads, group * tokens, tokens], causal inside each span
-fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> Tensor<4> {
+/// [batch, key heads, group * tokens, tokens], causal inside each span; and the slopes of what caps the scores.
+fn probabilities(q: Tensor<4>, k: Tensor<4>, shape: &AttentionShape) -> (Tensor<4>, Option<Tensor<4>>) {
     let device = q.device();
-    let scores = q.matmul(k.swap_dims(2, 3)) * shape.scale;
-    let size = scores.dims();
-    let unseen = unseen(shape, &device).repeat_dim(2, shape.group()).expand(size);
-    activation::softmax(scores.mask_fill(unseen, f32::NEG_INFINITY), 3)
+    let (mut scores, mut slopes) = (q.matmul(k.swap_dims(2, 3)) * shape.scale, None);
+    if let Some(cap) = shape.cap {
+        let bent = (scores / cap).tanh();
+        scores = bent.clone() * cap;
+        slopes = Some(bent.square().neg() + 1.0);
+    }
+    let [batch, heads, rows, tokens] = scores.dims();
+    let unseen = unseen(shape, &device).repeat_dim(2, shape.group()).expand([batch, heads, rows, tokens]);
+    let scores = scores.mask_fill(unseen, f32::NEG_INFINITY);
+    let Some(sinks) = &shape.sinks else { return (activation::softmax(scores, 3), slopes) };
+    let sinks = Tensor::<1>::from_data(TensorData::new(sinks.clone(), [shape.heads]), &device);
+    let sinks = sinks.reshape([1, shape.heads, 1]).repeat_dim(2, rows / shape.group());
+    let sinks = sinks.reshape([1, heads, rows, 1]).expand([batch, heads, rows, 1]);
+    let with_sink = activation::softmax(Tensor::cat(vec![scores, sinks], 3), 3);
+    (with_sink.narrow(3, 0, tokens), slopes)
 }
 
-/// True where the token of the row must not see that of the column: later ones, and those of other spans.
+/// True where the token of the row must not see that of the column: later ones, those behind the window, and those of other
+/// spans.
 ///
 /// Beyond a sequence's end rows see their like: a row that sees nothing has no softmax.
 ///
 /// [1 or sequences, 1, longest, longest]
 fn unseen(shape: &AttentionShape, device: &Device) -> Tensor<4, Bool> {
     let (batch, tokens) = (shape.sequences.len(), shape.sequences.longest());
-    let future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, device).reshape([1, 1, tokens, tokens]);
+    let mut future = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, device).reshape([1, 1, tokens, tokens]);
+    if let Some(window) = shape.window.filter(|&window| window < tokens) {
+        let near = Tensor::<2, Bool>::tril_mask([tokens, tokens], -(window as i64), device);
+        future = future.bool_or(near.bool_not().reshape([1, 1, tokens, tokens]));
+    }
     if shape.spans.len() == batch {
         return future;
     }

@@ -25,7 +25,9 @@ mod tile;
 
 pub use activation::{Activation, activate, activate_backward, gated, gated_backward, gated_tangent};
 pub use append::append_one;
-pub use attention::{AttentionShape, causal_attention, causal_attention_backward, causal_attention_tangent};
+pub use attention::{
+    AttentionShape, causal_attention, causal_attention_backward, causal_attention_tangent, sink_gradients,
+};
 pub use cross_entropy::{cross_entropy, cross_entropy_tangent, sample_rows, softmax};
 pub use examples::{example_products, paired_sums, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};

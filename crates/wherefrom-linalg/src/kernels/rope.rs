@@ -18,13 +18,13 @@ pub enum Rotation {
     Backward,
 }
 
-/// cos and sin of position x frequency, and the position of each row.
+/// cos and sin of position x frequency, and the place in them of each row.
 #[derive(Debug, Clone)]
 pub struct RotationTable {
     positions: Vec<usize>,
     head_dim: usize,
     half: usize,
-    /// By position, `half` values each.
+    /// By position, `half` values each; of several lists of frequencies one after the other.
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -38,6 +38,18 @@ impl RotationTable {
         let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |frequency| t as f64 * frequency));
         let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
         Self { positions, head_dim, half, cos, sin }
+    }
+
+    /// The same of one of several lists of frequencies for each row, by its number and its position; and cos and sin times a
+    /// factor, so that turning back is still the transpose.
+    pub fn of_several(rows: &[(usize, usize)], head_dim: usize, lists: &[Vec<f64>], factor: f64) -> Self {
+        let half = lists.first().map_or(0, Vec::len);
+        assert!(2 * half <= head_dim && lists.iter().all(|list| list.len() == half), "frequencies of one head");
+        let tokens = rows.iter().map(|&(_, position)| position + 1).max().unwrap_or(0);
+        let angle = |list: &'_ Vec<f64>, t: usize| list.iter().map(move |frequency| t as f64 * frequency).collect();
+        let angles = lists.iter().flat_map(|list| (0..tokens).flat_map(move |t| -> Vec<f64> { angle(list, t) }));
+        let (cos, sin) = angles.map(|angle| ((factor * angle.cos()) as f32, (factor * angle.sin()) as f32)).unzip();
+        Self { positions: rows.iter().map(|&(list, t)| list * tokens + t).collect(), head_dim, half, cos, sin }
     }
 
     /// cos and sin of every row: [rows, 1, half]

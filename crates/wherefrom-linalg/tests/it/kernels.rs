@@ -420,6 +420,35 @@ fn rotation_paths_agree_and_backward_undoes_forward() {
     assert_eq!(host(row(all, 3)), host(alone));
 }
 
+/// A query sees itself and the `window - 1` tokens before it.
+#[test]
+fn a_window_is_what_its_keys_alone_make() {
+    let (rows, window) = (100, 9);
+    let (q, k, v) = (random(1, [rows, 4], 2.0), random(2, [rows, 4], 2.0), random(3, [rows, 4], 1.0));
+    let shape = |first: usize, window: Option<usize>| AttentionShape {
+        sequences: Ragged::new([rows - first]),
+        spans: vec![0..rows - first],
+        heads: 1,
+        key_heads: 1,
+        head_dim: 4,
+        scale: 0.5,
+        window,
+        cap: None,
+        sinks: None,
+    };
+    let of = |first: usize, window| {
+        let own = |x: &Input| x.tensor().narrow(0, first, rows - first);
+        host(causal_attention(own(&q), own(&k), own(&v), &shape(first, window)))
+    };
+    let found = of(0, Some(window));
+    for row in [0, 8, 9, 63, 64, 70, 99] {
+        let first = (row + 1_usize).saturating_sub(window);
+        let expected = &of(first, None)[4 * (row - first)..][..4];
+        let worst = found[4 * row..][..4].iter().zip(expected).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-6, "row {row}: {worst}");
+    }
+}
+
 #[test]
 fn attention_paths_agree() {
     // More than one query block, a group of three query heads to a key head, ragged lengths; several spans in a sequence.
@@ -431,19 +460,43 @@ fn attention_paths_agree() {
 fn attention_agrees(lengths: &[usize], spans: &[std::ops::Range<usize>]) {
     let sequences = Ragged::new(lengths.iter().copied());
     let rows = sequences.rows();
-    let shape = AttentionShape { sequences, spans: spans.to_vec(), heads: 6, key_heads: 2, head_dim: 8, scale: 0.3 };
+    let plain = AttentionShape {
+        sequences,
+        spans: spans.to_vec(),
+        heads: 6,
+        key_heads: 2,
+        head_dim: 8,
+        scale: 0.3,
+        window: None,
+        cap: None,
+        sinks: None,
+    };
+    let sinks = Some(vec![0.5, -1.0, 2.0, 0.0, 7.0, -20.0]);
+    for shape in [
+        AttentionShape { window: Some(1), ..plain.clone() },
+        AttentionShape { window: Some(37), ..plain.clone() },
+        AttentionShape { cap: Some(1.5), ..plain.clone() },
+        AttentionShape { sinks: sinks.clone(), ..plain.clone() },
+        AttentionShape { window: Some(70), cap: Some(0.7), sinks, ..plain.clone() },
+        plain,
+    ] {
+        attention_of_a_shape_agrees(rows, &shape);
+    }
+}
+
+fn attention_of_a_shape_agrees(rows: usize, shape: &AttentionShape) {
     let (q, k, v) = (random(1, [rows, 48], 2.0), random(2, [rows, 16], 2.0), random(3, [rows, 16], 1.0));
     let d = random(4, [rows, 48], 1.0);
-    let (fast, plain) = both(|| causal_attention(q.tensor(), k.tensor(), v.tensor(), &shape));
+    let (fast, plain) = both(|| causal_attention(q.tensor(), k.tensor(), v.tensor(), shape));
     assert!(error(fast, plain) < 1e-6);
-    let backward = || causal_attention_backward(d.tensor(), q.tensor(), k.tensor(), v.tensor(), &shape);
+    let backward = || causal_attention_backward(d.tensor(), q.tensor(), k.tensor(), v.tensor(), shape);
     let (fast, plain) = both(backward);
     assert!(error(fast.0, plain.0) < 2e-6 && error(fast.1, plain.1) < 2e-6 && error(fast.2, plain.2) < 2e-6);
 
     // The tangent's transpose is the backward pass: d . (J t) = (J^T d) . t.
     let (t_q, t_k, t_v) = (random(5, [rows, 48], 1.0), random(6, [rows, 16], 1.0), random(7, [rows, 16], 1.0));
     let pair = |x: &Input, t: &Input| [x.tensor(), t.tensor()];
-    let tangent = || causal_attention_tangent(pair(&q, &t_q), pair(&k, &t_k), pair(&v, &t_v), &shape);
+    let tangent = || causal_attention_tangent(pair(&q, &t_q), pair(&k, &t_k), pair(&v, &t_v), shape);
     let (fast, plain) = both(tangent);
     let off = error(fast.clone(), plain);
     assert!(off < 5e-6, "tangents: {off:e}");
@@ -453,6 +506,20 @@ fn attention_agrees(lengths: &[usize], spans: &[std::ops::Range<usize>]) {
     let (d_q, d_k, d_v) = backward();
     let (there, back) = (dot(fast, &d), dot(d_q, &t_q) + dot(d_k, &t_k) + dot(d_v, &t_v));
     assert!((there - back).abs() < 1e-5 * (rows as f64).sqrt(), "{there}, {back}");
+
+    // Of the sinks, by differences of d . O.
+    let Some(sinks) = &shape.sinks else { return };
+    let found = host(sink_gradients(d.tensor(), q.tensor(), k.tensor(), v.tensor(), shape));
+    for head in 0..sinks.len() {
+        let value = |step: f32| {
+            let mut sinks = sinks.clone();
+            sinks[head] += step;
+            let shape = AttentionShape { sinks: Some(sinks), ..shape.clone() };
+            dot(causal_attention(q.tensor(), k.tensor(), v.tensor(), &shape), &d)
+        };
+        let expected = (value(0.05) - value(-0.05)) / 0.1;
+        assert!((f64::from(found[head]) - expected).abs() < 2e-3 * (rows as f64).sqrt(), "{} {expected}", found[head]);
+    }
 }
 
 #[test]
@@ -542,6 +609,9 @@ fn reduced_types_are_rounded_once_around_float32_arithmetic() {
             key_heads: 2,
             head_dim: 4,
             scale: 0.5,
+            window: None,
+            cap: None,
+            sinks: None,
         };
         same(
             causal_attention(half(&x), half(&y), half(&z), &shape),

@@ -1,12 +1,14 @@
 //! Attention: from the residual stream to the map out of the heads, and back.
 
 use anyhow::Result;
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor};
 use wherefrom_linalg::kernels::{
     AttentionShape, Rotation, RotationTable, causal_attention, causal_attention_backward, causal_attention_tangent,
-    rotate,
+    rotate, round_like, sink_gradients, widen,
 };
 
+use crate::batch::TokenRows;
+use crate::config::Positions;
 use crate::linear::{Linear, Maps};
 use crate::norm::Norm;
 use crate::tangent::Direction;
@@ -16,15 +18,22 @@ use crate::weights::Weights;
 /// Attention of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    /// Before attention, or after it.
-    pub(crate) norm: Norm,
     /// Those that make queries, keys and values.
     pub(crate) inputs: Maps,
     /// Norms of queries and of keys.
     pub(crate) head_norms: Option<[Norm; 2]>,
-    pub(crate) output: Linear,
+    /// Queries, keys and values are cut off at this and its negative, behind the norms.
+    pub(crate) clip: Option<f32>,
+    pub(crate) positions: Positions,
     /// What scores are multiplied by.
     pub(crate) scale: f32,
+    /// c, where a score z becomes c tanh(z / c).
+    pub(crate) cap: Option<f32>,
+    /// How many tokens a query sees at most.
+    pub(crate) window: Option<usize>,
+    /// The parameter of each head's sink.
+    pub(crate) sinks: Option<String>,
+    pub(crate) output: Linear,
 }
 
 /// What the backward pass needs, all [rows, width].
@@ -36,26 +45,40 @@ pub(crate) struct Attended {
     values: Tensor<2>,
     /// Queries and keys before their norms.
     plain: Option<[Tensor<2>; 2]>,
+    /// Where queries, keys and values were cut off.
+    clipped: Option<[Tensor<2, Bool>; 3]>,
 }
 
 /// Where the tokens of a batch stand.
 pub(crate) struct Places {
+    pub(crate) tokens: TokenRows,
     pub(crate) shape: AttentionShape,
     pub(crate) table: Option<RotationTable>,
-}
-
-impl Places {
-    fn turn(&self, x: Tensor<2>, rotation: Rotation) -> Tensor<2> {
-        match &self.table {
-            Some(table) => rotate(x, table, rotation),
-            None => x,
-        }
-    }
+    /// Of layers that have rotary positions of their own.
+    pub(crate) local: Option<RotationTable>,
 }
 
 impl Attention {
-    fn shape(&self, places: &Places) -> AttentionShape {
-        AttentionShape { scale: self.scale, ..places.shape.clone() }
+    fn shape(&self, weights: Weights<'_>, places: &Places) -> Result<AttentionShape> {
+        let host = |name: &String| {
+            let values = widen(weights.vector(name)).into_data().try_into_vec();
+            values.map_err(|error| anyhow::anyhow!("{error:?}"))
+        };
+        let sinks = self.sinks.as_ref().map(host).transpose()?;
+        let Self { scale, window, cap, .. } = *self;
+        Ok(AttentionShape { scale, window, cap, sinks, ..places.shape.clone() })
+    }
+
+    fn turn(&self, places: &Places, x: Tensor<2>, rotation: Rotation) -> Tensor<2> {
+        let table = match self.positions {
+            Positions::Global => places.table.as_ref(),
+            Positions::Local => places.local.as_ref(),
+            Positions::None => None,
+        };
+        match table {
+            Some(table) => rotate(x, table, rotation),
+            None => x,
+        }
     }
 
     /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width].
@@ -66,16 +89,21 @@ impl Attention {
         input: &Tensor<2>,
     ) -> Result<(Attended, Tensor<2>)> {
         let made: [Tensor<2>; 3] = self.inputs.forward(weights, input)?.try_into().expect("queries, keys and values");
-        let [mut queries, mut keys, values] = made;
-        let mut plain = None;
+        let [mut queries, mut keys, mut values] = made;
+        let (mut plain, mut clipped) = (None, None);
         if let Some([query_norm, key_norm]) = &self.head_norms {
             plain = Some([queries.clone(), keys.clone()]);
             queries = query_norm.forward_by_head(weights, queries);
             keys = key_norm.forward_by_head(weights, keys);
         }
-        let (queries, keys) = (places.turn(queries, Rotation::Forward), places.turn(keys, Rotation::Forward));
-        let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &self.shape(places));
-        Ok((Attended { queries, keys, values, plain }, heads))
+        if let Some(clip) = self.clip {
+            clipped = Some([&queries, &keys, &values].map(|x| x.clone().abs().greater_elem(clip)));
+            [queries, keys, values] = [queries, keys, values].map(|x| x.clamp(-clip, clip));
+        }
+        let [queries, keys] = [queries, keys].map(|x| self.turn(places, x, Rotation::Forward));
+        let shape = self.shape(weights, places)?;
+        let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &shape);
+        Ok((Attended { queries, keys, values, plain, clipped }, heads))
     }
 
     /// How what the heads have read moves where the input moves by `moved`, and the maps with the direction.
@@ -89,7 +117,7 @@ impl Attention {
     ) -> Result<Option<Tensor<2>>> {
         let made = self.inputs.tangent(direction, input, moved)?;
         let moves = made.iter().any(Option::is_some);
-        Ok(moves.then(|| self.heads_tangent(attended.clone(), places, direction, made)))
+        moves.then(|| self.heads_tangent(attended.clone(), places, direction, made)).transpose()
     }
 
     fn heads_tangent(
@@ -98,19 +126,21 @@ impl Attention {
         places: &Places,
         direction: Direction<'_>,
         made: Vec<Option<Tensor<2>>>,
-    ) -> Tensor<2> {
-        let Attended { queries, keys, values, plain } = attended;
+    ) -> Result<Tensor<2>> {
+        let Attended { queries, keys, values, plain, clipped } = attended;
         let like = [&queries, &keys, &values];
         let made: Vec<_> =
             made.into_iter().zip(like).map(|(moved, like)| moved.unwrap_or_else(|| like.zeros_like())).collect();
-        let [mut t_queries, mut t_keys, t_values]: [Tensor<2>; 3] = made.try_into().expect("queries, keys and values");
+        let [mut t_queries, mut t_keys, mut t_values]: [Tensor<2>; 3] =
+            made.try_into().expect("queries, keys and values");
         if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
             t_queries = query_norm.tangent_by_head(direction.weights, t_queries, queries);
             t_keys = key_norm.tangent_by_head(direction.weights, t_keys, keys);
         }
-        let [t_queries, t_keys] = [t_queries, t_keys].map(|moved| places.turn(moved, Rotation::Forward));
-        let shape = self.shape(places);
-        causal_attention_tangent([queries, t_queries], [keys, t_keys], [values, t_values], &shape)
+        [t_queries, t_keys, t_values] = uncut([t_queries, t_keys, t_values], clipped);
+        let [t_queries, t_keys] = [t_queries, t_keys].map(|moved| self.turn(places, moved, Rotation::Forward));
+        let shape = self.shape(direction.weights, places)?;
+        Ok(causal_attention_tangent([queries, t_queries], [keys, t_keys], [values, t_values], &shape))
     }
 
     /// From the gradient at the heads to that at the input; none where the backward pass ends here.
@@ -122,13 +152,19 @@ impl Attention {
         input: &dyn Fn() -> Tensor<2>,
         pass: &mut Pass<'_>,
     ) -> Result<Option<Tensor<2>>> {
-        let Attended { queries, keys, values, plain } = attended;
-        let (d_queries, d_keys, d_values) =
-            causal_attention_backward(d_heads, queries, keys, values, &self.shape(places));
-        let mut d_queries = places.turn(d_queries, Rotation::Backward);
-        let mut d_keys = places.turn(d_keys, Rotation::Backward);
+        let Attended { queries, keys, values, plain, clipped } = attended;
+        let (weights, shape) = (pass.weights, self.shape(pass.weights, places)?);
+        if let Some(sinks) = &self.sinks {
+            let gradient = || {
+                let [queries, keys, values] = [&queries, &keys, &values].map(Tensor::clone);
+                sink_gradients(d_heads.clone(), queries, keys, values, &shape)
+            };
+            pass.report(|| vec![(sinks.clone(), round_like(gradient(), &d_heads))])?;
+        }
+        let (d_queries, d_keys, d_values) = causal_attention_backward(d_heads, queries, keys, values, &shape);
+        let [d_queries, d_keys] = [d_queries, d_keys].map(|d| self.turn(places, d, Rotation::Backward));
+        let [mut d_queries, mut d_keys, d_values] = uncut([d_queries, d_keys, d_values], clipped);
         if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
-            let weights = pass.weights;
             pass.report(|| query_norm.gradients_by_head(weights, &d_queries, &queries))?;
             pass.report(|| key_norm.gradients_by_head(weights, &d_keys, &keys))?;
             d_queries = query_norm.backward_by_head(weights, d_queries, queries);
@@ -136,4 +172,11 @@ impl Attention {
         }
         self.inputs.backward(pass, input, [d_queries, d_keys, d_values])
     }
+}
+
+/// Gradients behind where values were cut off, or how these move: zero there.
+fn uncut(d: [Tensor<2>; 3], clipped: Option<[Tensor<2, Bool>; 3]>) -> [Tensor<2>; 3] {
+    let Some([queries, keys, values]) = clipped else { return d };
+    let [d_queries, d_keys, d_values] = d;
+    [d_queries.mask_fill(queries, 0.0), d_keys.mask_fill(keys, 0.0), d_values.mask_fill(values, 0.0)]
 }

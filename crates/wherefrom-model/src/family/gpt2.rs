@@ -4,7 +4,7 @@ use anyhow::Result;
 use wherefrom_linalg::kernels::Activation;
 
 use super::{Architecture, Fused, HeadNorms, Layout, NormKind};
-use crate::config::{Bias, Config, Residual};
+use crate::config::{Bias, Config};
 use crate::keys::Keys;
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -12,18 +12,20 @@ pub(super) const LAYOUT: Layout = Layout {
     embedding: "transformer.wte",
     positions: Some("transformer.wpe"),
     blocks: "transformer.h",
-    attention_norm: "ln_1",
+    attention_norms: [Some("ln_1"), None],
     attention_inputs: &["attn.c_attn"],
     fused: Fused::Whole,
     head_norms: HeadNorms::None,
     attention_output: "attn.c_proj",
-    mlp_norm: "ln_2",
+    mlp_norms: [Some("ln_2"), None],
     mlp_inputs: &["mlp.c_fc"],
+    gate_beside_up: false,
     mlp_output: "mlp.c_proj",
     final_norm: "transformer.ln_f",
     head: &["lm_head"],
     norm: NormKind::Layer,
     transposed: true,
+    experts: None,
 };
 
 /// `n_embd` and its like, or the common spelling of newer configs.
@@ -47,13 +49,11 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         head_dim,
         max_position_embeddings: keys.size_or(&["n_positions", "max_position_embeddings"], 1024)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings", true)?,
-        embedding_scale: 1.0,
         rotary: None,
         attention_scale: if scaled { (head_dim as f64).powf(-0.5) as f32 } else { 1.0 },
         scale_by_layer: keys.flag("scale_attn_by_inverse_layer_idx", false)?,
-        norm_epsilon: keys.number_or(&["layer_norm_epsilon"], 1e-5)?,
-        residual: Residual::Before,
         activation: keys.activation("activation_function")?.unwrap_or(Activation::GeluTanh),
         bias: Bias { attention_inputs: true, attention_output: true, mlp: true },
+        ..Config::llama(head_dim, 0.0, keys.number_or(&["layer_norm_epsilon"], 1e-5)?)
     })
 }

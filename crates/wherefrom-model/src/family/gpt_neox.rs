@@ -4,31 +4,34 @@
 use anyhow::Result;
 use wherefrom_linalg::kernels::Activation;
 
-use super::{Architecture, Fused, HeadNorms, Layout, NormKind};
+use super::{Architecture, Fused, HeadNorms, Layout, NormKind, llama};
 use crate::config::{Bias, Config, Residual};
-use crate::keys::{Keys, RotaryKeys};
+use crate::keys::Keys;
+use crate::rotary_keys::RotaryKeys;
 
 pub(super) const LAYOUT: Layout = Layout {
     base: "gpt_neox",
     embedding: "gpt_neox.embed_in",
     positions: None,
     blocks: "gpt_neox.layers",
-    attention_norm: "input_layernorm",
+    attention_norms: [Some("input_layernorm"), None],
     attention_inputs: &["attention.query_key_value"],
     fused: Fused::ByHead,
     head_norms: HeadNorms::None,
     attention_output: "attention.dense",
-    mlp_norm: "post_attention_layernorm",
+    mlp_norms: [Some("post_attention_layernorm"), None],
     mlp_inputs: &["mlp.dense_h_to_4h"],
+    gate_beside_up: false,
     mlp_output: "mlp.dense_4h_to_h",
     final_norm: "gpt_neox.final_layer_norm",
     head: &["embed_out", "lm_head"],
     norm: NormKind::Layer,
     transposed: false,
+    experts: None,
 };
 
 pub(crate) const ROTARY: RotaryKeys =
-    RotaryKeys { theta: "rotary_emb_base", share: ("rotary_pct", 0.25), partial: true };
+    RotaryKeys { theta: "rotary_emb_base", share: ("rotary_pct", 0.25), partial: true, ..llama::ROTARY };
 
 pub(super) fn read(keys: &Keys) -> Result<Config> {
     let heads = keys.size(&["num_attention_heads"])?;
@@ -67,13 +70,10 @@ pub(super) fn read(keys: &Keys) -> Result<Config> {
         head_dim,
         max_position_embeddings,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        embedding_scale: 1.0,
         rotary: (rotary.dims > 0).then_some(rotary),
-        attention_scale: (head_dim as f64).powf(-0.5) as f32,
-        scale_by_layer: false,
-        norm_epsilon: keys.number_or(&["layer_norm_eps"], 1e-5)?,
-        residual: if keys.flag("use_parallel_residual", true)? { Residual::Parallel } else { Residual::Before },
+        residual: if keys.flag("use_parallel_residual", true)? { Residual::Parallel } else { Residual::Sequential },
         activation: keys.activation("hidden_act")?.unwrap_or(Activation::Gelu),
         bias: Bias { attention_inputs: attention_bias, attention_output: attention_bias, mlp: true },
+        ..Config::llama(head_dim, 0.0, keys.number_or(&["layer_norm_eps"], 1e-5)?)
     })
 }

@@ -7,9 +7,8 @@ use wherefrom_model::{Config, Scaling, end_tokens};
 use crate::fixtures;
 
 /// Kinds of cases that `transformers` reads and that are refused here, with why.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 10] = [
     ("gelu and hidden_activation", "hidden_activation"),
-    ("yarn beside parameters", "yarn"),
     ("null rope_type", "rope_type"),
     ("nested", "nested"),
     ("nested with layer types", "layer"),
@@ -93,11 +92,9 @@ fn agrees(name: &str, config: &Config, right: &Value) {
     if !name.starts_with("gpt") {
         assert_eq!(json!(config.num_key_value_heads), right["key_value_heads"], "{name}");
     }
-    // Longer sequences than the window are refused.
-    let context = right["window"]
-        .as_u64()
-        .map_or(right["context"].as_u64(), |window| right["context"].as_u64().map(|n| n.min(window)));
-    assert_eq!(Some(config.max_position_embeddings as u64), context, "{name}");
+    assert_eq!(Some(config.max_position_embeddings as u64), right["context"].as_u64(), "{name}");
+    let window = config.layers.iter().find_map(|layer| layer.window);
+    assert_eq!(window.map(|window| window as u64), right["window"].as_u64(), "{name}");
     let activation = match right["activation"].as_str().unwrap() {
         "silu" => "Silu",
         "gelu" => "Gelu",
@@ -105,7 +102,7 @@ fn agrees(name: &str, config: &Config, right: &Value) {
     };
     assert_eq!(format!("{:?}", config.activation), activation, "{name}");
     let rope = &right["rope"];
-    let Some(rotary) = config.rotary else {
+    let Some(rotary) = &config.rotary else {
         assert!(rope.is_null(), "{name}");
         return;
     };
@@ -114,6 +111,14 @@ fn agrees(name: &str, config: &Config, right: &Value) {
     let right = match rope["kind"].as_str().unwrap() {
         "default" | "dynamic" => Scaling::Default,
         "linear" => Scaling::Linear { factor: number("factor") },
+        "yarn" => Scaling::Yarn {
+            factor: number("factor"),
+            fast: 32.0,
+            slow: 1.0,
+            context: number("original"),
+            truncate: true,
+            amplitude: 0.1 * number("factor").ln() + 1.0,
+        },
         "llama3" => Scaling::Llama3 {
             factor: number("factor"),
             low: number("low"),

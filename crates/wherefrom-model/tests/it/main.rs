@@ -71,7 +71,13 @@ impl Fixture {
             if self.transposed(&own) {
                 found = found.transpose();
             }
-            assert_close(&format!("{name} {own}"), &values(found), expected);
+            let found = values(found);
+            // An expert that saw no token.
+            if own.contains(".experts.") && expected.iter().all(|&value| value == 0.0) {
+                assert!(found.iter().all(|&value| value == 0.0), "{name} {own}");
+                continue;
+            }
+            assert_close(&format!("{name} {own}"), &found, expected);
         }
     }
 
@@ -254,6 +260,7 @@ fn segments_agree_with_sequences(fixture: &Fixture) {
         loss += weight * own_loss[0];
     }
     assert_close("loss", &[losses.iter().sum()], &[loss]);
+    assert_eq!(gradients.len(), expected.len());
     for (name, expected) in expected {
         let expected: Vec<_> = expected.into_iter().map(|value| value as f32).collect();
         assert_close(&name, &gradients[&name], &expected);

@@ -11,7 +11,22 @@ use wherefrom_model::{Batch, Model, Modules, Selection, Sequence, resolve_device
 
 use crate::{Fixture, fixtures, values};
 
-const FAMILIES: [&str; 6] = ["gemma", "gpt2", "gpt_neox", "gpt_neox_sequential", "olmo2", "qwen3"];
+const FAMILIES: [&str; 14] = [
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "granite",
+    "mixtral",
+    "olmo2",
+    "phi3",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+];
 
 type Maps = Vec<Vec<f64>>;
 
@@ -140,7 +155,8 @@ fn products_of_every_family_are_those_of_its_logits() {
         let (batch, targets) = segmented(&fixture);
         let one = |index: usize| Modules::Globs(vec![fixture.model.modules()[index].name.clone()]);
         let last = fixture.model.modules().len() - 1;
-        for choice in [Modules::Named("all".into()), Modules::default(), one(0), one(last)] {
+        let whole = Modules::Globs(vec!["*".into()]);
+        for choice in [whole, Modules::default(), one(0), one(last)] {
             let selection = selection(&fixture.model, choice);
             let (u, v) = (random(&selection, 1), random(&selection, 2));
             let checked = || {
