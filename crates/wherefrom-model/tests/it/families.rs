@@ -2,11 +2,9 @@
 
 use burn::tensor::Tensor;
 use wherefrom_linalg::test_support::with_burn_operations;
-use wherefrom_model::{
-    Batch, Coverage, Labels, Model, Module, Modules, Precision, Selection, Sequence, Tap, resolve_device,
-};
+use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Selection, Sequence, Tap, resolve_device};
 
-use crate::{Fixture, assert_close, cosine, segments_agree_with_sequences, summed, values};
+use crate::{Fixture, assert_close, assert_close_or_zero, cosine, segments_agree_with_sequences, summed, values};
 
 const FAMILIES: [&str; 26] = [
     "gemma",
@@ -76,7 +74,7 @@ fn taps_make_the_gradient_of_every_module() {
         let lengths: Vec<_> = fixture.sequences.iter().map(Vec::len).collect();
         assert_ne!(lengths[0], lengths[1], "{name}: equal lengths prove nothing");
         let positions: Vec<_> = lengths.iter().flat_map(|&length| 0..length).collect();
-        let (mut seen, mut routed) = (0, 0);
+        let (mut seen, mut routed) = (Vec::new(), 0);
         let visit = &mut |tap: Tap<'_>| {
             let rows = tap.tokens.positions.len();
             assert_eq!(tap.activations.dims(), [rows, tap.module.in_features]);
@@ -98,16 +96,16 @@ fn taps_make_the_gradient_of_every_module() {
                 expected = Tensor::cat(vec![expected, gradients[&tap.module.bias()].clone().transpose()], 1);
             }
             let found = tap.output_gradients.transpose().matmul(tap.activations);
-            assert_close(&tap.module.name, &values(found), &values(expected));
-            seen += 1;
+            assert_close_or_zero(&tap.module.name, &values(found), &values(expected));
+            seen.push(tap.module.name.clone());
             Ok(())
         };
         fixture.model.taps(&batch, &Labels::Empirical, &selection, visit).unwrap();
         let (all, config) = (fixture.model.modules(), &fixture.model.config);
-        let unused = |module: &&Module| {
-            module.routed.is_some() && values(gradients[&module.weight()].clone()).iter().all(|&value| value == 0.0)
-        };
-        assert_eq!(seen, all.len() - all.iter().filter(unused).count(), "{name}");
+        for module in all.iter().filter(|module| !seen.contains(&module.name)) {
+            let gradient = values(gradients[&module.weight()].clone());
+            assert!(module.routed.is_some() && gradient.iter().all(|&value| value == 0.0), "{name}: {}", module.name);
+        }
         if let Some(experts) = &config.experts {
             let layers = config.layers.iter().filter(|layer| layer.experts).count();
             assert_eq!(routed, 3 * layers * experts.chosen * positions.len(), "{name}: three maps of each choice");
@@ -235,14 +233,17 @@ fn taps_in_reduced_precision_stay_close() {
                 assert!(error.contains("does not compute in"), "{error}");
                 continue;
             }
-            let fixture_experts = fixture.model.config.experts.is_some();
+            let experts_of = fixture.model.config.experts.is_some();
             let (full, losses) = summed(&fixture.model, &batch);
             let (reduced, rounded) = summed(&fixture.model.with_precision(precision).unwrap(), &batch);
             assert_ne!(losses, rounded, "nothing was rounded");
             for (module, full) in &full {
                 let what = format!("{name} {module} in {}", precision.name());
+                if experts_of && full.iter().all(|&value| value == 0.0) {
+                    continue;
+                }
                 // A token may be routed elsewhere, and gates have kinks.
-                let experts = fixture_experts;
+                let experts = experts_of;
                 let least = if experts { 1.0 - 30.0 * (1.0 - least) } else { least };
                 let cosine = cosine(full, &reduced[module]);
                 assert!(cosine > least && cosine < 1.0, "{what}: {cosine}");

@@ -72,12 +72,7 @@ impl Fixture {
                 found = found.transpose();
             }
             let found = values(found);
-            // An expert that saw no token.
-            if own.contains(".experts.") && expected.iter().all(|&value| value == 0.0) {
-                assert!(found.iter().all(|&value| value == 0.0), "{name} {own}");
-                continue;
-            }
-            assert_close(&format!("{name} {own}"), &found, expected);
+            assert_close_or_zero(&format!("{name} {own}"), &found, expected);
         }
     }
 
@@ -123,6 +118,16 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
 
 fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     assert_within(TOLERANCE, what, found, expected);
+}
+
+/// The same where a reference of zeros is right: of an expert that saw no token, or none that matters, and of the bias of keys that
+/// are not turned.
+fn assert_close_or_zero(what: &str, found: &[f32], expected: &[f32]) {
+    let nothing = |values: &[f32], most: f32| values.iter().all(|value| value.abs() <= most);
+    match nothing(expected, 1e-12) && (what.contains(".experts.") || what.contains("k_proj.bias")) {
+        true => assert!(nothing(found, if what.contains(".experts.") { 0.0 } else { 1e-5 }), "{what}"),
+        false => assert_close(what, found, expected),
+    }
 }
 
 fn assert_within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
@@ -263,7 +268,7 @@ fn segments_agree_with_sequences(fixture: &Fixture) {
     assert_eq!(gradients.len(), expected.len());
     for (name, expected) in expected {
         let expected: Vec<_> = expected.into_iter().map(|value| value as f32).collect();
-        assert_close(&name, &gradients[&name], &expected);
+        assert_close_or_zero(&name, &gradients[&name], &expected);
     }
     let by_token = model.token_losses(&batch).unwrap();
     let own: Vec<f32> = parts.iter().flat_map(|ids| model.token_losses(&alone(ids)).unwrap().remove(0)).collect();

@@ -89,7 +89,8 @@ fn difference(model: &Model, selection: &Selection, v: &Maps, of: impl Fn(&Model
         let [up, down] = [h, -h].map(|step| of(&moved(model, selection, v, step)));
         up.iter().zip(down).map(|(up, down)| (up - down) / (2.0 * h)).collect::<Vec<_>>()
     };
-    let h = 4e-3;
+    // A token that is routed elsewhere makes a difference, and no derivative.
+    let h = if model.config.experts.is_some() { 4e-4 } else { 4e-3 };
     central(h / 2.0).iter().zip(central(h)).map(|(fine, coarse)| (4.0 * fine - coarse) / 3.0).collect()
 }
 
@@ -167,8 +168,9 @@ fn products_of_every_family_are_those_of_its_logits() {
                 (scale, dot(&u, &gv), dot(&v, &gv), slopes)
             };
             let (scale, ugv, vgv, slopes) = checked();
-            agree(name, ugv, by_differences(&fixture, &batch, &targets, &selection, [&u, &v]), scale, 2e-3);
-            agree(name, vgv, by_differences(&fixture, &batch, &targets, &selection, [&v, &v]), scale, 2e-3);
+            let tolerance = if fixture.model.config.experts.is_some() { 1e-2 } else { 2e-3 };
+            agree(name, ugv, by_differences(&fixture, &batch, &targets, &selection, [&u, &v]), scale, tolerance);
+            agree(name, vgv, by_differences(&fixture, &batch, &targets, &selection, [&v, &v]), scale, tolerance);
             let losses = |model: &Model| {
                 let labels = wherefrom_model::Labels::Empirical;
                 let losses = model.taps(&batch, &labels, &selection, &mut |_| Ok(())).unwrap();
@@ -177,7 +179,7 @@ fn products_of_every_family_are_those_of_its_logits() {
             let expected = difference(&fixture.model, &selection, &v, losses);
             let size = expected.iter().fold(0.0_f64, |size, slope| size.max(slope.abs()));
             for (slope, expected) in slopes.iter().zip(expected) {
-                agree(&format!("{name}: slope"), *slope, expected, size, 5e-3);
+                agree(&format!("{name}: slope"), *slope, expected, size, 2.5 * tolerance);
             }
             let (_, plain, ..) = with_burn_operations(checked);
             agree(&format!("{name}: burn"), plain, ugv, scale, 1e-5);
