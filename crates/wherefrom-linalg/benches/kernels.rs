@@ -52,6 +52,31 @@ fn products(bencher: Bencher<'_, '_>, [m, k, n]: [usize; 3]) {
     bencher.counter(operations(m, k, n)).bench_local(|| product(a.clone(), b.clone()));
 }
 
+fn rounded(x: Tensor<2>) -> Tensor<2> {
+    round(x, burn::tensor::FloatDType::BF16)
+}
+
+/// As the forward pass has them: x W^T, W in bfloat16.
+#[divan::bench(args = [[ROWS, WIDTH, INNER], [ROWS, INNER, WIDTH], [ROWS, WIDTH, WIDTH], [ROWS / 4, WIDTH, VOCABULARY]])]
+fn bf16_forward(bencher: Bencher<'_, '_>, [m, k, n]: [usize; 3]) {
+    let (a, b) = (random(0, m, k), rounded(random(1, n, k)));
+    bencher.counter(operations(m, k, n)).bench_local(|| product(a.clone(), b.clone().transpose()));
+}
+
+/// As the backward pass has them: d W.
+#[divan::bench(args = [[ROWS, INNER, WIDTH], [ROWS, WIDTH, INNER], [ROWS, WIDTH, WIDTH], [ROWS / 4, VOCABULARY, WIDTH]])]
+fn bf16_backward(bencher: Bencher<'_, '_>, [m, k, n]: [usize; 3]) {
+    let (a, b) = (random(0, m, k), rounded(random(1, k, n)));
+    bencher.counter(operations(m, k, n)).bench_local(|| product(a.clone(), b.clone()));
+}
+
+/// As gradients have them: d^T a.
+#[divan::bench(args = [[INNER, ROWS, WIDTH], [INNER, TOKENS, WIDTH], [WIDTH, TOKENS, WIDTH]])]
+fn bf16_gradient(bencher: Bencher<'_, '_>, [m, k, n]: [usize; 3]) {
+    let (a, b) = (rounded(random(0, k, m)), rounded(random(1, k, n)));
+    bencher.counter(operations(m, k, n)).bench_local(|| product(a.clone().transpose(), b.clone()));
+}
+
 /// The vocabulary head: the second factor is read across its rows.
 #[divan::bench(sample_count = 10)]
 fn product_of_the_head(bencher: Bencher<'_, '_>) {

@@ -4,3 +4,8 @@
 pub fn with_burn_operations<R>(body: impl FnOnce() -> R) -> R {
     crate::kernels::with_burn_operations(body)
 }
+
+/// Runs `body` as on a processor without instructions for bfloat16, on this thread.
+pub fn without_bf16_instructions<R>(body: impl FnOnce() -> R) -> R {
+    crate::kernels::without_instructions(body)
+}

@@ -34,7 +34,7 @@ pub(super) fn is_cpu(device: &Device) -> bool {
 /// The tensor's memory, row-major; copies only views that are not.
 pub(super) fn contiguous<const D: usize>(tensor: Tensor<D>) -> Buffer {
     let buffer = tensor.try_into_primitive::<Flex>().expect("the device was checked to be the CPU");
-    if buffer.as_slice::<f32>().is_some() { buffer } else { buffer.to_contiguous() }
+    if buffer.layout().contiguous_offsets().is_some() { buffer } else { buffer.to_contiguous() }
 }
 
 /// The values of a row-major buffer.

@@ -3,8 +3,10 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::bf16::Operand;
 use super::cpu::{contiguous, is_cpu, lane_sum, tensor, values, vectorised};
-use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::precision::widen;
+use super::product::{Accumulate, View, accumulate};
 use super::ragged::Ragged;
 
 /// Values of a product from which examples are taken one by one, each with all threads: 16 MiB of f32 a thread.
@@ -102,17 +104,16 @@ pub(super) fn each_product<S: Send>(
     let ([_, out], [_, inside], batch) = (d.dims(), a.dims(), states.len());
     assert_eq!(batch, examples.len(), "a state for each example");
     let (d, a) = (contiguous(d), contiguous(a));
-    let (d, a) = (values(&d), values(&a));
+    let (d, a) = (Operand::of(&d), Operand::of(&a));
     let (workers, parallelism) = workers(out, inside, batch);
     let share = batch.div_ceil(workers).max(1);
     states.par_chunks_mut(share).enumerate().for_each(|(chunk, states)| {
         let mut product = vec![0.0f32; out * inside];
         for (example, state) in (chunk * share..).zip(states) {
-            let (d, a) = (examples.slice(d, out, example), examples.slice(a, inside, example));
-            let tokens = examples.of(example).len();
-            let (d, a) = (MatrixRef::rows(d, tokens, out, out), MatrixRef::rows(a, tokens, inside, inside));
+            let tokens = examples.of(example);
+            let (d, a) = (d.part(tokens.clone(), 0..out), a.part(tokens, 0..inside));
             let mut view = View::rows(&mut product, out, inside);
-            accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, parallelism);
+            accumulate(&mut view, d.transposed(), a, Accumulate::Replace, parallelism);
             visit(state, &product);
         }
     });
@@ -121,10 +122,11 @@ pub(super) fn each_product<S: Send>(
 /// d_z^T a_z of the examples z in order, `[some, out, in]` at a time, by burn's operations.
 pub(super) fn products_of(d: &Tensor<2>, a: &Tensor<2>, examples: &Ragged) -> impl Iterator<Item = Tensor<3>> {
     let ([_, out], [_, inside], batch) = (d.dims(), a.dims(), examples.len());
+    let (d, a) = (widen(d.clone()), widen(a.clone()));
     let step = (4 * LARGE / (out * inside)).clamp(1, batch.max(1));
     (0..batch).step_by(step).map(move |start| {
         let some = start..batch.min(start + step);
-        examples.padded(d, some.clone()).swap_dims(1, 2).matmul(examples.padded(a, some))
+        examples.padded(&d, some.clone()).swap_dims(1, 2).matmul(examples.padded(&a, some))
     })
 }
 

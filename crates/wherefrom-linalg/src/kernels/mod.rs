@@ -8,6 +8,7 @@
 mod activation;
 mod append;
 mod attention;
+mod bf16;
 mod cpu;
 mod cross_entropy;
 mod examples;
@@ -41,5 +42,8 @@ pub use rope::{Rotation, RotationTable, rotate};
 pub use sums::{Form, Sum, squared_products_bytes};
 pub(crate) use thin::{dots, multiply_out};
 
+pub use bf16::instructions as bf16_instructions;
+#[doc(hidden)]
+pub(crate) use bf16::without_instructions;
 #[doc(hidden)]
 pub(crate) use cpu::with_burn_operations;

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::bf16::Operand;
 use super::cpu::{contiguous, is_cpu, tensor, values};
 use super::examples::{paired_sums, products_of};
 use super::product::product;
@@ -48,7 +49,8 @@ impl ScanShape<'_> {
 
 /// s[z, q] = <L_q R_q^T, sum_t d_t a_t^T> of every example z and query q.
 ///
-/// left `[out, count * rank]`, right `[count * rank, in]`, d `[rows, out]`, a `[rows, in]` -> `[examples, count]`. By way of the tokens or of the gradients, whichever takes fewer operations.
+/// left `[out, count * rank]`, right `[count * rank, in]`, d `[rows, out]`, a `[rows, in]` -> `[examples, count]`. By way of the tokens or of the gradients,
+/// whichever takes fewer operations. Where d and a are bfloat16, so are the products that they are in.
 pub fn scan(
     left: &Tensor<2>,
     right: &Tensor<2>,
@@ -82,7 +84,7 @@ pub fn scan_by_gradient(
         return on_device(left, right, &d, &a, shape);
     }
     let (left, right, d, a) = (contiguous(left.clone()), contiguous(right.clone()), contiguous(d), contiguous(a));
-    let (left, right, d, a) = (values(&left), values(&right), values(&d), values(&a));
+    let (left, right, d, a) = (values(&left), values(&right), Operand::of(&d), Operand::of(&a));
     let mut sums = vec![0.0f64; batch * count];
     let parts = |n: usize, step: usize| (0..n).step_by(step).map(move |first| first..n.min(first + step));
     // Of batches side by side each has a thread.
@@ -94,8 +96,10 @@ pub fn scan_by_gradient(
     let queries: Vec<_> = parts(count, count.div_ceil(threads).clamp(2 * QUERIES, TASK)).collect();
     // As many as have room for their gradients.
     for places in places.chunks((threads * HELD / (batch * height * width)).max(1)) {
-        let tiles: Vec<_> =
-            places.par_iter().map(|(rows, columns)| Tile::new(rows.clone(), columns.clone(), d, a, shape)).collect();
+        let tiles: Vec<_> = places
+            .par_iter()
+            .map(|(rows, columns)| Tile::new(rows.clone(), columns.clone(), [&d, &a], shape))
+            .collect();
         let tasks: Vec<_> = tiles.iter().flat_map(|tile| queries.iter().map(move |queries| (tile, queries))).collect();
         let partial: Vec<_> = tasks
             .par_iter()

@@ -3,9 +3,10 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::cpu::{contiguous, is_cpu, values, vectorised};
+use super::bf16::Operand;
+use super::cpu::{contiguous, is_cpu, vectorised};
 use super::examples::products_of;
-use super::product::{Accumulate, MatrixRef, View, accumulate, add_product, product};
+use super::product::{Accumulate, View, accumulate, add_product, product};
 use super::ragged::Ragged;
 
 /// Rows of a triangle that one task takes: fewer make products slow, more leave less of the square out.
@@ -56,7 +57,7 @@ impl Sum {
 
     /// += x^T x, x `[tokens, n]`, for a symmetric sum.
     ///
-    /// On the CPU half of the product is formed, which is tokens n (n + 1) operations.
+    /// On the CPU half of the product is formed, which is tokens n (n + 1) operations. Of bfloat16 it is a product of bfloat16.
     ///
     /// # Panics
     /// Where the sum has another form.
@@ -72,7 +73,7 @@ impl Sum {
             return;
         }
         let x = contiguous(x);
-        let x = values(&x);
+        let x = Operand::of(&x);
         let mut bands = split(&mut self.values, n);
         // The longest first, so that no thread is left with it at the end.
         bands.reverse();
@@ -80,12 +81,11 @@ impl Sum {
             let end = band_end(first, n);
             let mut tile = vec![0.0f32; (end - first) * end];
             for start in (0..tokens).step_by(RUN) {
-                let (run, x) = (RUN.min(tokens - start), &x[start * n..]);
+                let run = start..tokens.min(start + RUN);
                 let mut view = View::rows(&mut tile, end - first, end);
-                let (rows, columns) =
-                    (MatrixRef::rows(&x[first..], run, end - first, n), MatrixRef::rows(x, run, end, n));
+                let (rows, columns) = (x.part(run.clone(), first..end), x.part(run, 0..end));
                 let mode = if start == 0 { Accumulate::Replace } else { Accumulate::Add };
-                accumulate(&mut view, &rows.transposed(), &columns, mode, gemm::Parallelism::None);
+                accumulate(&mut view, rows.transposed(), columns, mode, gemm::Parallelism::None);
             }
             add_triangle(sum, first, &tile, end);
         });
@@ -93,7 +93,7 @@ impl Sum {
 
     /// += sum over the examples z of (d_z^T a_z)^2, elementwise, for a full sum `[out, in]`.
     ///
-    /// d `[rows, out]`, a `[rows, in]`; an example without rows adds nothing.
+    /// d `[rows, out]`, a `[rows, in]`; an example without rows adds nothing. Products are of types as in [`product`].
     ///
     /// # Panics
     /// Where the sum has another form.
@@ -110,16 +110,15 @@ impl Sum {
             return;
         }
         let (d, a) = (contiguous(d), contiguous(a));
-        let (d, a) = (values(&d), values(&a));
+        let (d, a) = (Operand::of(&d), Operand::of(&a));
         let band = band_of(out, inside);
         self.values.par_chunks_mut(band * inside).enumerate().for_each(|(index, sum)| {
             let (first, height) = (index * band, sum.len() / inside);
             let (mut squares, mut tile) = (vec![0.0f32; sum.len()], vec![0.0f32; sum.len()]);
             for rows in examples.iter().filter(|rows| !rows.is_empty()) {
-                let d = MatrixRef::rows(&d[rows.start * out + first..], rows.len(), height, out);
-                let a = MatrixRef::rows(&a[rows.start * inside..], rows.len(), inside, inside);
+                let (d, a) = (d.part(rows.clone(), first..first + height), a.part(rows, 0..inside));
                 let mut view = View::rows(&mut tile, height, inside);
-                accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
+                accumulate(&mut view, d.transposed(), a, Accumulate::Replace, gemm::Parallelism::None);
                 add_squares(&mut squares, &tile);
             }
             widen_into(sum, &squares);

@@ -6,7 +6,8 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::product::{Accumulate, MatrixRef, View, accumulate};
+use super::bf16::Operand;
+use super::product::{Accumulate, View, accumulate};
 use super::queries::ScanShape;
 
 /// Rows of a step: with two or four vectors of columns, as many sums as the registers hold.
@@ -32,8 +33,13 @@ pub(super) struct Tile {
 
 impl Tile {
     /// d_z^T a_z of the examples z: d `[rows, out]`, a `[rows, in]`.
-    pub(super) fn new(rows: Range<usize>, columns: Range<usize>, d: &[f32], a: &[f32], shape: ScanShape<'_>) -> Self {
-        let ScanShape { out, inside, examples, .. } = shape;
+    pub(super) fn new(
+        rows: Range<usize>,
+        columns: Range<usize>,
+        [d, a]: [&Operand<'_>; 2],
+        shape: ScanShape<'_>,
+    ) -> Self {
+        let ScanShape { examples, .. } = shape;
         let width = columns.len().next_multiple_of(LINE);
         let distance = rows.len().next_multiple_of(ROWS) * width + APART;
         let mut gradients = vec![0.0f32; LINE + examples.len() * distance];
@@ -41,10 +47,9 @@ impl Tile {
         let own = gradients[start..].par_chunks_exact_mut(distance).enumerate().take(examples.len());
         own.filter(|(example, _)| !examples.of(*example).is_empty()).for_each(|(example, gradient)| {
             let tokens = examples.of(example);
-            let d = MatrixRef::rows(&d[tokens.start * out + rows.start..], tokens.len(), rows.len(), out);
-            let a = MatrixRef::rows(&a[tokens.start * inside + columns.start..], tokens.len(), columns.len(), inside);
+            let (d, a) = (d.part(tokens.clone(), rows.clone()), a.part(tokens, columns.clone()));
             let mut view = View { values: gradient, rows: rows.len(), cols: columns.len(), row_stride: width };
-            accumulate(&mut view, &d.transposed(), &a, Accumulate::Replace, gemm::Parallelism::None);
+            accumulate(&mut view, d.transposed(), a, Accumulate::Replace, gemm::Parallelism::None);
         });
         Self { rows, columns, gradients, start, width, distance }
     }

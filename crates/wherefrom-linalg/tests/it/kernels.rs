@@ -622,11 +622,14 @@ fn reduced_types_are_rounded_once_around_float32_arithmetic() {
         same(found.0, expected.0);
         same(found.1, expected.1);
         same(found.2, expected.2);
-        same(product(half(&x), half(&w).transpose()), product(wide(&x), wide(&w).transpose()));
-        // A sum of a product is rounded twice: the product, then the sum.
-        let c = random(6, [6, 5], 1.0);
-        let product = round(product(wide(&x), wide(&w).transpose()), dtype);
-        same(add_product(half(&c), half(&x), half(&w).transpose()), wide(&c) + widen(product));
+        // Of bfloat16 a product is float32: see `bf16.rs`.
+        if dtype == FloatDType::F16 {
+            same(product(half(&x), half(&w).transpose()), product(wide(&x), wide(&w).transpose()));
+            // A sum of a product is rounded twice: the product, then the sum.
+            let c = random(6, [6, 5], 1.0);
+            let product = round(product(wide(&x), wide(&w).transpose()), dtype);
+            same(add_product(half(&c), half(&x), half(&w).transpose()), wide(&c) + widen(product));
+        }
         assert_eq!(cross_entropy(half(&x), &[0, 1, 2, 3, 4, 5]).0, cross_entropy(wide(&x), &[0, 1, 2, 3, 4, 5]).0);
     }
 }
