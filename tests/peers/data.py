@@ -7,9 +7,9 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM
 
 
-def load_model(folder):
-    """A float32 model with fused attention, its weights frozen."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+def load_model(folder, dtype):
+    """A model in that type with fused attention, its weights frozen."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     model.eval()
     model.config.use_cache = False
     return model.requires_grad_(False)

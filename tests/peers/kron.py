@@ -1,4 +1,5 @@
-"""kronfluence: EK-FAC factors and pairwise scores of the MLP modules, at its defaults but for the damping."""
+"""kronfluence: EK-FAC factors and pairwise scores of the MLP modules, at its defaults but for the damping; in bfloat16 with the
+arguments that it has for that, on factors of the float32 phases."""
 
 import logging
 import time
@@ -7,6 +8,8 @@ import torch
 from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.task import Task
+from kronfluence.utils.common.factor_arguments import all_low_precision_factor_arguments
+from kronfluence.utils.common.score_arguments import all_low_precision_score_arguments
 from kronfluence.utils.dataset import DataLoaderKwargs
 from torch.nn.functional import cross_entropy
 
@@ -48,23 +51,29 @@ class LanguageModel(Task):
         return batch["attention_mask"]
 
 
-def run(phase, arguments):
+def run(phase, dtype, arguments):
     """[[real tokens, seconds] of each batch but the last], seconds a query, and seconds in all."""
     logging.disable(logging.WARNING)
-    model = load_model(arguments.model)
+    model = load_model(arguments.model, dtype)
     task = LanguageModel(model.config.num_hidden_layers)
     model = prepare_model(model, task)
     analyzer = Analyzer("bench", model, task, cpu=True, disable_tqdm=True, output_dir=arguments.work)
     analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=collate))
     train, queries = read(arguments.tokens)
-    factors = FactorArguments(strategy="ekfac")
+    factors, scores, name = FactorArguments(strategy="ekfac"), ScoreArguments(), FACTORS
+    if dtype == torch.bfloat16:
+        factors = all_low_precision_factor_arguments(strategy="ekfac", dtype=dtype)
+        scores = all_low_precision_score_arguments(dtype=dtype)
+        name = f"{FACTORS}-bf16"
     fit = {
         "dataset": train,
         "per_device_batch_size": arguments.batch,
-        "factors_name": FACTORS,
+        "factors_name": name,
         "factor_args": factors,
         "overwrite_output_dir": True,
     }
+    if phase == "lambda" and name != FACTORS:
+        fit["load_from_factors_name"] = FACTORS
     start = time.perf_counter()
     if phase == "covariance":
         analyzer.fit_covariance_matrices(**fit)
@@ -73,20 +82,18 @@ def run(phase, arguments):
     elif phase == "lambda":
         analyzer.fit_lambda_matrices(**fit)
     else:
-        rank = {"scan-8": 32, "scan-full": None}[phase]
+        # As wherefrom has it: a tenth of the mean eigenvalue.
+        scores.damping_factor = None
+        scores.query_gradient_low_rank = {"scan-8": 32, "scan-full": None}[phase]
+        scores.query_gradient_accumulation_steps = len(queries)
         analyzer.compute_pairwise_scores(
-            scores_name=phase,
+            scores_name=f"{phase}-{dtype}",
             factors_name=FACTORS,
             query_dataset=queries,
             train_dataset=train,
             per_device_query_batch_size=1,
             per_device_train_batch_size=arguments.batch,
-            # As wherefrom has it: a tenth of the mean eigenvalue.
-            score_args=ScoreArguments(
-                damping_factor=None,
-                query_gradient_low_rank=rank,
-                query_gradient_accumulation_steps=len(queries),
-            ),
+            score_args=scores,
             overwrite_output_dir=True,
         )
     said = {"seconds": time.perf_counter() - start}

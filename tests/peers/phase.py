@@ -24,7 +24,8 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tool = plain if arguments.phase.startswith("forward") else kron
-    said = tool.run(arguments.phase, arguments)
+    phase = arguments.phase.removesuffix("-bf16")
+    said = tool.run(phase, torch.float32 if phase == arguments.phase else torch.bfloat16, arguments)
     said["tool"] = "torch" if tool is plain else "kronfluence"
     kibibyte = 1 if sys.platform == "darwin" else 1024
     said["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibyte

@@ -21,10 +21,10 @@ def forward_backward(model, batch):
     cross_entropy(logits[:, :-1].flatten(0, 1), labels, ignore_index=-100, reduction="sum").backward()
 
 
-def run(phase, arguments):
+def run(phase, dtype, arguments):
     """[[real tokens, seconds] of each batch]."""
     work = {"forward": forward, "forward-backward": forward_backward}[phase]
-    model = load_model(arguments.model)
+    model = load_model(arguments.model, dtype)
     train, _ = read(arguments.tokens)
     pieces = []
     for batch in DataLoader(train, batch_size=arguments.batch, collate_fn=collate):

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::random::normal;
 use wherefrom_linalg::{Threads, symmetric_eigen};
-use wherefrom_model::resolve_device;
+use wherefrom_model::{Precision, resolve_device};
 
 /// m, k, n of the product: 2,048 tokens through a map of SmolLM2's MLP.
 const PRODUCT: [usize; 3] = [2048, 576, 1536];
@@ -23,6 +23,9 @@ const COPY: usize = 256 << 20;
 pub(crate) struct Ceilings {
     /// float32 product, floating point operations a second.
     pub(crate) flops: f64,
+    /// The same of operands in bfloat16.
+    #[serde(default)]
+    pub(crate) bf16_flops: f64,
     /// Copy, bytes read and written a second.
     pub(crate) copy: f64,
 }
@@ -37,6 +40,9 @@ impl Ceilings {
         let [m, k, n] = PRODUCT;
         let (a, b) = (random(0, [m, k]), random(1, [k, n]));
         let seconds = best(60, || drop(black_box(product(a.clone(), b.clone()))));
+        let (a, b) = (Precision::Bf16.operand(a), Precision::Bf16.operand(b));
+        let rounded = best(60, || drop(black_box(product(a.clone(), b.clone()))));
+        let operations = 2.0 * (m * k * n) as f64;
         let (from, mut into) = (vec![1_u8; COPY], vec![0_u8; COPY]);
         let chunk = COPY.div_ceil(rayon::current_num_threads());
         let copy = best(8, || {
@@ -44,12 +50,17 @@ impl Ceilings {
             pieces.for_each(|(into, from)| into.copy_from_slice(from));
             black_box(&mut into);
         });
-        Ok(Self { flops: 2.0 * (m * k * n) as f64 / seconds, copy: 2.0 * COPY as f64 / copy })
+        let (flops, bf16_flops) = (operations / seconds, operations / rounded);
+        Ok(Self { flops, bf16_flops, copy: 2.0 * COPY as f64 / copy })
     }
 
     /// The better of two.
     pub(crate) fn max(self, other: Self) -> Self {
-        Self { flops: self.flops.max(other.flops), copy: self.copy.max(other.copy) }
+        Self {
+            flops: self.flops.max(other.flops),
+            bf16_flops: self.bf16_flops.max(other.bf16_flops),
+            copy: self.copy.max(other.copy),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Shapes {
     /// ```
     pub(crate) fn of(&self, subject: Subject, work: Work, length: f64) -> Option<f64> {
         let floor = 4.0 * self.forward;
-        Some(match work {
+        Some(match work.precision().0 {
             Work::Forward => floor / 2.0,
             Work::Taps | Work::TapsAlone | Work::Gradients => floor,
             Work::Covariance => floor + self.squares,

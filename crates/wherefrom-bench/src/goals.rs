@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::results::Results;
 use crate::table::{percent, two_digits};
-use crate::work::{Subject, Work};
+use crate::work::{Rounded, Subject, Work};
 
 /// One aim: what, at least or at most how much, and what was measured.
 struct Goal {
@@ -49,6 +49,24 @@ pub(crate) fn write(text: &mut String, results: &Results) -> Result<()> {
     let scaling = rate(Work::Taps).zip(rate(Work::TapsAlone)).map(|(all, one)| all / one);
     let products = results.all_threads.flops / results.one_thread.flops;
     least("all threads over one, of the product's own scaling", 0.95, scaling.map(|x| x / products), percent);
+
+    for (what, rounded) in [("forward + backward", Rounded::Taps), ("scan of 8 queries", Rounded::Scan)] {
+        let work = Work::Bf16(rounded);
+        let (wide, _) = work.precision();
+        let times = rate(work).zip(rate(wide)).map(|(rounded, wide)| rounded / wide);
+        least(&format!("{what} in bfloat16, times that in float32"), 1.6, times, two_digits);
+    }
+    let leads = [Rounded::Covariance, Rounded::Lambda, Rounded::Scan].map(Work::Bf16).into_iter();
+    for work in leads {
+        let (wide, _) = work.precision();
+        let kept = faster(work).zip(faster(wide)).map(|(rounded, wide)| rounded / wide);
+        least(
+            &format!("lead over kronfluence in bfloat16, of that in float32: {}", wide.name()),
+            1.0,
+            kept,
+            two_digits,
+        );
+    }
 
     let mut most = |what: String, aim: f64, found: Option<f64>, show: fn(f64) -> String| {
         if let Some(value) = found {

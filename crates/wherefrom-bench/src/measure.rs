@@ -75,14 +75,15 @@ pub(crate) fn measure(place: &Place, work: Work) -> Result<Measured> {
     if work.kind().is_some() {
         measured.disk_bytes = bytes(&place.artifact(work)?)?;
     }
-    let tokens = match work {
+    let (wide, _) = work.precision();
+    let tokens = match wide {
         Work::Gradients => place.open(Work::Queries),
         _ => place.open::<Tokens>(Work::Tokens(work.sequences(place.subject))),
     };
     if let Ok(tokens) = tokens {
         (measured.sequences, measured.tokens) = (tokens.examples(), tokens.tokens());
     }
-    rate(&mut measured, place.subject, work, &loops);
+    rate(&mut measured, place.subject, wide, &loops);
     measured.peak_bytes = peak_bytes().unwrap_or(0);
     Ok(measured)
 }
@@ -115,7 +116,8 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
 fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
     let tokens: Artifact<Tokens> = place.open(Work::Tokens(work.sequences(place.subject)))?;
     let device = resolve_device("cpu")?;
-    let model = Model::load(&place.model()?, &device)?;
+    let (wide, precision) = work.precision();
+    let model = Model::open(&place.model()?, &device)?.with_precision(precision)?.held()?;
     let selection = Selection::new(&Modules::default(), model.modules())?;
     let rows: Vec<Example> = tokens.rows()?.collect::<Result<_>>()?;
     let lengths: Vec<_> = rows.iter().map(|row| row.input_ids.len()).collect();
@@ -123,7 +125,7 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
     for group in model.batches(&lengths, place.subject.batch_tokens(work)) {
         let sequence = |&row: &usize| Sequence::new(row as u64, &rows[row].input_ids, &rows[row].target_mask);
         let batch = Batch::new(&group.iter().map(sequence).collect::<Vec<_>>(), &device);
-        if work == Work::Forward {
+        if wide == Work::Forward {
             drop(model.logits(&batch)?);
         } else {
             model.taps(&batch, &Labels::Empirical, &selection, &mut |_| Ok(()))?;

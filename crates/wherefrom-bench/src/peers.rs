@@ -12,7 +12,7 @@ use wherefrom_artifact::{Artifact, Example, Tokens};
 
 use crate::measure::median;
 use crate::place::{Place, folder, root};
-use crate::work::{Subject, Work};
+use crate::work::{Rounded, Subject, Work};
 
 /// What another tool made of a phase.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -47,6 +47,7 @@ impl Peers {
 
     /// Whether another tool does this work, too.
     pub(crate) fn have(work: Work) -> bool {
+        let (work, _) = work.precision();
         let fits = [Work::Covariance, Work::Eigenbasis, Work::Lambda, Work::Scan(Subject::QUERIES), Work::ScanFull];
         matches!(work, Work::Forward | Work::Taps) || fits.contains(&work)
     }
@@ -55,8 +56,8 @@ impl Peers {
     pub(crate) fn measure(&self, place: &Place, work: Work) -> Result<Peer> {
         let before = match work {
             Work::Eigenbasis => Some(Work::Covariance),
-            Work::Lambda => Some(Work::Eigenbasis),
-            Work::Scan(_) | Work::ScanFull => Some(Work::Lambda),
+            Work::Lambda | Work::Bf16(Rounded::Lambda) => Some(Work::Eigenbasis),
+            Work::Scan(_) | Work::ScanFull | Work::Bf16(Rounded::Scan) => Some(Work::Lambda),
             _ => None,
         };
         let work_folder = folder().join("peers").join(place.subject.name());

@@ -103,7 +103,8 @@ impl Results {
             .collect();
         for phase in &mut self.phases {
             let alone = phase.phase == Work::TapsAlone.name();
-            let product = if alone { self.one_thread } else { self.all_threads }.flops;
+            let ceilings = if alone { self.one_thread } else { self.all_threads };
+            let product = if phase.phase.ends_with("-bf16") { ceilings.bf16_flops } else { ceilings.flops };
             let rate = phase.measured.tokens_per_second;
             phase.share_of_product = rate.zip(phase.gflop_per_token).map(|(rate, gflop)| rate * gflop * 1e9 / product);
             let floor = floors.get(&phase.subject[..]);
@@ -115,9 +116,11 @@ impl Results {
     pub(crate) fn ceilings(&self) -> String {
         let (one, all) = (self.one_thread, self.all_threads);
         format!(
-            "product {:.0} GFLOP/s, one thread {:.0}; copy {:.1} GB/s, one thread {:.1}",
+            "product {:.0} GFLOP/s, one thread {:.0}; of bfloat16 {:.0}, one thread {:.0}; copy {:.1} GB/s, one thread {:.1}",
             all.flops / 1e9,
             one.flops / 1e9,
+            all.bf16_flops / 1e9,
+            one.bf16_flops / 1e9,
             all.copy / 1e9,
             one.copy / 1e9
         )

@@ -15,10 +15,11 @@ use crate::work::{Subject, Work};
 /// Fills the draft of the work's artifact.
 pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let tokens = || place.open(Work::Tokens(work.sequences(place.subject)));
+    let (work, precision) = work.precision();
     match work {
         Work::Covariance | Work::CovariancePasses => {
             let inputs = covariance::Inputs { tokens: tokens()?, model: place.model()? };
-            covariance::run(&covariance::Config::default(), &inputs, exec, draft)
+            covariance::run(&covariance::Config { precision, ..Default::default() }, &inputs, exec, draft)
         }
         Work::Eigenbasis => {
             let inputs = eigenbasis::Inputs { covariances: place.open(Work::Covariance)? };
@@ -27,7 +28,7 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
         Work::Lambda | Work::LambdaPasses => {
             let eigenbasis = Some(place.open(Work::Eigenbasis)?);
             let inputs = lambda::Inputs { tokens: tokens()?, eigenbasis, model: place.model()? };
-            lambda::run(&lambda::Config { seed: 1, ..Default::default() }, &inputs, exec, draft)
+            lambda::run(&lambda::Config { seed: 1, precision, ..Default::default() }, &inputs, exec, draft)
         }
         Work::Gradients => {
             let inputs = wherefrom_gradients::Inputs { tokens: place.open(Work::Queries)?, model: place.model()? };
@@ -45,7 +46,7 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
         }
         Work::Scan(_) | Work::ScanFull | Work::Flat(_) | Work::Details => {
             let detail = work == Work::Details;
-            let config = wherefrom_score::Config { detail, ..Default::default() };
+            let config = wherefrom_score::Config { detail, precision, ..Default::default() };
             let candidates = if detail { Some(Pairs::Candidates(place.open(Work::Candidates)?)) } else { None };
             let queries = place.open(work.scanned())?;
             let inputs = wherefrom_score::Inputs { queries, tokens: tokens()?, model: place.model()?, candidates };
@@ -70,6 +71,8 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
         },
         Work::Random(queries) => random::preconditioned(&place.config()?, queries, draft),
         Work::Candidates => random::candidates(Subject::QUERIES, draft),
-        Work::Forward | Work::Taps | Work::TapsAlone => anyhow::bail!("{} writes no artifact", work.name()),
+        Work::Bf16(_) | Work::Forward | Work::Taps | Work::TapsAlone => {
+            anyhow::bail!("{} writes no artifact", work.name())
+        }
     }
 }

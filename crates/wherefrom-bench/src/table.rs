@@ -70,6 +70,8 @@ fn machine(results: &Results) -> Result<String> {
     let (one, all) = (results.one_thread, results.all_threads);
     text += "| ceiling, best of the run | one thread | all threads |\n|---|---|---|\n";
     writeln!(text, "| float32 product 2048×576×1536, GFLOP/s | {:.0} | {:.0} |", one.flops / 1e9, all.flops / 1e9)?;
+    let [one_bf16, all_bf16] = [one, all].map(|ceilings| ceilings.bf16_flops / 1e9);
+    writeln!(text, "| bfloat16 product of that shape, GFLOP/s | {one_bf16:.0} | {all_bf16:.0} |")?;
     writeln!(text, "| copy, GB/s read and written | {:.1} | {:.1} |", one.copy / 1e9, all.copy / 1e9)?;
     for (size, seconds) in &results.eigen_seconds {
         writeln!(text, "| float64 eigendecomposition of size {size}, ms | | {:.1} |", 1e3 * seconds)?;

@@ -2,6 +2,7 @@
 
 use wherefrom_artifact::Kind;
 use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition};
+use wherefrom_model::Precision;
 
 /// A model with its training sequences and queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Subject {
 
     /// Tokens of a batch. Of SmolLM2 4 sequences, as the other tools are given, but for what they do not do.
     pub(crate) fn batch_tokens(self, work: Work) -> usize {
-        match (self, work) {
+        match (self, work.precision().0) {
             (Self::Quickstart, _) => 4096,
             (_, Work::Scan(64)) => 3072,
             // What so many queries leave of the memory.
@@ -68,10 +69,37 @@ impl Subject {
             Work::ScanFull,
             Work::Details,
         ];
+        phases.extend(Rounded::ALL.map(Work::Bf16));
         if self == Self::Quickstart {
             phases.extend([1_000, 10_000, 100_000].map(Work::Flat));
         }
         phases
+    }
+}
+
+/// What is measured in bfloat16 as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rounded {
+    Forward,
+    Taps,
+    Covariance,
+    Lambda,
+    /// The queries of rank 32.
+    Scan,
+}
+
+impl Rounded {
+    const ALL: [Self; 5] = [Self::Forward, Self::Taps, Self::Covariance, Self::Lambda, Self::Scan];
+
+    /// The same in float32.
+    fn wide(self) -> Work {
+        match self {
+            Self::Forward => Work::Forward,
+            Self::Taps => Work::Taps,
+            Self::Covariance => Work::Covariance,
+            Self::Lambda => Work::Lambda,
+            Self::Scan => Work::Scan(Subject::QUERIES),
+        }
     }
 }
 
@@ -103,6 +131,8 @@ pub(crate) enum Work {
     Details,
     /// The scan of the queries over so many sequences.
     Flat(usize),
+    /// In bfloat16, of what was made in float32 before.
+    Bf16(Rounded),
     Weights,
     Corpus,
     /// So many training sequences.
@@ -131,6 +161,7 @@ impl Work {
             Self::ScanFull => "scan-full",
             Self::Details => "details",
             Self::Flat(sequences) => return format!("flat-{sequences}"),
+            Self::Bf16(rounded) => return format!("{}-bf16", rounded.wide().name()),
             Self::Weights => "weights",
             Self::Corpus => "corpus",
             Self::Tokens(sequences) => return format!("tokens-{sequences}"),
@@ -139,6 +170,14 @@ impl Work {
             Self::Candidates => "candidates",
         };
         name.into()
+    }
+
+    /// What it does, and in what.
+    pub(crate) fn precision(self) -> (Self, Precision) {
+        match self {
+            Self::Bf16(rounded) => (rounded.wide(), Precision::Bf16),
+            wide => (wide, Precision::F32),
+        }
     }
 
     /// The work of that name among a subject's phases and what they need.
@@ -154,7 +193,7 @@ impl Work {
 
     /// Training sequences that are read.
     pub(crate) fn sequences(self, subject: Subject) -> usize {
-        match (self, subject) {
+        match (self.precision().0, subject) {
             (Self::Flat(sequences), _) => sequences,
             (Self::CovariancePasses | Self::LambdaPasses, Subject::Smollm2) => 4,
             (Self::Scan(_) | Self::ScanFull, Subject::Smollm2) => 32,
@@ -165,8 +204,8 @@ impl Work {
 
     /// What it writes; none where it is a loop of its own over the model.
     pub(crate) fn kind(self) -> Option<Kind> {
-        Some(match self {
-            Self::Forward | Self::Taps | Self::TapsAlone => return None,
+        Some(match self.precision().0 {
+            Self::Bf16(_) | Self::Forward | Self::Taps | Self::TapsAlone => return None,
             Self::Covariance | Self::CovariancePasses => Kind::Covariances,
             Self::Eigenbasis => Kind::Eigenbasis,
             Self::Lambda | Self::LambdaPasses => Kind::Lambda,
@@ -184,6 +223,7 @@ impl Work {
     pub(crate) fn needs(self, subject: Subject) -> Vec<Self> {
         let tokens = Self::Tokens(self.sequences(subject));
         let mut needs = match self {
+            Self::Bf16(rounded) => return rounded.wide().needs(subject),
             Self::Forward | Self::Taps | Self::TapsAlone | Self::Covariance | Self::CovariancePasses => vec![tokens],
             Self::Eigenbasis => return vec![Self::Covariance],
             Self::Lambda | Self::LambdaPasses => vec![tokens, Self::Eigenbasis],
@@ -214,7 +254,7 @@ impl Work {
 
     /// Version of the stage that does it.
     pub(crate) fn version(self) -> u32 {
-        match self {
+        match self.precision().0 {
             Self::Covariance | Self::CovariancePasses => covariance::VERSION,
             Self::Eigenbasis => eigenbasis::VERSION,
             Self::Lambda | Self::LambdaPasses => lambda::VERSION,

@@ -196,8 +196,11 @@ pub(crate) fn run_with_labels(
                 }
             };
             match config.factors {
-                Factors::Kfac => add([&tap.activations, &tap.output_gradients]),
-                Factors::Shampoo => gradients(&tap, add),
+                Factors::Kfac => {
+                    let [d, a] = tap.operands();
+                    add([&a, &d]);
+                }
+                Factors::Shampoo => gradients(tap, add),
             }
             Ok(())
         })?;
@@ -356,14 +359,15 @@ fn slots(modules: &[Module], count: usize) -> Vec<Slot> {
 
 /// Gradients of the examples of a tap, some at a time: one below the other [examples * out, in], and their transposes
 /// [examples * in, out]. The Gram matrix of the first is the sum of G^T G, that of the other the sum of G G^T.
-fn gradients(tap: &Tap<'_>, mut visit: impl FnMut([&Tensor<2>; 2])) {
-    let ([_, out], [_, inside]) = (tap.output_gradients.dims(), tap.activations.dims());
+fn gradients(tap: Tap<'_>, mut visit: impl FnMut([&Tensor<2>; 2])) {
     let sequences: Vec<_> = tap.tokens.sequences.iter().collect();
+    let [d, a] = tap.operands();
+    let ([_, out], [_, inside]) = (d.dims(), a.dims());
     for some in sequences.chunks((GRADIENTS / (out * inside)).max(1)) {
         let (first, last, count) = (some[0].start, some[some.len() - 1].end, some.len());
         let own = |x: &Tensor<2>| x.clone().narrow(0, first, last - first);
         let lengths = Ragged::new(some.iter().map(ExactSizeIterator::len));
-        let products = example_products(own(&tap.output_gradients), own(&tap.activations), &lengths);
+        let products = example_products(own(&d), own(&a), &lengths);
         let transposed = products.clone().reshape([count, out, inside]).swap_dims(1, 2);
         visit([&products.reshape([count * out, inside]), &transposed.reshape([count * inside, out])]);
     }

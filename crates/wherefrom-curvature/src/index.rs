@@ -138,10 +138,10 @@ fn signs(
         let kept = |_| Kept { signs: vec![0; row_bytes(count)], sum: 0.0 };
         let mut kept: Vec<_> = (0..batch.len()).map(kept).collect();
         corpus.model.taps(batch, &Labels::Empirical, selection, &mut |tap| {
-            let Places { share, rotation, places } = &modules[tap.index];
-            let a = rotation.activation.rows_into(tap.activations);
-            let d = rotation.gradient.rows_into(tap.output_gradients);
-            picked_products(places, d, a, &tap.tokens.sequences, &mut kept, |kept, values| kept.add(share, values));
+            let (Places { share, rotation, places }, tokens) = (&modules[tap.index], tap.tokens);
+            let [d, a] = tap.operands();
+            let (d, a) = (rotation.gradient.rows_into(d), rotation.activation.rows_into(a));
+            picked_products(places, d, a, &tokens.sequences, &mut kept, |kept, values| kept.add(share, values));
             Ok(())
         })?;
         for (&index, kept) in group.iter().zip(kept) {

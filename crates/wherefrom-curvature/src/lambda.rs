@@ -122,11 +122,13 @@ pub(crate) fn run_with_labels(
         let mut shared = SharedInput::default();
         let sums = pass.sum(draft, &forms, |tap, sums| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
-            let (mut a, mut d) = (tap.activations, tap.output_gradients);
-            if let Some(basis) = rotations.get(tap.index) {
-                (a, d) = (shared.rotated(tap.index, &basis.activation, a), basis.gradient.rows_into(d));
+            let (index, tokens) = (tap.index, tap.tokens);
+            let [mut d, mut a] = tap.operands();
+            if let Some(basis) = rotations.get(index) {
+                a = config.precision.operand(shared.rotated(index, &basis.activation, a));
+                d = config.precision.operand(basis.gradient.rows_into(d));
             }
-            sums[tap.index].add_squared_products(d, a, &tap.tokens.sequences);
+            sums[index].add_squared_products(d, a, &tokens.sequences);
             Ok(())
         })?;
         drop(rotations);

@@ -436,6 +436,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let flops = examples * 120.0 * tokens * (6.0 * sizes.forward + 4.0 * sizes.products);
     let size: f64 = sizes.modules.iter().map(|module| (module.in_features * module.out_features) as f64).sum();
     let threads = machine.device.side_by_side() as f64;
-    let memory = sizes.footprint.total() as f64 + threads * (sizes.footprint.activations as f64 + 80.0 * size);
+    let memory = sizes.footprint.total() as f64
+        + threads * ((sizes.footprint.activations + sizes.footprint.widened) as f64 + 80.0 * size);
     Cost::new(memory, 16.0 * examples * queries.rows, flops).note(format!("{examples} examples"))
 }

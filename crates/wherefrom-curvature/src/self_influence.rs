@@ -135,9 +135,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let row = |example: u64| OwnInfluence { example, influence: 0.0, by_module: vec![0.0; modules.len()] };
         let mut rows: Vec<_> = examples.iter().map(|example| row(example.example)).collect();
         corpus.taps(examples, &selection, |group, tap| {
-            let squares = own(&inverses[tap.index], tap.activations, tap.output_gradients, &tap.tokens.sequences);
+            let (module, tokens) = (tap.index, tap.tokens);
+            let squares = own(&inverses[module], config.precision, tap.operands(), &tokens.sequences);
             for (&index, square) in group.iter().zip(values(squares)?) {
-                rows[index].by_module[tap.index] = (scale * f64::from(square)) as f32;
+                rows[index].by_module[module] = (scale * f64::from(square)) as f32;
             }
             Ok(())
         })?;
@@ -153,10 +154,11 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     })
 }
 
-/// <P(G_z), G_z> of every example: a [rows, in], d [rows, out] -> [examples, 1].
-fn own(inverse: &Inverse, mut a: Tensor<2>, mut d: Tensor<2>, examples: &Ragged) -> Tensor<2> {
+/// <P(G_z), G_z> of every example: d [rows, out], a [rows, in] -> [examples, 1].
+fn own(inverse: &Inverse, precision: Precision, [mut d, mut a]: [Tensor<2>; 2], examples: &Ragged) -> Tensor<2> {
     if let Some(basis) = &inverse.rotation {
-        (a, d) = (basis.activation.rows_into(a), basis.gradient.rows_into(d));
+        d = precision.operand(basis.gradient.rows_into(d));
+        a = precision.operand(basis.activation.rows_into(a));
     }
     weighted_squares(inverse.reciprocal.clone(), d, a, examples)
 }

@@ -283,7 +283,9 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let flops = config.steps as f64 * (tokens * (2.0 * sizes.forward + each) + rotations);
     let query = sizes.query(config.rank.number()) * config.store.bytes();
     let threads = machine.device.side_by_side() as f64;
-    let memory = sizes.footprint.total() as f64 + threads * sizes.footprint.activations as f64 + beside as f64;
+    let memory = sizes.footprint.total() as f64
+        + threads * (sizes.footprint.activations + sizes.footprint.widened) as f64
+        + beside as f64;
     Cost::new(memory, queries * query, flops)
         .note(sizes.footprint.note())
         .note(format!("{} a query", wherefrom_artifact::bytes(query)))

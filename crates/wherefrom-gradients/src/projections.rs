@@ -104,9 +104,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         let dimensions = config.side * config.side;
         let mut sums = vec![vec![0.0_f64; dimensions]; examples.len()];
         corpus.taps(examples, &selection, |group, tap| {
-            let [left, right] = &sides[tap.index];
-            let (d, a) = (product(tap.output_gradients, left.clone()), product(tap.activations, right.clone()));
-            let projected = values(example_products(d, a, &tap.tokens.sequences))?;
+            let ([left, right], tokens) = (&sides[tap.index], tap.tokens);
+            let [d, a] = tap.operands();
+            let (d, a) = (product(d, left.clone()), product(a, right.clone()));
+            let projected = values(example_products(d, a, &tokens.sequences))?;
             for (&index, projected) in group.iter().zip(projected.chunks_exact(dimensions)) {
                 sums[index].iter_mut().zip(projected).for_each(|(sum, &value)| *sum += f64::from(value));
             }

@@ -47,8 +47,8 @@ impl Model {
         let visit = &mut |event: Event<'_>| {
             let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
-            let module = &self.modules()[number];
-            visit(Tap { index, module, tokens, activations, output_gradients: d.clone() })
+            let (module, precision) = (&self.modules()[number], self.precision);
+            visit(Tap { index, module, tokens, activations, output_gradients: d.clone(), precision })
         };
         self.decoder().backward(
             batch,

@@ -1,7 +1,7 @@
 //! What a model needs in memory, from its sizes alone.
 
 use crate::head::HEAD_LOGITS;
-use crate::outline::Outline;
+use crate::outline::{Outline, Shape};
 
 /// Bytes of activations that a batch may keep: a wider model takes fewer tokens at a time.
 pub const ACTIVATION_BYTES: usize = 1 << 30;
@@ -25,11 +25,29 @@ fn kept(outline: &Outline) -> usize {
     outputs.round() as usize + outline.blocks.len() * outline.hidden()
 }
 
+/// How a matrix is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of a number.
+    pub bytes: u64,
+    /// Whether products take it in float32, so that a copy is made for each.
+    pub widened: bool,
+}
+
+impl Held {
+    /// As products take it.
+    pub const FLOAT32: Self = Self { bytes: 4, widened: false };
+}
+
 /// Bytes that a forward and an activation-only backward pass hold at once, in float32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Every parameter.
+    /// Every parameter, in float32.
     pub weights: u64,
+    /// The same as they are held: in their files' 16 bits a number, say.
+    pub held: u64,
+    /// The largest matrix of those that are widened while a product takes them.
+    pub widened: u64,
     /// The largest matrix, gains and biases: what is there at once of weights that are read where a pass needs them.
     pub largest: u64,
     /// Tokens of a batch.
@@ -52,11 +70,24 @@ impl Footprint {
         let largest = matrices.iter().map(|shape| shape.numbers()).max().unwrap_or(0);
         Self {
             weights: 4 * outline.parameters(),
+            held: 4 * outline.parameters(),
+            widened: 0,
             largest: 4 * (largest + vectors.iter().map(|shape| shape.numbers()).sum::<u64>()),
             batch_tokens: batch_tokens as u64,
             holds_weights: true,
             activations: 4 * (batch_tokens * (kept + backward) + 2 * logits) as u64,
         }
+    }
+
+    /// The same with matrices that are held in other types.
+    pub fn holding(self, outline: &Outline, held: impl Fn(&Shape) -> Held) -> Self {
+        let (mut all, mut largest) = (0, 0);
+        for shape in outline.tensors() {
+            let Held { bytes, widened } = if shape.sizes.len() > 1 { held(shape) } else { Held::FLOAT32 };
+            all += bytes * shape.numbers();
+            largest = largest.max(if widened { 4 * shape.numbers() } else { 0 });
+        }
+        Self { held: all, widened: largest, ..self }
     }
 
     /// The same with weights that are read where a pass needs them.
@@ -67,12 +98,15 @@ impl Footprint {
     /// The same with all weights in memory where they and `beside` further bytes fit the limit, and read where a pass needs
     /// them where not.
     pub fn fitting(self, limit: Option<u64>, beside: u64) -> Self {
-        Self { holds_weights: limit.is_none_or(|limit| self.weights + self.activations + beside <= limit), ..self }
+        Self {
+            holds_weights: limit.is_none_or(|limit| self.held + self.widened + self.activations + beside <= limit),
+            ..self
+        }
     }
 
     /// Bytes of weights.
     pub fn weight_bytes(self) -> u64 {
-        if self.holds_weights { self.weights } else { self.largest }
+        if self.holds_weights { self.held + self.widened } else { self.largest }
     }
 
     /// All of it.

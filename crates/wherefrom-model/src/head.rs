@@ -190,7 +190,8 @@ impl Model {
             });
             let d_hidden = head.through(d_logits.clone());
             if parameters {
-                add(&mut gradients, self.outline.head.clone(), product(d_logits.transpose(), hidden));
+                let d_logits = self.precision.operand(d_logits).transpose();
+                add(&mut gradients, self.outline.head.clone(), product(d_logits, hidden));
                 for (name, gradient) in self.outline.final_norm.gradients(&head.divided(d_hidden.clone()), &x) {
                     add(&mut gradients, name, gradient);
                 }

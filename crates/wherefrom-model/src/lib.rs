@@ -40,7 +40,7 @@ pub use config::{Bias, Config, Experts, GENERATION, Layer, Positions, Residual, 
 pub use device::{Adapter, adapters, choose_adapter, fits, has_gpu_support, open_device, precisions, resolve_device};
 pub use error::BadInput;
 pub use family::Architecture;
-pub use footprint::{ACTIVATION_BYTES, Footprint};
+pub use footprint::{ACTIVATION_BYTES, Footprint, Held};
 pub use head::{Labels, LabelsKind};
 pub use measurement::Measurement;
 pub use model::Model;
@@ -53,6 +53,6 @@ pub use site::Site;
 pub use sizes::Sizes;
 pub use tangent::Linearised;
 pub use taps::Tap;
-pub use weights::{INDEX, Parameters, check, unpickle, weight_files};
-pub use wherefrom_linalg::kernels::Ragged;
+pub use weights::{INDEX, Parameters, STORED, check, stored_type, unpickle, weight_files};
+pub use wherefrom_linalg::kernels::{Ragged, bf16_instructions};
 pub use wherefrom_linalg::memory::{available_bytes, peak_bytes, processor};

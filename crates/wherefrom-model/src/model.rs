@@ -1,10 +1,11 @@
 //! A loaded model: losses, taps, parameter gradients, logits.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use wherefrom_linalg::kernels::{product, round, widen};
 use wherefrom_linalg::random;
 
@@ -12,11 +13,11 @@ use crate::batch::{Batch, batches};
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::family::NormKind;
-use crate::footprint::{self, Footprint};
+use crate::footprint::{self, Footprint, Held};
 use crate::head::Labels;
 use crate::measurement::Measurement;
 use crate::module::{Module, Selection};
-use crate::outline::Outline;
+use crate::outline::{Outline, Shape};
 use crate::precision::Precision;
 use crate::site::Site;
 use crate::stored::Stored;
@@ -40,12 +41,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder, with all weights in memory.
+    /// Loads a Hugging Face folder, with all weights in memory in float32, as training changes them.
     ///
     /// # Errors
     /// [`crate::BadInput`] for a broken checkpoint, and for a parameter larger than the device takes in one piece.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::open(folder, device)?.held()
+        Self::open(folder, device)?.held_as(|_| FloatDType::F32)
     }
 
     /// Opens a Hugging Face folder. Matrices stay in their files: a pass reads and widens each where it needs it, forward and
@@ -60,19 +61,36 @@ impl Model {
         Ok(Self { config, outline, device, parameters, stored, precision: Precision::F32 })
     }
 
-    /// The model with all weights in memory.
+    /// The model with all weights in memory, each matrix in the format of its file if that has 16 bits, and of the precision if
+    /// that has: what is narrower than a product takes it is widened for the product. A GPU holds the type that it multiplies.
     ///
     /// # Errors
     /// [`crate::BadInput`] for a weight that is no number, and for a file that was written since it was opened.
-    pub fn held(mut self) -> Result<Self> {
+    pub fn held(self) -> Result<Self> {
+        let types = self.held_types();
+        self.held_as(|name| types[name])
+    }
+
+    fn held_as(mut self, dtype: impl Fn(&str) -> FloatDType) -> Result<Self> {
         let Some(stored) = self.stored.take() else { return Ok(self) };
         for shape in self.outline.tensors() {
             if !self.parameters.contains_key(&shape.name) {
-                let weight = round(stored.read(&shape.name)?, self.precision.dtype());
+                let weight = stored.read_as(&shape.name, dtype(&shape.name))?;
                 self.parameters.insert(shape.name.clone(), weight);
             }
         }
         Ok(self)
+    }
+
+    /// In what each weight is held, or would be.
+    fn held_types(&self) -> HashMap<String, FloatDType> {
+        let (products, cpu) = (self.precision.matrices(), self.device == Device::flex());
+        let of = |name: &String| match (self.parameters.get(name), &self.stored) {
+            (Some(weight), _) => float_type(weight),
+            (None, Some(stored)) if products == FloatDType::F32 && cpu => stored.dtype(name),
+            _ => products,
+        };
+        self.outline.tensors().iter().map(|shape| (shape.name.clone(), of(&shape.name))).collect()
     }
 
     /// The model with all weights in memory where they, batches of `batch_tokens` and `beside` further bytes fit the limit.
@@ -86,17 +104,26 @@ impl Model {
 
     /// Bytes that it takes with batches of `batch_tokens`, with its weights where they are.
     pub fn footprint(&self, batch_tokens: usize) -> Footprint {
-        Footprint { holds_weights: self.stored.is_none(), ..Footprint::new(&self.outline, batch_tokens) }
+        let (types, widest) = (self.held_types(), self.precision.matrices());
+        let held = |shape: &Shape| Held {
+            bytes: bytes_of(types[&shape.name]),
+            widened: widest == FloatDType::F32 && types[&shape.name] != widest,
+        };
+        let footprint = Footprint::new(&self.outline, batch_tokens).holding(&self.outline, held);
+        Footprint { holds_weights: self.stored.is_none(), ..footprint }
     }
 
-    /// The model with its weights rounded: forward and backward run in that precision from here on.
+    /// Forward and backward run in that precision from here on. Of float16 the weights are rounded; of bfloat16 those that are
+    /// held stay what they are, and are rounded for each product.
     ///
     /// # Errors
     /// [`crate::BadInput`] where the device does not compute in it.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
         precision.check(&self.device)?;
-        let parameters = std::mem::take(&mut self.parameters).into_iter();
-        self.parameters = parameters.map(|(name, weight)| (name, round(weight, precision.dtype()))).collect();
+        if precision == Precision::F16 {
+            let parameters = std::mem::take(&mut self.parameters).into_iter();
+            self.parameters = parameters.map(|(name, weight)| (name, round(weight, precision.matrices()))).collect();
+        }
         self.precision = precision;
         Ok(self)
     }
@@ -191,6 +218,7 @@ impl Model {
                 tokens,
                 activations: widen(activations),
                 output_gradients: self.unscaled(d),
+                precision: self.precision,
             })
         };
         self.decoder().backward(
@@ -270,7 +298,7 @@ impl Model {
             match event {
                 Event::Map(number, _, activations, d) => {
                     let module = &self.modules()[number];
-                    let gradient = product(d.clone().transpose(), activations);
+                    let gradient = product(self.precision.operand(d.clone()).transpose(), activations);
                     if module.bias {
                         let width = module.in_features - 1;
                         let bias = gradient.clone().narrow(1, width, 1).transpose();
@@ -311,17 +339,30 @@ impl Model {
     /// The loss's gradient as the backward pass takes it: scaled, then rounded.
     pub(crate) fn scaled(&self, d: Tensor<2>) -> Tensor<2> {
         match self.precision {
-            Precision::F32 => d,
-            reduced => round(d * reduced.loss_scale(), reduced.dtype()),
+            Precision::F32 | Precision::Bf16 => d,
+            Precision::F16 => round(d * self.precision.loss_scale(), self.precision.activations()),
         }
     }
 
     /// An output gradient as a caller takes it.
     fn unscaled(&self, d: &Tensor<2>) -> Tensor<2> {
         match self.precision {
-            Precision::F32 => d.clone(),
-            reduced => widen(d.clone()) / reduced.loss_scale(),
+            Precision::F32 | Precision::Bf16 => d.clone(),
+            Precision::F16 => widen(d.clone()) / self.precision.loss_scale(),
         }
+    }
+}
+
+/// Bytes of a number.
+fn bytes_of(dtype: FloatDType) -> u64 {
+    if dtype == FloatDType::F32 { 4 } else { 2 }
+}
+
+fn float_type(weight: &Tensor<2>) -> FloatDType {
+    match weight.dtype() {
+        DType::F16 => FloatDType::F16,
+        DType::BF16 => FloatDType::BF16,
+        _ => FloatDType::F32,
     }
 }
 

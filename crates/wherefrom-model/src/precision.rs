@@ -1,17 +1,24 @@
 //! In what a model runs forward and backward.
 
 use anyhow::Result;
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{Device, FloatDType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use wherefrom_linalg::kernels::round;
 
 use crate::error::bad_input;
 
-/// Type of parameters, activations and their gradients. Sums over tokens and examples are float32 and float64 throughout.
+/// In what products and tensors of the forward and the backward pass are. Sums over tokens and examples are float32 and
+/// float64 throughout.
 ///
-/// `f16` and `bf16` round every tensor of the forward and the backward pass, products accumulate in float32, and norms,
-/// attention and loss are computed in float32 inside. A GPU has such tensors; the CPU does the same arithmetic on them,
-/// slower than float32: there it shows what reduced precision does.
+/// `bf16` is of products: their operands (weights, embeddings, activations, gradients) are rounded to bfloat16 and summed in
+/// float32; residual stream, norms, attention and loss are float32. Products of the curvature and of scores take rounded
+/// activations and gradients, too. A processor with AVX512-BF16 multiplies so at twice the rate of float32; any other does the
+/// same arithmetic at less than the rate of float32.
+///
+/// `f16` rounds every tensor of both passes to float16; products accumulate in float32, and norms, attention and loss are
+/// computed in float32 inside. A GPU has such tensors; the CPU does the same arithmetic on them, slower than float32: there
+/// it shows what that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -28,6 +35,11 @@ impl Precision {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
 
+    /// Whether it is float32: a knob that came later than its stage stays out of the key then.
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+
     /// As the knob says it.
     pub fn name(self) -> &'static str {
         match self {
@@ -37,8 +49,8 @@ impl Precision {
         }
     }
 
-    /// The type of tensors.
-    pub(crate) fn dtype(self) -> FloatDType {
+    /// The type of matrices as products take them, and with them of the products.
+    pub(crate) fn matrices(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,
             Self::F16 => FloatDType::F16,
@@ -46,13 +58,19 @@ impl Precision {
         }
     }
 
-    /// A number as a tensor of that type has it.
+    /// A number as activations have it.
     pub(crate) fn rounded(self, number: f32) -> f32 {
-        match self {
-            Self::F32 => number,
-            Self::F16 => half::f16::from_f32(number).to_f32(),
-            Self::Bf16 => half::bf16::from_f32(number).to_f32(),
-        }
+        if self == Self::F16 { half::f16::from_f32(number).to_f32() } else { number }
+    }
+
+    /// The type of gains, biases, activations and their gradients.
+    pub(crate) fn activations(self) -> FloatDType {
+        if self == Self::F16 { FloatDType::F16 } else { FloatDType::F32 }
+    }
+
+    /// x as the operand of a product that no matrix of weights says the type of.
+    pub fn operand(self, x: Tensor<2>) -> Tensor<2> {
+        if self == Self::Bf16 { round(x, FloatDType::BF16) } else { x }
     }
 
     /// What the loss is multiplied by in the backward pass, and taps are divided by: a power of two, so that nothing is rounded.
@@ -65,7 +83,7 @@ impl Precision {
 
     /// Whether a device computes in it.
     pub fn runs_on(self, device: &Device) -> bool {
-        device.supports_dtype(self.dtype())
+        device.supports_dtype(self.matrices())
     }
 
     /// Refuses a device that does not compute in it.

@@ -1,11 +1,13 @@
-//! What a model takes over tokens, from its `config.json` alone.
+//! What a model takes over tokens, from its `config.json` alone, which says in what type its weights are stored, too.
 
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::footprint::Footprint;
+use crate::footprint::{Footprint, Held};
 use crate::module::{Module, Modules, Selection};
 use crate::outline::Outline;
+use crate::precision::Precision;
+use crate::weights::STORED;
 
 /// Sizes of a model and of the modules that are attributed.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct Sizes {
     pub token_products: f64,
     /// Sum of in + out over the attributed modules that see a token.
     pub sums: f64,
+    outline: Outline,
+    stored_in_16_bits: bool,
 }
 
 impl Sizes {
@@ -42,7 +46,22 @@ impl Sizes {
             token_products: modules.iter().map(|module| module.share() * product(module)).sum(),
             sums: modules.iter().map(|module| module.share() * (module.in_features + module.out_features) as f64).sum(),
             modules,
+            outline,
+            stored_in_16_bits: [STORED, "torch_dtype"]
+                .iter()
+                .find_map(|key| config[*key].as_str())
+                .is_some_and(|name| ["bfloat16", "float16"].contains(&name)),
         })
+    }
+
+    /// The same with weights that are held as [`crate::Model::held`] holds those of the model's files, on the CPU or on a GPU.
+    pub fn held(self, precision: Precision, cpu: bool) -> Self {
+        let held = match precision {
+            Precision::F32 if cpu && self.stored_in_16_bits => Held { bytes: 2, widened: true },
+            Precision::F32 => Held::FLOAT32,
+            Precision::F16 | Precision::Bf16 => Held { bytes: 2, widened: false },
+        };
+        Self { footprint: self.footprint.holding(&self.outline, |_| held), ..self }
     }
 
     /// The same with weights in memory where `beside` further bytes fit the limit with them, as [`Footprint::fitting`] has it.

@@ -1,13 +1,14 @@
-//! Weights in their files, in their own format: read at their places, and widened to float32 on the way.
+//! Weights in their files, in their own format: read at their places, and brought into the format that they are held in.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use half::f16;
+use burn::tensor::{Device, Element, FloatDType, Int, Tensor, TensorData};
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use wherefrom_linalg::kernels::round;
 
 use crate::error::bad_input;
 use crate::shard::{Place, Shard};
@@ -38,17 +39,39 @@ impl Stored {
     /// # Errors
     /// [`crate::BadInput`] for a file that was written since it was opened, and for a value that is no number.
     pub(crate) fn read(&self, name: &str) -> Result<Tensor<2>> {
+        self.read_as(name, FloatDType::F32)
+    }
+
+    /// The same in another type, rounded where it has fewer bits.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub(crate) fn read_as(&self, name: &str, dtype: FloatDType) -> Result<Tensor<2>> {
         let (place, transposed) = self.place(name)?;
         if let Some(scales) = place.scales {
-            return self.quantised(name, place, scales);
+            return Ok(round(self.quantised(name, place, scales)?, dtype));
         }
         let sizes = if let [n] = place.shape[..] { [1, n] } else { [place.shape[0], place.shape[1]] };
-        let mut tensor = self.tensor(name, place, sizes, CHUNK, |chunk| chunk * CHUNK)?;
+        let first = |chunk| chunk * CHUNK;
+        let mut tensor = match dtype {
+            FloatDType::F16 => self.tensor::<f16>(name, place, sizes, (CHUNK, &first)),
+            FloatDType::BF16 => self.tensor::<bf16>(name, place, sizes, (CHUNK, &first)),
+            _ => self.tensor::<f32>(name, place, sizes, (CHUNK, &first)),
+        }?;
         if let Some([lane, of]) = place.lane {
             let [rows, width] = [sizes[0], sizes[1] / of];
             tensor = tensor.reshape([rows, width, of]).narrow(2, lane, 1).reshape([rows, width]);
         }
         Ok(if *transposed { tensor.transpose() } else { tensor })
+    }
+
+    /// The type that a tensor has in its file; of numbers of 4 bits one that holds them exactly.
+    pub(crate) fn dtype(&self, name: &str) -> FloatDType {
+        match self.places.get(name).map(|(place, _)| (place.dtype, place.scales)) {
+            Some((Dtype::F16, None)) => FloatDType::F16,
+            Some((Dtype::BF16, _) | (_, Some(_))) => FloatDType::BF16,
+            _ => FloatDType::F32,
+        }
     }
 
     /// An expert's map of numbers of 4 bits (MXFP4): value = fp4 * 2^(scale - 127), with one scale for 32 values of a row, and
@@ -92,7 +115,7 @@ impl Stored {
         if let Some(row) = rows.iter().find(|&&row| row >= count) {
             ensure!(*row < count, "row {row} of {name}, which has {count}");
         }
-        self.tensor(name, place, [rows.len(), width], width, |index| rows[index] * width)
+        self.tensor::<f32>(name, place, [rows.len(), width], (width, &|index| rows[index] * width))
     }
 
     fn place(&self, name: &str) -> Result<&(Place, bool)> {
@@ -100,32 +123,58 @@ impl Stored {
     }
 
     /// A tensor of pieces of `step` numbers; each begins in the file at the number that `first` gives.
-    fn tensor(
+    fn tensor<T: Held>(
         &self,
         name: &str,
         place: &Place,
         sizes: [usize; 2],
-        step: usize,
-        first: impl Fn(usize) -> usize + Sync,
+        (step, first): (usize, &(dyn Fn(usize) -> usize + Sync)),
     ) -> Result<Tensor<2>> {
         let shard = &self.shards[place.shard];
-        let mut values = vec![0.0; sizes[0] * sizes[1]];
-        let piece = |words: &mut Vec<u16>, (index, piece): (usize, &mut [f32])| -> Result<()> {
+        let mut values = vec![T::default(); sizes[0] * sizes[1]];
+        type Room = (Vec<u16>, Vec<f32>);
+        let piece = |(words, wide): &mut Room, (index, piece): (usize, &mut [T])| -> Result<()> {
             let first = first(index);
-            widen(shard, place, first, words, piece)?;
-            match piece.iter().fold(true, |all, value| all & value.is_finite()) {
-                true => Ok(()),
-                false => Err(broken(name, shard, first, piece)),
+            wide.resize(piece.len(), 0.0);
+            widen(shard, place, first, words, wide)?;
+            match wide.iter().fold(true, |all, value| all & value.is_finite()) {
+                true => T::round(wide, piece),
+                false => return Err(broken(name, shard, first, wide)),
             }
+            Ok(())
         };
         let pieces = values.par_chunks_mut(step.max(1)).enumerate();
-        let failed = pieces.map_init(Vec::new, piece).find_map_first(Result::err);
+        let failed = pieces.map_init(Room::default, piece).find_map_first(Result::err);
         // What was written since is the cause of what was found.
         shard.unchanged()?;
         match failed {
             Some(error) => Err(error),
-            None => Ok(Tensor::from_data(TensorData::new(values, sizes), &self.device)),
+            None => Ok(Tensor::from_data(TensorData::new(values, sizes), (&self.device, T::dtype()))),
         }
+    }
+}
+
+/// A type that weights are held in.
+trait Held: Element + Default {
+    /// Each number rounded to the nearest.
+    fn round(from: &[f32], to: &mut [Self]);
+}
+
+impl Held for f32 {
+    fn round(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl Held for f16 {
+    fn round(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
+    }
+}
+
+impl Held for bf16 {
+    fn round(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
     }
 }
 

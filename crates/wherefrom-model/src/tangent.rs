@@ -110,8 +110,8 @@ impl Linearised<'_> {
         let visit = &mut |event: Event<'_>| {
             let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
             let Some(index) = selection.place(number) else { return Ok(()) };
-            let module = &model.modules()[number];
-            visit(Tap { index, module, tokens, activations, output_gradients: d.clone() })
+            let (module, precision) = (&model.modules()[number], model.precision);
+            visit(Tap { index, module, tokens, activations, output_gradients: d.clone(), precision })
         };
         let mut pass = Pass { weights: model.weights(), goal: Goal::Taps(selection), tokens: &batch.tokens, visit };
         model.decoder().backward(batch, forward.clone(), d, &mut pass)?;

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::batch::TokenRows;
 use crate::module::{Module, Selection};
+use crate::precision::Precision;
 use crate::weights::Weights;
 
 /// One module's activations and output gradients over a batch: a row for each token that it saw.
@@ -20,6 +21,14 @@ pub struct Tap<'a> {
     pub activations: Tensor<2>,
     /// d [rows, out]: gradient of the summed loss at the module's output.
     pub output_gradients: Tensor<2>,
+    pub(crate) precision: Precision,
+}
+
+impl Tap<'_> {
+    /// d and a as products take them: rounded to bfloat16 where the model multiplies so, else as they are.
+    pub fn operands(self) -> [Tensor<2>; 2] {
+        [self.output_gradients, self.activations].map(|x| self.precision.operand(x))
+    }
 }
 
 /// One thing that a backward pass found, last to first.

@@ -23,10 +23,13 @@ use crate::stored::{self, GROUP, Stored};
 /// Which tensor lies in which shard.
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// The key of a `config.json` that says in what type weights are stored.
+pub const STORED: &str = "dtype";
+
 /// Parameters by Hugging Face name. Maps are [out, in], vectors (gains, biases) [1, n].
 pub type Parameters = BTreeMap<String, Tensor<2>>;
 
-/// A model's weights: in memory, or read and widened where they are needed.
+/// A model's weights: in memory in their own format, or read where they are needed.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
     /// Gains and biases, and the matrices that are held.
@@ -42,26 +45,29 @@ impl Weights<'_> {
         self.parameters[name].clone()
     }
 
-    /// A map's weight or an embedding, whole.
+    /// A map's weight or an embedding, whole, in the type that products of the precision take: one that is held in 16 bits is
+    /// widened for float32, and dropped with the product.
     ///
     /// # Errors
     /// As [`Stored::read`].
     pub(crate) fn matrix(self, name: &str) -> Result<Tensor<2>> {
-        match (self.parameters.get(name), self.stored) {
-            (None, Some(stored)) => Ok(round(stored.read(name)?, self.precision.dtype())),
-            (weight, _) => weight.cloned().with_context(|| format!("parameter {name}")),
-        }
+        let weight = match (self.parameters.get(name), self.stored) {
+            (None, Some(stored)) => stored.read(name)?,
+            (weight, _) => weight.cloned().with_context(|| format!("parameter {name}"))?,
+        };
+        Ok(round(weight, self.precision.matrices()))
     }
 
-    /// Rows of an embedding.
+    /// Rows of an embedding, in the type of activations.
     ///
     /// # Errors
     /// As [`Stored::read`].
     pub(crate) fn rows(self, name: &str, rows: Tensor<1, Int>) -> Result<Tensor<2>> {
-        match (self.parameters.get(name), self.stored) {
-            (None, Some(stored)) => Ok(round(stored.rows(name, rows)?, self.precision.dtype())),
-            _ => Ok(self.matrix(name)?.select(0, rows)),
-        }
+        let rows = match (self.parameters.get(name), self.stored) {
+            (None, Some(stored)) => stored.rows(name, rows)?,
+            (weight, _) => weight.cloned().with_context(|| format!("parameter {name}"))?.select(0, rows),
+        };
+        Ok(round(round(rows, self.precision.matrices()), self.precision.activations()))
     }
 }
 
@@ -127,6 +133,20 @@ pub fn check(folder: &Path) -> Result<Vec<String>> {
         ));
     }
     Ok(notes)
+}
+
+/// In what type the matrices of the checkpoint in a folder are, as [`STORED`] has it: float32 if any is; none where its
+/// files cannot be read.
+pub fn stored_type(folder: &Path) -> Option<&'static str> {
+    let (_, places) = shard::open(folder).ok()?;
+    let matrices = places.values().filter(|place| place.shape.len() > 1 && place.is_float());
+    matrices.map(|place| place.dtype).reduce(|one, other| if one == other { one } else { Dtype::F32 }).map(|dtype| {
+        match dtype {
+            Dtype::BF16 => "bfloat16",
+            Dtype::F16 => "float16",
+            _ => "float32",
+        }
+    })
 }
 
 /// What old checkpoints hold beside their parameters: masks and frequencies.

@@ -111,9 +111,11 @@ pub(crate) fn split(
     passes
 }
 
-/// Sizes of the model that a planned step is about.
+/// Sizes of the model that a planned step runs, in the precision that it says.
 pub fn sizes_of(planned: &Planned, machine: &Machine) -> Option<Sizes> {
-    planned.attributed(machine, Sizes::new)
+    let sizes = planned.attributed(machine, Sizes::new)?;
+    let precision = serde_json::from_value(planned.config["precision"].clone()).unwrap_or_default();
+    Some(sizes.held(precision, machine.device.gpu().is_none()))
 }
 
 /// Passes that a planned step will make.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wherefrom_artifact::{Kind, Manifest, State, parse_bytes};
+use wherefrom_model::Precision;
 use wherefrom_stage::{Cost, Device, Exec, Machine, Planned, Size};
 
 use crate::plan::Plan;
@@ -129,18 +130,50 @@ impl Plan {
         })
     }
 
-    /// The `config.json` of the model that the step runs or makes: read from its folder, or as it will be.
+    /// The `config.json` of the model that the step runs or makes: read from its folder, with the type that its weights have
+    /// there, or as it will be.
     fn model_json(&self, step: &Step) -> Option<Value> {
         if let Some(made) = step.configured.as_ref()?.makes_model() {
             return Some(made);
         }
         let source = step.model.as_ref()?;
         let read = |text: Vec<u8>| serde_json::from_slice(&text).ok();
-        let there = wherefrom_artifact::read(&self.place(source)?.join("config.json")).ok().and_then(read);
+        let folder = self.place(source)?;
+        let there = wherefrom_artifact::read(&folder.join("config.json")).ok().and_then(read);
+        let there = there.map(|mut config: Value| {
+            if let (Some(config), Some(stored)) = (config.as_object_mut(), wherefrom_model::stored_type(&folder)) {
+                config.insert(wherefrom_model::STORED.into(), stored.into());
+            }
+            config
+        });
         there.or_else(|| match source {
             Source::Step(index) => self.model_json(&self.steps[*index]),
             _ => None,
         })
+    }
+
+    /// What reduced precision is on this machine's CPU: a line for each that a step asks for which is still to be run.
+    pub fn arithmetic(&self, exec: &Exec) -> Vec<String> {
+        let asked = |precision: Precision| {
+            let missing = self.steps.iter().filter(|step| step.state != State::Cached);
+            missing.map(Step::config).any(|config| config["precision"] == precision.name())
+        };
+        let reduced = [Precision::Bf16, Precision::F16].into_iter();
+        let reduced = reduced.filter(|&precision| exec.device.gpu().is_none() && asked(precision));
+        let says = |precision| {
+            match (precision, wherefrom_model::bf16_instructions()) {
+            (Precision::Bf16, Some(instructions)) => {
+                format!("precision = \"bf16\": this processor multiplies bfloat16 by {instructions}")
+            }
+            (Precision::Bf16, None) => {
+                "precision = \"bf16\": this processor has no AVX512-BF16, so that products are rounded and multiplied in float32, \
+                 slower than with \"f32\"; weights take half the memory, and the scores are those of bfloat16"
+                    .into()
+            }
+            _ => "precision = \"f16\": on the CPU slower than \"f32\"; it shows what float16 does to the scores".into(),
+        }
+        };
+        reduced.map(says).collect()
     }
 
     /// The model that the step runs or makes.

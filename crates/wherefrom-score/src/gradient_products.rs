@@ -189,10 +189,11 @@ impl Asked {
         let most = model.batch_tokens(exec.batch_tokens, ACTIVATION_BYTES);
         for (group, batch) in corpus.batches_of(asked, most) {
             model.taps(&batch, &Labels::Empirical, selection, &mut |tap| {
-                let size = sizes[tap.index];
-                let products = example_products(tap.output_gradients, tap.activations, &tap.tokens.sequences);
+                let (module, size, tokens) = (tap.index, sizes[tap.index], tap.tokens);
+                let [d, a] = tap.operands();
+                let products = example_products(d, a, &tokens.sequences);
                 for (&query, product) in group.iter().zip(values(products)?.chunks_exact(size)) {
-                    gradients[tap.index][query * size..][..size].copy_from_slice(product);
+                    gradients[module][query * size..][..size].copy_from_slice(product);
                 }
                 Ok(())
             })?;

@@ -74,6 +74,8 @@ const MANY_QUERIES: usize = 24;
 
 /// Tokens from which on one thread multiplies a batch as well as two multiply twice as many.
 const LONG_BATCH: usize = 512;
+/// Bytes of weights that threads with batches of their own may have widened.
+const WIDENED_BYTES: u64 = 1 << 28;
 
 /// What is computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -292,11 +294,12 @@ impl Pass<'_> {
         if self.queries.numbers.len() >= MANY_QUERIES {
             return (1, model.batch_tokens(asked, self.room.clamp(ACTIVATION_BYTES, 2 * ACTIVATION_BYTES)));
         }
-        // Weights that are read for every batch are read for all of its threads.
-        if !model.footprint(asked).holds_weights {
+        let threads = self.corpus.exec.device.side_by_side();
+        // Weights that are read or widened for every batch are so for all of its threads.
+        let footprint = model.footprint(asked);
+        if !footprint.holds_weights || threads as u64 * footprint.widened > WIDENED_BYTES {
             return (1, model.batch_tokens(asked, ACTIVATION_BYTES));
         }
-        let threads = self.corpus.exec.device.side_by_side();
         match model.batch_tokens(asked / threads, ACTIVATION_BYTES / threads) {
             tokens if tokens >= LONG_BATCH => (threads, tokens),
             _ => (1, model.batch_tokens(asked, ACTIVATION_BYTES)),
@@ -330,13 +333,13 @@ impl Pass<'_> {
         let mut total = Tensor::<2>::zeros([batch.len(), count], &model.device);
         let mut squares = vec![0.0; batch.len()];
         model.taps(batch, &Labels::Empirical, self.selection, &mut |tap| {
+            let (module, sequences) = (&self.queries.modules[tap.index], &tap.tokens.sequences);
+            let [d, a] = tap.operands();
             if self.lengths.is_some() {
-                let (a, d) = (tap.activations.clone(), tap.output_gradients.clone());
-                let own = values(weighted_squares(None, d, a, &tap.tokens.sequences))?;
+                let own = values(weighted_squares(None, d.clone(), a.clone(), sequences))?;
                 squares.iter_mut().zip(own).for_each(|(sum, own)| *sum += f64::from(own));
             }
-            let module = &self.queries.modules[tap.index];
-            let products = scan(module, count, tap.activations, tap.output_gradients, &tap.tokens.sequences);
+            let products = scan(module, count, a, d, sequences);
             total = total.clone() + products;
             Ok(())
         })?;
@@ -384,7 +387,8 @@ impl Pass<'_> {
             }
         }
         self.corpus.taps(examples, self.selection, |group, tap| {
-            let sequences = &tap.tokens.sequences;
+            let (module, positions, sequences) = (tap.index, &tap.tokens.positions, &tap.tokens.sequences);
+            let [all_d, all_a] = tap.operands();
             for query in queries.numbers.clone() {
                 let chosen: Vec<_> =
                     (0..group.len()).filter(|&b| place.contains_key(&(query as u32, group[b]))).collect();
@@ -392,21 +396,21 @@ impl Pass<'_> {
                 if chosen_rows.is_empty() {
                     continue;
                 }
-                let (mut a, mut d) = (tap.activations.clone(), tap.output_gradients.clone());
+                let (mut a, mut d) = (all_a.clone(), all_d.clone());
                 if chosen_rows.len() < sequences.rows() {
                     let indices = indices(&chosen_rows, &self.corpus.model.device);
                     (a, d) = (a.select(0, indices.clone()), d.select(0, indices));
                 }
-                let tokens = values(by_token(&queries.modules[tap.index], query - queries.numbers.start, a, d))?;
+                let tokens = values(by_token(&queries.modules[module], query - queries.numbers.start, a, d))?;
                 let mut tokens = tokens.into_iter();
                 for b in chosen {
                     let row = &mut rows[place[&(query as u32, group[b])]];
                     let mut sum = 0.0_f64;
-                    for (&position, value) in tap.tokens.positions[sequences.of(b)].iter().zip(&mut tokens) {
+                    for (&position, value) in positions[sequences.of(b)].iter().zip(&mut tokens) {
                         row.by_token[position] += self.scale * value;
                         sum += f64::from(self.scale * value);
                     }
-                    row.by_module[tap.index] = sum as f32;
+                    row.by_module[module] = sum as f32;
                 }
             }
             Ok(())

@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use wherefrom_artifact::{Artifact, Error, Factors, Preconditioned};
-use wherefrom_linalg::kernels::{self, Ragged, example_products, product};
+use wherefrom_linalg::kernels::{self, Ragged, example_products, product, widen};
 use wherefrom_model::{Module, Modules, Selection};
 
 /// Every query's matrix for one module.
@@ -217,7 +217,7 @@ pub(crate) fn by_token(queries: &ModuleQueries, query: usize, a: Tensor<2>, d: T
         }
         ModuleQueries::Full(matrices) => {
             let matrix = (**matrices).clone().narrow(0, query, 1).reshape([out_features, in_features]);
-            product(d, matrix) * a
+            product(d, matrix) * widen(a)
         }
     };
     products.sum_dim(1).reshape([rows])

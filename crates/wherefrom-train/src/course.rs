@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Artifact, Example, Tokens, bad_input};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Parameters, Sequence};
+use wherefrom_model::{Batch, Model, Parameters, Precision, Sequence};
 
 use crate::adam::{AdamW, Moments};
 
@@ -94,6 +94,19 @@ impl Training {
             return Err(bad_input(format!("{name} = 0 is out of range; set it to 1 or more")));
         }
         self.optimizer().check()
+    }
+}
+
+/// Refuses a precision that weights are not trained in.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`].
+pub(crate) fn trainable(precision: Precision) -> Result<()> {
+    match precision {
+        Precision::F32 | Precision::Bf16 => Ok(()),
+        Precision::F16 => Err(bad_input(
+            "precision = \"f16\" is not for training: small gradients vanish in it; use \"bf16\" or \"f32\"",
+        )),
     }
 }
 

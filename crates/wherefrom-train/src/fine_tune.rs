@@ -12,10 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Artifact, Draft, Kind, OPTIMIZER, Tokens, bad_input, write_atomically};
-use wherefrom_model::{Model, Sizes, open_device};
+use wherefrom_model::{Model, Precision, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
-use crate::course::{self, Course, Learner, Training};
+use crate::course::{self, Course, Learner, Training, trainable};
 use crate::state::{self, Progress};
 
 /// Raised when the model of the same configuration and inputs changes.
@@ -29,7 +29,7 @@ pub static STAGE: Stage<Config> = Stage {
         ..About::new("fine-tune", VERSION)
     },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
-    parse: |knobs| course::with_training(knobs, &["weights", "checkpoints"]),
+    parse: |knobs| course::with_training(knobs, &["weights", "checkpoints", "precision"]),
     check: Config::check,
     writes: Writes::One(Kind::Model),
     makes_model: |_| None,
@@ -59,6 +59,10 @@ pub struct Config {
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(!skip_serializing_if)]
     pub checkpoints: u64,
+    /// Precision of the products, `f32` or `bf16`; weights and moments are float32.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    #[schemars(!skip_serializing_if)]
+    pub precision: Precision,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -78,6 +82,7 @@ impl Config {
                 "weights: example {example} has the weight {weight}; give 0 or more: 0 takes it out, 2 is one more copy"
             )));
         }
+        trainable(self.precision)?;
         self.training.check()
     }
 }
@@ -101,7 +106,7 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
     model.config.check_written().map_err(bad_input)?;
     let mut learner = Learner::new(model);
     let course = Course::new(&config.training, &inputs.tokens, &learner.model)?;

@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Labels, Model, Sequence, Sizes, open_device};
+use wherefrom_model::{Batch, Labels, Model, Precision, Sequence, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Size, Stage, Writes, at_least};
 
 use crate::tokenizer;
@@ -53,6 +53,10 @@ pub struct Config {
     /// Seed of the draws.
     #[serde(default)]
     pub seed: u64,
+    /// Precision of the model's forward pass.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    #[schemars(!skip_serializing_if)]
+    pub precision: Precision,
 }
 
 fn max_new_tokens() -> usize {
@@ -61,7 +65,7 @@ fn max_new_tokens() -> usize {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_new_tokens: max_new_tokens(), temperature: 0.0, seed: 0 }
+        Self { max_new_tokens: max_new_tokens(), temperature: 0.0, seed: 0, precision: Precision::F32 }
     }
 }
 
@@ -122,7 +126,11 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         config,
         ends: ends(&inputs.model, &tokenizer)?,
         tokenizer,
-        model: Model::open(&inputs.model, &device)?.fitting(exec.batch_of(inputs.tokens.tokens()), limit, 0)?,
+        model: Model::open(&inputs.model, &device)?.with_precision(config.precision)?.fitting(
+            exec.batch_of(inputs.tokens.tokens()),
+            limit,
+            0,
+        )?,
         device,
         batch_tokens: exec.batch_tokens,
     };
@@ -288,6 +296,7 @@ impl Generator<'_> {
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
+    let sizes = sizes.held(config.precision, machine.device.gpu().is_none());
     let (Size { tokens, rows }, new) = (planned.size_of("tokens"), config.max_new_tokens as f64);
     // Each new token is a forward pass over those before it, and a row of logits.
     let passed = new * tokens + rows * new * (new - 1.0) / 2.0;

@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input, write_atomically};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, Sizes, batches, open_device};
+use wherefrom_model::{Batch, Model, Precision, Sequence, Sizes, batches, open_device};
 use wherefrom_stage::{About, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
 
 use crate::adam::{AdamW, Moments};
-use crate::course::learnable;
+use crate::course::{learnable, trainable};
 use crate::state::{self, Progress};
 use crate::tokenizer;
 
@@ -99,6 +99,10 @@ pub struct Config {
     /// Seed of the initial weights and of the order of the batches.
     #[serde(default)]
     pub seed: u64,
+    /// Precision of the products, `f32` or `bf16`; weights and moments are float32.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    #[schemars(!skip_serializing_if)]
+    pub precision: Precision,
 }
 
 mod defaults {
@@ -186,6 +190,7 @@ impl Config {
             return Err(bad_input(format!("{name} = 0 is out of range; set it to 1 or more")));
         }
         self.optimizer().check()?;
+        trainable(self.precision)?;
         if !self.heads.is_multiple_of(self.key_value_heads) {
             return Err(bad_input(format!(
                 "heads = {} is no multiple of key-value-heads = {}",
@@ -230,7 +235,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let epoch_steps = batches(&lengths, config.batch_tokens).len() as u64;
     let steps = epoch_steps * config.epochs as u64;
 
-    let mut model = Model::random(sizes, config.seed, &device);
+    let mut model = Model::random(sizes, config.seed, &device).with_precision(config.precision)?;
     let mut moments = Moments::zeros(&model.parameters);
     let mut progress = Progress::default();
     if let Some(bytes) = draft.restore(STATE)? {

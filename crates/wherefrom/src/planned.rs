@@ -25,6 +25,9 @@ pub(crate) fn table(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec
     if machine.is_some() {
         say("\ntimes are known of the machine that this runs on: plan there without --machine")?;
     }
+    if machine.is_none() {
+        plan.arithmetic(exec).iter().try_for_each(|line| say(&format!("\n{line}")))?;
+    }
     for folder in plan.bare_models() {
         say(&format!("\nplanned from config.json alone: the weights of {} are not there", folder.display()))?;
     }
@@ -71,6 +74,7 @@ pub(crate) fn json(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec:
         "steps": steps.collect::<Vec<_>>(),
         "total": cost(&total(&estimates)),
         "seconds": seconds(&estimates),
+        "arithmetic": if asked.is_none() { plan.arithmetic(exec) } else { Vec::new() },
         "warnings": warnings(plan, &estimates, asked),
     }))?;
     complete(plan, asked)

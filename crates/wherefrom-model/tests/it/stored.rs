@@ -1,13 +1,16 @@
 //! Weights that stay in their files: the same numbers bit for bit, and a file that changes under way is refused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use burn::tensor::Tensor;
 use safetensors::Dtype;
+use serde_json::Value;
 use tempfile::TempDir;
 use wherefrom_model::{
-    BadInput, Batch, Footprint, Labels, Model, Modules, Precision, Selection, Sequence, Site, Tap, resolve_device,
+    BadInput, Batch, Footprint, Labels, Model, Modules, Precision, STORED, Selection, Sequence, Site, Sizes, Tap,
+    resolve_device, stored_type,
 };
 
 use crate::DEVICE;
@@ -94,9 +97,24 @@ fn weights_that_are_read_where_they_are_needed_give_the_same_bits() {
             let folder = checkpoint(family, tied, stored_as(dtype));
             let (stored, held) = (opened(folder.path()), opened(folder.path()).held().unwrap());
             assert!(stored.parameters.len() < held.parameters.len(), "matrices are in their file");
-            assert_eq!(made(&stored), made(&held), "{family}, {dtype:?}");
+            let expected = made(&Model::load(folder.path(), &stored.device).unwrap());
+            assert_eq!(made(&stored), expected, "{family}, {dtype:?}");
+            assert_eq!(made(&held), expected, "{family}, {dtype:?}");
+            if stored.device == resolve_device("cpu").unwrap() {
+                assert_eq!(types(&held), BTreeSet::from([bytes_of(dtype)]), "{family}: as they are in the file");
+            }
         }
     }
+}
+
+/// Bytes of the numbers of the matrices that are held.
+fn types(model: &Model) -> BTreeSet<usize> {
+    let matrices = model.outline.tensors().iter().filter(|shape| shape.sizes.len() == 2);
+    matrices.map(|shape| model.parameters[&shape.name].dtype().size()).collect()
+}
+
+fn bytes_of(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
 }
 
 /// The weights are rounded on their way, as they are where all are in memory.
@@ -108,7 +126,9 @@ fn so_do_they_in_reduced_precision() {
         let stored = opened(folder.path()).with_precision(precision).unwrap();
         let before = made(&opened(folder.path()).held().unwrap().with_precision(precision).unwrap());
         assert_eq!(made(&stored), before, "{precision:?}");
-        assert_eq!(made(&stored.held().unwrap()), before, "{precision:?}");
+        let held = stored.held().unwrap();
+        assert_eq!(made(&held), before, "{precision:?}");
+        assert_eq!(types(&held), BTreeSet::from([if precision == Precision::F32 { 4 } else { 2 }]));
     }
 }
 
@@ -193,4 +213,19 @@ fn weights_are_in_memory_where_the_limit_allows() {
     assert_eq!(model.footprint(64), held.by_block());
     let placed = |beside| model.clone().fitting(64, Some(limit), beside).unwrap().footprint(64);
     assert_eq!((placed(1000), placed(1001)), (held, held.by_block()));
+
+    // In 16 bits a number, and in float32 that matrix which a product takes.
+    let folder = checkpoint("gpt2", true, stored_as(Dtype::BF16));
+    let model = opened(folder.path());
+    let (matrices, vectors) = (matrices.iter().sum::<u64>(), vectors.iter().sum::<u64>());
+    let footprint = model.clone().held().unwrap().footprint(64);
+    assert_eq!(footprint.weight_bytes(), 2 * matrices + 4 * vectors + footprint.widened);
+    assert_eq!(footprint.widened, held.by_block().weight_bytes() - 4 * vectors);
+    let rounded = model.with_precision(Precision::Bf16).unwrap().held().unwrap().footprint(64);
+    assert_eq!(rounded.weight_bytes(), 2 * matrices + 4 * vectors);
+    // What a plan knows of it.
+    let mut config: Value = serde_json::from_slice(&fs::read(folder.path().join("config.json")).unwrap()).unwrap();
+    config[STORED] = stored_type(folder.path()).unwrap().into();
+    let planned = |precision| Sizes::new(&config, &Value::Null, 64).unwrap().held(precision, true).footprint;
+    assert_eq!((planned(Precision::F32), planned(Precision::Bf16)), (footprint, rounded));
 }

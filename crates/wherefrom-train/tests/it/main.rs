@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use wherefrom_artifact::{
     Artifact, Draft, Error, Example, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
 };
+use wherefrom_model::Precision;
 use wherefrom_stage::Exec;
 use wherefrom_train::course::Training;
 use wherefrom_train::{fine_tune, generate, train};
@@ -263,7 +264,7 @@ fn generate_continues_prompts_and_passes_the_rest_through() {
 
     // Draws repeat with the seed, differ between seeds, and end with the context.
     let draw = |store: &str, seed| {
-        let config = generate::Config { max_new_tokens: 100, temperature: 5.0, seed };
+        let config = generate::Config { max_new_tokens: 100, temperature: 5.0, seed, ..Default::default() };
         rows(&bench.generate(store, &config, &input, &model).unwrap())
     };
     let (one, two) = (draw("one", 1), draw("two", 2));
@@ -316,6 +317,37 @@ fn a_checkpoint_is_trained_further_and_resumes_where_it_was() {
     kept.iter().for_each(|folder| assert_eq!(load(folder).config, load(&base).config));
     let loss = one.summary["final_loss"].as_f64().unwrap();
     assert!(loss < one.summary["loss_curve"][0][2].as_f64().unwrap(), "{:?}", one.summary);
+}
+
+/// Products of bfloat16 learn as much, on weights that have all digits of float32.
+#[test]
+fn training_in_bfloat16_keeps_float32_weights() {
+    let bench = Bench::new();
+    let rounded = train::Config { precision: Precision::Bf16, ..config(30) };
+    let [wide, narrow] = [("wide", config(30)), ("narrow", rounded)]
+        .map(|(store, config)| bench.train(store, &config, &corpus(), &Exec::default()).unwrap());
+    let loss = |folder: &Path| Manifest::read(folder).unwrap().summary["final_loss"].as_f64().unwrap();
+    assert!((loss(&wide) - loss(&narrow)).abs() < 0.02 * loss(&wide), "{} and {}", loss(&wide), loss(&narrow));
+    assert_ne!(weights(&wide), weights(&narrow));
+    let device = wherefrom_model::resolve_device("cpu").unwrap();
+    let model = wherefrom_model::Model::load(&narrow, &device).unwrap();
+    let values: Vec<f32> = model.parameters[&model.outline.tensors()[0].name].to_data().try_into_vec().unwrap();
+    let fine = values.iter().filter(|value| value.to_bits() & 0xffff != 0).count();
+    assert!(2 * fine > values.len(), "{fine} of {} weights have more digits than a bfloat16", values.len());
+
+    let further = fine_tune::Config { precision: Precision::Bf16, ..further() };
+    let tuned = bench.fine_tune("tuned", &further, &narrow, &Exec::default()).unwrap();
+    assert!(loss(&tuned) < 1.05 * loss(&narrow));
+    let refused = fine_tune::Config { precision: Precision::F16, ..further };
+    let error = bench.fine_tune("refused", &refused, &narrow, &Exec::default()).unwrap_err().to_string();
+    assert!(error.contains("f16") && error.contains("bf16"), "{error}");
+
+    let input = bench.tokens("prompts", &[&[prompt(0, 0, 4), prompt(1, 8, 7)]]);
+    let config = generate::Config { max_new_tokens: 3, ..Default::default() };
+    let continued = |store: &str, precision| {
+        rows(&bench.generate(store, &generate::Config { precision, ..config.clone() }, &input, &narrow).unwrap())
+    };
+    assert_eq!(continued("one", Precision::Bf16), continued("two", Precision::F32), "the corpus counts upwards");
 }
 
 #[test]

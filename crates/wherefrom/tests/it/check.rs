@@ -71,8 +71,8 @@ fn a_model_of_which_little_is_covered_is_warned_about() {
     let bench = Bench::new();
     let model = fixture("model").display().to_string();
     let (corpus, one) = (rows(), "model.layers.0.mlp.up_proj");
-    let out = bench.ok(&["check", &model, "--corpus", &corpus, "--rows", "3", "--precision", "bf16", "--modules", one]);
-    assert!(out.contains("warning   less than half") && !out.contains("f16   all"), "{out}");
+    let out = bench.ok(&["check", &model, "--corpus", &corpus, "--rows", "3", "--precision", "f16", "--modules", one]);
+    assert!(out.contains("warning   less than half") && !out.contains("bf16  all"), "{out}");
 }
 
 #[test]
