@@ -30,6 +30,14 @@ const TOKENS: usize = 64;
 /// Modules that a table shows when none fails.
 const SHOWN: usize = 5;
 
+/// What may be in reduced precision alone, with all else in float32: what the table calls it, and where gradients, curvature
+/// and scan are in float32 (`$` stands for the precision).
+const PARTS: [(&str, &str, [&str; 3]); 3] = [
+    ("curvature", "covariances and Lambda alone", ["f32-", "$", "f32-"]),
+    ("queries", "the queries' gradients alone", ["$", "f32-", "f32-"]),
+    ("scan", "the scan alone", ["f32-", "f32-", "$"]),
+];
+
 /// What is checked.
 #[derive(Debug, Clone)]
 pub struct Check {
@@ -140,6 +148,23 @@ impl Study<'_> {
                     "stage = \"score\"\ninputs = {{ queries = \"$ihvp\", tokens = \"rows\" }}\ndetail = true\n{precision}"
                 ),
             );
+            for (part, _, [gradients, curvature, scan]) in PARTS.iter().filter(|_| name != Precision::F32.name()) {
+                step(
+                    &format!("{part}-ihvp"),
+                    &format!(
+                        "stage = \"precondition\"\ninputs = {{ gradients = \"{gradients}gradients\", \
+                         eigenbasis = \"{curvature}basis\", lambda = \"{curvature}lambda\" }}"
+                    ),
+                );
+                let precision = if *scan == "$" { &precision } else { "" };
+                step(
+                    part,
+                    &format!(
+                        "stage = \"score\"\ninputs = {{ queries = \"${part}-ihvp\", tokens = \"rows\" }}\ndetail = true\n\
+                         {precision}"
+                    ),
+                );
+            }
         }
         text
     }
@@ -207,14 +232,14 @@ impl Study<'_> {
     fn precision(&self, precision: Precision, base: &Made, made: &Made, verdict: &mut Verdict) -> Result<()> {
         let name = precision.name();
         let gradients = agreement_of(&base.gradients, &made.gradients)?;
-        let (ranks, total) = ranks(&base.details, &made.details)?;
+        let (by_module, total) = ranks(&base.details, &made.details)?;
         let all = Spread::of(gradients.values().flatten().map(|agreement| agreement.cosine));
         writeln!(verdict.text, "{name:<5} {:<50}  {:.6}  {:.6}   {total:.4}", "all modules", all.least, all.median)?;
         let mut rows: Vec<_> = gradients
             .iter()
             .map(|(module, examples)| {
                 let cosines = Spread::of(examples.iter().map(|agreement| agreement.cosine));
-                (module, cosines, ranks.get(module).copied().unwrap_or(f64::NAN))
+                (module, cosines, by_module.get(module).copied().unwrap_or(f64::NAN))
             })
             .collect();
         // What is not a number comes first.
@@ -236,6 +261,11 @@ impl Study<'_> {
         }
         if rows.len() > SHOWN.max(failing.len()) {
             writeln!(verdict.text, "      and {} modules that agree better", rows.len() - SHOWN.max(failing.len()))?;
+        }
+        for (part, what, _) in PARTS {
+            let details = self.make("batched", &format!("{name}-{part}"), TOKENS * self.check.rows)?;
+            let (_, total) = ranks(&base.details, &details)?;
+            writeln!(verdict.text, "      {what:<50}  {:18}   {total:.4}", "")?;
         }
         if !failing.is_empty() {
             verdict.failures.push(format!(

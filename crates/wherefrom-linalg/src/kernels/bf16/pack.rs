@@ -57,7 +57,11 @@ pub(super) unsafe fn pack<T: Number>(
                     for (lane, row) in block.iter_mut().enumerate().take(here) {
                         *row = T::load(from.add(lane * across + first), mask);
                         // Weights come from memory, and these rows are too short for the processor to see them coming.
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add((GROUP + lane) * across + first).cast());
+                        let ahead = from.wrapping_add((GROUP + lane) * across + first);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                        if size_of::<T>() == 4 {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(GROUP).cast());
+                        }
                     }
                     let block = transposed(block);
                     for (pair, &words) in (first / 2..pairs).zip(&block) {
