@@ -2,7 +2,7 @@
 //! there, or refused.
 
 use serde_json::{Value, json};
-use wherefrom_model::{Config, Scaling, end_tokens};
+use wherefrom_model::{Config, Positions, Scaling, end_tokens};
 
 use crate::fixtures;
 
@@ -138,7 +138,22 @@ fn llama() -> Value {
 /// Nothing is made of such sizes: a list of the modules would take all memory.
 #[test]
 fn sizes_that_cannot_be_are_refused() {
-    for model_type in ["llama", "gpt2", "gpt_neox", "gemma", "mistral", "olmo2", "qwen2", "qwen3"] {
+    for model_type in [
+        "llama",
+        "gpt2",
+        "gpt_neox",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "granite",
+        "mistral",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+    ] {
         let mut base = llama();
         base["model_type"] = model_type.into();
         assert!(model_type != "llama" || load(&base).is_ok());
@@ -209,6 +224,77 @@ fn malformed_configs_are_refused_with_their_file() {
         let error = load(&config).expect_err(&format!("{key} {value}"));
         assert!(error.contains("config.json"), "{key} {value}: {error}");
     }
+}
+
+fn family(model_type: &str, keys: Value) -> Result<Config, String> {
+    let mut config = llama();
+    config["model_type"] = model_type.into();
+    config["num_hidden_layers"] = 7.into();
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    load(&config)
+}
+
+/// `su` and Phi-3's `yarn` mean LongRoPE; the original context at the top level wins, and is 4096 where it says none.
+#[test]
+fn the_stretched_context_of_phi3_is_read() {
+    let table = |kind: &str| {
+        json!({ "rope_type": kind, "short_factor": [1, 1, 1, 1], "long_factor": [2, 2, 2, 2],
+                "original_max_position_embeddings": 16 })
+    };
+    for (kind, top, expected) in [("su", json!(32), 32.0), ("yarn", Value::Null, 4096.0), ("longrope", json!(64), 64.0)]
+    {
+        let keys = json!({ "rope_scaling": table(kind), "original_max_position_embeddings": top,
+                           "max_position_embeddings": 131_072 });
+        let rotary = family("phi3", keys).unwrap().rotary.unwrap();
+        let Scaling::Long { context, amplitude, .. } = rotary.scaling else { panic!("{kind}") };
+        assert_eq!(context, expected, "{kind}");
+        assert_eq!(amplitude, (1.0 + (131_072.0 / expected).ln() / expected.ln()).sqrt(), "{kind}");
+    }
+}
+
+/// What YaRN takes where a config says nothing; `truncate` is read beside the kinds of layers and not inside them.
+#[test]
+fn yarn_is_read_with_its_defaults() {
+    let yarn = |truncate: bool| {
+        json!({ "full_attention": { "rope_type": "yarn", "factor": 8, "rope_theta": 5e5, "truncate": false,
+                                    "original_max_position_embeddings": 64 },
+                "sliding_attention": { "rope_theta": 5e5 }, "truncate": truncate })
+    };
+    for truncate in [false, true] {
+        let config = family("olmo3", json!({ "rope_parameters": yarn(truncate) })).unwrap();
+        let amplitude = 0.1 * 8.0_f64.ln() + 1.0;
+        let expected = Scaling::Yarn { factor: 8.0, fast: 32.0, slow: 1.0, context: 64.0, truncate, amplitude };
+        assert_eq!(config.rotary.unwrap().scaling, expected);
+        assert_eq!(config.local_rotary.unwrap().scaling, Scaling::Default);
+    }
+}
+
+/// Which layers see a window, turn, or have experts, where a config leaves it to the family.
+#[test]
+fn layers_differ_as_their_family_has_it() {
+    let windows = |config: &Config| (0..7).map(|layer| config.layer(layer).window.is_some()).collect::<Vec<_>>();
+    let every = |number: usize| (1..=7).map(|layer| layer % number != 0).collect::<Vec<_>>();
+    assert_eq!(windows(&family("gemma2", json!({})).unwrap()), every(2));
+    assert_eq!(windows(&family("olmo3", json!({})).unwrap()), every(4));
+    let gemma = family("gemma3_text", json!({})).unwrap();
+    assert_eq!(windows(&gemma), every(6));
+    assert_eq!((gemma.rotary.unwrap().theta, gemma.local_rotary.unwrap().theta), (1e6, 1e4));
+    assert_eq!(windows(&family("gemma3_text", json!({ "sliding_window_pattern": 3 })).unwrap()), every(3));
+    // Scores of Gemma 3 are never bent, whatever is said.
+    assert_eq!(family("gemma3_text", json!({ "attn_logit_softcapping": 50 })).unwrap().attention_cap, None);
+    let smollm = family("smollm3", json!({})).unwrap();
+    let turned: Vec<_> = (0..7).map(|layer| smollm.layer(layer).positions == Positions::Global).collect();
+    assert_eq!(turned, every(4), "a 1 in `no_rope_layers` is a layer that turns");
+
+    let qwen = json!({ "decoder_sparse_step": 2, "mlp_only_layers": [3], "num_experts": 6, "num_experts_per_tok": 2 });
+    let qwen = family("qwen3_moe", qwen).unwrap();
+    let sparse: Vec<_> = (0..7).filter(|&layer| qwen.layer(layer).experts).collect();
+    assert_eq!((sparse, qwen.experts.unwrap().normalised), (vec![1, 5], false));
+    assert!(family("mixtral", json!({})).unwrap().experts.unwrap().normalised);
+    let error = family("olmoe", json!({ "num_experts": 4, "num_experts_per_tok": 5 })).unwrap_err();
+    assert!(error.contains("`num_experts_per_tok` is 5 of 4 experts"), "{error}");
+    let error = family("olmoe", json!({ "num_experts": 100_000, "num_hidden_layers": 100 })).unwrap_err();
+    assert!(error.contains("`num_hidden_layers` times `num_experts`"), "{error}");
 }
 
 #[test]

@@ -394,7 +394,7 @@ fn a_model_that_is_not_known_is_refused() {
         config.to_string()
     };
     for (text, fragments) in [
-        (with("model_type", json!("mamba")), ["`mamba`", "supported: gemma, gpt2, gpt_neox, llama"]),
+        (with("model_type", json!("mamba")), ["`mamba`", "supported: gemma, gemma2, gemma3"]),
         (with("model_type", Value::Null), ["`model_type`", "config.json"]),
         (with("hidden_size", json!(-1)), ["`hidden_size`", "whole number above 0"]),
         (with("hidden_size", json!("128")), ["`hidden_size`", "whole number above 0"]),
