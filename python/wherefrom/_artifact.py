@@ -40,17 +40,17 @@ class Artifact:
     @property
     def kind(self) -> str:
         """What it holds: `scores`, `lambda` and so on."""
-        return self.manifest["kind"]
+        return str(self.manifest["kind"])
 
     @property
     def key(self) -> str:
         """The digest of how it was made."""
-        return self.manifest["key"]
+        return str(self.manifest["key"])
 
     @property
     def summary(self) -> dict[str, Any]:
         """Facts about the content."""
-        return self.manifest["summary"]
+        return dict(self.manifest["summary"])
 
     @property
     def parts(self) -> list[Path]:

@@ -30,7 +30,9 @@ def find_binary() -> Path:
     if found := shutil.which(NAME):
         return Path(found)
     places = "".join(f"\n  {folder}" for folder in looked)
-    raise NotInstalled(f"the program {NAME} is not there; install the wheel, or set {VARIABLE} to it. Looked for in{places}\nand on the path")
+    raise NotInstalled(
+        f"the program {NAME} is not there; install the wheel, or set {VARIABLE} to it. Looked for in{places}\nand on the path"
+    )
 
 
 def _folders() -> Iterator[Path]:

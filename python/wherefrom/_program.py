@@ -71,14 +71,14 @@ def _error(code: int, said: str) -> BaseException:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        hint = "; the system kills what takes more memory than there is: give memory=\"4GB\" or less" if name == "SIGKILL" else ""
-        return Failed(f"wherefrom was ended by {name}{hint}")
+        killed = '; the system kills what takes more memory than there is: give memory="4GB" or less'
+        return Failed(f"wherefrom was ended by {name}{killed if name == 'SIGKILL' else ''}")
     return Failed(message)
 
 
 def call_json(arguments: Sequence[str | os.PathLike[str]], quiet: bool = False) -> dict[str, Any]:
     """The object that `wherefrom ARGUMENTS --json` prints."""
-    document = json.loads(call([*arguments, "--json"], quiet))
+    document: dict[str, Any] = json.loads(call([*arguments, "--json"], quiet))
     if document.get("format") != FORMAT:
         raise Failed(
             f"{find_binary()} prints JSON of format {document.get('format')}, and this package reads format {FORMAT}; "
@@ -92,7 +92,10 @@ def options(
 ) -> list[str]:
     """The options that say where, on what, and with which knobs changed."""
     given = {"--store": store, "--device": device, "--memory": memory}
-    words = [word for name, value in given.items() if value is not None for word in (name, os.fspath(value) if isinstance(value, os.PathLike) else str(value))]
+    words: list[str] = []
+    for name, value in given.items():
+        if value is not None:
+            words += [name, os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
     for place, value in changes(sets):
         words += ["--set", f"{place}={toml(value)}"]
     return words

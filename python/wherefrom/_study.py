@@ -106,12 +106,13 @@ class Plan(_Study):
     @property
     def seconds(self) -> float | None:
         """What is missing would take about so long; None where that is not known."""
-        return self.facts["seconds"]
+        seconds: float | None = self.facts["seconds"]
+        return seconds
 
     @property
     def warnings(self) -> list[str]:
         """What one should know before."""
-        return self.facts["warnings"]
+        return list(self.facts["warnings"])
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:
@@ -133,12 +134,13 @@ class Run(_Study):
     @property
     def device(self) -> str:
         """What it ran on."""
-        return self.facts["device"]
+        return str(self.facts["device"])
 
     @property
     def coverage(self) -> dict[str, Any] | None:
         """`attributed` of `total` parameters, and the `modules` that were asked for."""
-        return self.facts["coverage"]
+        coverage: dict[str, Any] | None = self.facts["coverage"]
+        return coverage
 
 
 def run(

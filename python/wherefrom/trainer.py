@@ -82,12 +82,12 @@ class KeepCheckpoints(TrainerCallback):
     ) -> None:
         if state.global_step not in self._kept and state.global_step > 0:
             if args.load_best_model_at_end:  # The weights are no longer those of the last step.
-                warnings.warn(f"the run ended at step {state.global_step}; the last state kept is {max(self._kept, default=None)}", WherefromWarning)
+                last = max(self._kept, default=None)
+                warnings.warn(f"the run ended at step {state.global_step}; the last state kept is {last}", WherefromWarning)
             else:
                 self._keep(state, model, optimizer, processing_class)
         if self._kept and state.is_world_process_zero:
-            last = self._at(max(self._kept))
-            for path in last.iterdir():
+            for path in self._at(max(self._kept)).iterdir():
                 if path.is_file() and path.name != "optimizer.safetensors":
                     shutil.copyfile(path, self.folder / path.name)
 
@@ -148,9 +148,13 @@ def _moments(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
             moment = state.get(key)
             if moment is None or moment.shape != parameter.shape:
                 shape = None if moment is None else list(moment.shape)
-                raise Refused(f"the optimizer {type(optimizer).__name__} has {key} of shape {shape} for {name} {list(parameter.shape)}; train with optim=\"adamw_torch\"")
+                raise Refused(
+                    f"the optimizer {type(optimizer).__name__} has {key} of shape {shape} for {name} {list(parameter.shape)}; train with "
+                    'optim="adamw_torch"'
+                )
             if moment.dtype != torch.float32:
-                warnings.warn(f"the moments are {moment.dtype}: small changes are lost in them; keep the weights in float32", WherefromWarning)
+                remedy = "small changes are lost in them; keep the weights in float32"
+                warnings.warn(f"the moments are {moment.dtype}: {remedy}", WherefromWarning)
             moment = moment.detach().to("cpu", torch.float32)
             moment = moment.reshape(1, -1) if moment.dim() < 2 else moment.T if name in transposed else moment
             found[f"{group}/{name}"] = moment.contiguous().clone()

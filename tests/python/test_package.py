@@ -56,6 +56,15 @@ def test_columns_and_filters_choose(study, made):
     assert made["lambda"].table(filters=pc.field("count") < 0).num_rows == 0
 
 
+def test_tables_go_on_to_pandas_polars_and_datasets(made):
+    import datasets
+    import polars as pl
+
+    ranking = made.ranking("ranking")
+    first = ranking["influence"][0].as_py()
+    assert ranking.to_pandas()["influence"].iloc[0] == pl.from_arrow(ranking)["influence"][0] == datasets.Dataset(ranking)[0]["influence"] == first
+
+
 def test_what_is_not_named_is_the_only_one_or_the_last(study, made):
     store = study.wherefrom.store
     assert made.ranking().equals(made.ranking("ranking-external"))
