@@ -115,7 +115,7 @@ test-python: _python
     .venv/bin/python -m pytest tests/python
 
 # The wheel for this machine, into dist/: program and Python package. It asks for the C library of this machine or a newer one;
-# `just wheel --zig --compatibility manylinux_2_17` takes any of the last ten years, and compiles everything for it.
+# `just wheel --zig --compatibility manylinux_2_17` is meant to run on any of the last ten years, and compiles everything for that.
 wheel *args: _python
     @test -x .venv-wheel/bin/pip || python3 -m venv --clear .venv-wheel
     .venv-wheel/bin/pip install --quiet --requirement tests/wheel/requirements.txt
