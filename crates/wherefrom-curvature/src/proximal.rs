@@ -12,6 +12,10 @@
 //!
 //! reads   tokens, queries, model, eigenbasis, lambda, and candidates or a ranking
 //! writes  scores: of converged examples alone
+//!
+//! [`minimum`] finds it, and knows of no language model.
+
+pub mod minimum;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -34,18 +38,12 @@ use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Sta
 use crate::inverse::Curvature;
 use crate::method::{Damping, Method};
 use crate::solve::sample::{Sample, Sampling};
-use crate::solve::system::{Space, System, add, dot};
+use crate::solve::system::{Space, System, add};
 use crate::tensors::values;
+use minimum::{Ended, Objective, minimum};
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
-
-/// Products of a step's inner conjugate gradients at most.
-const PRODUCTS: usize = 300;
-/// How far they go: the share of the gradient that is left.
-const INNER: f64 = 0.01;
-/// A step is halved so many times at most.
-const HALVINGS: usize = 6;
+pub const VERSION: u32 = 2;
 
 /// The stage `proximal`.
 pub static STAGE: Stage<Config> = Stage {
@@ -172,14 +170,6 @@ pub struct Inputs {
     pub candidates: Option<Chosen>,
 }
 
-/// How an optimisation ended.
-struct Ended {
-    /// theta - theta_0.
-    moved: Vec<f64>,
-    /// Norm of the gradient over what it was.
-    gradient: f64,
-}
-
 /// Finds the response of every chosen example; a part for each.
 ///
 /// # Errors
@@ -201,7 +191,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     // Progress is told by examples, not by the tokens of a product.
     let quiet = Exec { reporter: Arc::new(Silent), ..exec.clone() };
     let problem = Problem {
-        config,
         space: &space,
         before: &model,
         selection: &selection,
@@ -231,14 +220,15 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     for some in wanted.chunks_mut(exec.device.side_by_side().max(1)) {
         let mut work: Vec<(&(usize, Example), Option<Ended>)> = some.iter().map(|one| (one, None)).collect();
         problem.system(&model).each(&mut work, |((_, example), ended)| {
-            *ended = Some(problem.minimum(example)?);
+            let example = Batch::new(&[sequence(example)], &model.device);
+            *ended = Some(minimum(&Response { problem: &problem, example }, config.tolerance, config.steps)?);
             Ok(())
         })?;
         for ((part, example), ended) in work {
             let ended = ended.context("every example has ended")?;
             let mut scores = Vec::new();
             if ended.gradient <= config.tolerance {
-                let after = losses(&problem.at(&ended.moved)?, &queries)?;
+                let after = losses(&problem.at(&ended.at)?, &queries)?;
                 scores.extend((0..).zip(losses_before.iter().zip(after)).map(|(query, (before, after))| Score {
                     query,
                     example: example.example,
@@ -290,7 +280,6 @@ fn losses(model: &Model, queries: &[Example]) -> Result<Vec<f64>> {
 
 /// What is minimised, but for the example.
 struct Problem<'a> {
-    config: &'a Config,
     space: &'a Space,
     before: &'a Model,
     selection: &'a Selection,
@@ -310,121 +299,56 @@ impl Problem<'_> {
         let parts = self.selection.modules().iter().map(|module| self.space.matrix(&module.name, moved));
         self.before.moved(self.selection, parts.collect::<Result<Vec<Tensor<2>>>>()?)
     }
+}
 
-    /// The gradient of what is minimised, and the model there.
-    fn gradient(&self, example: &Batch, moved: &[f64]) -> Result<(Model, Vec<f64>)> {
-        let model = self.at(moved)?;
+/// All of what is minimised, of theta - theta_0.
+struct Response<'a> {
+    problem: &'a Problem<'a>,
+    example: Batch,
+}
+
+impl Objective for Response<'_> {
+    type Place = Model;
+
+    fn size(&self) -> usize {
+        self.problem.space.size()
+    }
+
+    fn gradient(&self, moved: &[f64]) -> Result<(Model, Vec<f64>)> {
+        let Problem { space, before, selection, ref sample, weight, .. } = *self.problem;
+        let model = self.problem.at(moved)?;
         let mut gradient = vec![0.0; moved.len()];
         let mut taken = |scale: f64, tap: Tap<'_>| -> Result<()> {
             let part = values(product(tap.output_gradients.transpose(), tap.activations))?;
-            let into = gradient[self.space.place(&tap.module.name)?].iter_mut();
+            let into = gradient[space.place(&tap.module.name)?].iter_mut();
             into.zip(part).for_each(|(into, value)| *into += scale * f64::from(value));
             Ok(())
         };
-        let mean = 1.0 / self.sample.documents as f64;
-        for (_, batch) in &self.sample.batches {
-            model.divergence_taps(batch, self.before, self.selection, &mut |tap| taken(mean, tap))?;
+        let mean = 1.0 / sample.documents as f64;
+        for (_, batch) in &sample.batches {
+            model.divergence_taps(batch, before, selection, &mut |tap| taken(mean, tap))?;
         }
-        model.taps(example, &Labels::Empirical, self.selection, &mut |tap| taken(self.weight, tap))?;
-        self.space.add_damping(&mut gradient, moved);
-        self.space.only_curved(&mut gradient);
+        model.taps(&self.example, &Labels::Empirical, selection, &mut |tap| taken(weight, tap))?;
+        space.add_damping(&mut gradient, moved);
+        space.only_curved(&mut gradient);
         Ok((model, gradient))
     }
 
-    /// Steps of BFGS (Nocedal and Wright 2006, algorithm 7.4) from the Gauss-Newton matrix of the sample and the example, which
-    /// knows all of the curvature but that of the model's own bends; what the steps find of those is kept in `pairs`.
-    fn minimum(&self, example: &Example) -> Result<Ended> {
-        let batch = Batch::new(&[sequence(example)], &self.before.device);
-        let mut moved = vec![0.0; self.space.size()];
-        let (mut model, mut gradient) = self.gradient(&batch, &moved)?;
-        let first = length(&gradient);
-        let (mut ended, mut pairs): (f64, Vec<[Vec<f64>; 2]>) = (0.0, Vec::new());
-        for step in 0..=self.config.steps {
-            let now = length(&gradient);
-            ended = if first > 0.0 { now / first } else { 0.0 };
-            if ended <= self.config.tolerance || step == self.config.steps {
-                break;
-            }
-            let direction = self.bfgs(&model, &batch, &gradient, &pairs)?;
-            let mut next = None;
-            for halving in 0..=HALVINGS {
-                let mut there = moved.clone();
-                add(&mut there, -(0.5_f64.powi(halving as i32)), &direction);
-                let (model, gradient) = self.gradient(&batch, &there)?;
-                if length(&gradient) < now {
-                    next = Some((there, model, gradient));
-                    break;
-                }
-            }
-            let Some((there, changed, steepest)) = next else {
-                if pairs.is_empty() {
-                    break;
-                }
-                pairs.clear();
-                continue;
-            };
-            let difference = |to: &[f64], from: &[f64]| to.iter().zip(from).map(|(to, from)| to - from).collect();
-            let pair: [Vec<f64>; 2] = [difference(&there, &moved), difference(&steepest, &gradient)];
-            if dot(&pair[0], &pair[1]) > 0.0 {
-                pairs.push(pair);
-            }
-            (moved, model, gradient) = (there, changed, steepest);
+    /// (H + (c/N) H_n + D) v: all of the curvature but that of the model's own bends.
+    fn curved(&self, model: &Model, v: &[f64]) -> Result<Vec<f64>> {
+        let Problem { sample, weight, .. } = self.problem;
+        let system = self.problem.system(model);
+        let mut curved = system.products(sample, &[v])?.remove(0).vector;
+        if *weight > 0.0 {
+            add(&mut curved, *weight, &system.batch_product(&self.example, v)?);
         }
-        Ok(Ended { moved, gradient: ended })
+        Ok(curved)
     }
 
-    /// The inverse of the curvature times g, with what steps s and the changes y of the gradient along them say of it.
-    fn bfgs(&self, model: &Model, example: &Batch, gradient: &[f64], pairs: &[[Vec<f64>; 2]]) -> Result<Vec<f64>> {
-        let mut q = gradient.to_vec();
-        let mut shares = Vec::new();
-        for [s, y] in pairs.iter().rev() {
-            let share = dot(s, &q) / dot(s, y);
-            add(&mut q, -share, y);
-            shares.push(share);
-        }
-        let mut direction = self.direction(model, example, &q)?;
-        for ([s, y], share) in pairs.iter().zip(shares.into_iter().rev()) {
-            let along = dot(y, &direction) / dot(s, y);
-            add(&mut direction, share - along, s);
-        }
-        Ok(direction)
+    /// EK-FAC's inverse.
+    fn precondition(&self, v: &[f64]) -> Result<Vec<f64>> {
+        self.problem.space.precondition(v)
     }
-
-    /// (H + (c/N) H_n + D)^-1 g, by conjugate gradients that EK-FAC preconditions.
-    fn direction(&self, model: &Model, example: &Batch, gradient: &[f64]) -> Result<Vec<f64>> {
-        let system = self.system(model);
-        let mut x = vec![0.0; gradient.len()];
-        let (mut r, enough) = (gradient.to_vec(), INNER * length(gradient));
-        let mut p = self.space.precondition(&r)?;
-        let mut rho = dot(&r, &p);
-        for _ in 0..PRODUCTS {
-            let mut curved = system.products(&self.sample, &[&p])?.remove(0).vector;
-            if self.weight > 0.0 {
-                add(&mut curved, self.weight, &system.batch_product(example, &p)?);
-            }
-            let along = dot(&p, &curved);
-            if !(along > 0.0 && along.is_finite()) {
-                return Err(bad_input(format!(
-                    "p . (H + D) p is {along:.1e} in conjugate gradients, and has to be positive; raise `damping`"
-                )));
-            }
-            add(&mut x, rho / along, &p);
-            add(&mut r, -rho / along, &curved);
-            if length(&r) <= enough {
-                break;
-            }
-            let z = self.space.precondition(&r)?;
-            let next = dot(&r, &z);
-            let kept = next / rho;
-            p.iter_mut().zip(z).for_each(|(p, z)| *p = z + kept * *p);
-            rho = next;
-        }
-        Ok(x)
-    }
-}
-
-fn length(vector: &[f64]) -> f64 {
-    dot(vector, vector).sqrt()
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {

@@ -12,8 +12,11 @@
 //! before each step are kept where they have room; else one in root of the steps, and those between two of them are made again
 //! when a query comes back to them.
 
+mod way;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Score, Scores, Tokens, bad_input};
@@ -25,9 +28,13 @@ use wherefrom_train::reverse::{Adjoint, State, Values};
 
 use crate::retrain::sequence;
 use crate::threads::side_by_side;
+use way::Way;
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
+
+/// Between two checkpoints of a query, and their share of the time at most a twentieth.
+const INTERVAL: Duration = Duration::from_secs(20);
 
 /// The stage `metagradient`.
 pub static STAGE: Stage<Training> = Stage {
@@ -135,14 +142,35 @@ pub fn run(config: &Training, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -
 
     let missing: Vec<usize> = (0..queries.len()).filter(|&query| !draft.has(query)).collect();
     let done = (queries.len() - missing.len()) as u64;
-    exec.reporter.begin("metagradient, back", "steps", steps * queries.len() as u64, steps * done);
+    let begun = |&query: &usize| Ok((query, Way::restore(draft, query)?));
+    let missing: Vec<(usize, Option<Way>)> = missing.iter().map(begun).collect::<Result<_>>()?;
+    let back_through: u64 = missing.iter().filter_map(|(_, way)| Some(steps - way.as_ref()?.left)).sum();
+    exec.reporter.begin("metagradient, back", "steps", steps * queries.len() as u64, steps * done + back_through);
     let next = AtomicUsize::new(0);
     let draft_now: &Draft = draft;
     side_by_side(exec, &|| {
-        while let Some(&query) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let adjoint = behind(&learner.model, &queries[query])?;
-            let influences = back(&course, &kept, adjoint, examples, exec).with_context(|| format!("query {query}"))?;
+        while let Some((query, begun)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (query, mut saved, mut cost) = (*query, Instant::now(), Duration::ZERO);
+            let way = match begun {
+                Some(way) => way.clone(),
+                None => Way {
+                    left: steps,
+                    adjoint: behind(&learner.model, &queries[query])?,
+                    influences: vec![0.0; examples as usize],
+                },
+            };
+            let influences = back(&course, &kept, way, &mut |way| {
+                exec.reporter.advance(1);
+                if saved.elapsed() > INTERVAL.max(20 * cost) {
+                    let start = Instant::now();
+                    way.save(draft_now, query)?;
+                    (saved, cost) = (Instant::now(), start.elapsed());
+                }
+                Ok(())
+            })
+            .with_context(|| format!("query {query}"))?;
             draft_now.write_rows::<Scores, _>(query, &scores(query, influences)?)?;
+            Way::forget(draft_now, query)?;
         }
         Ok(())
     })?;
@@ -162,10 +190,10 @@ fn behind(model: &Model, query: &Example) -> Result<Adjoint> {
     Ok(Adjoint::new(weights))
 }
 
-/// From the last weights to the first: the influence of every example.
-fn back(course: &Course, kept: &Kept, mut adjoint: Adjoint, examples: u64, exec: &Exec) -> Result<Vec<f64>> {
-    let mut influences = vec![0.0; examples as usize];
-    for first in kept.states.iter().rev() {
+/// From where a query is to the first weights: the influence of every example. `passed` hears of every step.
+fn back(course: &Course, kept: &Kept, mut way: Way, passed: &mut dyn FnMut(&Way) -> Result<()>) -> Result<Vec<f64>> {
+    let left = way.left;
+    for first in kept.states.iter().rev().filter(|state| state.step() < left) {
         let between;
         let states = match kept.every {
             1 => std::slice::from_ref(first),
@@ -174,14 +202,15 @@ fn back(course: &Course, kept: &Kept, mut adjoint: Adjoint, examples: u64, exec:
                 &between
             }
         };
-        for state in states.iter().rev() {
-            for (example, influence) in course.back(state, &mut adjoint)? {
-                influences[example as usize] += influence;
+        for state in states.iter().rev().filter(|state| state.step() < left) {
+            for (example, influence) in course.back(state, &mut way.adjoint)? {
+                way.influences[example as usize] += influence;
             }
-            exec.reporter.advance(1);
+            way.left = state.step();
+            passed(&way)?;
         }
     }
-    Ok(influences)
+    Ok(way.influences)
 }
 
 fn scores(query: usize, influences: Vec<f64>) -> Result<Vec<Score>> {
@@ -236,4 +265,68 @@ fn cost(config: &Training, planned: &Planned, machine: &Machine) -> Cost {
     let flops = runs * 6.0 * config.epochs as f64 * tokens.tokens * sizes.forward;
     let note = if every == 1 { String::new() } else { format!("one in {every} states of the run is kept") };
     Cost::new(room.bytes(steps, every), 12.0 * queries * tokens.rows, flops).note(note)
+}
+
+#[cfg(test)]
+mod tests {
+    use wherefrom_model::Config;
+
+    use super::*;
+
+    /// A run of four steps on six rows, and a query behind it.
+    fn run_of_four(every: u64) -> (Course, Kept, Way) {
+        let config = Config {
+            vocab_size: 12,
+            hidden_size: 8,
+            intermediate_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            num_key_value_heads: 2,
+            max_position_embeddings: 8,
+            tie_word_embeddings: true,
+            ..Config::llama(4, 10_000.0, 1e-5)
+        };
+        let mut learner = Learner::new(Model::random(config, 0, &wherefrom_model::resolve_device("cpu").unwrap()));
+        let row = |example: u64| Example {
+            example,
+            input_ids: (0..6).map(|token| (3 * example as u32 + token * (example as u32 + 1)) % 12).collect(),
+            target_mask: (0..6).map(|position| position > 0).collect(),
+            ..Example::default()
+        };
+        let training =
+            Training { epochs: 1, batch_rows: 3, learning_rate: 0.01, eps_root: 1e-6, ..Training::default() };
+        let course = Course::of(
+            (0..6).map(row).collect(),
+            vec![vec![0, 1, 2], vec![3, 4, 5], vec![1, 3, 5], vec![0, 2, 4]],
+            &training,
+        );
+        let mut states = Vec::new();
+        for step in 0..course.steps() {
+            let before = course.advance(&mut learner, step).unwrap();
+            if step % every == 0 {
+                states.push(before);
+            }
+        }
+        let adjoint = behind(&learner.model, &row(7)).unwrap();
+        let way = Way { left: course.steps(), adjoint, influences: vec![0.0; 6] };
+        (course, Kept { every, states }, way)
+    }
+
+    #[test]
+    fn a_query_goes_on_from_any_step() {
+        for every in [1, 2] {
+            let (course, kept, way) = run_of_four(every);
+            let mut seen = Vec::new();
+            let whole = back(&course, &kept, way, &mut |way| {
+                seen.push(way.clone());
+                Ok(())
+            });
+            let whole = whole.unwrap();
+            assert!(whole.iter().all(|influence| *influence != 0.0), "{whole:?}");
+            assert_eq!(seen.iter().map(|way| way.left).collect::<Vec<_>>(), [3, 2, 1, 0]);
+            for way in seen {
+                assert_eq!(back(&course, &kept, way, &mut |_| Ok(())).unwrap(), whole);
+            }
+        }
+    }
 }

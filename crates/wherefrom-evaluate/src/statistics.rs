@@ -35,12 +35,15 @@ pub(crate) fn interval(
     stream: u64,
     mut statistic: impl FnMut(&[usize]) -> Option<f64>,
 ) -> Option<[f64; 2]> {
-    let mut values: Vec<f64> = (0..draws)
-        .filter_map(|draw| {
-            let place = |i: usize| (uniform(stream, draw, i as u64) * count as f64) as usize;
-            statistic(&(0..count).map(place).collect::<Vec<_>>())
-        })
-        .collect();
+    let values = (0..draws).filter_map(|draw| {
+        let place = |i: usize| (uniform(stream, draw, i as u64) * count as f64) as usize;
+        statistic(&(0..count).map(place).collect::<Vec<_>>())
+    });
+    between(values.collect())
+}
+
+/// Between which two values 95 in 100 of them lie; none of nothing.
+pub(crate) fn between(mut values: Vec<f64>) -> Option<[f64; 2]> {
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
     let at = |share: f64| values[(share * last as f64).round() as usize];

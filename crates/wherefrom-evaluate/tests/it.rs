@@ -8,11 +8,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Agreed, Agreement, Artifact, Cell, CellColumn, CellType, Cells, Columns, Draft, Example, Kept, Kind, Recipe,
-    Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores, Silent, Store, Tokens, write_atomically,
+    Agreed, Agreement, Artifact, Calibrated, Calibration, Cell, CellColumn, CellType, Cells, Columns, Draft, Example,
+    Kept, Kind, Ranked, Ranking, Recipe, Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores,
+    Silent, Store, Tokens, write_atomically,
 };
 use wherefrom_evaluate::sources::Known;
-use wherefrom_evaluate::{agreement, metagradient, retrain, retrieval};
+use wherefrom_evaluate::{agreement, calibration, metagradient, retrain, retrieval};
+use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Config, Model, Sequence};
 use wherefrom_stage::Exec;
 use wherefrom_train::course::{Course, Learner, Training};
@@ -25,7 +27,17 @@ impl Bench {
     }
 
     fn produce(&self, kind: Kind, config: Value, fill: impl FnOnce(&mut Draft) -> Result<()>) -> Result<PathBuf> {
-        let recipe = Recipe { stage: kind.name().into(), version: 1, config, inputs: BTreeMap::new(), model: None };
+        self.produce_from(BTreeMap::new(), kind, config, fill)
+    }
+
+    fn produce_from(
+        &self,
+        inputs: BTreeMap<String, String>,
+        kind: Kind,
+        config: Value,
+        fill: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let recipe = Recipe { stage: kind.name().into(), version: 1, config, inputs, model: None };
         Ok(Store::new(self.0.path()).produce(kind, recipe, &Silent, fill)?.0)
     }
 
@@ -207,6 +219,78 @@ fn scores_that_foretell_every_change_have_a_correlation_of_one() {
         assert_eq!(row.subset, [1, 2, 3, 4, 5, 6]);
     }
     assert_eq!(agreed.manifest().summary["lds"][0], json!(0.0), "the mean of 1 and -1");
+}
+
+#[test]
+fn calibrated_nats_are_those_of_the_line_and_their_interval_holds_what_it_has_not_seen() {
+    let bench = Bench::new();
+    // Of a nat that is foretold 0.25 are measured, and up to 0.3 more or less. Query 1 has the opposite sign.
+    let around = |query: u32, subset: u32, what: u64| 2.0 * uniform(u64::from(query), u64::from(subset), what) - 1.0;
+    let agreed = |query: u32| -> Agreed {
+        let (subset, sign): (Vec<u32>, f64) = ((1..=200).collect(), if query == 0 { 1.0 } else { -1.0 });
+        let predicted: Vec<f32> = subset.iter().map(|&subset| 5.0 * around(query, subset, 0) as f32).collect();
+        let noise = subset.iter().map(|&subset| 0.3 * around(query, subset, 1));
+        let measured = predicted.iter().zip(noise).map(|(x, noise)| (sign * 0.25 * f64::from(*x) + noise) as f32);
+        let measured = measured.collect();
+        let none = Vec::new;
+        Agreed { query, spearman: none(), pearson: none(), line: none(), ceiling: none(), subset, predicted, measured }
+    };
+    let of_scores = |key: &str| BTreeMap::from([("scores".to_string(), key.repeat(32))]);
+    let rows = [agreed(0), agreed(1)];
+    let fill = |draft: &mut Draft| draft.write_rows::<Agreement, _>(0, &rows);
+    let agreement: Artifact<Agreement> =
+        Artifact::open(&bench.produce_from(of_scores("a"), Kind::Agreement, json!({}), fill).unwrap()).unwrap();
+    let ranking = |key: &str| -> Artifact<Ranking> {
+        let row = |query, rank, influence| Ranked {
+            query,
+            positive: true,
+            rank,
+            example: 7 * u64::from(rank),
+            influence,
+            ..Ranked::default()
+        };
+        let rows = [row(0, 1, 20.0), row(0, 2, 2.0), row(1, 1, 2.0)];
+        let fill = |draft: &mut Draft| draft.write_rows::<Ranking, _>(0, &rows);
+        Artifact::open(&bench.produce_from(of_scores(key), Kind::Ranking, json!({}), fill).unwrap()).unwrap()
+    };
+    let calibrated = |config: &calibration::Config, ranking: &Artifact<Ranking>| -> Result<Artifact<Calibration>> {
+        let knobs = serde_json::to_value(config)?;
+        let fill = |draft: &mut Draft| calibration::run(config, ranking, &agreement, draft);
+        Artifact::open(&bench.produce_from(ranking.manifest().recipe.inputs.clone(), Kind::Calibration, knobs, fill)?)
+    };
+    let found = calibrated(&calibration::Config::default(), &ranking("a")).unwrap();
+    let lines: Vec<Calibrated> = found.rows().unwrap().map(Result::unwrap).collect();
+    let (mut xy, mut xx) = (0.0, 0.0);
+    for (x, y) in rows[0].predicted.iter().zip(&rows[0].measured).step_by(2) {
+        (xy, xx) = (xy + f64::from(*x) * f64::from(*y), xx + f64::from(*x).powi(2));
+    }
+    let line = &lines[0];
+    let slope = (xy / xx) as f32;
+    assert!((line.slope[0] - slope).abs() < 1e-6 && (slope - 0.25).abs() < 0.03, "{:?}, not {slope}", line.slope);
+    assert!(line.slope[1] < 0.25 && 0.25 < line.slope[2] && line.slope[2] - line.slope[1] < 0.05, "{:?}", line.slope);
+    assert!((lines[1].slope[0] + 0.25).abs() < 0.03, "{:?}", lines[1].slope);
+    assert_eq!((&line.example[..], &line.influence[..]), (&[7, 14][..], &[20.0, 2.0][..]));
+    for place in 0..2 {
+        assert!((line.nats[place] - slope * line.influence[place]).abs() < 1e-5);
+    }
+    // 95 in 100 of noise that is uniform within 0.3 lie within 0.285.
+    assert!((line.nats[1] - line.low[1] - 0.285).abs() < 0.06, "{} {}", line.low[1], line.nats[1]);
+    assert!((line.high[1] - line.nats[1] - 0.285).abs() < 0.06, "{} {}", line.nats[1], line.high[1]);
+    assert!(line.high[0] - line.low[0] > line.high[1] - line.low[1], "farther out the slope counts for more");
+    let summary = &found.manifest().summary;
+    assert_eq!((line.covered[1], &summary["checked"], &summary["beyond"]), (100, &json!(200), &json!(1)));
+    let coverage = summary["held"].as_f64().unwrap();
+    assert!((0.9..0.99).contains(&coverage), "{coverage}");
+    assert_eq!(coverage, f64::from(line.covered[0] + lines[1].covered[0]) / 200.0);
+
+    // One line for two queries of opposite signs knows neither.
+    let study = calibration::Config { by: calibration::By::Study, draws: 200 };
+    let found = calibrated(&study, &ranking("a")).unwrap();
+    let lines: Vec<Calibrated> = found.rows().unwrap().map(Result::unwrap).collect();
+    assert_eq!(lines[0].slope, lines[1].slope);
+    assert!(lines[0].slope[1] < -0.2 && lines[0].slope[2] > 0.2, "{:?}", lines[0].slope);
+    let error = calibrated(&study, &ranking("b")).unwrap_err().to_string();
+    assert!(error.contains("wire both to the same"), "{error}");
 }
 
 #[test]

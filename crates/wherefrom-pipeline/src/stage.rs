@@ -41,6 +41,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_curvature::proximal::STAGE,
     &wherefrom_evaluate::retrain::STAGE,
     &wherefrom_evaluate::agreement::STAGE,
+    &wherefrom_evaluate::calibration::STAGE,
     &wherefrom_evaluate::retrieval::STAGE,
     &wherefrom_evaluate::metagradient::STAGE,
 ];

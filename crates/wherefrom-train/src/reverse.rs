@@ -71,6 +71,13 @@ struct Derivatives {
     apart: f64,
 }
 
+impl State {
+    /// Number of the step that it is before.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+}
+
 impl Course {
     /// Takes a step as [`Course::step`] does with all weights 1: the state before it.
     ///

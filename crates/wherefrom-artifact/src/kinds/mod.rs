@@ -9,6 +9,7 @@ mod factors;
 
 mod activations;
 mod agreement;
+mod calibration;
 mod candidates;
 mod coordinates;
 mod covariances;
@@ -126,6 +127,7 @@ kinds! {
     Report = report {}
     Retrainings = retrainings { Retraining }
     Agreement = agreement { Agreed }
+    Calibration = calibration { Calibrated }
     Retrieval = retrieval { Retrieved }
 }
 

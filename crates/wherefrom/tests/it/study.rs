@@ -219,6 +219,10 @@ batch-rows = 256
 [steps.agreement]
 stage = "agreement"
 inputs = { scores = "scores", retrainings = "bank" }
+[steps.calibration]
+stage = "calibration"
+inputs = { ranking = "top", agreement = "agreement" }
+by = "study"
 [steps.proximal]
 stage = "proximal"
 inputs = { tokens = "train", queries = "queries", eigenbasis = "basis", lambda = "lambda", candidates = "candidates" }
