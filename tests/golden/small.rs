@@ -227,7 +227,16 @@ impl Network {
     fn modules(&self) -> Vec<Module> {
         let module = |(layer, [out_features, in_features]): (usize, [usize; 2])| {
             let name = format!("map.{layer}");
-            Module { input: name.clone(), name, in_features, out_features, bias: true, layer, part: Part::Mlp }
+            Module {
+                input: name.clone(),
+                name,
+                in_features,
+                out_features,
+                bias: true,
+                layer,
+                part: Part::Mlp,
+                routed: false,
+            }
         };
         self.shapes().enumerate().map(module).collect()
     }
