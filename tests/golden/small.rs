@@ -235,7 +235,7 @@ impl Network {
                 bias: true,
                 layer,
                 part: Part::Mlp,
-                routed: false,
+                routed: None,
             }
         };
         self.shapes().enumerate().map(module).collect()
