@@ -608,7 +608,7 @@ fn influences_foretell_responses_of_small_networks() {
             said(&approximate),
             said(&exact)
         );
-        assert!(exact.iter().all(|&value| value > 0.9), "{name}: {exact:?}");
+        assert!(exact.iter().all(|&value| value > 0.8), "{name}: {exact:?}");
         let mean = approximate.iter().sum::<f64>() / approximate.len() as f64;
         assert!(mean > 0.4, "{name}: {approximate:?}");
     }
