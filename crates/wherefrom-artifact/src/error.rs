@@ -49,6 +49,8 @@ pub enum Error {
     },
     /// Two artifacts do not belong together: other modules, other shapes, another model.
     Mismatch(String),
+    /// Another process is in the way: the same may be tried again.
+    Busy(String),
     /// The store cannot be written.
     Unwritable {
         /// The folder.
@@ -77,7 +79,7 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Schema { path, what } => write!(f, "schema: {what}: {}", path.display()),
-            Self::Mismatch(message) => f.write_str(message),
+            Self::Mismatch(message) | Self::Busy(message) => f.write_str(message),
             Self::Unwritable { path, what } => {
                 write!(f, "the store cannot be written ({what}); give another folder with --store: {}", path.display())
             }

@@ -203,7 +203,7 @@ proptest! {
     #[test]
     fn fuzz_drafts_are_taken_up_as_they_were_left_or_refused(plan in damage(), sums in damage(), name in "[a-z]{1,8}") {
         let folder = memory();
-        let draft = Draft::open(Kind::Scores, "key", folder.path().join("key.draft")).unwrap();
+        let draft = Draft::open(Kind::Scores, "key", folder.path().join("key.draft"), crate::Share::WHOLE).unwrap();
         let spans = vec![Span { part: 0, start: 0, end: 5, first_example: 0 }, Span { part: 0, start: 5, end: 7, first_example: 5 }];
         draft.plan(|| Ok(spans.clone())).unwrap();
         let state: Vec<u8> = (0..100).collect();
@@ -214,7 +214,7 @@ proptest! {
             fs::write(path, bytes).unwrap();
         }
         Draft::progress(draft.folder());
-        let again = Draft::open(Kind::Scores, "key", folder.path().join("key.draft")).unwrap();
+        let again = Draft::open(Kind::Scores, "key", folder.path().join("key.draft"), crate::Share::WHOLE).unwrap();
         match again.plan(|| -> Result<Vec<Span>> { unreachable!("the plan is there") }) {
             Ok(found) => prop_assert_eq!(found, spans),
             Err(error) => prop_assert!(error.downcast_ref::<Error>().is_some(), "{error:?}"),

@@ -51,6 +51,7 @@ pub use span::Span;
 pub use store::digests::written;
 pub use store::disk::{digest, files, open, read, read_text, rename, replace, unique, used, write_atomically};
 pub use store::draft::Draft;
+pub use store::share::Share;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
 pub use tables::{TableFormat, export_groups, export_pairs};

@@ -5,11 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
 use crate::kinds::{Example, Row, Tokens};
+use crate::store::share::Share;
 
 /// Tokens in a span at least: some seconds of a small model, some minutes of a large one.
 const SPAN_TOKENS: u64 = 1 << 16;
 /// Spans in a study at most, so that a large corpus does not end in a million files.
 const SPANS: u64 = 1024;
+/// Spans that a share has at least, where there are rows for them: what one process has more than another is little.
+const SPANS_OF_A_SHARE: u64 = 4;
 
 /// Examples `start..end` of part `part`, counted inside the part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +50,15 @@ impl Artifact<Tokens> {
         self.manifest().count("tokens").unwrap_or(0)
     }
 
-    /// Splits the artifact into spans of about equally many tokens. They depend on the artifact alone.
-    pub fn spans(&self) -> Result<Vec<Span>> {
+    /// Splits the artifact into spans of about equally many tokens. They depend on the artifact and on the share alone: where there
+    /// are several, each has a few.
+    pub fn spans(&self, share: Share) -> Result<Vec<Span>> {
         let (examples, tokens) = (self.examples().max(1), self.tokens().max(self.examples()).max(1));
         let span_tokens = SPAN_TOKENS.max(tokens / SPANS);
+        let span_tokens = match share.of {
+            1 => span_tokens,
+            of => span_tokens.min(tokens / (SPANS_OF_A_SHARE * of as u64)),
+        };
         let rows = usize::try_from((span_tokens * examples / tokens).max(1)).context("span length")?;
         let mut spans = Vec::new();
         let mut first_example = 0;

@@ -37,7 +37,7 @@ pub static STAGE: Stage<Config> = Stage {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
         several_passes: true,
-        ..About::new("covariance", VERSION)
+        ..About::new("covariance", VERSION).split()
     },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| {
@@ -179,7 +179,7 @@ pub(crate) fn run_with_labels(
     for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
         let modules = config.factors.modules(pass.selection.modules());
         let slots = slots(&modules, config.blocks);
-        let forms: Vec<_> = slots.iter().map(|slot| Form::Symmetric(slot.block.len())).collect();
+        let forms: Vec<_> = slots.iter().map(|slot| (slot.module, Form::Symmetric(slot.block.len()))).collect();
         // The slots of each module: there may be thousands.
         let own: Vec<Range<usize>> = (0..modules.len())
             .map(|module| {
@@ -204,6 +204,7 @@ pub(crate) fn run_with_labels(
             }
             Ok(())
         })?;
+        let Some(sums) = sums else { continue };
         sums.counts.note(draft)?;
         experts
             .extend(modules.iter().zip(&sums.seen).filter_map(|(module, &seen)| Some((module.expert()?.into(), seen))));
@@ -227,7 +228,7 @@ pub(crate) fn run_with_labels(
                 draft.write_each(pass.places[index], rows)?;
             }
         }
-        pass.end(draft, 1)?;
+        pass.end(draft)?;
     }
     if !experts.is_empty() {
         if let Some(few) = few_tokens(selection.modules(), &experts) {

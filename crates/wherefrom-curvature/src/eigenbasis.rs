@@ -23,7 +23,7 @@ pub const VERSION: u32 = 3;
 
 /// The stage `eigenbasis`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("eigenbasis", VERSION),
+    about: About::new("eigenbasis", VERSION).split(),
     roles: &[Role::required("covariances", &[Kind::Covariances])],
     parse: serde_json::from_value,
     check: |_| Ok(()),

@@ -29,7 +29,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `index`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("index", VERSION) },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("index", VERSION).split() },
     roles: &[
         Role::required("tokens", &[Kind::Tokens]),
         Role::required("eigenbasis", &[Kind::Eigenbasis]),

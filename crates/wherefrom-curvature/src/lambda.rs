@@ -118,7 +118,7 @@ pub(crate) fn run_with_labels(
             Some(basis) => rotations(basis, modules, &model.device)?,
             None => Vec::new(),
         };
-        let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).collect();
+        let forms: Vec<_> = shapes.iter().map(|&shape| Form::Full(shape)).enumerate().collect();
         let mut shared = SharedInput::default();
         let sums = pass.sum(draft, &forms, |tap, sums| {
             // Tokens are rotated before the product: (d Q_S)^T (a Q_A) = Q_S^T G Q_A.
@@ -131,6 +131,7 @@ pub(crate) fn run_with_labels(
             sums[index].add_squared_products(d, a, &tokens.sequences);
             Ok(())
         })?;
+        let Some(sums) = sums else { continue };
         drop(rotations);
         sums.counts.note(draft)?;
         for (index, (module, sum)) in modules.iter().zip(&sums.slots).enumerate() {
@@ -142,7 +143,7 @@ pub(crate) fn run_with_labels(
             let row = LambdaSum { module, count, shape, lambda };
             draft.write(pass.places[index], &[<LambdaSum as Row<Lambda>>::to_batch(&[row])?])?;
         }
-        pass.end(draft, 1)?;
+        pass.end(draft)?;
     }
     Ok(())
 }

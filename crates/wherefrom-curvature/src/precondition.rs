@@ -28,7 +28,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `precondition`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("precondition", VERSION),
+    about: About::new("precondition", VERSION).split(),
     roles: &[
         Role::required("gradients", &[Kind::Gradients]),
         Role::when("eigenbasis", &[Kind::Eigenbasis], |config| config.method.uses_eigenbasis()),

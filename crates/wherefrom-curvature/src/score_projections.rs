@@ -32,7 +32,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score-projections`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("score-projections", VERSION),
+    about: About::new("score-projections", VERSION).split(),
     roles: &[Role::required("queries", &[Kind::Projections]), Role::required("projections", &[Kind::Projections])],
     parse: |knobs| {
         let config: Config = at_least("training-examples", 1, knobs)?;

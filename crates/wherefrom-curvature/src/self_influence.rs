@@ -34,7 +34,7 @@ pub static STAGE: Stage<Config> = Stage {
     about: About {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
-        ..About::new("self-influence", VERSION)
+        ..About::new("self-influence", VERSION).split()
     },
     roles: &[
         Role::required("tokens", &[Kind::Tokens]),

@@ -29,7 +29,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `retrain`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, ..About::new("retrain", VERSION) },
+    about: About { model: Checkpoint::Runs, ..About::new("retrain", VERSION).split() },
     roles: &[
         Role::required("tokens", &[Kind::Tokens]),
         Role::required("queries", &[Kind::Tokens]),

@@ -20,7 +20,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `activations`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("activations", VERSION) },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("activations", VERSION).split() },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| {
         let mut config: Config = serde_json::from_value(knobs)?;

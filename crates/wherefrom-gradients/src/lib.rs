@@ -35,7 +35,11 @@ const RUN: u64 = 2 << 30;
 
 /// The stage `gradients`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["modules", "precision"], ..About::new("gradients", VERSION) },
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["modules", "precision"],
+        ..About::new("gradients", VERSION).split()
+    },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: serde_json::from_value,
     check: |_| Ok(()),

@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `losses`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("losses", VERSION) },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("losses", VERSION).split() },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: serde_json::from_value,
     check: |_| Ok(()),

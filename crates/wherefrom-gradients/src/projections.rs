@@ -31,7 +31,11 @@ pub const VERSION: u32 = 1;
 
 /// The stage `projections`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["modules", "precision"], ..About::new("projections", VERSION) },
+    about: About {
+        model: Checkpoint::Runs,
+        inherits: &["modules", "precision"],
+        ..About::new("projections", VERSION).split()
+    },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| at_least("side", 1, knobs),
     check: Config::check,

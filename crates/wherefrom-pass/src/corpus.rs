@@ -9,7 +9,7 @@ use wherefrom_model::{
 };
 use wherefrom_stage::Exec;
 
-use crate::units::{Share, Units};
+use crate::units::Units;
 
 /// The checkpoint in a folder, on the device of the run, in that precision, its matrices in their files: [`place`] and
 /// [`place_beside_sums`] bring them into memory where there is room.
@@ -46,14 +46,12 @@ pub struct Corpus<'a> {
     pub tokens: &'a Artifact<Tokens>,
     /// How it runs.
     pub exec: &'a Exec,
-    /// The units that are done.
-    pub share: Share,
 }
 
 impl<'a> Corpus<'a> {
-    /// All units of it.
+    /// A model over these tokens.
     pub fn new(task: &'a str, model: &'a Model, tokens: &'a Artifact<Tokens>, exec: &'a Exec) -> Self {
-        Self { task, model, tokens, exec, share: Share::WHOLE }
+        Self { task, model, tokens, exec }
     }
 
     /// The units of a stage that writes a part for each span.
@@ -61,7 +59,7 @@ impl<'a> Corpus<'a> {
     /// # Errors
     /// As [`Units::plan`].
     pub fn spans(&self, draft: &Draft) -> Result<Units<Span>> {
-        Units::plan(draft, self.share, || self.tokens.spans(), |span| span.len() as u64)
+        Units::plan(draft, || self.tokens.spans(draft.share()), |span| span.len() as u64)
     }
 
     /// Reads the examples of each span that is left, for `write` to make its part of them.

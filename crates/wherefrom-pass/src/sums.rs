@@ -3,25 +3,26 @@
 //! often.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Draft, Span, bad_input};
+use wherefrom_artifact::{Draft, Share, Span, bad_input};
 use wherefrom_linalg::kernels::{Form, Sum};
 use wherefrom_model::{ACTIVATION_BYTES, Labels, Model, Module, Selection, Sequence, Tap};
 
 use crate::corpus::{Corpus, sequence};
 use crate::memory::{fits, split};
-use crate::units::Share;
+use crate::shares::{Grid, PARTIAL_SUMS, add_in_pairs};
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
 /// Name of the checkpoint; that of one share of several has its numbers behind it.
 const SUMS: &str = "sums-by-module";
 /// Numbers that are read or written at once.
-const CHUNK: usize = 1 << 16;
+pub(crate) const CHUNK: usize = 1 << 16;
 
 /// What was summed over.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -69,18 +70,36 @@ pub struct Reduction<'a> {
 
 impl<'a> Reduction<'a> {
     /// The passes that are still to be made; a module's part is numbered by its place in the selection. `bytes` is what
-    /// one pass needs for these modules. A pass that was killed goes on as it was, if it still fits.
+    /// one pass needs for these modules. A pass that was killed goes on as it was, if it still fits. Of a share they are those of its
+    /// modules; of the whole, modules of which all shares have left their sums are added up, without the model.
     ///
     /// # Errors
     /// As [`Draft::plan`] and [`Draft::restore`].
     pub fn passes(&self, draft: &Draft, bytes: impl Fn(&[Module]) -> u64) -> Result<Vec<Pass<'a>>> {
         draft.parts(self.selection.modules().len());
-        let Corpus { task, tokens, exec, share, .. } = self.corpus;
-        let spans: Vec<Span> = draft.plan(|| tokens.spans())?;
+        let (Corpus { task, tokens, exec, .. }, share) = (self.corpus, draft.share());
+        let spans: Vec<Span> = draft.plan(|| tokens.spans(share))?;
         let modules = self.selection.modules();
         let (per_pass, room) = (exec.modules_per_pass, self.room);
         let bytes = |chosen: &[usize]| bytes(&chosen.iter().map(|&place| modules[place].clone()).collect::<Vec<_>>());
-        let mut left: Vec<usize> = (0..modules.len()).filter(|&place| !draft.has(place)).collect();
+        let grid = match share {
+            Share::WHOLE => Grid::found(draft)?,
+            Share { of, .. } => Some(Grid::agreed(draft, || {
+                let alone: Vec<_> = (0..modules.len()).map(|place| bytes(&[place])).collect();
+                Grid::new(of, &alone, PARTIAL_SUMS)
+            })?),
+        };
+        let (own, group): (Vec<usize>, usize) = match &grid {
+            Some(grid) if share != Share::WHOLE => {
+                let (own, group) = grid.of_share(share);
+                (own.iter().copied().filter(|&place| !draft.has_state(&grid.name(place, group))).collect(), group)
+            }
+            _ => ((0..modules.len()).collect(), 0),
+        };
+        let missing = own.into_iter().filter(|&place| !draft.made(place));
+        let handed =
+            |place: &usize| share == Share::WHOLE && grid.as_ref().is_some_and(|grid| grid.has_all(draft, *place));
+        let (handed, mut left): (Vec<usize>, Vec<usize>) = missing.partition(handed);
         let begun: Vec<usize> = match draft.restore_each(&checkpoint(share))? {
             Some(mut saved) => {
                 let saved = Header::read(&mut saved)?.modules;
@@ -94,6 +113,8 @@ impl<'a> Reduction<'a> {
             passes.push(begun);
         }
         passes.extend(split(&left, per_pass, room, bytes));
+        let summed = passes.len();
+        passes.extend(split(&handed, per_pass, room, bytes));
         for pass in &passes {
             if let (Some(room), [alone]) = (room.filter(|&room| per_pass.is_none() && bytes(pass) > room), &pass[..]) {
                 let (name, gigabytes) = (&modules[*alone].name, |bytes: u64| bytes as f64 / 1e9);
@@ -112,6 +133,9 @@ impl<'a> Reduction<'a> {
             selection: self.selection.only(&places),
             places,
             spans: spans.clone(),
+            grid: grid.clone(),
+            group,
+            handed: number >= summed,
             number,
             of,
         };
@@ -127,6 +151,11 @@ pub struct Pass<'a> {
     /// Their places in the whole selection: the numbers of their parts.
     pub places: Vec<usize>,
     spans: Vec<Span>,
+    /// How shares lie, and the group of spans of this one.
+    grid: Option<Grid>,
+    group: usize,
+    /// Whether the sums are those that shares have left.
+    handed: bool,
     number: usize,
     of: usize,
 }
@@ -143,24 +172,30 @@ pub struct Sums {
 }
 
 impl Pass<'_> {
-    /// Runs the model over every span of the share that is not yet summed; `visit` adds each tap to the slots, which have
-    /// these forms. One share of several stays as a checkpoint, for [`Pass::join`].
+    /// Runs the model over every span that is not yet summed; `visit` adds each tap to the slots, each of a module (by its place in
+    /// this pass) and a form, in the order of the modules. None where it is one share of several: its sums stay in the draft.
     ///
     /// # Errors
     /// Those of the model and of `visit`; an example whose gradients are not finite, by its number.
     pub fn sum(
         &self,
         draft: &Draft,
-        forms: &[Form],
+        forms: &[(usize, Form)],
         mut visit: impl FnMut(Tap<'_>, &mut [Sum]) -> Result<()>,
-    ) -> Result<Sums> {
+    ) -> Result<Option<Sums>> {
+        if let (true, Some(grid)) = (self.handed, &self.grid) {
+            return self.join(draft, grid, forms).map(Some);
+        }
+        let slots = forms;
+        let forms = &forms.iter().map(|&(_, form)| form).collect::<Vec<_>>()[..];
         let Reduction { corpus, labels, .. } = self.reduction;
-        let Corpus { task, model, tokens, exec, share } = corpus;
+        let (Corpus { task, model, tokens, exec }, share) = (corpus, draft.share());
         let mut sums = self.restore(draft, share, forms)?;
         let task = if self.of == 1 { task.into() } else { format!("{task}, pass {} of {}", self.number + 1, self.of) };
-        exec.reporter.begin(&task, "tokens", tokens.tokens() / share.of as u64, sums.counts.tokens);
+        let groups = self.grid.as_ref().filter(|_| share != Share::WHOLE).map_or(1, |grid| grid.span_groups);
+        exec.reporter.begin(&task, "tokens", tokens.tokens() / groups as u64, sums.counts.tokens);
         let (mut saved, mut cost) = (Instant::now(), Duration::ZERO);
-        let spans = self.spans.iter().enumerate().skip(sums.next).filter(|(index, _)| share.owns(*index));
+        let spans = self.spans.iter().enumerate().skip(sums.next).filter(|(index, _)| index % groups == self.group);
         for (index, span) in spans {
             let examples = tokens.read_span(span)?;
             for (_, batch) in corpus.batches_of(&examples, model.batch_tokens(exec.batch_tokens, ACTIVATION_BYTES)) {
@@ -189,63 +224,74 @@ impl Pass<'_> {
                 (saved, cost) = (Instant::now(), start.elapsed());
             }
         }
-        if share != Share::WHOLE {
-            sums.next = self.spans.len();
-            self.save(&sums, draft, share, forms)?;
-        }
         exec.reporter.end();
-        Ok(sums)
+        let Some(grid) = self.grid.as_ref().filter(|_| share != Share::WHOLE) else { return Ok(Some(sums)) };
+        self.hand_over(&sums, draft, grid, slots)?;
+        draft.forget(&checkpoint(share))?;
+        Ok(None)
     }
 
-    /// The sums of all `shares`, added in pairs of neighbours, pairs of pairs, and so on; none while one of them is not done.
-    ///
-    /// # Errors
-    /// As [`Draft::restore`].
-    pub fn join(&self, draft: &Draft, shares: usize, forms: &[Form]) -> Result<Option<Sums>> {
-        let mut joined = self.zeros(forms);
-        let mut readers = Vec::new();
-        for index in 0..shares {
-            let Some(mut saved) = draft.restore_each(&checkpoint(Share { index, of: shares }))? else {
-                return Ok(None);
+    /// Leaves the sums of each module for whoever joins them.
+    fn hand_over(&self, sums: &Sums, draft: &Draft, grid: &Grid, slots: &[(usize, Form)]) -> Result<()> {
+        for (module, &place) in self.places.iter().enumerate() {
+            let own = slots_of(slots, module);
+            let forms: Vec<_> = slots[own.clone()].iter().map(|&(_, form)| form).collect();
+            let header = Header {
+                next: self.spans.len(),
+                counts: sums.counts,
+                modules: vec![(self.selection.modules()[module].name.clone(), sums.seen[module])],
+                shapes: shapes(&forms),
             };
-            let header = Header::read(&mut saved)?;
-            if !header.is_of(&self.names(), forms) || header.next != self.spans.len() {
-                return Ok(None);
-            }
-            joined.counts.tokens += header.counts.tokens;
-            joined.counts.examples += header.counts.examples;
-            joined.seen.iter_mut().zip(&header.modules).for_each(|(all, (_, seen))| *all += seen);
-            readers.push(saved);
+            draft.hand_over(&grid.name(place, self.group), |into| {
+                header.write(into)?;
+                sums.slots[own].iter().try_for_each(|sum| write_values(sum.values(), into))
+            })?;
         }
-        for values in joined.slots.iter_mut().flat_map(|slot| slot.values_mut().chunks_mut(CHUNK)) {
-            let mut level = Vec::with_capacity(shares);
-            for reader in &mut readers {
-                let mut own = vec![0.0; values.len()];
-                read_values(reader, &mut own)?;
-                level.push(own);
+        Ok(())
+    }
+
+    /// The sums that all shares have left of the modules of this pass.
+    fn join(&self, draft: &Draft, grid: &Grid, slots: &[(usize, Form)]) -> Result<Sums> {
+        let forms: Vec<_> = slots.iter().map(|&(_, form)| form).collect();
+        let mut joined = self.zeros(&forms);
+        for (module, &place) in self.places.iter().enumerate() {
+            let own = slots_of(slots, module);
+            let forms: Vec<_> = slots[own.clone()].iter().map(|&(_, form)| form).collect();
+            let names = [self.selection.modules()[module].name.clone()];
+            let mut readers = Vec::new();
+            let mut counts = Counts::default();
+            for group in 0..grid.span_groups {
+                let name = grid.name(place, group);
+                let mut saved =
+                    draft.restore_each(&name)?.with_context(|| format!("{name} has gone from the draft"))?;
+                let header = Header::read(&mut saved)?;
+                ensure!(
+                    header.is_of(&names, &forms) && header.next == self.spans.len(),
+                    "{name} of the draft is no sum of this module and these shapes: remove the draft"
+                );
+                counts.tokens += header.counts.tokens;
+                counts.examples += header.counts.examples;
+                joined.seen[module] += header.modules[0].1;
+                readers.push(saved);
             }
-            while level.len() > 1 {
-                let mut pairs = level.into_iter();
-                let mut above = Vec::new();
-                while let Some(mut first) = pairs.next() {
-                    let second = pairs.next().unwrap_or_default();
-                    first.iter_mut().zip(second).for_each(|(sum, value)| *sum += value);
-                    above.push(first);
-                }
-                level = above;
-            }
-            values.copy_from_slice(&level[0]);
+            add_in_pairs(&mut readers, joined.slots[own].iter_mut().map(Sum::values_mut))?;
+            joined.counts = counts;
         }
         joined.next = self.spans.len();
-        Ok(Some(joined))
+        Ok(joined)
     }
 
     /// The modules of this pass are parts now: its sums have served their purpose.
     ///
     /// # Errors
     /// As [`Draft::forget`].
-    pub fn end(&self, draft: &Draft, shares: usize) -> Result<()> {
-        (0..shares).try_for_each(|index| draft.forget(&checkpoint(Share { index, of: shares })))?;
+    pub fn end(&self, draft: &Draft) -> Result<()> {
+        draft.forget(&checkpoint(Share::WHOLE))?;
+        if let Some(grid) = &self.grid {
+            let names =
+                self.places.iter().flat_map(|&place| (0..grid.span_groups).map(move |group| grid.name(place, group)));
+            names.into_iter().try_for_each(|name| draft.forget(&name))?;
+        }
         match self.number + 1 < self.of {
             true => self.note_done(draft, (self.number + 1) * self.spans.len()),
             false => Ok(()),
@@ -285,13 +331,14 @@ impl Pass<'_> {
         draft.checkpoint_each(&checkpoint(share), |into| {
             let modules = self.names().into_iter().zip(sums.seen.iter().copied()).collect();
             Header { next: sums.next, counts: sums.counts, modules, shapes: shapes(forms) }.write(into)?;
-            for values in sums.slots.iter().flat_map(|slot| slot.values().chunks(CHUNK)) {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                into.write_all(&bytes)?;
-            }
-            Ok(())
+            sums.slots.iter().try_for_each(|slot| write_values(slot.values(), into))
         })
     }
+}
+
+/// The slots of a module, which lie side by side.
+fn slots_of(slots: &[(usize, Form)], module: usize) -> Range<usize> {
+    slots.partition_point(|(of, _)| *of < module)..slots.partition_point(|(of, _)| *of <= module)
 }
 
 /// The checkpoint of a share.
@@ -302,8 +349,16 @@ fn checkpoint(share: Share) -> String {
     }
 }
 
+fn write_values(values: &[f64], into: &mut dyn Write) -> Result<()> {
+    for values in values.chunks(CHUNK) {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        into.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
 /// The next numbers of a checkpoint.
-fn read_values(from: &mut impl Read, values: &mut [f64]) -> Result<()> {
+pub(crate) fn read_values(from: &mut impl Read, values: &mut [f64]) -> Result<()> {
     let mut bytes = vec![0; 8 * values.len()];
     from.read_exact(&mut bytes).context("the checkpoint has another size: remove the draft")?;
     for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(8)) {

@@ -1,35 +1,10 @@
-//! Units of work, and whose they are.
+//! Units of work that make parts.
 
 use anyhow::Result;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use wherefrom_artifact::Draft;
 use wherefrom_stage::Exec;
-
-/// The units of one process of several: those whose number is `index` modulo `of`, whatever is missing when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
-    /// From 0.
-    pub index: usize,
-    /// How many shares there are.
-    pub of: usize,
-}
-
-impl Share {
-    /// All units.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
-
-    /// Whether the unit of that number is one of them.
-    pub fn owns(self, unit: usize) -> bool {
-        unit % self.of == self.index
-    }
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Self::WHOLE
-    }
-}
 
 /// What a share still has to do of a stage that writes a part for each unit: unit i makes part i.
 #[derive(Debug)]
@@ -45,13 +20,8 @@ impl<U: Serialize + DeserializeOwned> Units<U> {
     ///
     /// # Errors
     /// As [`Draft::plan`].
-    pub fn plan(
-        draft: &Draft,
-        share: Share,
-        make: impl FnOnce() -> Result<Vec<U>>,
-        work: impl Fn(&U) -> u64,
-    ) -> Result<Self> {
-        let mut units = Self { left: Vec::new(), total: 0, done: 0 };
+    pub fn plan(draft: &Draft, make: impl FnOnce() -> Result<Vec<U>>, work: impl Fn(&U) -> u64) -> Result<Self> {
+        let (mut units, share) = (Self { left: Vec::new(), total: 0, done: 0 }, draft.share());
         for (part, unit) in draft.plan(make)?.into_iter().enumerate().filter(|(part, _)| share.owns(*part)) {
             units.total += work(&unit);
             match draft.has(part) {

@@ -25,6 +25,7 @@ mod reader;
 mod records;
 mod run;
 mod schema;
+mod shard;
 mod single;
 mod size;
 mod stage;

@@ -137,7 +137,7 @@ impl Plan {
         Ok(Done { name: step.name.clone(), folder, kind: step.kind, cached, seconds: start.elapsed().as_secs_f64() })
     }
 
-    fn given(&self, step: &Step) -> Result<Given> {
+    pub(crate) fn given(&self, step: &Step) -> Result<Given> {
         let folder = std::path::absolute(paths::folder(&self.path).join("."))?;
         let mut given = Given { folder: Some(folder), ..Given::default() };
         for wire in step.wires.iter().filter(|wire| wire.used) {

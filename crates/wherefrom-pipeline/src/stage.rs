@@ -103,8 +103,13 @@ impl Stage {
         }
     }
 
+    /// Whether several processes can do a share of it each.
+    pub fn splits(self) -> bool {
+        matches!(self, Self::Own(stage) if stage.about().splits)
+    }
+
     /// Whether it runs a checkpoint.
-    pub(crate) fn runs_model(self) -> bool {
+    pub fn runs_model(self) -> bool {
         self.checkpoint() == Checkpoint::Runs
     }
 

@@ -105,7 +105,7 @@ impl Step {
     }
 
     /// Steps that have to be made before it.
-    pub(crate) fn needs(&self) -> impl Iterator<Item = usize> {
+    pub fn needs(&self) -> impl Iterator<Item = usize> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| &wire.source);
         wires.chain(&self.model).filter_map(|source| match source {
             Source::Step(step) => Some(*step),

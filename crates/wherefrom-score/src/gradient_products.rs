@@ -38,7 +38,7 @@ pub static STAGE: Stage<Config> = Stage {
     about: About {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
-        ..About::new("gradient-products", VERSION)
+        ..About::new("gradient-products", VERSION).split()
     },
     roles: &[Role::required("queries", &[Kind::Tokens]), Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| {
@@ -125,12 +125,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let together = (WHOLE_QUERY_BYTES / (4 * size)).max(1);
     let groups = || (0..asked.len()).step_by(together).map(|first| first..(first + together).min(asked.len()));
     let plan = || {
-        let spans = inputs.tokens.spans()?;
+        let spans = inputs.tokens.spans(draft.share())?;
         let units = groups().flat_map(|queries| spans.iter().map(move |&span| Unit { queries: queries.clone(), span }));
         Ok(units.collect())
     };
     let work = |unit: &Unit| (steps.len() * unit.span.len()) as u64;
-    let units = Units::plan(draft, Default::default(), plan, work)?;
+    let units = Units::plan(draft, plan, work)?;
     let rates: f64 = steps.iter().map(|(_, rate)| rate).sum();
     let all = config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f64;
     let scale = if config.cosine { rates.recip() } else { all.recip() };

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
     Artifact, Candidate, Candidates, Detail, Details, Draft, Error, Example, Kind, Preconditioned, Ranked, Ranking,
-    Score, Scores, Span, Tokens, check_training_examples,
+    Score, Scores, Share, Span, Tokens, check_training_examples,
 };
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Labels, Measurement, Module, Precision, Selection};
@@ -37,7 +37,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("score", VERSION) },
+    about: About { model: Checkpoint::Runs, inherits: &["precision"], ..About::new("score", VERSION).split() },
     roles: &[
         Role::required("queries", &[Kind::Preconditioned]),
         Role::required("tokens", &[Kind::Tokens]),
@@ -174,7 +174,7 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     let held = limit.map_or(GPU_QUERY_BYTES, beside).min(if survey.whole() { WHOLE_QUERY_BYTES } else { usize::MAX });
     let groups = |unit: &Unit| survey.groups(unit.queries.clone(), held);
     let work = |unit: &Unit| (unit.span.len() * groups(unit).len()) as u64;
-    let units = Units::plan(draft, corpus.share, || units(&survey, inputs, wanted.as_ref(), query_bytes), work)?;
+    let units = Units::plan(draft, || units(&survey, inputs, wanted.as_ref(), query_bytes, draft.share()), work)?;
     let mut loaded: Option<Queries> = None;
     units.each(corpus.task, exec, |part, unit| {
         let mut examples = inputs.tokens.read_span(&unit.span)?;
@@ -220,8 +220,14 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
 }
 
 /// Groups of queries that fit, each with the spans in which it has a candidate.
-fn units(survey: &Survey, inputs: &Inputs, wanted: Option<&Wanted>, query_bytes: usize) -> Result<Vec<Unit>> {
-    let spans = inputs.tokens.spans()?;
+fn units(
+    survey: &Survey,
+    inputs: &Inputs,
+    wanted: Option<&Wanted>,
+    query_bytes: usize,
+    share: Share,
+) -> Result<Vec<Unit>> {
+    let spans = inputs.tokens.spans(share)?;
     let mut units = Vec::new();
     for queries in survey.groups(0..survey.count, query_bytes) {
         let any = |span: &&Span| {

@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `similarity`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("similarity", VERSION),
+    about: About::new("similarity", VERSION).split(),
     roles: &[
         Role::when("queries", &[Kind::Tokens], |config| config.method != Method::Activations),
         Role::when("tokens", &[Kind::Tokens], |config| config.method != Method::Activations),

@@ -50,12 +50,19 @@ pub struct About {
     pub inherits: &'static [&'static str],
     /// Whether it has the knob [`MODULES_PER_PASS`], which is in no configuration and no key.
     pub several_passes: bool,
+    /// Whether several processes can do a share each: it makes part i where [`Draft::has`] has not, or sums.
+    pub splits: bool,
 }
 
 impl About {
     /// A stage that reads artifacts and nothing else.
     pub const fn new(name: &'static str, version: u32) -> Self {
-        Self { name, version, files: &[], model: Checkpoint::None, inherits: &[], several_passes: false }
+        Self { name, version, files: &[], model: Checkpoint::None, inherits: &[], several_passes: false, splits: false }
+    }
+
+    /// The same where several processes can do a share each.
+    pub const fn split(self) -> Self {
+        Self { splits: true, ..self }
     }
 
     /// Knobs that are no part of the configuration.

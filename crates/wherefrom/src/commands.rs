@@ -30,7 +30,15 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let device = if computes { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
     let exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
-        Command::Run { pipeline, to, set, json } => {
+        Command::Run { pipeline, to: Some(to), set, shard: Some(share), again, .. } => {
+            #[cfg(unix)]
+            crate::interrupt::again(again);
+            let plan = Plan::read(&pipeline, &set, store)?;
+            let sealed = plan.run_share(&to, share, &exec)?;
+            let what = if sealed { "is sealed: nothing to do" } else { "is done" };
+            say(&format!("share {share} of {to} {what}"))
+        }
+        Command::Run { pipeline, to, set, json, .. } => {
             #[cfg(unix)]
             crate::interrupt::resumable();
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
@@ -51,14 +59,18 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let output = init.output.display();
             say(&format!("now: wherefrom plan '{output}', then wherefrom run '{output}'"))
         }
-        Command::Plan { pipeline, why, machine, set, json } => {
+        Command::Plan { pipeline, why, shards, machine, set, json } => {
+            let given = set.clone();
             let mut plan = Plan::read(&pipeline, &set, store.clone())?;
             if plan.ask(&*exec.reporter) {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
             match why {
                 Some(step) => planned::preimage(plan.find(&step)?, json),
-                None if json => planned::json(&plan, why_store, machine.as_ref(), &exec),
+                None if json => {
+                    let shards = shards.map(|count| planned::Shards { count: count as usize, set: &given });
+                    planned::json(&plan, why_store, machine.as_ref(), shards, &exec)
+                }
                 None => planned::table(&plan, why_store, machine.as_ref(), &exec),
             }
         }

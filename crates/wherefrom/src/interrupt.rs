@@ -1,6 +1,6 @@
 //! What Ctrl-C says.
 
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::output::note;
@@ -24,6 +24,19 @@ pub(crate) fn resumable() {
                 words.join(" ")
             ));
             std::process::exit(CODE);
+        }
+    });
+}
+
+/// From now on SIGTERM and SIGUSR1, which schedulers send before a limit or to make room, end the program with `code`: the unit
+/// under way is dropped, and what is finished is kept.
+pub(crate) fn again(code: u8) {
+    let Ok(mut signals) = Signals::new([SIGTERM, SIGUSR1]) else { return };
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            let name = if signal == SIGTERM { "SIGTERM" } else { "SIGUSR1" };
+            note(format_args!("\nended by {name}; what is finished is kept, and the same share goes on from there"));
+            std::process::exit(code.into());
         }
     });
 }

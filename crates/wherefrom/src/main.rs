@@ -22,6 +22,8 @@ Exit codes:
   0    done
   1    failed, through no fault of the input; for `check`, beyond its thresholds
   2    refused: a file, row, knob or word of the command line that the message names
+  75   of a share (--shard) only: in the way of another process, ended by SIGTERM or SIGUSR1, or a file system failed; try again
+       (--again gives another number)
   130  interrupted (Ctrl-C); the same command goes on from there";
 
 /// Training-data attribution: from a corpus, a model and queries to the examples that matter.
@@ -44,6 +46,11 @@ struct Cli {
 }
 
 impl Command {
+    /// The exit code of what may be tried again.
+    fn again(&self) -> Option<u8> {
+        if let Self::Run { shard: Some(_), again, .. } = self { Some(*again) } else { None }
+    }
+
     /// The pipeline that it is about.
     fn pipeline(&self) -> Option<&Path> {
         match self {
@@ -90,6 +97,13 @@ enum Command {
         /// Stop after this step.
         #[arg(long, value_name = "STEP")]
         to: Option<String>,
+        /// Do share K of N of that step and nothing else, 0 ≤ K < N: what several processes do beside each other, on one machine
+        /// or on many that see the store. `run` without it then joins and seals.
+        #[arg(long, value_name = "K/N", requires = "to", conflicts_with = "json")]
+        shard: Option<wherefrom_artifact::Share>,
+        /// The exit code of a share that may be tried again.
+        #[arg(long, value_name = "CODE", default_value_t = 75, requires = "shard")]
+        again: u8,
         /// Change a knob: steps.STEP.KNOB=VALUE.
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
@@ -104,6 +118,9 @@ enum Command {
         /// Print what this step's key is made of.
         #[arg(long, value_name = "STEP")]
         why: Option<String>,
+        /// Say, with --json, what to run where N processes do a share of each step.
+        #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u32).range(1..))]
+        shards: Option<u32>,
         /// What it would cost on so many GPUs with so much memory each: 8x80GB.
         #[arg(long, value_name = "GPUSxMEMORY", value_parser = wherefrom_pipeline::parse_machine)]
         machine: Option<wherefrom_pipeline::Machine>,
@@ -264,6 +281,7 @@ fn main() -> ExitCode {
         }
         Err(help) => help.exit(),
     };
+    let again = cli.command.again();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
@@ -271,9 +289,31 @@ fn main() -> ExitCode {
         Err(error) => {
             let remedy = if full(&error) { "; make room there, and run again: what was finished is kept" } else { "" };
             output::note(format_args!("error: {error:#}{remedy}"));
-            ExitCode::from(if users(&error) { 2 } else { 1 })
+            match again.filter(|_| passing(&error)) {
+                Some(code) => ExitCode::from(code),
+                None => ExitCode::from(if users(&error) { 2 } else { 1 }),
+            }
         }
     }
+}
+
+/// Whether it may pass: another process in the way, or what a shared file system does to whoever asks too early.
+fn passing(error: &anyhow::Error) -> bool {
+    let kinds = [
+        ErrorKind::StaleNetworkFileHandle,
+        ErrorKind::ResourceBusy,
+        ErrorKind::TimedOut,
+        ErrorKind::Interrupted,
+        ErrorKind::WouldBlock,
+        ErrorKind::ConnectionReset,
+        ErrorKind::HostUnreachable,
+        ErrorKind::NetworkUnreachable,
+        ErrorKind::NetworkDown,
+    ];
+    error.chain().any(|cause| match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => kinds.contains(&error.kind()),
+        None => matches!(cause.downcast_ref(), Some(wherefrom_artifact::Error::Busy(_))),
+    })
 }
 
 /// Whether the user can mend it.

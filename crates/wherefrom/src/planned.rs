@@ -46,8 +46,47 @@ fn complete(plan: &Plan, machine: Option<&Machine>) -> Result<()> {
     if machine.is_some() { Ok(()) } else { plan.complete() }
 }
 
+/// Shares that each step is to be done in, and what the command has set.
+pub(crate) struct Shards<'a> {
+    pub(crate) count: usize,
+    pub(crate) set: &'a [String],
+}
+
+impl Shards<'_> {
+    /// What an engine runs of a step that is missing: its shares, then what joins and seals them; `{K}` is a share's number.
+    fn of(&self, plan: &Plan, step: &Step, exec: &Exec) -> Value {
+        if step.state == State::Cached {
+            return Value::Null;
+        }
+        let count = if step.stage.splits() { self.count } else { 1 };
+        let missing = step.needs().map(|before| &plan.steps[before]).filter(|before| before.state != State::Cached);
+        let command = |share: &[String]| {
+            let words = ["wherefrom", "run"].map(String::from).into_iter();
+            let places = [plan.path.display().to_string(), "--to".into(), step.name.clone(), "--store".into()];
+            let store = plan.store.root().display().to_string();
+            let sets = self.set.iter().flat_map(|set| ["--set".to_string(), set.clone()]);
+            words.chain(places).chain([store]).chain(share.iter().cloned()).chain(sets).collect::<Vec<_>>()
+        };
+        let share = (count > 1).then(|| command(&["--shard".into(), format!("{{K}}/{count}")]));
+        json!({
+            "count": count,
+            "waits_for": missing.map(|before| &before.name).collect::<Vec<_>>(),
+            "share": share,
+            "seal": command(&[]),
+            "runs_model": step.stage.runs_model(),
+            "gpu": step.stage.runs_model() && exec.device.gpu().is_some(),
+        })
+    }
+}
+
 /// The same for programs: FORMAT.md has the fields.
-pub(crate) fn json(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec: &Exec) -> Result<()> {
+pub(crate) fn json(
+    plan: &Plan,
+    why_store: Why,
+    machine: Option<&Machine>,
+    shards: Option<Shards<'_>>,
+    exec: &Exec,
+) -> Result<()> {
     let estimates = estimates(plan, machine, exec);
     let asked = machine;
     let machine = machine.cloned().unwrap_or_else(|| wherefrom_pipeline::this_machine(exec));
@@ -59,15 +98,19 @@ pub(crate) fn json(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec:
         };
         let wires = step.wires.iter().map(|wire| (wire.role.clone(), source(plan, &wire.source)));
         let model = step.model.iter().map(|model| ("model".into(), source(plan, model)));
-        json!({
+        let mut said = json!({
             "name": step.name, "stage": step.stage.name(), "kind": step.kind.name(), "key": step.key(),
             "folder": step.folder(&plan.store), "state": state, "parts": parts, "why": step.why,
             "config": step.config(), "inputs": wires.chain(model).collect::<Map<_, _>>(),
             "cost": estimate.cost.as_ref().map(cost),
             "time": estimate.time.map(|time| json!({ "seconds": time.seconds, "basis": time.basis.to_string() })),
-        })
+        });
+        if let Some(shards) = &shards {
+            said["shards"] = shards.of(plan, step, exec);
+        }
+        said
     });
-    say_json(&json!({
+    let mut said = json!({
         "pipeline": plan.path,
         "store": { "path": plan.store.root(), "why": why_store.to_string() },
         "machine": { "device": machine.device.to_string(), "memory": machine.memory },
@@ -76,7 +119,11 @@ pub(crate) fn json(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec:
         "seconds": seconds(&estimates),
         "arithmetic": if asked.is_none() { plan.arithmetic(exec) } else { Vec::new() },
         "warnings": warnings(plan, &estimates, asked),
-    }))?;
+    });
+    if let Some(shards) = &shards {
+        said["shards"] = shards.count.into();
+    }
+    say_json(&said)?;
     complete(plan, asked)
 }
 

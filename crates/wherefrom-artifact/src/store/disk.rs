@@ -27,11 +27,35 @@ pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Resul
     rename(&temporary, path)
 }
 
+/// Like [`replace`], for a name that several processes, perhaps on several machines, may give to the same content: what has it
+/// keeps it. False if it was there.
+pub(crate) fn create(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
+    let temporary = temporary(path);
+    let write = || -> Result<bool> {
+        let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
+        fill(&mut file).with_context(|| format!("write {}", temporary.display()))?;
+        file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
+        match fs::hard_link(&temporary, path) {
+            Ok(()) => sync_folder(path).map(|()| true),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            // A file system without hard links: a rename replaces, by the same content.
+            Err(_) => rename(&temporary, path).map(|()| true),
+        }
+    };
+    let written = write();
+    let _gone = fs::remove_file(&temporary);
+    written
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("sync {}", folder.display()))
+}
+
 /// Renames and syncs the folder, so that the new name survives a power cut.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("sync {}", folder.display()))
+    sync_folder(to)
 }
 
 /// A name beside `path` that nobody else has: two processes, perhaps on two machines, may write one file at once.

@@ -29,6 +29,7 @@ use crate::part;
 use crate::recipe::{Recipe, canonical_json};
 use crate::sound::Sound;
 use crate::store::disk;
+use crate::store::share::Share;
 use crate::stored::{self, Losses, Stored};
 
 /// The frozen split of a draft.
@@ -40,11 +41,13 @@ const ATTEMPT: &str = "attempt-";
 /// Bytes of the digest that ends a checkpoint.
 const DIGEST: usize = blake3::OUT_LEN;
 
-/// A folder that becomes an artifact by one rename. Held by one process at a time (the store locks it).
+/// A folder that becomes an artifact by one rename. Held by one process at a time, or by several that do a share each (the store
+/// locks it).
 pub struct Draft {
     kind: Kind,
     key: String,
     folder: PathBuf,
+    share: Share,
     metadata: BTreeMap<String, String>,
     summary: BTreeMap<String, Value>,
     provenance: BTreeMap<String, Value>,
@@ -78,10 +81,12 @@ impl Plan {
 }
 
 impl Draft {
-    pub(crate) fn open(kind: Kind, key: &str, folder: PathBuf) -> Result<Self> {
+    pub(crate) fn open(kind: Kind, key: &str, folder: PathBuf, share: Share) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        // What a killed process was writing has a name that nobody will write to again.
-        disk::remove_temporary(&folder)?;
+        // What a killed process was writing has a name that nobody will write to again; others may be writing theirs.
+        if share == Share::WHOLE {
+            disk::remove_temporary(&folder)?;
+        }
         let metadata = BTreeMap::from([
             ("wherefrom.kind".to_string(), kind.name().to_string()),
             ("wherefrom.version".to_string(), kind.version().to_string()),
@@ -90,7 +95,7 @@ impl Draft {
         let (summary, provenance) = (BTreeMap::new(), BTreeMap::new());
         let (stored, parts) = (Stored::F32, OnceLock::new());
         let (origin, kept) = (Origin::new(), Vec::new());
-        Ok(Self { kind, key: key.into(), folder, metadata, summary, provenance, stored, origin, kept, parts })
+        Ok(Self { kind, key: key.into(), folder, share, metadata, summary, provenance, stored, origin, kept, parts })
     }
 
     /// What is being made.
@@ -145,8 +150,11 @@ impl Draft {
             Plan::parse(&text).ok_or_else(|| self.corrupt(PLAN))?
         } else {
             let plan = Plan::new(serde_json::to_value(make()?)?);
-            disk::write_atomically(&path, &serde_json::to_vec(&plan)?)?;
-            plan.plan
+            match self.publish(&path, &serde_json::to_vec(&plan)?)? {
+                true => plan.plan,
+                // Another process was first.
+                false => Plan::parse(&fs::read(&path)?).ok_or_else(|| self.corrupt(PLAN))?,
+            }
         };
         let parts = value.as_array().map(Vec::len);
         let plan = serde_json::from_value(value).map_err(|_| self.corrupt(PLAN))?;
@@ -202,9 +210,32 @@ impl Draft {
         self.kept = columns.to_vec();
     }
 
-    /// Whether the part is there, and hence complete.
+    /// Whether nothing is to be done for the part: it is there, and hence complete, or it is another share's.
     pub fn has(&self, part: usize) -> bool {
+        !self.share.owns(part) || self.made(part)
+    }
+
+    /// Whether the part is there.
+    pub fn made(&self, part: usize) -> bool {
         self.part_path(part).exists()
+    }
+
+    /// The share of it that this process does.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// Writes a file whose content is the same whoever writes it. Where several processes may, what is there is never replaced;
+    /// false if it was there.
+    fn publish(&self, path: &Path, bytes: &[u8]) -> Result<bool> {
+        self.place(path, |file| Ok(file.write_all(bytes)?))
+    }
+
+    fn place(&self, path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
+        match self.share {
+            Share::WHOLE => disk::replace(path, fill).map(|()| true),
+            _ => disk::create(path, fill),
+        }
     }
 
     /// The file of a part.
@@ -226,7 +257,7 @@ impl Draft {
     pub fn write_each(&self, part: usize, batches: impl Iterator<Item = Result<RecordBatch>>) -> Result<()> {
         let schema = self.schema();
         let path = self.part_path(part);
-        disk::replace(&path, |file| {
+        self.place(&path, |file| {
             match self.kind.format() {
                 Format::Parquet => {
                     let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(self.properties()?))?;
@@ -254,6 +285,7 @@ impl Draft {
             }
             Ok(())
         })
+        .map(drop)
         .with_context(|| format!("write part {part} of {}", self.kind.name()))
     }
 
@@ -264,18 +296,29 @@ impl Draft {
 
     /// Like [`Draft::checkpoint`], for state that should not lie in memory twice. A digest ends the file.
     pub fn checkpoint_each(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        disk::replace(&self.scratch(name), |file| {
-            let mut writer = Hashed { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() };
-            fill(&mut writer)?;
-            let digest = writer.hasher.finalize();
-            writer.inner.write_all(digest.as_bytes())?;
-            Ok(writer.inner.flush()?)
-        })
+        disk::replace(&self.scratch(name), |file| hashed(file, fill))
+    }
+
+    /// Working state that another process will want, written once: what is there is right and stays.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn hand_over(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        self.place(&self.scratch(name), |file| hashed(file, fill)).map(drop)
+    }
+
+    /// Whether such state is there.
+    pub fn has_state(&self, name: &str) -> bool {
+        self.scratch(name).exists()
     }
 
     /// An empty file to put aside what has no room in memory, and to read it from again; gone once the draft is sealed.
     pub fn aside(&self) -> Result<File> {
-        let path = self.scratch("aside");
+        let name = match self.share {
+            Share::WHOLE => "aside".into(),
+            share => format!("aside-{}-of-{}-{}", share.index, share.of, disk::unique()),
+        };
+        let path = self.scratch(&name);
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
         file.with_context(|| format!("create {}", path.display()))
     }
@@ -435,6 +478,15 @@ impl<W: Write> Write for Hashed<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// What `fill` writes, and its digest.
+fn hashed(file: &mut File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut writer = Hashed { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() };
+    fill(&mut writer)?;
+    let digest = writer.hasher.finalize();
+    writer.inner.write_all(digest.as_bytes())?;
+    Ok(writer.inner.flush()?)
 }
 
 /// Whether a file of a draft is no part of the artifact.

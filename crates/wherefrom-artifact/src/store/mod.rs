@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/<kind>-v<version>/<key>/          sealed: manifest.json and parts
 //! <store>/<kind>-v<version>/<key>.draft/    in the making: plan.json, parts, scratch
-//! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft
+//! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft, by several while each writes its share
 //! <store>/digests/                          digests of input files
 //! <store>/records/                          a record of every run
 //! <store>/housekeeping.lock                 held while unneeded artifacts are removed
@@ -12,8 +12,9 @@
 pub(crate) mod digests;
 pub(crate) mod disk;
 pub(crate) mod draft;
+pub(crate) mod share;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
 use crate::reporter::Reporter;
 use crate::store::draft::Draft;
+use crate::store::share::{Share, busy};
 
 /// What the name of a draft ends with.
 const DRAFT: &str = ".draft";
@@ -165,12 +167,42 @@ impl Store {
             draft::finish(&begun, &target)?;
             return Ok((target, false));
         }
-        let mut draft = Draft::open(kind, &key, begun)?;
+        let mut draft = Draft::open(kind, &key, begun, Share::WHOLE)?;
         let start = Instant::now();
         fill(&mut draft)?;
         draft.provenance("wall_seconds", start.elapsed().as_secs_f64())?;
         draft.seal(recipe, &target)?;
         Ok((target, false))
+    }
+
+    /// Does a share of the artifact of `recipe` by `fill`, beside other processes that do theirs, and leaves it to
+    /// [`Store::produce`] to seal it. Whether there was nothing to be done: it is sealed.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a process makes the whole.
+    pub fn share(
+        &self,
+        kind: Kind,
+        recipe: &Recipe,
+        share: Share,
+        fill: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Result<bool> {
+        let key = recipe.key();
+        let target = self.folder(kind, &key);
+        self.writable()?;
+        let path = self.beside(kind, &key, "lock");
+        fs::create_dir_all(path.parent().context("a lock has a folder")?)?;
+        let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        // Where a file system knows no locks, a part is published once all the same.
+        if matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return Err(busy(format!("another process is making the whole of {} {key}; try again", kind.name())));
+        }
+        if target.join(MANIFEST).exists() {
+            open_any(&target)?;
+            return Ok(true);
+        }
+        fill(&mut Draft::open(kind, &key, self.beside(kind, &key, "draft"), share)?)?;
+        Ok(false)
     }
 
     fn lock(&self, kind: Kind, key: &str, reporter: &dyn Reporter) -> Result<File> {

@@ -1,7 +1,7 @@
 //! The documents that H is the mean of.
 
 use anyhow::Result;
-use wherefrom_artifact::{Artifact, Example, Tokens};
+use wherefrom_artifact::{Artifact, Example, Share, Tokens};
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model};
 use wherefrom_pass::Corpus;
@@ -36,7 +36,7 @@ impl Sampling<'_> {
         let mut chosen: Vec<u64> = chosen.into_iter().map(|(_, example)| example).collect();
         chosen.sort_unstable();
         let mut examples: Vec<Example> = Vec::with_capacity(chosen.len());
-        for span in self.tokens.spans()? {
+        for span in self.tokens.spans(Share::WHOLE)? {
             let own = span.first_example..span.first_example + span.len() as u64;
             if chosen.iter().any(|example| own.contains(example)) {
                 let rows = self.tokens.read_span(&span)?.into_iter();

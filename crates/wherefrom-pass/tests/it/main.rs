@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
-use wherefrom_artifact::{Artifact, Draft, Example, Kind, Loss, Losses, Recipe, Row, Silent, Store, Tokens};
-use wherefrom_linalg::kernels::Form;
-use wherefrom_model::{Labels, Model, Modules, Precision, Selection};
-use wherefrom_pass::{Corpus, Pass, Reduction, Share, Sums, open};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Loss, Losses, Recipe, Row, Share, Silent, Store, Tokens};
+use wherefrom_linalg::kernels::{Form, Sum};
+use wherefrom_model::{Labels, Model, Modules, Precision, Selection, Tap};
+use wherefrom_pass::{Corpus, Pass, Reduction, Sums, open};
 use wherefrom_stage::Exec;
 
 const ROWS: usize = 24;
@@ -56,47 +56,59 @@ fn study() -> Study {
 }
 
 impl Study {
-    fn corpus(&self, share: Share) -> Corpus<'_> {
-        Corpus { share, ..Corpus::new("test", &self.model, &self.tokens, &self.exec) }
+    fn corpus(&self) -> Corpus<'_> {
+        Corpus::new("test", &self.model, &self.tokens, &self.exec)
     }
 
-    /// A draft that is never sealed, for `body`.
-    fn draft<R>(&self, name: &str, kind: Kind, body: impl FnOnce(&mut Draft) -> Result<R>) -> R {
+    /// A draft that is never sealed, for `body`, by a share of it.
+    fn draft<R>(&self, name: &str, kind: Kind, share: Share, body: impl FnOnce(&mut Draft) -> Result<R>) -> R {
         let mut found = None;
-        let sealed = self.store.produce(kind, recipe(name), &Silent, |draft| {
+        let fill = |draft: &mut Draft| -> Result<()> {
             found = Some(body(draft)?);
             anyhow::bail!("the draft was all that was wanted")
-        });
-        found.unwrap_or_else(|| panic!("{:?}", sealed.err()))
+        };
+        let failed = match share {
+            Share::WHOLE => self.store.produce(kind, recipe(name), &Silent, fill).err(),
+            share => self.store.share(kind, &recipe(name), share, fill).err(),
+        };
+        found.unwrap_or_else(|| panic!("{failed:?}"))
     }
 
-    /// A pass over the covariances of the inputs of two modules, with their forms.
-    fn sum<R>(&self, name: &str, share: Share, body: impl FnOnce(&Draft, &Pass<'_>, &[Form]) -> Result<R>) -> R {
+    /// The sums of the inputs of two modules, or none where this process has nothing to add up: as often as there are passes.
+    fn sums(&self, name: &str, share: Share, visit: Visit<'_>) -> Vec<Result<Option<Sums>>> {
         let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
         let selection = Selection::new(&choice, self.model.modules()).unwrap();
         let reduction =
-            Reduction { corpus: self.corpus(share), labels: &Labels::Empirical, selection: &selection, room: None };
-        self.draft(name, Kind::Covariances, |draft| {
+            Reduction { corpus: self.corpus(), labels: &Labels::Empirical, selection: &selection, room: None };
+        self.draft(name, Kind::Covariances, share, |draft| {
             let passes = reduction.passes(draft, |_| 0)?;
-            let [pass] = &passes[..] else { panic!("the sums fit one pass") };
-            let forms: Vec<_> =
-                pass.selection.modules().iter().map(|module| Form::Symmetric(module.in_features)).collect();
-            body(draft, pass, &forms)
+            Ok(passes.iter().map(|pass| pass.sum(draft, &forms(pass), |tap, sums| visit(tap, sums))).collect())
         })
     }
 
-    fn share(&self, name: &str, share: Share) -> Sums {
-        self.sum(name, share, |draft, pass, forms| {
-            pass.sum(draft, forms, |tap, sums| {
-                sums[tap.index].add_gram(tap.activations);
-                Ok(())
-            })
-        })
+    fn share(&self, name: &str, share: Share) -> Option<Sums> {
+        let mut sums = self.sums(name, share, &|tap, sums| {
+            sums[tap.index].add_gram(tap.activations);
+            Ok(())
+        });
+        assert!(sums.len() <= 1, "the sums fit one pass");
+        sums.pop().and_then(|sums| sums.unwrap())
     }
 
-    fn joined(&self, name: &str, shares: usize) -> Option<Sums> {
-        self.sum(name, Share::WHOLE, |draft, pass, forms| pass.join(draft, shares, forms))
+    /// Without a run of the model.
+    fn joined(&self, name: &str) -> Option<Sums> {
+        self.sums(name, Share::WHOLE, &no_model).pop().unwrap().ok().flatten()
     }
+}
+
+type Visit<'a> = &'a dyn Fn(Tap<'_>, &mut [Sum]) -> Result<()>;
+
+fn no_model(_tap: Tap<'_>, _sums: &mut [Sum]) -> Result<()> {
+    anyhow::bail!("the model ran")
+}
+
+fn forms(pass: &Pass<'_>) -> Vec<(usize, Form)> {
+    pass.selection.modules().iter().map(|module| Form::Symmetric(module.in_features)).enumerate().collect()
 }
 
 /// Every number of every slot.
@@ -107,22 +119,19 @@ fn bits(sums: &Sums) -> Vec<u64> {
 #[test]
 fn shares_of_a_sum_join_to_the_same_bytes_in_any_order_and_when_done_twice() {
     let study = study();
-    let whole = study.share("whole", Share::WHOLE);
+    let whole = study.share("whole", Share::WHOLE).unwrap();
     assert_eq!(whole.counts.examples, ROWS as u64);
-    for of in [1, 3, 7, 30] {
+    for of in [3, 7, 30] {
         let forwards = format!("forwards-{of}");
         (0..of).for_each(|index| drop(study.share(&forwards, Share { index, of })));
         let backwards = format!("backwards-{of}");
         for index in (0..of).rev() {
-            assert!(of == 1 || study.joined(&backwards, of).is_none(), "share {index} of {of} is not done");
-            study.share(&backwards, Share { index, of });
-            study.share(&backwards, Share { index, of });
+            assert!(study.joined(&backwards).is_none(), "share {index} of {of} is not done");
+            assert!(study.share(&backwards, Share { index, of }).is_none());
+            // What is done is not summed again.
+            assert!(study.sums(&backwards, Share { index, of }, &no_model).is_empty());
         }
-        if of == 1 {
-            // One share is summed where it is wanted, and keeps nothing to be joined.
-            continue;
-        }
-        let (one, other) = (study.joined(&forwards, of).unwrap(), study.joined(&backwards, of).unwrap());
+        let (one, other) = (study.joined(&forwards).unwrap(), study.joined(&backwards).unwrap());
         assert_eq!(bits(&one), bits(&other), "{of} shares");
         assert_eq!((one.counts.tokens, one.counts.examples), (whole.counts.tokens, whole.counts.examples));
         assert_eq!(one.seen, whole.seen);
@@ -135,36 +144,38 @@ fn shares_of_a_sum_join_to_the_same_bytes_in_any_order_and_when_done_twice() {
 }
 
 #[test]
-fn a_share_goes_on_where_it_was_and_a_foreign_checkpoint_is_none() {
+fn shares_of_another_number_and_sums_of_another_shape_are_refused() {
     let study = study();
-    let share = Share { index: 1, of: 3 };
-    let first = study.share("again", share);
-    // What is done is not summed again.
-    let again =
-        study.sum("again", share, |draft, pass, forms| pass.sum(draft, forms, |_, _| anyhow::bail!("the model ran")));
-    assert_eq!(bits(&again), bits(&first));
-    // Of other shapes it is no checkpoint.
-    let halves = study.sum("again", share, |draft, pass, forms| {
-        let forms: Vec<_> = forms.iter().map(|_| Form::Symmetric(8)).collect();
-        assert!(pass.join(draft, 3, &forms)?.is_none());
-        pass.sum(draft, &forms, |tap, sums| {
-            sums[tap.index].add_gram(tap.activations.narrow(1, 0, 8));
-            Ok(())
-        })
+    study.share("again", Share { index: 1, of: 3 });
+    let other =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| study.share("again", Share { index: 1, of: 4 })));
+    let refused = *other.err().unwrap().downcast::<String>().unwrap();
+    assert!(refused.contains("begun with 3 shares and not 4"), "{refused}");
+
+    for index in [0, 2] {
+        study.share("again", Share { index, of: 3 });
+    }
+    let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
+    let selection = Selection::new(&choice, study.model.modules()).unwrap();
+    let reduction = Reduction { corpus: study.corpus(), labels: &Labels::Empirical, selection: &selection, room: None };
+    let refused = study.draft("again", Kind::Covariances, Share::WHOLE, |draft| {
+        let passes = reduction.passes(draft, |_| 0)?;
+        let halves: Vec<_> = forms(&passes[0]).iter().map(|&(module, _)| (module, Form::Symmetric(8))).collect();
+        Ok(passes[0].sum(draft, &halves, no_model).err().unwrap().to_string())
     });
-    assert_eq!(halves.counts.examples, first.counts.examples);
+    assert!(refused.contains("no sum of this module"), "{refused}");
 }
 
 #[test]
 fn parts_have_the_same_bytes_whoever_makes_them_when() {
     let study = study();
     let losses = |name: &str, shares: &[Share]| {
-        study.draft(name, Kind::Losses, |draft| {
-            let mut made = Vec::new();
-            for &share in shares {
-                let corpus = study.corpus(share);
-                let spans = corpus.spans(draft)?;
-                corpus.parts(spans, |part, examples| {
+        let mut made = Vec::new();
+        for &share in shares {
+            made.extend(study.draft(name, Kind::Losses, share, |draft| {
+                let mut made = Vec::new();
+                let corpus = study.corpus();
+                corpus.parts(corpus.spans(draft)?, |part, examples| {
                     made.push(part);
                     let mut rows = Vec::new();
                     corpus.batches(examples, |group, batch| {
@@ -177,10 +188,13 @@ fn parts_have_the_same_bytes_whoever_makes_them_when() {
                     })?;
                     draft.write_rows::<Losses, _>(part, &rows)
                 })?;
-            }
-            let bytes: Vec<_> = (0..ROWS / SPAN).map(|part| std::fs::read(draft.part_path(part)).unwrap()).collect();
-            Ok((made, bytes))
-        })
+                Ok(made)
+            }));
+        }
+        let bytes = study.draft(name, Kind::Losses, Share::WHOLE, |draft| {
+            Ok((0..ROWS / SPAN).map(|part| std::fs::read(draft.part_path(part)).unwrap()).collect::<Vec<_>>())
+        });
+        (made, bytes)
     };
     let (all, whole) = losses("losses", &[Share::WHOLE]);
     assert_eq!(all, (0..ROWS / SPAN).collect::<Vec<_>>());
@@ -188,7 +202,7 @@ fn parts_have_the_same_bytes_whoever_makes_them_when() {
     let (made, shared) = losses("losses", &[share(2), share(0), share(2), share(1), Share::WHOLE]);
     assert!(made.is_empty(), "every part is there: {made:?}");
     assert_eq!(shared, whole);
-    study.draft("losses", Kind::Losses, |draft| draft.clear());
+    study.draft("losses", Kind::Losses, Share::WHOLE, |draft| draft.clear());
     let (made, shared) = losses("losses", &[share(2), share(0), share(2), share(1), Share::WHOLE]);
     assert_eq!(made, [2, 5, 8, 11, 0, 3, 6, 9, 1, 4, 7, 10]);
     assert_eq!(shared, whole);

@@ -24,6 +24,7 @@ mod quickstart;
 mod refusals;
 mod resume;
 mod reuse;
+mod shards;
 mod shells;
 mod store;
 mod study;
