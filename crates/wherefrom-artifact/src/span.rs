@@ -50,8 +50,8 @@ impl Artifact<Tokens> {
         self.manifest().count("tokens").unwrap_or(0)
     }
 
-    /// Splits the artifact into spans of about equally many tokens. They depend on the artifact and on the share alone: where there
-    /// are several, each has a few.
+    /// Splits the artifact into spans of about equally many tokens. They depend on the artifact alone, but where shares would have
+    /// less than a few each: there they are smaller.
     pub fn spans(&self, share: Share) -> Result<Vec<Span>> {
         let (examples, tokens) = (self.examples().max(1), self.tokens().max(self.examples()).max(1));
         let span_tokens = SPAN_TOKENS.max(tokens / SPANS);

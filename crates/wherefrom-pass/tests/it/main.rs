@@ -126,19 +126,23 @@ fn shares_of_a_sum_join_to_the_same_bytes_in_any_order_and_when_done_twice() {
         (0..of).for_each(|index| drop(study.share(&forwards, Share { index, of })));
         let backwards = format!("backwards-{of}");
         for index in (0..of).rev() {
-            assert!(study.joined(&backwards).is_none(), "share {index} of {of} is not done");
             assert!(study.share(&backwards, Share { index, of }).is_none());
+            assert_eq!(study.joined(&backwards).is_some(), index == 0, "share {index} of {of} was the last");
             // What is done is not summed again.
             assert!(study.sums(&backwards, Share { index, of }, &no_model).is_empty());
         }
         let (one, other) = (study.joined(&forwards).unwrap(), study.joined(&backwards).unwrap());
-        assert_eq!(bits(&one), bits(&other), "{of} shares");
+        let differ = bits(&one).iter().zip(bits(&other)).filter(|(one, other)| *one != other).count();
+        assert_eq!(differ, 0, "{of} shares, of {}", bits(&one).len());
         assert_eq!((one.counts.tokens, one.counts.examples), (whole.counts.tokens, whole.counts.examples));
         assert_eq!(one.seen, whole.seen);
         for (joined, whole) in one.slots.iter().zip(&whole.slots) {
             let largest = whole.values().iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
             let off = joined.values().iter().zip(whole.values()).map(|(one, other)| (one - other).abs());
-            assert!(largest > 1.0 && off.fold(0.0, f64::max) <= 1e-12 * largest, "{of} shares");
+            // Three shares have the spans of the whole, four each. Of more they are smaller, and with them the batches, whose
+            // products are rounded to float32.
+            let tolerance = if of == 3 { 1e-12 } else { 1e-6 };
+            assert!(largest > 1.0 && off.fold(0.0, f64::max) <= tolerance * largest, "{of} shares");
         }
     }
 }

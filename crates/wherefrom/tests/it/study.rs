@@ -467,6 +467,58 @@ impl Results {
     }
 }
 
+impl Results {
+    /// The same tokens and ranking, whatever the order of rows is, and numbers within 1e-6 of the largest of their kind.
+    pub(crate) fn agrees_by_row(&self, other: &Self) {
+        assert!(self.kept == other.kept && self.packed == other.packed, "columns differ");
+        assert!(self.train == other.train && self.continuations == other.continuations, "tokens differ");
+        let by_token = |results: &Self| -> Vec<(u64, f32)> {
+            let rows = results.losses.iter();
+            rows.flat_map(|(row, losses)| losses.iter().map(move |&loss| (*row, loss))).collect()
+        };
+        for (name, left, right) in [
+            ("losses", &by_token(self), &by_token(other)),
+            ("self-influence", &self.own, &other.own),
+            ("index", &self.index, &other.index),
+        ] {
+            near(name, left, right);
+        }
+        let rows = |scores: &[Score]| -> Vec<((u32, u64), f32)> {
+            let mut rows: Vec<_> = scores.iter().map(|row| ((row.query, row.example), row.influence)).collect();
+            rows.sort_by_key(|(pair, _)| *pair);
+            rows
+        };
+        for (name, left, right) in [
+            ("scores", &self.scores, &other.scores),
+            ("score-index", &self.indexed, &other.indexed),
+            ("gradient-products", &self.products, &other.products),
+            ("similarity", &self.alike, &other.alike),
+            ("score-projections", &self.projected, &other.projected),
+            ("solve", &self.solved, &other.solved),
+            ("candidates", &self.chosen, &other.chosen),
+            ("details", &self.details, &other.details),
+            ("metagradient", &self.metagradient, &other.metagradient),
+        ] {
+            near(name, &rows(left), &rows(right));
+        }
+        for (name, left, right) in [("top", &self.top, &other.top), ("final", &self.last, &other.last)] {
+            let rows = |ranked: &[Ranked]| -> Vec<_> {
+                ranked.iter().map(|row| ((row.query, row.positive, row.rank, row.example), row.influence)).collect()
+            };
+            near(name, &rows(left), &rows(right));
+        }
+    }
+}
+
+fn near<K: PartialEq + std::fmt::Debug>(name: &str, left: &[(K, f32)], right: &[(K, f32)]) {
+    assert!(!left.is_empty() && left.len() == right.len(), "{name}");
+    let largest = left.iter().fold(0.0_f32, |largest, (_, value)| largest.max(value.abs()));
+    for ((row, left), (other_row, right)) in left.iter().zip(right) {
+        assert_eq!(row, other_row, "{name}");
+        assert!((left - right).abs() <= 1e-6 * largest, "{name} {row:?}: {left} is not {right}");
+    }
+}
+
 fn close(left: f32, right: f32) {
     assert!((left - right).abs() <= 1e-6 * right.abs(), "{left} is not {right}");
 }
