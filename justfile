@@ -133,5 +133,21 @@ test-trainer: _python
     .venv-torch/bin/pip install --quiet --requirement tests/trainer/requirements.txt
     .venv-torch/bin/python -m pytest tests/trainer
 
+# A study as Slurm jobs: arrays of shares, chained (engines/slurm/submit.py has the options): `just slurm pipelines/smollm2.toml --shards 16`.
+slurm file=pipeline *args:
+    python3 engines/slurm/submit.py {{file}} {{args}}
+
+# A study on a Ray cluster (engines/ray/drive.py has the options).
+ray file=pipeline *args:
+    python3 engines/ray/drive.py {{file}} {{args}}
+
+# Slurm for real, on this machine: three nodes, one of them lost. Needs root and slurm-wlm and munge (Debian, Ubuntu); without them only
+# what would be submitted is looked at.
+test-slurm: _python
+    cargo build --release --workspace --bin wherefrom
+    @test -x .venv/bin/pip || python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    .venv/bin/python -m pytest tests/engines/test_slurm.py
+
 _python:
     @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "this recipe needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }

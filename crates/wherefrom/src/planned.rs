@@ -70,6 +70,7 @@ impl Shards<'_> {
         let share = (count > 1).then(|| command(&["--shard".into(), format!("{{K}}/{count}")]));
         json!({
             "count": count,
+            "missing": step.key().map(|key| plan.store.missing_shares(step.kind, &key, count)),
             "waits_for": missing.map(|before| &before.name).collect::<Vec<_>>(),
             "share": share,
             "seal": command(&[]),

@@ -309,7 +309,11 @@ impl Draft {
 
     /// Whether such state is there.
     pub fn has_state(&self, name: &str) -> bool {
-        self.scratch(name).exists()
+        Self::has_state_in(&self.folder, name)
+    }
+
+    pub(crate) fn has_state_in(folder: &Path, name: &str) -> bool {
+        folder.join(format!("{SCRATCH}{name}")).exists()
     }
 
     /// An empty file to put aside what has no room in memory, and to read it from again; gone once the draft is sealed.

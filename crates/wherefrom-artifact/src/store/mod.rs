@@ -64,6 +64,11 @@ pub struct Entry {
     pub manifest: Result<Manifest>,
 }
 
+/// The state that a share leaves when it is done.
+fn done(share: Share) -> String {
+    format!("share-{}-of-{}", share.index, share.of)
+}
+
 /// `lambda/3f9a` or `3f9a`.
 fn kind_and_prefix(name: &str) -> Result<(Option<Kind>, &str)> {
     let Some((kind, prefix)) = name.split_once('/') else { return Ok((None, name)) };
@@ -201,8 +206,17 @@ impl Store {
             open_any(&target)?;
             return Ok(true);
         }
-        fill(&mut Draft::open(kind, &key, self.beside(kind, &key, "draft"), share)?)?;
+        let mut draft = Draft::open(kind, &key, self.beside(kind, &key, "draft"), share)?;
+        fill(&mut draft)?;
+        draft.hand_over(&done(share), |_| Ok(()))?;
         Ok(false)
+    }
+
+    /// Which of so many shares of what is not sealed are not done.
+    pub fn missing_shares(&self, kind: Kind, key: &str, of: usize) -> Vec<usize> {
+        let draft = self.beside(kind, key, "draft");
+        let missing = |index: &usize| !Draft::has_state_in(&draft, &done(Share { index: *index, of }));
+        (0..of).filter(missing).collect()
     }
 
     fn lock(&self, kind: Kind, key: &str, reporter: &dyn Reporter) -> Result<File> {
