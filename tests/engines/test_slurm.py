@@ -39,7 +39,8 @@ def test_a_dry_run_prints_arrays_chained_by_dependencies(tmp_path):
     assert arrays and len(jobs) > len(arrays)
     for line in jobs:
         assert "--requeue" in line and "--kill-on-invalid-dep=yes" in line and "--partition=all" in line and "--account=a" in line
-    assert all("--dependency=afterok:" in line for line in jobs[1:] if "wherefrom-train" not in line and "wherefrom-queries" not in line)
+    scan = [line for line in jobs if "--job-name=wherefrom-scores" in line]
+    assert len(scan) == 2 and all("--dependency=afterok:" in line for line in scan), scan
     assert all("SLURM_ARRAY_TASK_ID" in line for line in arrays)
 
 
@@ -53,10 +54,11 @@ def test_a_node_is_lost_and_the_study_is_that_of_one_process(tmp_path):
         environment = {**slurm.environment, "RAYON_NUM_THREADS": "1"}
         submit(store, environment=environment)
         # A shard of the scan runs on a node that is lost, whichever it is.
-        slurm.until(lambda: any(name == "wherefrom-scores" for name, *_ in slurm.jobs("RUNNING")), 240)
-        job, node = next(words[1:] for words in slurm.jobs("RUNNING") if words[0] == "wherefrom-scores")
+        found = []
+        slurm.until(lambda: found.append(cluster.running("scores")) or found[-1], 240)
+        job, node = found[-1]
         slurm.lose(node)
-        slurm.until(lambda: any(words[1] == job for words in slurm.jobs("PENDING")), 30)
+        slurm.until(lambda: job in slurm.jobs("PENDING"), 30)
         slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         slurm.until(lambda: not slurm.jobs("all"), 240)
         assert submit(store, environment=environment) == ["nothing is missing"]

@@ -281,7 +281,7 @@ inputs = {{ queries = "ihvp", tokens = "train" }}
 
 [steps.top]
 stage = "rank"
-inputs = {{ scores = "scores", tokens = "train", queries = "queries"{beside} }}
+inputs = {{ scores = "scores", tokens = "train", queries = "queries" }}
 top = 50
 
 # The strongest again, by token and by module.

@@ -108,7 +108,8 @@ impl Plan {
         };
         let fetched: Vec<_> = self.fetched().collect();
         let lacking = self.lacking().filter(|&(name, what)| !bare(name, what) && !fetched.contains(&(name, what)));
-        let lacking: Vec<_> = lacking.map(|(name, what)| Problem::of_step(name, what)).collect();
+        let mut lacking: Vec<_> = lacking.map(|(name, what)| Problem::of_step(name, what)).collect();
+        lacking.extend(self.refused_rows().iter().map(|(name, what)| Problem::of_step(name, what)));
         self.refuse(&lacking)
     }
 

@@ -178,11 +178,15 @@ impl<'a> Reader<'a> {
 
     /// A file that no step makes, at a path or a name of the hub; noted if it is not there.
     fn file(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str) -> Source {
-        let place = table.key(what);
-        let Some(located) = self.locate(table, what, &place, path) else {
+        self.file_at(table, stage, path, what, &table.key(what))
+    }
+
+    /// The same of a path that stands at another place.
+    fn file_at(&mut self, table: &StepTable, stage: Stage, path: &str, what: &str, place: &str) -> Source {
+        let Some(located) = self.locate(table, what, place, path) else {
             return Source::File { path: path.into(), digest: None };
         };
-        self.located(table, stage, located, what, &explained(self.file, &place, path))
+        self.located(table, stage, located, what, &explained(self.file, place, path))
     }
 
     /// The same of a path that is known; `base` follows an error about it.
@@ -216,7 +220,7 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 None if file == File::Corpus => match self.corpus(table) {
-                    Some(path) => self.file(table, stage, &path, name),
+                    Some((place, path)) => self.file_at(table, stage, &path, name, &place),
                     None => {
                         self.problems
                             .other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
@@ -246,8 +250,8 @@ impl<'a> Reader<'a> {
         wires
     }
 
-    /// The corpus of the tokens that a step is given.
-    fn corpus(&self, table: &StepTable) -> Option<String> {
+    /// The corpus of the tokens that a step is given, and the place that names it.
+    fn corpus(&self, table: &StepTable) -> Option<(String, String)> {
         let tokens = |step: &StepTable| {
             let (_, before) = step.inputs.iter().find(|(role, _)| role == "tokens")?;
             Some(before.clone())
@@ -257,7 +261,7 @@ impl<'a> Reader<'a> {
         for _ in &self.file.steps {
             let step = &self.file.steps[self.index(&before)?];
             match step.knobs.get(File::Corpus.name()) {
-                Some(corpus) => return corpus.as_str().map(str::to_string),
+                Some(corpus) => return Some((step.key(File::Corpus.name()), corpus.as_str()?.to_string())),
                 None => before = tokens(step)?,
             }
         }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use wherefrom_artifact::{Kind, Manifest};
+use wherefrom_artifact::{Kind, Manifest, State};
 use wherefrom_model::{Coverage, Modules, Outline, Selection};
 use wherefrom_stage::{Planned, Size};
 use wherefrom_tokenize::tokenize::Inputs;
-use wherefrom_tokenize::{Estimate, estimate};
+use wherefrom_tokenize::{Estimate, check_first_rows, estimate};
 
 use crate::plan::Plan;
-use crate::step::Step;
+use crate::step::{Source, Step};
 
 /// Rows of a corpus that is not there.
 const ROWS: f64 = 10_000.0;
@@ -35,7 +35,8 @@ impl Plan {
         if guess { self.guess(step) } else { Guess::default() }
     }
 
-    fn guess(&self, step: &Step) -> Guess {
+    /// What a step that tokenises reads, if its corpus is there.
+    fn rows_of(&self, step: &Step) -> Option<Inputs> {
         let place = |role: &str| {
             let wire = step.wires.iter().find(|wire| wire.role == role)?;
             let path = self.place(&wire.source)?;
@@ -44,11 +45,31 @@ impl Plan {
             path.exists().then_some(path)
         };
         let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
-        let inputs = corpus.map(|corpus| Inputs {
-            corpus,
-            tokenizer: place("tokenizer"),
-            chat_template: place("chat-template"),
+        corpus.map(|corpus| Inputs { corpus, tokenizer: place("tokenizer"), chat_template: place("chat-template") })
+    }
+
+    /// What the steps that are still to be made will refuse of the first rows of their corpora, with the names of the steps. A
+    /// tokenizer that a step makes, or that a model's bare `config.json` lacks, is not there to look with.
+    pub(crate) fn refused_rows(&self) -> Vec<(String, String)> {
+        let tokenises = |step: &&Step| step.state == State::Missing && step.config()["max-tokens"].is_u64();
+        let steps =
+            self.steps.iter().filter(tokenises).filter(|step| self.bare_models().is_empty() || !self.waits(step));
+        let refused = steps.filter_map(|step| {
+            let made = step.wires.iter().any(|wire| matches!(wire.source, Source::Step(_)));
+            let inputs = self.rows_of(step).filter(|inputs| inputs.corpus.exists() && !made)?;
+            let error = check_first_rows(step.config(), &inputs).err()?;
+            Some((step.name.clone(), format!("{error:#}")))
         });
+        refused.collect()
+    }
+
+    /// Whether a step has no tokenizer yet.
+    fn waits(&self, step: &Step) -> bool {
+        self.rows_of(step).is_none_or(|inputs| inputs.tokenizer.is_none())
+    }
+
+    fn guess(&self, step: &Step) -> Guess {
+        let inputs = self.rows_of(step);
         let found = inputs.and_then(|inputs| estimate(step.config(), &inputs).ok());
         let most = step.config()["max-tokens"].as_f64();
         match (found, most) {

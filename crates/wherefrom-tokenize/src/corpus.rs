@@ -11,6 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::bad_input;
 
+use crate::json;
 use crate::ordered::{Json, Object};
 use crate::refusals::Refusals;
 use crate::row::{Names, Row};
@@ -57,6 +58,8 @@ pub(crate) struct Corpus {
     every: u64,
     /// Known words that rows have and that are not read: in how many rows, and the first of them.
     unread: Mutex<BTreeMap<String, (u64, Place)>>,
+    /// Roles whose column the user has named, and that some row has.
+    found: Mutex<BTreeSet<&'static str>>,
 }
 
 /// Where a row begins.
@@ -97,7 +100,15 @@ impl Corpus {
     /// Refuses what is missing, and files whose ending says nothing about their rows.
     pub(crate) fn open(path: &Path, names: Names) -> Result<Self> {
         let Found { files, skipped } = find(path)?;
-        let corpus = Self { path: path.into(), files, skipped, names, every: 1, unread: Mutex::default() };
+        let corpus = Self {
+            path: path.into(),
+            files,
+            skipped,
+            names,
+            every: 1,
+            unread: Mutex::default(),
+            found: Mutex::default(),
+        };
         // A table without a column of interest is found before the first row is read.
         for file in corpus.files.iter().filter(|file| file.format == Format::Parquet) {
             TableRows::open(file, &corpus.names, 0)?;
@@ -130,6 +141,32 @@ impl Corpus {
             let (rows, first) = unread.entry(word.clone()).or_insert((0, place));
             (*rows, *first) = (*rows + 1, place.min(*first));
         }
+    }
+
+    /// Notes columns that the user has named and that a row has.
+    pub(crate) fn note_found(&self, roles: &[&'static str]) {
+        if !roles.is_empty() {
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(roles);
+        }
+    }
+
+    /// Refuses columns that the user has named and that none of the rows has which were read.
+    pub(crate) fn check_named(&self) -> Result<()> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((role, name)) = self.names.named().find(|(role, _)| !found.contains(role)) else { return Ok(()) };
+        let mut known = self.columns()?;
+        let kept = Names::kept(vec![name.into()]);
+        for raw in self.rows(Place::default()).chunk(1)? {
+            if let Raw::Json(line) = &raw.raw {
+                known.extend(json::object(line, &|key| kept.reads(key)).map_err(bad_input)?.into_keys());
+            }
+        }
+        let near = words::near(name, known.iter().map(String::as_str));
+        let remedy = near.map_or_else(|| "name one that is there".into(), |near| format!("did you mean `{near}`?"));
+        Err(bad_input(format!(
+            "columns: no row of {} has a column `{name}`, which is named for `{role}`; {remedy}",
+            self.path.display()
+        )))
     }
 
     /// What of the corpus is not read, though it could seem so.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::chat::Chat;
 use crate::corpus::{Corpus, Place};
 use crate::encoder::Encoder;
+use crate::refusals::Refusals;
 use crate::row::Names;
 use crate::tokenize::{Config, Inputs, Maker, tokenised};
 use crate::window::Windows;
@@ -28,6 +29,33 @@ pub struct Estimate {
     pub tokens: f64,
     /// Whether the tokenizer was there; otherwise a token is taken to have four bytes.
     pub encoded: bool,
+}
+
+/// Rows that a plan looks at.
+const LOOKED: usize = 64;
+
+/// Whether a step that tokenises `inputs` with these knobs will refuse the first rows.
+///
+/// # Errors
+/// As that step has them.
+pub fn check_first_rows(knobs: &Value, inputs: &Inputs) -> Result<()> {
+    let config: Config = serde_json::from_value(knobs.clone())?;
+    let corpus = Corpus::open(&inputs.corpus, Names::new(&config.column, &config.columns)?)?.every(config.every);
+    let encoder = inputs.tokenizer.as_deref().map(Encoder::open).transpose()?;
+    let day = config.day()?;
+    let chat = inputs.chat_template.as_deref().map(|path| Chat::open(path, day)).transpose()?;
+    let windows = Windows::new(&config, encoder.as_ref(), chat.as_ref());
+    let mut rows = corpus.rows(Place::default());
+    let chunk = rows.chunk(LOOKED)?;
+    let mut refusals = Refusals::default();
+    for (raw, made) in chunk.iter().zip(tokenised(&corpus, &windows, &chunk)) {
+        if let Err(what) = made {
+            refusals.add(&corpus.shown(raw.place), &what);
+        }
+    }
+    refusals.check()?;
+    // A column may be in later rows alone.
+    if rows.chunk(1)?.is_empty() { corpus.check_named() } else { Ok(()) }
 }
 
 /// What a step that tokenises `inputs` with these knobs will make. A corpus of up to a mebibyte is counted; of a larger one

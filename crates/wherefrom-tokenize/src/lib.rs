@@ -31,7 +31,7 @@ mod words;
 pub use boundary::row_warnings;
 pub use corpus::check_rows;
 pub use encoder::encode_with;
-pub use estimate::{Estimate, estimate};
+pub use estimate::{Estimate, check_first_rows, estimate};
 pub use peek::{Form, keepable, peek};
 pub use source::{CorpusFile, corpus_files};
 pub use wherefrom_vocabulary::size as vocabulary_size;

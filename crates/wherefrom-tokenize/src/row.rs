@@ -99,6 +99,11 @@ impl Names {
         roles.iter().filter_map(|role| self.roles.get(role)).map(String::as_str).collect()
     }
 
+    /// Roles whose column the user has named, with the columns.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.named.iter().map(|role| (*role, self.of(role)))
+    }
+
     /// Whether the user has named the column of one of these roles.
     fn names(&self, roles: &[&str]) -> bool {
         roles.iter().any(|role| self.named.contains(role))
@@ -127,6 +132,8 @@ pub(crate) struct Row {
     pub(crate) content: Content,
     /// Known words beside it that are passed over.
     pub(crate) unread: Vec<String>,
+    /// Roles whose column the user has named, and that it has.
+    pub(crate) named: Vec<&'static str>,
 }
 
 /// The shapes.
@@ -192,7 +199,8 @@ impl Row {
                         place + 1
                     ));
                 }
-                Ok(Self { id: None, content: Content::Text(text.replace("\r\n", "\n")), unread: Vec::new() })
+                let content = Content::Text(text.replace("\r\n", "\n"));
+                Ok(Self { id: None, content, unread: Vec::new(), named: Vec::new() })
             }
             Raw::Json(bytes) => object(json::object(bytes, &|key| names.reads(key))?, names),
             Raw::Object(map) => object(map.clone()?, names),
@@ -203,6 +211,7 @@ impl Row {
 fn object(mut map: Object, names: &Names) -> Result<Row, String> {
     // Programs that write tables write null where a row lacks a column.
     let keys: Vec<_> = map.iter().map(|(key, value)| shown_key(key, value)).collect();
+    let named = names.named.iter().copied().filter(|role| map.contains_key(names.of(role))).collect();
     map.retain(|_, value| !value.is_null());
     let id = match map.get(names.of("id")) {
         None => None,
@@ -224,7 +233,7 @@ fn object(mut map: Object, names: &Names) -> Result<Row, String> {
     };
     let mut unread = words::unread(&map, shape, &names.of_all(read));
     unread.extend(slips(&map, &content, names));
-    Ok(Row { id, content, unread })
+    Ok(Row { id, content, unread, named })
 }
 
 /// Columns that are none, beside which the row has a meaning, and seem to be meant for what the row could have and has not.

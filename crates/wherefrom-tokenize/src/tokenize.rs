@@ -291,6 +291,7 @@ fn survey(corpus: &Corpus, windows: &Windows<'_>, exec: &Exec) -> Result<Vec<Spa
     maker.end(spans.last_mut());
     exec.reporter.end();
     refusals.check()?;
+    corpus.check_named()?;
     corpus.warnings().iter().for_each(|warning| exec.reporter.warn(warning));
     if spans.is_empty() {
         return Err(bad_input(format!("{}: has no rows; give a corpus with one at least", corpus.path().display())));
@@ -317,6 +318,7 @@ pub(crate) fn tokenised(corpus: &Corpus, windows: &Windows<'_>, chunk: &[RawRow]
     let of = |raw: &RawRow| {
         let row = Row::parse(&raw.raw, corpus.names())?;
         corpus.note(raw.place, &row.unread);
+        corpus.note_found(&row.named);
         if let (Content::Messages(conversation), Some(chat)) = (&row.content, windows.chat) {
             corpus.note(raw.place, &chat.unread(conversation));
         }

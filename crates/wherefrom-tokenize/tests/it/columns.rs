@@ -370,3 +370,21 @@ fn what_a_template_does_not_name_is_warned_of() {
         assert!(warning.starts_with(&format!("`{word}` of one row is not read")), "{warning}");
     }
 }
+
+#[test]
+fn a_column_that_is_named_and_that_no_row_has_is_refused() {
+    let bench = Bench::new();
+    let corpus = bench.file("c.jsonl", "{\"url\": \"u\", \"content\": \"And the earth\"}\n");
+    let named = |id: &str| {
+        let columns = [("text", "content"), ("id", id)];
+        let columns = columns.map(|(role, name)| (role.to_string(), name.to_string())).into();
+        wherefrom_tokenize::tokenize::Config { columns, ..config(64) }
+    };
+    let message = bench.tokenize(&named("urll"), &corpus, Some(tokenizer_file())).unwrap_err().to_string();
+    assert!(
+        message.contains("no row of") && message.contains("`urll`") && message.contains("did you mean `url`?"),
+        "{message}"
+    );
+    let tokens = bench.tokenize(&named("url"), &corpus, Some(tokenizer_file())).unwrap();
+    assert_eq!(tokens.read::<Example>(0).unwrap()[0].docs, ["u"]);
+}

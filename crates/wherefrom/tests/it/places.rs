@@ -164,3 +164,53 @@ fn an_error_about_a_path_says_what_it_is_taken_from() {
         assert!(error.contains(fault) && !error.contains("is taken from"), "{error}");
     }
 }
+
+#[test]
+fn columns_are_of_the_corpus_that_their_tokens_came_from_wherever_that_was_named() {
+    let bench = Bench::new();
+    study::write(&bench, 20, 4);
+    for name in ["study.toml", "corpus.jsonl", "prompts.jsonl", "queries.jsonl", "pairs.jsonl"] {
+        bench.file(&format!("mine/{name}"), bench.text(name));
+    }
+    // As many rows as the corpus beside the pipeline, of another source.
+    let other = bench
+        .text("corpus.jsonl")
+        .replace("sagas", "elsewhere")
+        .replace("logs", "elsewhere")
+        .replace("letters", "elsewhere");
+    bench.file("corpus.jsonl", other);
+    let words = ["run", "mine/study.toml", "--to", "columns", "--json", "--set", "steps.train.corpus=corpus.jsonl"];
+    let said: serde_json::Value = serde_json::from_str(&bench.ok(&words)).unwrap();
+    let step = said["steps"].as_array().unwrap().iter().find(|step| step["name"] == "columns").unwrap();
+    let folder = bench.path(step["folder"].as_str().unwrap());
+    let kept = wherefrom_artifact::Artifact::<wherefrom_artifact::Columns>::open(&folder).unwrap();
+    for row in kept.rows::<wherefrom_artifact::Kept>().unwrap() {
+        let cells = format!("{:?}", row.unwrap().cells);
+        assert!(cells.contains("elsewhere"), "{cells}");
+    }
+}
+
+#[test]
+fn a_plan_refuses_rows_that_a_run_would_refuse() {
+    let bench = Bench::new();
+    study::write(&bench, 20, 4);
+    bench.ok(&["run", "study.toml", "--to", "model"]);
+    let model = bench.ok(&["path", "study.toml", "model"]);
+    let pipeline = format!(
+        "[model]\npath = {:?}\n[steps.train]\nstage = \"tokenize\"\ncorpus = \"rows.jsonl\"\nmax-tokens = 12\n",
+        model.trim_end()
+    );
+    bench.file("small.toml", pipeline);
+    for (row, fragments) in [
+        (r#"{"text": "the sea"}"#, &[][..]),
+        (r#"{"prompt": "the", "completions": " sea"}"#, &["did you mean `completion`?", "rows.jsonl:1"]),
+        (r#"{"text": 12}"#, &["`text` is a number"]),
+        (r#"{"text": null}"#, &["`text` is null"]),
+        (r#"{"text": "the sea""#, &["malformed JSON"]),
+    ] {
+        bench.file("rows.jsonl", format!("{row}\n"));
+        let said = bench.wherefrom(&["plan", "small.toml"]);
+        assert_eq!(said.code, Some(if fragments.is_empty() { 0 } else { 2 }), "{row}: {said:?}");
+        fragments.iter().for_each(|fragment| assert!(said.err.contains(fragment), "{row}: {}", said.err));
+    }
+}
