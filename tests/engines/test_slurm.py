@@ -26,7 +26,7 @@ def submit(store, *words, environment=None):
 
 def ranking(store):
     """The ranking of the study in a store, by query, sign and rank."""
-    command = [PROGRAM, "path", PIPELINE, "ranking", "--store", store]
+    command = [PROGRAM, "path", PIPELINE, "final", "--store", store]
     folder = Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
     rows = pq.read_table(folder).to_pylist()
     return {(row["query"], row["sign"], row["rank"]): (row["example"], row["influence"]) for row in rows}
@@ -60,7 +60,7 @@ def test_a_node_is_lost_and_the_study_is_that_of_one_process(tmp_path):
         slurm.lose(node)
         slurm.until(lambda: job in slurm.jobs("PENDING"), 30)
         slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-        slurm.until(lambda: not slurm.jobs("all"), 240)
+        slurm.until(lambda: not slurm.jobs("PENDING,RUNNING,COMPLETING"), 240)
         assert submit(store, environment=environment) == ["nothing is missing"]
     finally:
         slurm.stop()

@@ -161,7 +161,9 @@ impl Corpus {
                 known.extend(json::object(line, &|key| kept.reads(key)).map_err(bad_input)?.into_keys());
             }
         }
-        let near = words::near(name, known.iter().map(String::as_str));
+        let distance = |known: &String| strsim::damerau_levenshtein(known, name);
+        let near =
+            known.iter().min_by_key(|known| distance(known)).filter(|known| distance(known) <= (name.len() / 3).max(1));
         let remedy = near.map_or_else(|| "name one that is there".into(), |near| format!("did you mean `{near}`?"));
         Err(bad_input(format!(
             "columns: no row of {} has a column `{name}`, which is named for `{role}`; {remedy}",

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use crate::bench::{Bench, copy, files, fixture};
+use crate::study;
 
 /// A folder with a name that is hard on globs and command lines.
 const STUDY: &str = "my [first] {study}";
