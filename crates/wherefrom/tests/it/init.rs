@@ -91,7 +91,7 @@ fn a_pythia_checkpoint_and_parquet() {
     assert!(text.contains("keep = [\"source\"]\n"), "{text}");
     assert_eq!(
         (text.matches("columns = \"columns\"").count(), text.matches(", queries = \"queries\"").count()),
-        (3, 3)
+        (2, 3)
     );
     let folder = bench.ok(&["path", "my study/s.toml", "final"]);
     let ranking = Artifact::<Ranking>::open(&bench.path(folder.trim())).unwrap();
