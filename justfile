@@ -127,6 +127,13 @@ test-wheel: _python
     @ls dist/*.whl >/dev/null 2>&1 || just wheel
     python3 tests/wheel/fresh.py dist
 
+# Adapters that `fine-tune` trains, loaded by `peft`, and adapters of `peft`'s making. Fetches torch.
+test-peft: _python
+    @test -x target/release/wherefrom || cargo build --release --workspace --bin wherefrom
+    @test -x .venv-torch/bin/pip || python3 -m venv --clear .venv-torch
+    .venv-torch/bin/pip install --quiet --requirement tests/trainer/requirements.txt
+    .venv-torch/bin/python -m pytest tests/peft
+
 # The callback for `transformers.Trainer`, and that the fixture which `just test-python` reads is what it writes. Fetches torch.
 test-trainer: _python
     @test -x .venv-torch/bin/pip || python3 -m venv --clear .venv-torch

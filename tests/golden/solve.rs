@@ -13,7 +13,7 @@ use wherefrom_curvature::precondition::{Damping, Rank};
 use wherefrom_curvature::solve::{self, Solver};
 use wherefrom_curvature::{covariance, eigenbasis, lambda, precondition, proximal};
 use wherefrom_model::{LabelsKind, Modules};
-use wherefrom_stage::Exec;
+use wherefrom_stage::{Exec, ModelFiles};
 
 use crate::study::Study;
 use crate::{error, pearson};
@@ -39,7 +39,7 @@ struct Truth {
 
 impl Truth {
     fn new() -> Self {
-        let (place, exec, model) = (TempDir::new().unwrap(), Exec::default(), folder().join("model"));
+        let (place, exec, model) = (TempDir::new().unwrap(), Exec::default(), ModelFiles::from(folder().join("model")));
         let modules = Modules::Named("all".into());
         let tokens = |name: &str| {
             let text = std::fs::read_to_string(folder().join(format!("{name}.jsonl"))).unwrap();
@@ -98,7 +98,7 @@ impl Truth {
         let inputs = solve::Inputs {
             gradients: self.gradients.clone(),
             tokens: self.tokens.clone(),
-            model: folder().join("model"),
+            model: folder().join("model").into(),
             eigenbasis: self.eigenbasis.clone(),
             lambda: self.lambda.clone(),
         };
@@ -126,7 +126,7 @@ impl Truth {
         let inputs = proximal::Inputs {
             tokens: self.tokens.clone(),
             queries: self.queries.clone(),
-            model: folder().join("model"),
+            model: folder().join("model").into(),
             eigenbasis: self.eigenbasis.clone(),
             lambda: self.lambda.clone(),
             candidates: Some(proximal::Chosen::Candidates(candidates)),
@@ -141,7 +141,7 @@ impl Truth {
         let inputs = wherefrom_score::Inputs {
             queries,
             tokens: self.tokens.clone(),
-            model: folder().join("model"),
+            model: folder().join("model").into(),
             candidates: None,
         };
         let config = wherefrom_score::Config::default();

@@ -20,7 +20,7 @@ use wherefrom_curvature::{
 };
 use wherefrom_model::{LabelsKind, Modules, adapters};
 use wherefrom_score::Pairs;
-use wherefrom_stage::{Device, Exec};
+use wherefrom_stage::{Device, Exec, ModelFiles};
 use wherefrom_tokenize::tokenize;
 
 /// The same tests run on the first adapter of a build that can reach one (`just test-gpu`).
@@ -91,8 +91,8 @@ fn software_adapter() -> bool {
     adapters().first().is_some_and(|adapter| !adapter.hardware)
 }
 
-fn model() -> PathBuf {
-    fixtures().join("golden/model")
+fn model() -> ModelFiles {
+    fixtures().join("golden/model").into()
 }
 
 fn fixtures() -> &'static Path {

@@ -18,7 +18,7 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
     let (work, precision) = work.precision();
     match work {
         Work::Covariance | Work::CovariancePasses => {
-            let inputs = covariance::Inputs { tokens: tokens()?, model: place.model()? };
+            let inputs = covariance::Inputs { tokens: tokens()?, model: place.model()?.into() };
             covariance::run(&covariance::Config { precision, ..Default::default() }, &inputs, exec, draft)
         }
         Work::Eigenbasis => {
@@ -27,11 +27,12 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
         }
         Work::Lambda | Work::LambdaPasses => {
             let eigenbasis = Some(place.open(Work::Eigenbasis)?);
-            let inputs = lambda::Inputs { tokens: tokens()?, eigenbasis, model: place.model()? };
+            let inputs = lambda::Inputs { tokens: tokens()?, eigenbasis, model: place.model()?.into() };
             lambda::run(&lambda::Config { seed: 1, precision, ..Default::default() }, &inputs, exec, draft)
         }
         Work::Gradients => {
-            let inputs = wherefrom_gradients::Inputs { tokens: place.open(Work::Queries)?, model: place.model()? };
+            let inputs =
+                wherefrom_gradients::Inputs { tokens: place.open(Work::Queries)?, model: place.model()?.into() };
             wherefrom_gradients::run(&wherefrom_gradients::Config::default(), &inputs, exec, draft)
         }
         Work::Precondition | Work::PreconditionFull => {
@@ -49,7 +50,8 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
             let config = wherefrom_score::Config { detail, precision, ..Default::default() };
             let candidates = if detail { Some(Pairs::Candidates(place.open(Work::Candidates)?)) } else { None };
             let queries = place.open(work.scanned())?;
-            let inputs = wherefrom_score::Inputs { queries, tokens: tokens()?, model: place.model()?, candidates };
+            let inputs =
+                wherefrom_score::Inputs { queries, tokens: tokens()?, model: place.model()?.into(), candidates };
             wherefrom_score::run(&config, &inputs, exec, draft)
         }
         Work::Corpus => {

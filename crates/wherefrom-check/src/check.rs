@@ -13,7 +13,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_inspect::spearman;
 use wherefrom_model::{Coverage, Precision};
-use wherefrom_pipeline::{Plan, model_folder};
+use wherefrom_pipeline::{Plan, adapter_folder, model_folder};
 use wherefrom_stage::Exec;
 
 use crate::compare::{Agreement, Spread, agreement};
@@ -43,6 +43,10 @@ const PARTS: [(&str, &str, [&str; 3]); 3] = [
 pub struct Check {
     /// As `path` of `[model]`.
     pub model: String,
+    /// The adapters on it: folders, or names of the hub.
+    pub adapters: Vec<String>,
+    /// What is attributed where there are any.
+    pub attribute: Option<String>,
     /// Rows of any form that `tokenize` reads; none for rows of the check's own.
     pub corpus: Option<PathBuf>,
     /// As `modules` of `[model]`: `mlp`, `all`, or globs.
@@ -72,9 +76,11 @@ pub fn check(check: &Check, exec: &Exec) -> Result<Verdict> {
     }
     // The study lies elsewhere, and its relative paths are taken from there.
     let model = std::path::absolute(model_folder(Path::new(&check.model), &*exec.reporter)?)?;
+    let place = |adapter: &String| Ok(std::path::absolute(adapter_folder(Path::new(adapter), &*exec.reporter)?)?);
+    let adapters = check.adapters.iter().map(place).collect::<Result<Vec<_>>>()?;
     let folder = Scratch::new()?;
     let (corpus, source) = sample::corpus(check, &model, &folder.0, TOKENS, exec)?;
-    let study = Study { check, model, folder: &folder.0, pipeline: folder.0.join("check.toml"), exec };
+    let study = Study { check, model, adapters, folder: &folder.0, pipeline: folder.0.join("check.toml"), exec };
     std::fs::write(&study.pipeline, study.text(&corpus))?;
     study.report(&source)
 }
@@ -99,6 +105,7 @@ impl Drop for Scratch {
 struct Study<'a> {
     check: &'a Check,
     model: PathBuf,
+    adapters: Vec<PathBuf>,
     folder: &'a Path,
     pipeline: PathBuf,
     exec: &'a Exec,
@@ -119,8 +126,11 @@ impl Study<'_> {
             [one] if !one.contains(['.', '*']) => quote(one),
             globs => toml::Value::Array(globs.iter().map(|glob| glob.as_str().into()).collect()).to_string(),
         };
+        let adapters: Vec<_> = self.adapters.iter().map(|adapter| quote(&adapter.display().to_string())).collect();
+        let attribute = self.check.attribute.iter().map(|word| format!("attribute = {}\n", quote(word)));
+        let adapted = format!("adapter = [{}]\n{}", adapters.join(", "), attribute.collect::<String>());
         let mut text = format!(
-            "[model]\npath = {}\nmodules = {modules}\n[steps.rows]\nstage = \"tokenize\"\ncorpus = {}\nmax-tokens = {TOKENS}\n",
+            "[model]\npath = {}\n{adapted}modules = {modules}\n[steps.rows]\nstage = \"tokenize\"\ncorpus = {}\nmax-tokens = {TOKENS}\n",
             quote(&self.model.display().to_string()),
             quote(&corpus.display().to_string())
         );
@@ -298,7 +308,14 @@ fn coverage(manifest: &Manifest, verdict: &mut Verdict) -> Result<()> {
     };
     writeln!(verdict.text, "coverage  {text}")?;
     let coverage: Coverage = serde_json::from_value(manifest.summary["coverage"].clone())?;
-    if 2 * coverage.attributed < coverage.without_embeddings() {
+    if let Some(trained) = coverage.trained.filter(|_| coverage.is_thin()) {
+        writeln!(
+            verdict.text,
+            "warning   less than half of the {} parameters that adapters trained: influence through the others is not seen; \
+             `modules = \"all\"` covers most",
+            trained.total
+        )?;
+    } else if coverage.is_thin() {
         writeln!(
             verdict.text,
             "warning   less than half of the {} parameters outside embeddings and head: influence through the others is \

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Tensor;
@@ -20,7 +19,9 @@ use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Si
 use wherefrom_linalg::kernels::{Form, Ragged, example_products};
 use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, Tap, fits};
 use wherefrom_pass::{Corpus, Counts, Reduction, open, place_beside_sums, planned_passes, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::blocks::{blocks, elements};
 use crate::tensors::narrow;
@@ -137,7 +138,7 @@ pub struct Inputs {
     /// Training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Fits with the labels of the config.

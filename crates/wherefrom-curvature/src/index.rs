@@ -6,8 +6,6 @@
 //! reads   tokens, model, eigenbasis, coordinates
 //! writes  index
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +14,7 @@ use wherefrom_linalg::kernels::picked_products;
 use wherefrom_linalg::signs::row_bytes;
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 use crate::blocks::blocks_of;
 use crate::coordinates::planned_coordinates;
@@ -61,7 +59,7 @@ pub struct Inputs {
     /// Training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// The basis that the coordinates are of.
     pub eigenbasis: Artifact<Eigenbasis>,
     /// Which are kept.

@@ -5,7 +5,6 @@
 //! reads   tokens, model, eigenbasis
 //! writes  lambda
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -16,7 +15,7 @@ use wherefrom_artifact::{Artifact, Draft, Eigenbasis, Kind, Lambda, LambdaSum, R
 use wherefrom_linalg::kernels::{Form, squared_products_bytes};
 use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, fits};
 use wherefrom_pass::{Corpus, Counts, Reduction, number_bytes, open, place_beside_sums, planned_passes, sizes_of};
-use wherefrom_stage::{About, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Cost, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes};
 
 use crate::blocks::{Orthogonal, blocks_of};
 use crate::covariance;
@@ -81,7 +80,7 @@ pub struct Inputs {
     /// The basis to correct in; none for the diagonal of the standard basis.
     pub eigenbasis: Option<Artifact<Eigenbasis>>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Fits with the labels of the config.

@@ -18,7 +18,6 @@
 pub mod minimum;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -33,7 +32,7 @@ use wherefrom_linalg::kernels::product;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Labels, Model, Modules, Precision, Selection, Tap};
 use wherefrom_pass::{open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes, at_least};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes, at_least};
 
 use crate::inverse::Curvature;
 use crate::method::{Damping, Method};
@@ -161,7 +160,7 @@ pub struct Inputs {
     /// The queries.
     pub queries: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// EK-FAC's basis.
     pub eigenbasis: Artifact<Eigenbasis>,
     /// EK-FAC's corrected eigenvalues, whose mean damping is a share of.

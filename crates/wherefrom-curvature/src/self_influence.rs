@@ -5,8 +5,6 @@
 //! reads   tokens, model, eigenbasis, lambda
 //! writes  self-influence
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
@@ -17,7 +15,9 @@ use wherefrom_artifact::{
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{Coverage, Labels, Modules, Precision, Ragged, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::blocks::blocks_of;
 use crate::covariance;
@@ -90,7 +90,7 @@ pub struct Inputs {
     /// Training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// Needed by `kfac` and `ekfac`.
     pub eigenbasis: Option<Artifact<Eigenbasis>>,
     /// Needed by `diagonal` and `ekfac`.

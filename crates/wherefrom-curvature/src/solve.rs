@@ -14,7 +14,6 @@ pub(crate) mod sample;
 pub(crate) mod system;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use schemars::JsonSchema;
@@ -26,7 +25,9 @@ use wherefrom_artifact::{
 use wherefrom_linalg::kernels::product;
 use wherefrom_model::{Module, Modules, Precision, Selection};
 use wherefrom_pass::{open, place, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::blocks::blocks_of;
 use crate::covariance;
@@ -156,7 +157,7 @@ pub struct Inputs {
     /// The data that H is of.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// EK-FAC's basis.
     pub eigenbasis: Artifact<Eigenbasis>,
     /// EK-FAC's corrected eigenvalues, whose mean damping is a share of.

@@ -14,14 +14,13 @@
 
 mod way;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Score, Scores, Tokens, bad_input};
 use wherefrom_model::{Batch, Footprint, Measurement, Model, Parameters, Sizes, available_bytes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes};
 use wherefrom_train::course::{Course, Learner, Training};
 use wherefrom_train::metasmoothness::{LEAST, STEP, direction, metasmoothness};
 use wherefrom_train::reverse::{Adjoint, State, Values};
@@ -59,7 +58,7 @@ pub struct Inputs {
     /// The queries.
     pub queries: Artifact<Tokens>,
     /// The folder of the model that the run starts from.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Refuses a run that has no derivative.
@@ -95,7 +94,7 @@ struct Kept {
 pub fn run(config: &Training, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     check(config)?;
     let device = open_device(exec.device.gpu())?;
-    let start = Learner::new(Model::load(&inputs.model, &device)?);
+    let start = Learner::begin(&inputs.model, config, &device)?;
     let queries: Vec<Example> = inputs.queries.rows()?.collect::<Result<_>>()?;
     let course = Course::new(config, &inputs.tokens, &start.model)?;
     let (steps, examples) = (course.steps(), inputs.tokens.examples());

@@ -9,7 +9,6 @@
 //! the first one's runs along (`retrainings`).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sources::Known;
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Retraining, Retrainings, Score, Scores, Tokens, bad_input};
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Model, Sequence, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes};
 use wherefrom_train::course::{Course, Learner, Training, with_training};
 
 use crate::threads::side_by_side;
@@ -151,7 +150,7 @@ pub struct Inputs {
     /// The queries.
     pub queries: Artifact<Tokens>,
     /// The folder of the model that every run starts from.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// Whose strongest examples the subsets are.
     pub strongest: Option<Artifact<Scores>>,
     /// What the subsets' column is in.
@@ -168,7 +167,7 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?;
+    let model = Learner::begin(&inputs.model, &config.training, &device)?.model;
     let queries: Vec<Example> = inputs.queries.rows()?.collect::<Result<_>>()?;
     let courses = config.seeds.iter().map(|seed| {
         let training = Training { seed: config.training.seed.wrapping_add(*seed), ..config.training.clone() };

@@ -91,7 +91,7 @@ impl Bench {
     /// Influences of every example, by query.
     fn metagradient(&self, training: &Training, exec: &Exec) -> Vec<Vec<f64>> {
         let (tokens, queries) = self.inputs();
-        let inputs = metagradient::Inputs { tokens, queries, model: self.model() };
+        let inputs = metagradient::Inputs { tokens, queries, model: self.model().into() };
         let recipe = json!([training, exec.memory]);
         let made =
             self.produce(Kind::Scores, recipe, |draft| metagradient::run(training, &inputs, exec, draft)).unwrap();
@@ -118,7 +118,7 @@ impl Bench {
     ) -> Result<Artifact<Retrainings>> {
         let config: retrain::Config = serde_json::from_value(knobs.clone())?;
         let (tokens, queries) = self.inputs();
-        let inputs = retrain::Inputs { tokens, queries, model: self.model(), strongest: None, known, before };
+        let inputs = retrain::Inputs { tokens, queries, model: self.model().into(), strongest: None, known, before };
         let kind = Kind::Retrainings;
         Artifact::open(&self.produce(kind, knobs, |draft| retrain::run(&config, &inputs, &Exec::default(), draft))?)
     }

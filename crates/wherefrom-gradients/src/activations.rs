@@ -4,7 +4,6 @@
 //! writes  activations
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -13,7 +12,7 @@ use serde_json::Value;
 use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Position, Streams, Tokens, bad_input};
 use wherefrom_model::{Labels, Precision, Site};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -135,7 +134,7 @@ pub struct Inputs {
     /// Sequences of any kind.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Reads the stream at every site; a part per span of examples. Means are summed in float64.

@@ -10,7 +10,6 @@ pub mod preferences;
 pub mod projections;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -23,7 +22,7 @@ use wherefrom_artifact::{
 };
 use wherefrom_model::{Coverage, Footprint, Labels, Module, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 use crate::kept::{Kept, Place};
 
@@ -67,7 +66,7 @@ pub struct Inputs {
     /// Queries, as a rule.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).

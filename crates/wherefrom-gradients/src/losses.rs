@@ -3,15 +3,13 @@
 //! reads   tokens, model
 //! writes  losses
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Draft, Kind, Loss, Losses, Tokens};
 use wherefrom_model::Precision;
 use wherefrom_pass::{Corpus, open, place, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -44,7 +42,7 @@ pub struct Inputs {
     /// Training sequences or queries.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the

@@ -11,8 +11,6 @@
 //! reads   tokens, model
 //! writes  projections
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use schemars::JsonSchema;
@@ -22,7 +20,9 @@ use wherefrom_linalg::kernels::{example_products, product};
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Coverage, Labels, Model, Module, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::values;
 
@@ -86,7 +86,7 @@ pub struct Inputs {
     /// Queries, or training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Projects the gradient of every example with the text's own labels; a part per span of examples.

@@ -11,6 +11,9 @@ use crate::reference::Reference;
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// The tensors of an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
+
 /// Endings of corpus files, the most telling first.
 const CORPORA: [&str; 6] = ["parquet", "jsonl", "ndjson", "jsonl.gz", "jsonl.zst", "json"];
 
@@ -130,7 +133,7 @@ impl Listing {
         let has = |name: &str| self.files.contains_key(name);
         let weight = |name: &str| !name.contains('/') && name.ends_with(".safetensors");
         self.fit(reference, |name| describes(name) || name == INDEX || weight(name))?;
-        if !has("config.json") {
+        if !has("config.json") && !has(ADAPTER) {
             return Err(format!(
                 "{reference}: there is no config.json, so this is no checkpoint of `transformers`; {}",
                 self.holds()
@@ -138,6 +141,8 @@ impl Listing {
         }
         let mut names: Vec<String> = self.files.keys().filter(|name| describes(name)).cloned().collect();
         match index {
+            // An adapter, which has its base elsewhere.
+            _ if has(ADAPTER) && !has(WEIGHTS) && !has(INDEX) => names.push(ADAPTER.into()),
             _ if has(WEIGHTS) => names.push(WEIGHTS.into()),
             Some(index) if has(INDEX) => names.extend([vec![INDEX.into()], shards(index)].concat()),
             _ if has(INDEX) => {
@@ -286,6 +291,14 @@ mod tests {
             found,
             ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
         );
+    }
+
+    #[test]
+    fn an_adapter_is_what_describes_it_and_its_tensors() {
+        let names =
+            ["README.md", "adapter_config.json", "adapter_model.bin", ADAPTER, "optimizer.pt", "tokenizer.json"];
+        let found = wanted(&names, "hf:o/n", None).unwrap();
+        assert_eq!(found, ["adapter_config.json", "tokenizer.json", ADAPTER]);
     }
 
     #[test]

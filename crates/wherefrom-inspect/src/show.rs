@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use wherefrom_artifact::text::{EXCERPT, clipped};
 use wherefrom_artifact::{Format, Lineage, Manifest, Store, bytes, open_any};
-use wherefrom_model::Coverage;
+use wherefrom_model::{Coverage, Trained};
 
 /// Manifest in short, and the rows as [`rows`] shows them.
 pub fn show(store: &Store, folder: &Path) -> Result<String> {
@@ -58,8 +58,10 @@ pub struct Attributed {
     pub attributed: u64,
     /// Parameters of the model.
     pub total: u64,
-    /// Whether they are less than half of those outside the embeddings.
+    /// Whether they are less than half of those outside the embeddings, or of what adapters trained.
     pub thin: bool,
+    /// Of a model with adapters, what those trained.
+    pub trained: Option<Trained>,
     /// Every other parameter by its name, layers together, and its size; the largest first.
     rest: Vec<(String, u64)>,
 }
@@ -80,17 +82,21 @@ impl Attributed {
             }
         }
         rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        let thin = 2 * coverage.attributed < coverage.without_embeddings();
-        Some(Self { attributed: coverage.attributed, total: coverage.total, thin, rest })
+        let (thin, trained) = (coverage.is_thin(), coverage.trained);
+        Some(Self { attributed: coverage.attributed, total: coverage.total, thin, trained, rest })
     }
 
     fn percent(&self, size: u64) -> String {
         format!("{:.1} %", 100.0 * size as f64 / self.total as f64)
     }
 
-    /// `540672 of 1000576 parameters (54.0 %)`.
+    /// `540672 of 1000576 parameters (54.0 %)`; with adapters also `, 1024 of 2048 that were trained (50.0 %)`.
     pub fn share(&self) -> String {
-        format!("{} of {} parameters ({})", self.attributed, self.total, self.percent(self.attributed))
+        let trained = self.trained.map_or_else(String::new, |Trained { attributed, total }| {
+            let percent = 100.0 * attributed as f64 / total as f64;
+            format!(", {attributed} of {total} that were trained ({percent:.1} %)")
+        });
+        format!("{} of {} parameters ({}){trained}", self.attributed, self.total, self.percent(self.attributed))
     }
 
     /// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`

@@ -3,15 +3,22 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Deserialize as _;
 use serde_json::Value;
 use wherefrom_linalg::kernels::Activation;
 
+use crate::adapter::{Adapters, Lora};
+use crate::checkpoint::Checkpoint;
+use crate::error::bad_input;
 use crate::family::{self, Architecture, Layout, llama};
 use crate::keys::Keys;
 use crate::rotary::Rotary;
 
 /// How the model generates.
 pub const GENERATION: &str = "generation_config.json";
+
+/// Where adapters stand in a `config.json` that is handed on with them.
+pub const ADAPTERS: &str = "wherefrom.adapters";
 
 /// Most layers: the largest models have some hundred.
 const LAYERS: usize = 4096;
@@ -80,6 +87,8 @@ pub struct Config {
     pub bias: Bias,
     /// Experts in place of the MLP, in the layers that say so.
     pub experts: Option<Experts>,
+    /// The adapters on it.
+    pub adapters: Adapters,
 }
 
 /// How attention and MLP hang on the residual stream x; what they read and what they add may be normed, as the layout says.
@@ -154,20 +163,44 @@ impl Config {
         for adapter in ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"] {
             if folder.join(adapter).exists() {
                 return Err(keys.refuse(&format!(
-                    "{adapter} stands beside the model, and adapters are not supported: merge it into the weights (peft's \
-                     `merge_and_unload`), or give a folder without it"
+                    "{adapter} stands beside the model, and nothing says whether it is in effect: name its folder as `adapter` \
+                     beside `path` in [model], and let `path` be a folder of the base alone"
                 )));
             }
         }
         Self::read(&keys)
     }
 
-    /// As [`Config::load`], of the content of a `config.json`.
+    /// Reads the `config.json` of a checkpoint, and the `adapter_config.json` of its adapters.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self { adapters: checkpoint.adapters()?, ..Self::load(&checkpoint.folder)? })
+    }
+
+    /// As [`Config::load`], of the content of a `config.json`; of its adapters under the key [`ADAPTERS`], as
+    /// [`Adapters::to_json`] writes them.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_json(json: &Value) -> Result<Self> {
-        Self::read(&Keys::of(json.clone()))
+        let adapters = json.get(ADAPTERS).map_or_else(|| Ok(Adapters::default()), |of| Adapters::deserialize(of))?;
+        Ok(Self { adapters, ..Self::read(&Keys::of(json.clone()))? })
+    }
+
+    /// Whether an adapter changes the embedding or the head, one without the other.
+    pub(crate) fn is_untied_by_adapters(&self) -> Result<bool> {
+        let layout = self.layout();
+        let changes = |adapter: &&Lora, path: &str| adapter.on(path, false).is_some() || adapter.saves(path);
+        let changes = |adapter: &&Lora| changes(adapter, layout.embedding) || changes(adapter, layout.head[0]);
+        match self.adapters.list.iter().find(changes) {
+            Some(adapter) if adapter.ties() => Err(bad_input(
+                "an adapter changes the embedding or the head under `ensure_weight_tying`, which is not supported: merge it into \
+                 its base and give that as `path`",
+            )),
+            changed => Ok(changed.is_some()),
+        }
     }
 
     fn read(keys: &Keys) -> Result<Self> {

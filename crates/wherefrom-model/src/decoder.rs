@@ -75,7 +75,7 @@ impl Decoder<'_> {
         see(0, &x);
         let mut kept = Vec::new();
         for (index, block) in self.outline.blocks[..last].iter().enumerate() {
-            let keep_heads = goal.is_some_and(|goal| goal.asks_for(block.attention.output.index));
+            let keep_heads = goal.is_some_and(|goal| block.attention.output.is_asked_for(goal));
             let (state, output) = block.forward(self.weights, &places, x, keep_heads)?;
             x = output;
             see(index + 1, &x);

@@ -21,7 +21,7 @@ pub(crate) fn linearised_tokens(outline: &Outline, asked: usize) -> usize {
 /// Numbers that a token keeps for the backward pass: outputs of the linear maps, of experts those that see it, and the residual
 /// stream of each block.
 fn kept(outline: &Outline) -> usize {
-    let outputs: f64 = outline.modules().iter().map(|module| module.share() * module.out_features as f64).sum();
+    let outputs: f64 = outline.maps().iter().map(|map| map.share() * map.out_features as f64).sum();
     outputs.round() as usize + outline.blocks.len() * outline.hidden()
 }
 
@@ -72,7 +72,7 @@ impl Footprint {
             weights: 4 * outline.parameters(),
             held: 4 * outline.parameters(),
             widened: 0,
-            largest: 4 * (largest + vectors.iter().map(|shape| shape.numbers()).sum::<u64>()),
+            largest: 4 * (largest + vectors.into_iter().chain(outline.halves()).map(Shape::numbers).sum::<u64>()),
             batch_tokens: batch_tokens as u64,
             holds_weights: true,
             activations: 4 * (batch_tokens * (kept + backward) + 2 * logits) as u64,
@@ -81,7 +81,7 @@ impl Footprint {
 
     /// The same with matrices that are held in other types.
     pub fn holding(self, outline: &Outline, held: impl Fn(&Shape) -> Held) -> Self {
-        let (mut all, mut largest) = (0, 0);
+        let (mut all, mut largest) = (4 * outline.halves().map(Shape::numbers).sum::<u64>(), 0);
         for shape in outline.tensors() {
             let Held { bytes, widened } = if shape.sizes.len() > 1 { held(shape) } else { Held::FLOAT32 };
             all += bytes * shape.numbers();

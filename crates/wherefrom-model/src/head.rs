@@ -189,7 +189,7 @@ impl Model {
                 None => d_logits,
             });
             let d_hidden = head.through(d_logits.clone());
-            if parameters {
+            if parameters && !self.trains_adapters() {
                 let d_logits = self.precision.operand(d_logits).transpose();
                 add(&mut gradients, self.outline.head.clone(), product(d_logits, hidden));
                 for (name, gradient) in self.outline.final_norm.gradients(&head.divided(d_hidden.clone()), &x) {

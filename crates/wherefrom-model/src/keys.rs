@@ -77,6 +77,11 @@ impl Keys {
         &self.path
     }
 
+    /// Every key with its value.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.json.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// Whether the key stands there, be it as null.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.json.get(key).is_some()

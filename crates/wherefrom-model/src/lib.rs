@@ -3,8 +3,10 @@
 //! reads   config.json, model.safetensors (or shards)
 //! writes  the same, for checkpoints that are trained here
 
+mod adapter;
 mod batch;
 mod blocks;
+mod checkpoint;
 mod config;
 mod decoder;
 mod device;
@@ -35,8 +37,10 @@ mod tangent;
 mod taps;
 mod weights;
 
+pub use adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapters, Attribute, Lora};
 pub use batch::{Batch, Sequence, TokenRows, batches};
-pub use config::{Bias, Config, Experts, GENERATION, Layer, Positions, Residual, end_tokens};
+pub use checkpoint::{Checkpoint, adapter_weights};
+pub use config::{ADAPTERS, Bias, Config, Experts, GENERATION, Layer, Positions, Residual, end_tokens};
 pub use device::{Adapter, adapters, choose_adapter, fits, has_gpu_support, open_device, precisions, resolve_device};
 pub use error::BadInput;
 pub use family::Architecture;
@@ -44,7 +48,7 @@ pub use footprint::{ACTIVATION_BYTES, Footprint, Held};
 pub use head::{Labels, LabelsKind};
 pub use measurement::Measurement;
 pub use model::Model;
-pub use module::{Coverage, Module, Modules, Part, Selection};
+pub use module::{Coverage, Module, Modules, Part, Selection, Trained};
 pub use outline::{Outline, Shape};
 pub use precision::Precision;
 pub use preference::Preference;

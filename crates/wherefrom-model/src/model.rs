@@ -1,17 +1,20 @@
 //! A loaded model: losses, taps, parameter gradients, logits.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use serde_json::Value;
 use wherefrom_linalg::kernels::{product, round, widen};
 use wherefrom_linalg::random;
 
+use crate::adapter::{Adapters, Attribute, Lora, ends_in};
 use crate::batch::{Batch, batches};
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::decoder::Decoder;
+use crate::error::bad_input;
 use crate::family::NormKind;
 use crate::footprint::{self, Footprint, Held};
 use crate::head::Labels;
@@ -45,18 +48,18 @@ impl Model {
     ///
     /// # Errors
     /// [`crate::BadInput`] for a broken checkpoint, and for a parameter larger than the device takes in one piece.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::open(folder, device)?.held_as(|_| FloatDType::F32)
+    pub fn load(checkpoint: impl Into<Checkpoint>, device: &Device) -> Result<Self> {
+        Self::open(checkpoint, device)?.held_as(|_| FloatDType::F32)
     }
 
-    /// Opens a Hugging Face folder. Matrices stay in their files: a pass reads and widens each where it needs it, forward and
+    /// Opens a Hugging Face folder, or one with adapters. Matrices stay in their files: a pass reads and widens each where it needs it, forward and
     /// again backward, and drops it. What comes out is the same bit for bit as of [`Model::load`].
     ///
     /// # Errors
     /// As [`Model::load`], but for a matrix that holds what is no number: that is refused when a pass reads it, as is a file
     /// that was written since.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        let (config, outline, parameters, stored) = weights::open(folder, device)?;
+    pub fn open(checkpoint: impl Into<Checkpoint>, device: &Device) -> Result<Self> {
+        let (config, outline, parameters, stored) = weights::open(&checkpoint.into(), device)?;
         let (device, stored) = (device.clone(), Some(Arc::new(stored)));
         Ok(Self { config, outline, device, parameters, stored, precision: Precision::F32 })
     }
@@ -145,6 +148,67 @@ impl Model {
             parameters.insert(shape.name.clone(), Tensor::from_data(TensorData::new(values, sizes), device));
         }
         Self { config, outline, device: device.clone(), parameters, stored: None, precision: Precision::F32 }
+    }
+
+    /// The model, which is in memory and has no adapters beside its maps, with a new one: A uniform within 1 / sqrt(in), as
+    /// PEFT's `kaiming_uniform_` makes it, and B zero, so that it computes what it did. From here on training changes A and B
+    /// alone.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for a target that is no map of the blocks.
+    pub fn with_adapter(mut self, lora: Lora, seed: u64) -> Result<Self> {
+        ensure!(self.stored.is_none(), "an adapter is put on a model in memory");
+        let names: Vec<_> = Outline::new(&Config { adapters: Adapters::default(), ..self.config.clone() })
+            .modules()
+            .iter()
+            .map(|module| module.name.clone())
+            .collect();
+        let reached = |target: &&String| names.iter().any(|name| ends_in(name, target));
+        if let Some(target) = lora.target_names().iter().find(|target| !reached(target)) {
+            let first: Vec<_> = names.iter().take(8).filter_map(|name| name.rsplit('.').next()).collect();
+            return Err(bad_input(format!(
+                "lora: the target `{target}` is no map of the blocks, which end in {}; targets are what their names end in",
+                first.join(", ")
+            )));
+        }
+        self.config.adapters = Adapters { list: vec![lora], attribute: Attribute::Adapter };
+        self.outline = Outline::new(&self.config);
+        for (stream, half) in self.outline.halves().enumerate() {
+            let [rows, columns] = [half.sizes[0], half.sizes[1]];
+            let bound = (columns as f64).sqrt().recip();
+            let begins = |place: usize| match stream % 2 {
+                0 => ((2.0 * random::uniform(seed, stream as u64, place as u64) - 1.0) * bound) as f32,
+                _ => 0.0,
+            };
+            let values: Vec<f32> = (0..rows * columns).map(begins).collect();
+            self.parameters
+                .insert(half.name.clone(), Tensor::from_data(TensorData::new(values, [rows, columns]), &self.device));
+        }
+        Ok(self)
+    }
+
+    /// What training changes: every parameter, or A and B of the adapters.
+    pub fn trained(&self) -> Parameters {
+        let own = |name: &&String| !self.trains_adapters() || self.outline.halves().any(|half| half.name == **name);
+        self.parameters
+            .iter()
+            .filter(|(name, _)| own(name))
+            .map(|(name, tensor)| (name.clone(), tensor.clone()))
+            .collect()
+    }
+
+    /// The one adapter that is trained, as PEFT keeps it: `adapter_config.json`, and the bytes of `adapter_model.safetensors`.
+    ///
+    /// # Errors
+    /// A model that trains no adapter, or several.
+    pub fn to_peft(&self) -> Result<(Value, Vec<u8>)> {
+        let [lora] = &self.config.adapters.list[..] else { bail!("one adapter is written, not several") };
+        ensure!(self.trains_adapters(), "a model without adapters is no folder of PEFT");
+        let paths: Vec<_> = self.outline.adapted.iter().map(|adapted| adapted.path.clone()).collect();
+        Ok((
+            lora.to_peft(&paths, self.config.layout().transposed),
+            checkpoint::to_bytes(&self.outline, &self.parameters)?,
+        ))
     }
 
     /// The checkpoint's `model.safetensors`.
@@ -283,9 +347,16 @@ impl Model {
         self.head_logits(forward.output.select(0, self.indices(rows)))
     }
 
-    /// Gradient of the summed loss with respect to every parameter, the loss of each sequence, and the number of targets.
+    /// Whether training changes adapters and nothing else: where they are what is attributed.
+    pub fn trains_adapters(&self) -> bool {
+        self.config.adapters.are_modules()
+    }
+
+    /// Gradient of the summed loss with respect to every parameter that training changes, the loss of each sequence, and the number of targets.
     pub fn parameter_gradients(&self, batch: &Batch) -> Result<(Parameters, Vec<f64>, usize)> {
-        let goal = Goal::Parameters;
+        // Where adapters are trained, all that is of the base stays.
+        let adapters = self.trains_adapters().then(|| Selection::all(self.modules()));
+        let goal = adapters.as_ref().map_or(Goal::Parameters, Goal::Taps);
         let forward = self.decoder().forward(batch, Some(goal))?;
         let loss = self.head_loss(&forward.output, batch, &Labels::Empirical, true)?;
         let mut losses = vec![0.0; batch.len()];

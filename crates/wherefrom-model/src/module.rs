@@ -99,6 +99,12 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Every module.
+    pub(crate) fn all(modules: &[Module]) -> Self {
+        let places = (0..modules.len()).map(Some).collect();
+        Self { modules: modules.to_vec(), places, part: false }
+    }
+
     /// Resolves the choice against the model's modules.
     ///
     /// # Errors
@@ -160,7 +166,17 @@ impl Selection {
             selected.push(Module { input, ..module.clone() });
         }
         if selected.is_empty() {
-            return Err(bad_input("modules: nothing is chosen; give \"mlp\", \"all\" or at least one glob"));
+            let what = match modules.first() {
+                Some(first) if *choice == Modules::default() => {
+                    format!(
+                        "no map of an MLP is among the modules, which look like {}; give modules = \"all\"",
+                        first.name
+                    )
+                }
+                Some(_) => "nothing is chosen; give \"mlp\", \"all\" or at least one glob".into(),
+                None => "the adapter changes no map of the blocks; give attribute = \"merged\" or \"base\"".into(),
+            };
+            return Err(bad_input(format!("modules: {what}")));
         }
         Ok(Self { modules: selected, places, part: false })
     }
@@ -200,10 +216,22 @@ impl Selection {
 pub struct Coverage {
     /// Parameters of the chosen modules.
     pub attributed: u64,
-    /// Parameters of the model.
+    /// Parameters of the model, those of its adapters included.
     pub total: u64,
     /// Name and size of every parameter that is not attributed.
     pub unattributed: Vec<(String, u64)>,
+    /// Of a model with adapters, what those trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained: Option<Trained>,
+}
+
+/// What of a model its adapters' training changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Its parameters that are attributed.
+    pub attributed: u64,
+    /// All of them: A and B of the adapters, or the matrices that they were merged into; and what was saved whole.
+    pub total: u64,
 }
 
 impl Coverage {
@@ -216,16 +244,33 @@ impl Coverage {
         self.total - embeddings.sum::<u64>()
     }
 
+    /// Whether less than half is attributed of what training changed: of all outside embeddings and head, or, of a model with
+    /// adapters, of what those trained.
+    pub fn is_thin(&self) -> bool {
+        match self.trained {
+            Some(trained) => 2 * trained.attributed < trained.total,
+            None => 2 * self.attributed < self.without_embeddings(),
+        }
+    }
+
     /// Coverage of a model by a selection.
     pub fn new(outline: &Outline, selection: &Selection) -> Self {
-        let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new() };
+        let mut coverage = Self { attributed: 0, total: 0, unattributed: Vec::new(), trained: None };
         let own: HashSet<_> = selection.modules.iter().flat_map(|module| [module.weight(), module.bias()]).collect();
-        for tensor in outline.tensors() {
-            coverage.total += tensor.numbers();
-            if own.contains(&tensor.name) {
-                coverage.attributed += tensor.numbers();
+        for tensor in outline.tensors().iter().chain(outline.halves().filter(|half| outline.stands_beside(half))) {
+            let (numbers, attributed) = (tensor.numbers(), own.contains(&tensor.name));
+            coverage.total += numbers;
+            if attributed {
+                coverage.attributed += numbers;
             } else {
-                coverage.unattributed.push((tensor.name.clone(), tensor.numbers()));
+                coverage.unattributed.push((tensor.name.clone(), numbers));
+            }
+            if outline.has_adapters() {
+                let trained = coverage.trained.get_or_insert(Trained { attributed: 0, total: 0 });
+                if outline.is_trained(tensor) {
+                    trained.total += numbers;
+                    trained.attributed += if attributed { numbers } else { 0 };
+                }
             }
         }
         coverage

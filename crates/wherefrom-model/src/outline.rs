@@ -3,10 +3,11 @@
 //! The blocks that run forward and backward stand here, too. They hold the names of their weights, so that what a model
 //! computes, which of its maps are attributed and what it takes in memory are read off one structure.
 
+use crate::adapter::Fit;
 use crate::blocks::{Attention, Block, Experts, Feed, Gate, Mlp, Norms, Shared};
 use crate::config::{self, Config};
 use crate::family::{Fused, HeadNorms, Layout, NormKind};
-use crate::linear::{Linear, Maps, Slices};
+use crate::linear::{Half, Linear, LowRank, Maps, Slices};
 use crate::module::{Module, Part};
 use crate::norm::Norm;
 
@@ -32,12 +33,36 @@ impl Shape {
     }
 }
 
+/// An adapter on one matrix: W + s B A.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Adapted {
+    /// Which of the adapters.
+    pub(crate) adapter: usize,
+    /// Of the matrix, without `.weight`.
+    pub(crate) path: String,
+    /// Whether the matrix is a map of a block; otherwise an embedding or the head.
+    pub(crate) in_blocks: bool,
+    /// Whether it is an embedding, of which PEFT keeps A as [r, rows] and B as [width, r].
+    pub(crate) embedding: bool,
+    /// A [r, in], B [out, r].
+    pub(crate) halves: [Shape; 2],
+    /// s.
+    pub(crate) scale: f32,
+    /// Whether A and B stand beside the matrix in a pass; otherwise they are added to it.
+    pub(crate) in_effect: bool,
+}
+
 /// A model's tensors and maps, and the blocks that they make.
 #[derive(Debug, Clone)]
 pub struct Outline {
     /// The embedding first.
     tensors: Vec<Shape>,
+    pub(crate) adapted: Vec<Adapted>,
+    /// Tensors that an adapter holds whole.
+    saved: Vec<String>,
     modules: Vec<Module>,
+    /// Every map of the blocks that a pass computes, those of adapters that stand beside theirs included.
+    maps: Vec<Module>,
     pub(crate) embedding: String,
     /// The embedding of learned positions.
     pub(crate) positions: Option<String>,
@@ -51,8 +76,16 @@ impl Outline {
     /// The outline of a config; no weight is read, and nothing of their size is allocated.
     pub fn new(config: &Config) -> Self {
         let layout = config.layout();
-        let mut builder =
-            Builder { config, layout, maps: Vec::new(), norms: Vec::new(), modules: Vec::new(), routed: None };
+        let mut builder = Builder {
+            config,
+            layout,
+            maps: Vec::new(),
+            norms: Vec::new(),
+            modules: Vec::new(),
+            adapted: Vec::new(),
+            computed: Vec::new(),
+            routed: None,
+        };
         let blocks = (0..config.num_hidden_layers).map(|index| builder.block(index)).collect();
         let final_norm = builder.norm(layout.final_norm.into(), config.hidden_size);
 
@@ -63,6 +96,11 @@ impl Outline {
             false => format!("{}.weight", layout.head[0]),
         };
         let vocabulary = [config.vocab_size, config.hidden_size];
+        builder.adapt_whole(layout.embedding, vocabulary, true);
+        if let Some(name) = layout.positions {
+            builder.adapt_whole(name, [config.max_position_embeddings, config.hidden_size], true);
+        }
+        builder.adapt_whole(layout.head[0], vocabulary, false);
         let mut tensors = vec![Shape::plain(&embedding, &vocabulary)];
         if let Some(name) = &positions {
             tensors.push(Shape::plain(name, &[config.max_position_embeddings, config.hidden_size]));
@@ -72,15 +110,57 @@ impl Outline {
         if head != embedding {
             tensors.push(Shape::plain(&head, &vocabulary));
         }
-        Self { tensors, modules: builder.modules, embedding, positions, blocks, final_norm, head }
+        let Builder { modules, adapted, computed: maps, .. } = builder;
+        let module = |shape: &Shape| shape.name.rsplit_once('.').map_or(String::new(), |(path, _)| path.into());
+        let saves = |shape: &&Shape| config.adapters.list.iter().any(|adapter| adapter.saves(&module(shape)));
+        let saved = tensors.iter().filter(saves).map(|shape| shape.name.clone()).collect();
+        Self { tensors, adapted, saved, modules, maps, embedding, positions, blocks, final_norm, head }
     }
 
-    /// Every tensor of the checkpoint.
+    /// Every tensor of the checkpoint, without its adapters.
     pub fn tensors(&self) -> &[Shape] {
         &self.tensors
     }
 
-    /// Every linear map of the blocks, in forward order. The vocabulary head is none of them.
+    /// A and B of every adapter.
+    pub(crate) fn halves(&self) -> impl Iterator<Item = &Shape> {
+        self.adapted.iter().flat_map(|adapted| &adapted.halves)
+    }
+
+    /// Whether there is a saved tensor or an adapter on any matrix.
+    pub(crate) fn has_adapters(&self) -> bool {
+        !self.adapted.is_empty() || !self.saved.is_empty()
+    }
+
+    /// Whether A or B is a parameter of its own, rather than a part of the matrix that it was added to.
+    pub(crate) fn stands_beside(&self, half: &Shape) -> bool {
+        let of = self.adapted.iter().find(|adapted| adapted.halves.contains(half));
+        of.is_some_and(|adapted| adapted.in_effect)
+    }
+
+    /// Whether adapters trained a tensor: A, B, a matrix that they are merged into, or one that they hold whole.
+    pub(crate) fn is_trained(&self, tensor: &Shape) -> bool {
+        self.stands_beside(tensor) || self.saved.contains(&tensor.name) || self.is_merged(tensor)
+    }
+
+    /// Whether adapters are added to a matrix as it is read.
+    pub(crate) fn is_merged(&self, tensor: &Shape) -> bool {
+        let path = tensor.name.strip_suffix(".weight");
+        self.adapted.iter().any(|adapted| !adapted.in_effect && path == Some(&*adapted.path))
+    }
+
+    /// Every linear map of the blocks that a pass computes, attributed or not.
+    pub(crate) fn maps(&self) -> &[Module] {
+        &self.maps
+    }
+
+    /// Whether a tensor is an embedding, of which a pass reads rows.
+    pub(crate) fn is_embedding(&self, name: &str) -> bool {
+        name == self.embedding || self.positions.as_deref() == Some(name)
+    }
+
+    /// Every linear map of the blocks, in forward order; of a model whose adapters are attributed, theirs. The vocabulary head
+    /// is none of them.
     pub fn modules(&self) -> &[Module] {
         &self.modules
     }
@@ -97,7 +177,7 @@ impl Outline {
 
     /// Number of parameters.
     pub fn parameters(&self) -> u64 {
-        self.tensors.iter().map(Shape::numbers).sum()
+        self.tensors.iter().chain(self.halves()).map(Shape::numbers).sum()
     }
 }
 
@@ -109,6 +189,9 @@ struct Builder<'a> {
     /// Vectors that belong to no map.
     norms: Vec<Shape>,
     modules: Vec<Module>,
+    adapted: Vec<Adapted>,
+    /// Every map of a pass.
+    computed: Vec<Module>,
     /// Of the maps of experts: how many of how many see a token.
     routed: Option<[usize; 2]>,
 }
@@ -203,11 +286,11 @@ impl Builder<'_> {
     ) -> Maps {
         let full = |name: &str| format!("{}.{layer}.{name}", self.layout.blocks);
         let (names, input): (Vec<_>, _) = (names.iter().map(|name| full(name)).collect(), full(names[0]));
+        let (first, are_modules) = (self.modules.len(), !self.config.adapters.are_modules());
         let map = |(name, slices): (String, Slices)| {
             let (in_features, out_features) = (inside + usize::from(bias), slices.width());
             let (input, routed) = (input.clone(), self.routed);
             let module = Module { name, in_features, out_features, bias, input, layer, part, routed };
-            let map = Linear::new(self.modules.len(), &module, slices);
             self.maps.push(Shape {
                 transposed: self.layout.transposed,
                 ..Shape::plain(module.weight(), &[out_features, inside])
@@ -215,10 +298,71 @@ impl Builder<'_> {
             if bias {
                 self.maps.push(Shape::plain(module.bias(), &[out_features]));
             }
-            self.modules.push(module);
-            map
+            let (weight, bias) = (module.weight(), module.bias.then(|| module.bias()));
+            let number = are_modules.then_some(self.modules.len());
+            self.modules.extend(are_modules.then(|| module.clone()));
+            self.computed.push(module);
+            Linear { number, first, weight, bias, slices, adapters: Vec::new() }
         };
-        Maps(names.into_iter().zip(slices).map(map).collect())
+        let mut maps = Maps(names.iter().cloned().zip(slices).map(map).collect());
+        // PEFT finds no map in fused experts, nor routers: `target_parameters` is refused.
+        if self.routed.is_none() && part != Part::Router {
+            self.adapt_maps(&mut maps, &names, inside, (layer, part));
+        }
+        maps
+    }
+
+    /// Puts adapters beside maps that read one input: as modules every A, which read that input, too, and then every B.
+    fn adapt_maps(&mut self, maps: &mut Maps, names: &[String], inside: usize, (layer, part): (usize, Part)) {
+        let (own, are_modules) = (self.adapted.len().., self.config.adapters.are_modules());
+        for (map, name) in maps.0.iter_mut().zip(names) {
+            for mut adapted in self.adapted_of(name, [inside, map.slices.width()], true) {
+                adapted.in_effect = self.config.adapters.are_in_effect();
+                if adapted.in_effect {
+                    let [a, b] = adapted.halves.clone().map(|half| Half { number: None, weight: half.name });
+                    map.adapters.push(LowRank { a, b, scale: adapted.scale });
+                }
+                self.adapted.push(adapted);
+            }
+        }
+        let adapted = self.adapted[own].iter().filter(|adapted| adapted.in_effect);
+        let name = |half: &Shape| half.name.trim_end_matches(".weight").to_string();
+        let Some(input) = adapted.clone().next().map(|first| name(&first.halves[0])) else { return };
+        for side in 0..2 {
+            let adapters = maps.0.iter_mut().flat_map(|map| &mut map.adapters);
+            for (adapter, half) in adapters.zip(adapted.clone().map(|adapted| &adapted.halves[side])) {
+                let ([out_features, in_features], name) = ([half.sizes[0], half.sizes[1]], name(half));
+                let input = if side == 0 { input.clone() } else { name.clone() };
+                let routed = None;
+                let map = Module { name, in_features, out_features, bias: false, input, layer, part, routed };
+                if are_modules {
+                    let number = if side == 0 { &mut adapter.a.number } else { &mut adapter.b.number };
+                    *number = Some(self.modules.len());
+                    self.modules.push(map.clone());
+                }
+                self.computed.push(map);
+            }
+        }
+    }
+
+    /// Adapters of a matrix outside the blocks: they are added to it.
+    fn adapt_whole(&mut self, name: &str, [rows, width]: [usize; 2], embedding: bool) {
+        let mut adapted = self.adapted_of(name, [width, rows], false);
+        adapted.iter_mut().for_each(|adapted| adapted.embedding = embedding);
+        self.adapted.extend(adapted);
+    }
+
+    fn adapted_of(&self, path: &str, [inside, out]: [usize; 2], in_blocks: bool) -> Vec<Adapted> {
+        let adapters = &self.config.adapters;
+        let fits =
+            adapters.list.iter().enumerate().filter_map(|(index, adapter)| Some((index, adapter.on(path, in_blocks)?)));
+        let adapted = |(adapter, Fit { rank, scale }): (usize, Fit)| {
+            let ending = adapters.ending(adapter);
+            let half = |half: &str, sizes: &[usize]| Shape::plain(format!("{path}.lora_{half}{ending}.weight"), sizes);
+            let halves = [half("A", &[rank, inside]), half("B", &[out, rank])];
+            Adapted { adapter, path: path.into(), embedding: false, halves, scale, in_blocks, in_effect: false }
+        };
+        fits.map(adapted).collect()
     }
 
     /// A map whose input no other reads.

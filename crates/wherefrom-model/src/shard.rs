@@ -69,25 +69,28 @@ impl Place {
 pub(crate) fn open(folder: &Path) -> Result<(Vec<Shard>, HashMap<String, Place>)> {
     let (mut shards, mut places) = (Vec::new(), HashMap::new());
     for path in weight_files(folder)? {
-        let shard = Shard::open(path)?;
-        let (header, metadata) = shard.header()?;
-        for (name, info) in metadata.tensors() {
-            let at = header + info.data_offsets.0 as u64;
-            let place = Place {
-                shard: shards.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                at,
-                lane: None,
-                scales: None,
-            };
-            if places.insert(name.clone(), place).is_some() {
-                return Err(bad_input(format!("the tensor `{name}` is there twice, once in {}", shard.path.display())));
-            }
-        }
-        shards.push(shard);
+        open_into(path, &mut shards, &mut places)?;
     }
     Ok((shards, places))
+}
+
+/// Opens one more file.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_into(path: PathBuf, shards: &mut Vec<Shard>, places: &mut HashMap<String, Place>) -> Result<()> {
+    let shard = Shard::open(path)?;
+    let (header, metadata) = shard.header()?;
+    for (name, info) in metadata.tensors() {
+        let at = header + info.data_offsets.0 as u64;
+        let place =
+            Place { shard: shards.len(), dtype: info.dtype, shape: info.shape.clone(), at, lane: None, scales: None };
+        if places.insert(name.clone(), place).is_some() {
+            return Err(bad_input(format!("the tensor `{name}` is there twice, once in {}", shard.path.display())));
+        }
+    }
+    shards.push(shard);
+    Ok(())
 }
 
 impl Shard {

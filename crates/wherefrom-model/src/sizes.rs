@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::footprint::{Footprint, Held};
 use crate::module::{Module, Modules, Selection};
-use crate::outline::Outline;
+use crate::outline::{Outline, Shape};
 use crate::precision::Precision;
 use crate::weights::STORED;
 
@@ -24,6 +24,8 @@ pub struct Sizes {
     pub products: f64,
     /// The same of those that see a token.
     pub token_products: f64,
+    /// Parameters that training changes: all, or A and B of adapters.
+    pub trained: f64,
     /// Sum of in + out over the attributed modules that see a token.
     pub sums: f64,
     outline: Outline,
@@ -32,16 +34,26 @@ pub struct Sizes {
 
 impl Sizes {
     /// Of the model with that `config.json`; `modules` as the knob has it. None where either cannot be read.
-    pub fn new(config: &Value, modules: &Value, batch_tokens: usize) -> Option<Self> {
-        let outline = Outline::new(&Config::from_json(config).ok()?);
+    pub fn new(json: &Value, modules: &Value, batch_tokens: usize) -> Option<Self> {
         let choice: Modules = serde_json::from_value(modules.clone()).unwrap_or_default();
-        let modules = Selection::new(&choice, outline.modules()).ok()?.modules().to_vec();
+        let config = Config::from_json(json).ok()?;
+        let outline = Outline::new(&config);
+        let chosen = match Selection::new(&choice, outline.modules()) {
+            // An adapter may have no map of an MLP, and a step no choice.
+            Err(_) if choice == Modules::default() => Selection::all(outline.modules()),
+            chosen => chosen.ok()?,
+        };
+        let modules = chosen.modules().to_vec();
         let product = |module: &Module| (module.in_features * module.out_features) as f64;
         let head = outline.vocabulary() as f64 * outline.hidden() as f64;
         Some(Self {
             footprint: Footprint::new(&outline, batch_tokens),
-            forward: outline.modules().iter().map(|module| module.share() * product(module)).sum::<f64>() + head,
+            forward: outline.maps().iter().map(|map| map.share() * product(map)).sum::<f64>() + head,
             head,
+            trained: match config.adapters.are_modules() {
+                true => outline.halves().map(Shape::numbers).sum::<u64>() as f64,
+                false => outline.parameters() as f64,
+            },
             products: modules.iter().map(product).sum(),
             token_products: modules.iter().map(|module| module.share() * product(module)).sum(),
             sums: modules.iter().map(|module| module.share() * (module.in_features + module.out_features) as f64).sum(),
@@ -49,7 +61,7 @@ impl Sizes {
             outline,
             stored_in_16_bits: [STORED, "torch_dtype"]
                 .iter()
-                .find_map(|key| config[*key].as_str())
+                .find_map(|key| json[*key].as_str())
                 .is_some_and(|name| ["bfloat16", "float16"].contains(&name)),
         })
     }
@@ -61,7 +73,10 @@ impl Sizes {
             Precision::F32 => Held::FLOAT32,
             Precision::F16 | Precision::Bf16 => Held { bytes: 2, widened: false },
         };
-        Self { footprint: self.footprint.holding(&self.outline, |_| held), ..self }
+        // What adapters are merged into is no longer what its file has.
+        let merged = |shape: &Shape| held.widened && self.outline.is_merged(shape);
+        let held = |shape: &Shape| if merged(shape) { Held::FLOAT32 } else { held };
+        Self { footprint: self.footprint.holding(&self.outline, held), ..self }
     }
 
     /// The same with weights in memory where `beside` further bytes fit the limit with them, as [`Footprint::fitting`] has it.

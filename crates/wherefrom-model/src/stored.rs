@@ -8,7 +8,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use wherefrom_linalg::kernels::round;
+use wherefrom_linalg::kernels::{add_product, round};
 
 use crate::error::bad_input;
 use crate::shard::{Place, Shard};
@@ -26,12 +26,37 @@ pub(crate) struct Stored {
     shards: Vec<Shard>,
     /// By the model's own names; whether the file has the tensor as `[in, out]`.
     places: HashMap<String, (Place, bool)>,
+    /// What adapters add to a matrix.
+    merges: HashMap<String, Vec<Merge>>,
     device: Device,
+}
+
+/// An adapter that is added to its matrix as that is read, in float32: W + (s B) A.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    /// A [r, in]
+    pub(crate) a: Tensor<2>,
+    /// s B [out, r]
+    pub(crate) b: Tensor<2>,
 }
 
 impl Stored {
     pub(crate) fn new(shards: Vec<Shard>, places: HashMap<String, (Place, bool)>, device: &Device) -> Self {
-        Self { shards, places, device: device.clone() }
+        Self { shards, places, merges: HashMap::new(), device: device.clone() }
+    }
+
+    /// The same with adapters that are merged into these matrices.
+    pub(crate) fn merging(self, merges: HashMap<String, Vec<Merge>>) -> Self {
+        Self { merges, ..self }
+    }
+
+    /// Whether a tensor is more than what its file holds.
+    pub(crate) fn is_merged(&self, name: &str) -> bool {
+        self.merges.contains_key(name)
+    }
+
+    pub(crate) fn into_shards(self) -> Vec<Shard> {
+        self.shards
     }
 
     /// A tensor in float32: a map [out, in], an embedding [rows, width], a vector [1, n].
@@ -47,6 +72,15 @@ impl Stored {
     /// # Errors
     /// As [`Stored::read`].
     pub(crate) fn read_as(&self, name: &str, dtype: FloatDType) -> Result<Tensor<2>> {
+        if let Some(merges) = self.merges.get(name) {
+            let merge = |sum, merge: &Merge| add_product(sum, merge.b.clone(), merge.a.clone());
+            return Ok(round(merges.iter().fold(self.read_own(name, FloatDType::F32)?, merge), dtype));
+        }
+        self.read_own(name, dtype)
+    }
+
+    /// The same without what adapters add.
+    fn read_own(&self, name: &str, dtype: FloatDType) -> Result<Tensor<2>> {
         let (place, transposed) = self.place(name)?;
         if let Some(scales) = place.scales {
             return Ok(round(self.quantised(name, place, scales)?, dtype));
@@ -65,8 +99,12 @@ impl Stored {
         Ok(if *transposed { tensor.transpose() } else { tensor })
     }
 
-    /// The type that a tensor has in its file; of numbers of 4 bits one that holds them exactly.
+    /// The type that a tensor has in its file; of numbers of 4 bits one that holds them exactly, and of what adapters are merged
+    /// into float32.
     pub(crate) fn dtype(&self, name: &str) -> FloatDType {
+        if self.is_merged(name) {
+            return FloatDType::F32;
+        }
         match self.places.get(name).map(|(place, _)| (place.dtype, place.scales)) {
             Some((Dtype::F16, None)) => FloatDType::F16,
             Some((Dtype::BF16, _) | (_, Some(_))) => FloatDType::BF16,

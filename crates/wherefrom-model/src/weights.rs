@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use wherefrom_linalg::kernels::round;
 
+use crate::checkpoint::{AdapterTensors, Checkpoint};
 use crate::config::Config;
 use crate::device::fits;
 use crate::error::bad_input;
@@ -71,22 +72,28 @@ impl Weights<'_> {
     }
 }
 
-/// Finds every parameter of the checkpoint in a folder, and reads gains and biases.
+/// Finds every parameter of a checkpoint, and reads gains and biases, and the adapters that stand beside their maps.
 ///
 /// # Errors
 /// As [`check`], for a parameter larger than the device takes in one piece, and for a gain or bias that is no number.
-pub(crate) fn open(folder: &Path, device: &Device) -> Result<(Config, Outline, Parameters, Stored)> {
-    let mut config = Config::load(folder)?;
-    let tensors = Tensors::of(folder, &mut config)?;
+pub(crate) fn open(checkpoint: &Checkpoint, device: &Device) -> Result<(Config, Outline, Parameters, Stored)> {
+    let mut config = Config::of(checkpoint)?;
+    let tensors = Tensors::of(&checkpoint.folder, &mut config)?;
     let outline = Outline::new(&config);
+    let adapters = AdapterTensors::open(checkpoint, &config, &outline)?;
     let mut places = HashMap::new();
     for shape in outline.tensors() {
         fits(device, &format!("the parameter {}", shape.name), shape.sizes.iter().product())?;
         places.insert(shape.name.clone(), tensors.find(&config, shape)?);
     }
-    let stored = Stored::new(tensors.shards, places, device);
-    let vectors = outline.tensors().iter().filter(|shape| shape.sizes.len() == 1);
-    let parameters = vectors.map(|shape| Ok((shape.name.clone(), stored.read(&shape.name)?))).collect::<Result<_>>()?;
+    let mut parameters = Parameters::new();
+    let stored = adapters.place(&outline, device, (tensors.shards, places), &mut parameters)?;
+    // Rows of an embedding are read one by one, and what an adapter adds to it is there whole.
+    let held =
+        |shape: &&Shape| shape.sizes.len() == 1 || outline.is_embedding(&shape.name) && stored.is_merged(&shape.name);
+    for shape in outline.tensors().iter().filter(held) {
+        parameters.insert(shape.name.clone(), stored.read(&shape.name)?);
+    }
     Ok((config, outline, parameters, stored))
 }
 
@@ -97,12 +104,14 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<(Config, Outline, P
 /// # Errors
 /// [`crate::BadInput`] for a file that is no safetensors file or not whole, and for a tensor that is missing, there twice,
 /// or of another shape or type.
-pub fn check(folder: &Path) -> Result<Vec<String>> {
+pub fn check(checkpoint: impl Into<Checkpoint>) -> Result<Vec<String>> {
+    let checkpoint = &checkpoint.into();
+    let folder = &*checkpoint.folder;
     let mut notes: Vec<String> = family::unheeded(&Keys::load(folder)?)?.into_iter().collect();
-    let mut config = Config::load(folder)?;
+    let mut config = Config::of(checkpoint)?;
     let tied = config.tie_word_embeddings;
     let tensors = Tensors::of(folder, &mut config)?;
-    if tied && !config.tie_word_embeddings {
+    if tied && !tensors.tied {
         notes.push(format!(
             "config.json says `tie_word_embeddings`, and {}.weight differs from the embedding: it is taken as the head, as in \
              transformers: {}",
@@ -111,7 +120,10 @@ pub fn check(folder: &Path) -> Result<Vec<String>> {
         ));
     }
     let mut used = HashSet::new();
-    for shape in Outline::new(&config).tensors() {
+    let outline = Outline::new(&config);
+    let adapters = AdapterTensors::open(checkpoint, &config, &outline)?;
+    notes.extend(adapters.notes(&outline)?);
+    for shape in outline.tensors() {
         tensors.find(&config, shape)?;
         used.extend(spellings(&config, &shape.name));
         if let Some(tensor) = ExpertTensor::of(&config, &shape.name) {
@@ -119,7 +131,7 @@ pub fn check(folder: &Path) -> Result<Vec<String>> {
             used.extend(quantised_spellings(&config, &tensor).concat());
         }
     }
-    if config.tie_word_embeddings {
+    if tensors.tied {
         used.extend(spellings(&config, &head_names(&config)[0]));
     }
     let mut others: Vec<_> =
@@ -162,19 +174,23 @@ struct Tensors<'a> {
     folder: &'a Path,
     shards: Vec<Shard>,
     by_name: HashMap<String, Place>,
+    /// Whether the base's head is its embedding.
+    tied: bool,
 }
 
 impl<'a> Tensors<'a> {
-    /// Reads the headers, and unties `config` where the checkpoint has a head that is not the embedding.
+    /// Reads the headers, and unties `config` where the checkpoint has a head that is not the embedding, or an adapter changes
+    /// one of the two.
     fn of(folder: &'a Path, config: &mut Config) -> Result<Self> {
         let (shards, by_name) = shard::open(folder)?;
-        let tensors = Self { folder, shards, by_name };
+        let mut tensors = Self { folder, shards, by_name, tied: config.tie_word_embeddings };
         if config.tie_word_embeddings {
             let embedding = tensors.only(&spellings(config, &format!("{}.weight", config.layout().embedding)))?;
             let head = tensors.only(&spellings(config, &head_names(config)[0]))?;
             if let (Some(embedding), Some(head)) = (embedding, head) {
-                config.tie_word_embeddings = stored::same(&tensors.shards, embedding, head)?;
+                tensors.tied = stored::same(&tensors.shards, embedding, head)?;
             }
+            config.tie_word_embeddings = tensors.tied && !config.is_untied_by_adapters()?;
         }
         Ok(tensors)
     }
@@ -195,12 +211,14 @@ impl<'a> Tensors<'a> {
     fn find(&self, config: &Config, shape: &Shape) -> Result<(Place, bool)> {
         let name = &shape.name;
         let mut found = self.only(&spellings(config, name))?;
-        // A tied checkpoint may hold the one tensor under the name of the head.
-        if found.is_none()
-            && config.tie_word_embeddings
-            && name.strip_suffix(".weight") == Some(config.layout().embedding)
-        {
-            found = self.only(&spellings(config, &head_names(config)[0]))?;
+        // A tied checkpoint holds the one tensor under one of its names.
+        if found.is_none() && self.tied {
+            let (module, layout) = (name.strip_suffix(".weight"), config.layout());
+            if module == Some(layout.embedding) {
+                found = self.only(&spellings(config, &head_names(config)[0]))?;
+            } else if module == Some(layout.head[0]) {
+                found = self.only(&spellings(config, &format!("{}.weight", layout.embedding)))?;
+            }
         }
         let (mut sizes, mut transposed, mut part) = (shape.sizes.clone(), shape.transposed, None);
         if shape.transposed {
@@ -349,6 +367,11 @@ fn pickled(folder: &Path) -> Option<PathBuf> {
 /// The line that makes safetensors of what PyTorch has pickled: of a checkpoint of `transformers` by that, of a file of tensors
 /// by name by itself.
 pub fn unpickle(file: &Path) -> String {
+    unpickle_to(file, "model.safetensors")
+}
+
+/// The same, into a file of that name beside it.
+pub(crate) fn unpickle_to(file: &Path, name: &str) -> String {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pytorch_model")) {
@@ -363,7 +386,7 @@ pub fn unpickle(file: &Path) -> String {
          map_location='cpu'); w = w.get('state_dict', w); save_file({{k: v.clone().contiguous() for k, v in w.items() if \
          torch.is_tensor(v)}}, sys.argv[2])\" {} {}",
         quoted(file),
-        quoted(&folder.join("model.safetensors"))
+        quoted(&folder.join(name))
     )
 }
 

@@ -1,17 +1,16 @@
 //! A model and the sequences that it runs over.
 
-use std::path::Path;
-
 use anyhow::Result;
 use wherefrom_artifact::{Artifact, Draft, Example, Span, Tokens};
 use wherefrom_model::{
-    ACTIVATION_BYTES, Batch, Labels, Model, Precision, Preference, Selection, Sequence, Tap, batches, open_device,
+    ACTIVATION_BYTES, Batch, Checkpoint, Labels, Model, Precision, Preference, Selection, Sequence, Tap, batches,
+    open_device,
 };
-use wherefrom_stage::Exec;
+use wherefrom_stage::{Exec, ModelFiles};
 
 use crate::units::Units;
 
-/// The checkpoint in a folder, on the device of the run, in that precision, its matrices in their files: [`place`] and
+/// A checkpoint, on the device of the run, in that precision, its matrices in their files: [`place`] and
 /// [`place_beside_sums`] bring them into memory where there is room.
 ///
 /// [`place`]: crate::place
@@ -19,8 +18,9 @@ use crate::units::Units;
 ///
 /// # Errors
 /// As [`Model::open`] and [`Model::with_precision`].
-pub fn open(folder: &Path, precision: Precision, exec: &Exec) -> Result<Model> {
-    Model::open(folder, &open_device(exec.device.gpu())?)?.with_precision(precision)
+pub fn open(files: &ModelFiles, precision: Precision, exec: &Exec) -> Result<Model> {
+    let checkpoint = Checkpoint::new(&files.folder, &files.adapters, &files.attribute)?;
+    Model::open(checkpoint, &open_device(exec.device.gpu())?)?.with_precision(precision)
 }
 
 /// The row of a tokens artifact as the model takes it.

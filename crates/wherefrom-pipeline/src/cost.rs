@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::rates::{self, Basis, Known, Time, Work};
 use crate::size;
-use crate::step::{Source, Step};
+use crate::step::{ADAPTER, Source, Step};
 
 /// Operations that no machine takes long for: nothing is measured for so few.
 const FEW: f64 = 1e11;
@@ -105,6 +105,7 @@ impl Plan {
         for step in &self.steps {
             let wires = step.wires.iter().filter(|wire| wire.used).map(|wire| (&wire.role[..], &wire.source));
             let sources = wires.chain(step.model.iter().map(|model| ("model", model)));
+            let sources = sources.chain(step.adapters.iter().map(|adapter| (ADAPTER, adapter)));
             let inputs = sources.filter_map(|(role, source)| match source {
                 Source::Step(index) => Some((role.to_string(), planned[*index].clone())),
                 Source::Artifact { folder, .. } => Some((role.to_string(), Arc::new(outside(folder)?))),
@@ -133,7 +134,8 @@ impl Plan {
     /// The `config.json` of the model that the step runs or makes: read from its folder, with the type that its weights have
     /// there, or as it will be.
     fn model_json(&self, step: &Step) -> Option<Value> {
-        if let Some(made) = step.configured.as_ref()?.makes_model() {
+        let made = step.configured.as_ref()?.makes_model();
+        if let Some(made) = made.filter(|_| step.kind == Kind::Model) {
             return Some(made);
         }
         let source = step.model.as_ref()?;
@@ -146,10 +148,32 @@ impl Plan {
             }
             config
         });
-        there.or_else(|| match source {
+        let mut json: Value = there.or_else(|| match source {
             Source::Step(index) => self.model_json(&self.steps[*index]),
             _ => None,
-        })
+        })?;
+        if let (Some(adapters), Some(json)) = (self.adapters_json(step), json.as_object_mut()) {
+            json.insert(wherefrom_model::ADAPTERS.into(), adapters);
+        }
+        Some(json)
+    }
+
+    /// The adapters of the step's model, that which it trains included: read from their folders, or as they will be.
+    fn adapters_json(&self, step: &Step) -> Option<Value> {
+        let trained = |step: &Step| serde_json::from_value(step.configured.as_ref()?.makes_model()?).ok();
+        let adapter = |source: &Source| -> Option<wherefrom_model::Lora> {
+            let there = wherefrom_model::Lora::load(&self.place(source)?).ok();
+            there.or_else(|| match source {
+                Source::Step(index) => trained(&self.steps[*index]),
+                _ => None,
+            })
+        };
+        let mut list = step.adapters.iter().map(adapter).collect::<Option<Vec<_>>>()?;
+        if step.kind == Kind::Adapter {
+            list.extend(trained(step));
+        }
+        let attribute = wherefrom_model::Attribute::named(&step.attribute).ok()?;
+        (!list.is_empty()).then(|| wherefrom_model::Adapters { list, attribute }.to_json())
     }
 
     /// What reduced precision is on this machine's CPU: a line for each that a step asks for which is still to be run.

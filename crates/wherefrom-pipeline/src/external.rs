@@ -1,6 +1,7 @@
 //! External stages: a command that fills a folder of the draft.
 //!
-//! `command... --config c.json --input role=DIR --output FOLDER [--model DIR]`, where c.json holds
+//! `command... --config c.json --input role=DIR --output FOLDER [--model DIR [--adapter DIR]... [--attribute WORD]]`,
+//! where c.json holds
 //! `{kind, version, key, config}`. What it leaves in FOLDER is checked and sealed as any other artifact. It runs in the
 //! folder of the pipeline, and all paths that it is given are absolute.
 
@@ -106,7 +107,13 @@ fn run(config: &Value, given: &Given, draft: &mut Draft) -> Result<()> {
     }
     command.arg("--output").arg(absolute(&folder)?);
     if let Some(model) = &given.model {
-        command.arg("--model").arg(absolute(model)?);
+        command.arg("--model").arg(absolute(&model.folder)?);
+        for adapter in &model.adapters {
+            command.arg("--adapter").arg(absolute(adapter)?);
+        }
+        if !model.adapters.is_empty() {
+            command.arg("--attribute").arg(&model.attribute);
+        }
     }
     if let Some(folder) = &given.folder {
         command.current_dir(folder);

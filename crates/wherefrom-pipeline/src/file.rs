@@ -17,6 +17,8 @@ const KEYS: [&str; 3] = ["about", "model", "steps"];
 pub(crate) struct PipelineFile {
     /// The checkpoint folder.
     pub(crate) model: Option<String>,
+    /// The adapters on it.
+    pub(crate) adapted: Adapted,
     /// Knobs that steps inherit from `[model]`: `modules`, `precision`.
     pub(crate) inherited: Table,
     /// Steps in file order.
@@ -36,6 +38,40 @@ impl PipelineFile {
     }
 }
 
+/// The adapters that stand beside a model, and which of its maps are attributed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Adapted {
+    /// Steps or folders; none where nothing is said.
+    pub(crate) adapters: Option<Vec<String>>,
+    pub(crate) attribute: Option<String>,
+}
+
+impl Adapted {
+    /// Takes `adapter` and `attribute` out of a table.
+    fn take(table: &mut Table, place: &str, problems: &mut Problems) -> Self {
+        let text = |value: Value| if let Value::String(text) = value { Some(text) } else { None };
+        let adapters = table.remove("adapter").map(|value| match value {
+            Value::Array(items) => items.into_iter().map(text).collect::<Option<Vec<_>>>(),
+            value => text(value).map(|text| vec![text]),
+        });
+        if matches!(adapters, Some(None)) {
+            problems.other(
+                place,
+                "`adapter` is a text, or a list of texts: a folder of PEFT, hf:OWNER/NAME@REVISION or a step",
+            );
+        }
+        let attribute = table.remove("attribute").map(text);
+        if matches!(attribute, Some(None)) {
+            problems.other(place, "`attribute` is a text");
+        }
+        let attribute = attribute.flatten();
+        if let Some(Err(error)) = attribute.as_deref().map(wherefrom_model::Attribute::named) {
+            problems.other(place, &format!("{error:#}"));
+        }
+        Self { adapters: adapters.flatten(), attribute }
+    }
+}
+
 /// One `[steps.NAME]`.
 #[derive(Debug)]
 pub(crate) struct StepTable {
@@ -47,6 +83,8 @@ pub(crate) struct StepTable {
     pub(crate) inputs: Vec<(String, String)>,
     /// A step or a folder.
     pub(crate) model: Option<String>,
+    /// The adapters on it.
+    pub(crate) adapted: Adapted,
     /// Every other key.
     pub(crate) knobs: Table,
 }
@@ -88,7 +126,7 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
             steps.extend(more);
         }
     }
-    let (model, inherited) = model(&table, problems);
+    let (model, adapted, inherited) = model(&table, problems);
     let mut steps = Vec::new();
     match table.get("steps") {
         Some(Value::Table(tables)) => {
@@ -104,20 +142,20 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
         None => problems.other(&file, "there are no steps; write [steps.NAME] with a `stage`"),
     }
     let set = sets.iter().filter_map(|set| Some(set.split_once('=')?.0.trim().into())).collect();
-    Ok(PipelineFile { model, inherited, steps, folder: paths::folder(path).into(), set })
+    Ok(PipelineFile { model, adapted, inherited, steps, folder: paths::folder(path).into(), set })
 }
 
-fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Table) {
+fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Adapted, Table) {
     let place = "[model]";
     let model = match table.get("model") {
-        None => return (None, Table::new()),
+        None => return Default::default(),
         Some(Value::Table(model)) => model,
         Some(_) => {
             problems.other(place, "is not a table; write [model] and path = \"...\" below it");
-            return (None, Table::new());
+            return Default::default();
         }
     };
-    let known = ["path", "modules", "precision"];
+    let known = ["path", "adapter", "attribute", "modules", "precision"];
     for key in model.keys().filter(|key| !known.contains(&key.as_str())) {
         problems.unknown(place, "key", key, &known);
     }
@@ -126,7 +164,8 @@ fn model(table: &Table, problems: &mut Problems) -> (Option<String>, Table) {
     }
     let mut inherited = model.clone();
     inherited.remove("path");
-    (model.get("path").and_then(Value::as_str).map(String::from), inherited)
+    let adapted = Adapted::take(&mut inherited, place, problems);
+    (model.get("path").and_then(Value::as_str).map(String::from), adapted, inherited)
 }
 
 fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
@@ -140,6 +179,7 @@ fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
         None => None,
     };
     let (stage, model) = (text("stage", problems), text("model", problems));
+    let adapted = Adapted::take(&mut knobs, &place, problems);
     let mut inputs = Vec::new();
     match knobs.remove("inputs") {
         None => {}
@@ -153,7 +193,7 @@ fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
         }
         Some(_) => problems.other(&place, "`inputs` is a table: inputs = { role = \"step\" }"),
     }
-    StepTable { name: name.into(), stage, inputs, model, knobs }
+    StepTable { name: name.into(), stage, inputs, model, adapted, knobs }
 }
 
 /// Why a pipeline cannot be read, and which file may have been meant.

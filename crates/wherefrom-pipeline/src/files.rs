@@ -9,6 +9,7 @@ use wherefrom_stage::File;
 use wherefrom_vocabulary::{Beside, TEMPLATE, TOKENIZER_CONFIG};
 
 use crate::stage::Stage;
+use crate::step::ADAPTER;
 
 /// The role of a checkpoint.
 const MODEL: &str = "model";
@@ -44,6 +45,8 @@ pub(crate) fn model_digest(store: &Store, folder: &Path) -> Result<String> {
 fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Part>> {
     let whole = |name: String, path: PathBuf| Ok(Part { digest: store.file_digest(&path)?, name, path });
     match stage.file(role) {
+        None if role == ADAPTER && path.join(MANIFEST).exists() => Ok(Vec::new()),
+        None if role == ADAPTER => adapter_parts(store, path),
         None if role != MODEL => Ok(vec![whole(String::new(), path.into())?]),
         None if path.join(MANIFEST).exists() => Ok(Vec::new()),
         None => model_parts(store, path),
@@ -75,6 +78,43 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
         }
         Some(File::GenerationConfig) => Ok(vec![whole(String::new(), path.into())?]),
     }
+}
+
+/// BLAKE3 over the digests of adapter_config.json and adapter_model.safetensors, in that order; the key, where the folder is an
+/// artifact.
+pub(crate) fn adapter_digest(store: &Store, folder: &Path) -> Result<String> {
+    if folder.join(MANIFEST).exists() {
+        return Ok(Manifest::read(folder)?.key);
+    }
+    Ok(combined(ADAPTER, &adapter_parts(store, folder)?))
+}
+
+/// One digest of a base with adapters, and of what is attributed of it: that of the base alone, where there are none.
+pub(crate) fn with_adapters(base: String, adapters: &[String], attribute: &str) -> String {
+    if adapters.is_empty() {
+        return base;
+    }
+    blake3::hash(format!("{base}\n{}\n{attribute}", adapters.join("\n")).as_bytes()).to_hex().to_string()
+}
+
+fn adapter_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
+    if !folder.is_dir() {
+        return Err(bad_input(format!(
+            "the adapter folder {} is not there; give a folder that PEFT has written, or hf:OWNER/NAME@REVISION",
+            folder.display()
+        )));
+    }
+    let config = |folder: &Path| folder.join(wherefrom_model::ADAPTER_CONFIG);
+    wherefrom_model::Lora::load(folder)?;
+    let mut files = vec![config(folder), wherefrom_model::adapter_weights(folder)?];
+    if folder.join(CHECKPOINTS).exists() {
+        files.push(folder.join(CHECKPOINTS));
+        for (kept, _) in wherefrom_artifact::kept_checkpoints(folder)? {
+            let optimizer = Some(kept.join(OPTIMIZER)).filter(|path| path.exists());
+            files.extend([config(&kept), wherefrom_model::adapter_weights(&kept)?].into_iter().chain(optimizer));
+        }
+    }
+    files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.file_digest(&path)?, path })).collect()
 }
 
 fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
@@ -143,12 +183,8 @@ fn no_config(folder: &Path) -> String {
     let shown = folder.display();
     if folder.join("adapter_config.json").exists() {
         return format!(
-            "the model folder {shown} is an adapter (PEFT), and adapters are not read: merge it into its base and give \
-             {shown}-merged: python3 -c \"import sys; from peft import AutoPeftModelForCausalLM as P; from transformers import \
-             AutoTokenizer as T; own, to = sys.argv[1:]; m = P.from_pretrained(own); base = \
-             m.peft_config['default'].base_model_name_or_path; m.merge_and_unload().save_pretrained(to); \
-             T.from_pretrained(base).save_pretrained(to)\" '{0}' '{0}-merged'",
-            shown.to_string().replace('\'', r"'\''")
+            "the model folder {shown} is an adapter (PEFT); give it as `adapter` beside `path` in [model], and {} as `path`",
+            base_of(folder)
         );
     }
     let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -160,8 +196,16 @@ fn no_config(folder: &Path) -> String {
     format!("the model folder {shown} has no config.json; give a Hugging Face checkpoint")
 }
 
+/// What an adapter says that it was trained on.
+fn base_of(adapter: &Path) -> String {
+    let config = wherefrom_artifact::read(&adapter.join(wherefrom_model::ADAPTER_CONFIG)).ok();
+    let config = config.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    let base = config.and_then(|config| Some(config["base_model_name_or_path"].as_str()?.to_string()));
+    base.map_or_else(|| "its base".into(), |base| format!("its base ({base})"))
+}
+
 fn combined(role: &str, parts: &[Part]) -> String {
-    if let ([part], true) = (parts, role != MODEL)
+    if let ([part], true) = (parts, role != MODEL && role != ADAPTER)
         && part.name.is_empty()
     {
         return part.digest.clone();
@@ -169,7 +213,7 @@ fn combined(role: &str, parts: &[Part]) -> String {
     let mut digest = blake3::Hasher::new();
     for Part { name, digest: own, .. } in parts {
         match role {
-            MODEL => digest.update(own.as_bytes()),
+            MODEL | ADAPTER => digest.update(own.as_bytes()),
             _ => digest.update(format!("{name}\0{own}\n").as_bytes()),
         };
     }

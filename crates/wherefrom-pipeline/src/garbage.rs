@@ -165,7 +165,7 @@ fn keys(plan: &Plan) -> Result<Vec<String>> {
                 step.why
             ))
         })?);
-        for source in step.wires.iter().map(|wire| &wire.source).chain(&step.model) {
+        for source in step.wires.iter().map(|wire| &wire.source).chain(&step.model).chain(&step.adapters) {
             if let Source::Artifact { key, .. } = source {
                 keys.push(key.clone());
             }

@@ -12,6 +12,7 @@ use wherefrom_hub::{Found, Hub, Reference};
 
 use crate::plan::Plan;
 use crate::problems::Problem;
+use crate::step::ADAPTER;
 
 /// A name of the hub that a step reads.
 #[derive(Debug, Clone)]
@@ -24,11 +25,11 @@ pub(crate) struct HubFile {
     pub(crate) found: Result<Found, String>,
 }
 
-/// The name that `text` is, if it is one and of what the knob `what` takes: a checkpoint for `model`, else files.
+/// The name that `text` is, if it is one and of what the knob `what` takes: a checkpoint for `model` and `adapter`, else files.
 pub(crate) fn reference(what: &str, text: &str) -> Option<Result<Reference, String>> {
     Some(Reference::parse(text)?.and_then(|reference| match (what, reference.is_model()) {
-        ("model", false) => Err(format!("`{text}` names files; a model is hf:OWNER/NAME@REVISION")),
-        ("model", true) | (_, false) => Ok(reference),
+        ("model" | ADAPTER, false) => Err(format!("`{text}` names files; a model is hf:OWNER/NAME@REVISION")),
+        ("model" | ADAPTER, true) | (_, false) => Ok(reference),
         _ => Err(format!(
             "`{text}` is a model; files are hf:datasets/OWNER/NAME@REVISION/PATH or hf:OWNER/NAME@REVISION/FILE"
         )),
@@ -52,6 +53,14 @@ pub(crate) fn local(what: &str, path: &Path, reporter: &dyn Reporter) -> Result<
 /// No such repository or revision, no access, no network, nothing in it to run: each with the remedy.
 pub fn model_folder(path: &Path, reporter: &dyn Reporter) -> Result<PathBuf> {
     Ok(local("model", path, reporter)?.0)
+}
+
+/// The same of an adapter.
+///
+/// # Errors
+/// As [`model_folder`].
+pub fn adapter_folder(path: &Path, reporter: &dyn Reporter) -> Result<PathBuf> {
+    Ok(local(ADAPTER, path, reporter)?.0)
 }
 
 impl Plan {

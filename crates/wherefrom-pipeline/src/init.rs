@@ -8,14 +8,15 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use toml::Value;
 use wherefrom_artifact::{bad_input, bytes};
-use wherefrom_model::{Config, Coverage, Modules, Outline, Selection};
-use wherefrom_stage::{Device, Exec};
+use wherefrom_model::{Checkpoint, Config, Coverage, Modules, Outline, Selection};
+use wherefrom_stage::{ATTRIBUTE, Device, Exec};
 use wherefrom_tokenize::{Form, keepable, peek};
 use wherefrom_vocabulary::Beside;
 
 use crate::cost::this_machine;
 use crate::hub;
 use crate::paths;
+use crate::step::ADAPTER;
 
 /// Tokens of a window that a first study takes; longer rows are cut.
 const WINDOW: usize = 512;
@@ -27,6 +28,8 @@ const SHARE: f64 = 0.1;
 pub struct Init {
     /// A checkpoint folder, or hf:OWNER/NAME.
     pub model: PathBuf,
+    /// The adapters on it, in order.
+    pub adapters: Vec<PathBuf>,
     /// A file, a folder or a glob, or hf:datasets/OWNER/NAME.
     pub corpus: PathBuf,
     /// `prompt|completion` each; without any a row of the corpus stands in.
@@ -50,6 +53,8 @@ struct Found {
     /// Columns that tell rows apart.
     keep: Vec<String>,
     chat: bool,
+    /// `mlp`, or `all` where no module is in an MLP.
+    modules: &'static str,
     /// Whether whole query gradients fit.
     full: bool,
     machine: String,
@@ -67,8 +72,10 @@ pub fn init(init: &Init, exec: &Exec) -> Result<Vec<PathBuf>> {
         return Err(bad_input(format!("{} exists, and is not written over; give another --output", there.display())));
     }
     let (model, _) = hub::local("model", &init.model, &*exec.reporter)?;
+    let adapters = init.adapters.iter().map(|adapter| Ok(hub::local(ADAPTER, adapter, &*exec.reporter)?.0));
+    let adapters = adapters.collect::<Result<Vec<_>>>()?;
     let (corpus, _) = hub::local("corpus", &init.corpus, &*exec.reporter)?;
-    let found = look(init, &model, &corpus, exec)?;
+    let found = look(init, (&model, &adapters), &corpus, exec)?;
     let lines = init.queries.iter().map(|query| row(query, &found)).collect::<Result<Vec<_>>>()?;
     let text = pipeline(init, &found)?;
     let folder = paths::folder(&init.output);
@@ -94,9 +101,10 @@ fn create(path: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
-fn look(init: &Init, model: &Path, corpus: &Path, exec: &Exec) -> Result<Found> {
-    let config = Config::load(model)?;
-    wherefrom_model::check(model)?.iter().for_each(|note| exec.reporter.warn(note));
+fn look(init: &Init, (model, adapters): (&Path, &[PathBuf]), corpus: &Path, exec: &Exec) -> Result<Found> {
+    let checkpoint = Checkpoint::new(model, adapters, ATTRIBUTE)?;
+    let config = Config::of(&checkpoint)?;
+    wherefrom_model::check(checkpoint)?.iter().for_each(|note| exec.reporter.warn(note));
     let read = |text: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&text).ok();
     let family = std::fs::read(model.join("config.json")).ok().and_then(read);
     let family = family.and_then(|json| Some(json["model_type"].as_str()?.to_string())).unwrap_or_default();
@@ -130,7 +138,10 @@ fn look(init: &Init, model: &Path, corpus: &Path, exec: &Exec) -> Result<Found> 
         (_, _, chat) => chat.unwrap_or(false),
     };
     let outline = Outline::new(&config);
-    let coverage = Coverage::new(&outline, &Selection::new(&Modules::default(), outline.modules())?);
+    // An adapter may have no map of an MLP.
+    let mlp = Selection::new(&Modules::default(), outline.modules());
+    let modules = if mlp.is_ok() { "mlp" } else { "all" };
+    let coverage = Coverage::new(&outline, &Selection::new(&Modules::Named(modules.into()), outline.modules())?);
     let machine = this_machine(exec);
     let whole = 4.0 * coverage.attributed as f64;
     Ok(Found {
@@ -141,6 +152,7 @@ fn look(init: &Init, model: &Path, corpus: &Path, exec: &Exec) -> Result<Found> 
         keep: keepable(corpus, &columns)?,
         columns,
         chat,
+        modules,
         full: machine.memory.is_none_or(|memory| whole < SHARE * memory as f64),
         machine: match (&machine.device, machine.memory) {
             (Device::Cpu { threads }, Some(memory)) => {
@@ -180,7 +192,9 @@ fn named(path: &Path, output: &Path) -> String {
 }
 
 fn pipeline(init: &Init, found: &Found) -> Result<String> {
-    let Found { family, context, max_tokens, form, columns, keep, chat, full, machine } = found;
+    let Found { family, context, max_tokens, form, columns, keep, chat, modules, full, machine } = found;
+    let adapters: Vec<_> = init.adapters.iter().map(|path| named(path, &init.output)).collect();
+    let adapter = if adapters.is_empty() { String::new() } else { format!("adapter = [{}]\n", adapters.join(", ")) };
     let [model, corpus] = [&init.model, &init.corpus].map(|path| named(path, &init.output));
     let rows = match form {
         Form::Text => "text, every token of it predicted",
@@ -242,7 +256,7 @@ Written on {machine}. `wherefrom plan` says what each step takes before it runs.
 # Relative paths are taken from the folder of this file.
 [model]
 path = {model}
-modules = "mlp"                # "all" takes every linear map, attention too, and about half as long again
+{adapter}modules = "{modules}"                # "all" takes every linear map, attention too, and about half as long again
 
 # The corpus, cut into windows. Longer rows lose what is beyond max-tokens; `windows = "split"` keeps it.
 [steps.train]

@@ -35,7 +35,7 @@ mod suggest;
 pub use cost::{Estimate, parse_machine, this_machine};
 pub use device::device;
 pub use garbage::{Garbage, Garbages, Reason, garbage, remove_garbage};
-pub use hub::model_folder;
+pub use hub::{adapter_folder, model_folder};
 pub use init::{Init, init};
 pub use paths::{Why, pipeline_name, pipeline_path, store};
 pub use plan::Plan;

@@ -9,6 +9,7 @@ use wherefrom_artifact::{Kind, Manifest, Recipe, State, Store, bad_input};
 
 use crate::belong;
 use crate::file;
+use crate::files;
 use crate::hub::HubFile;
 use crate::paths;
 use crate::problems::{Problem, Problems, Setting, hint};
@@ -175,7 +176,10 @@ impl Plan {
             let inputs: Option<BTreeMap<_, _>> = (step.wires.iter().filter(|wire| wire.used))
                 .map(|wire| Some((wire.role.clone(), self.identity(&wire.source)?)))
                 .collect();
-            let model = step.model.as_ref().map(|model| self.identity(model));
+            let model = step.model.as_ref().map(|model| {
+                let adapters: Option<Vec<_>> = step.adapters.iter().map(|adapter| self.identity(adapter)).collect();
+                Some(files::with_adapters(self.identity(model)?, &adapters?, &step.attribute))
+            });
             let recipe = match (inputs, model) {
                 (Some(inputs), None) => Some((inputs, None)),
                 (Some(inputs), Some(Some(model))) => Some((inputs, Some(model))),
@@ -319,7 +323,9 @@ fn sorted(steps: Vec<Step>, order: &[usize]) -> Vec<Step> {
     order.iter().enumerate().for_each(|(place, &step)| places[step] = place);
     let mut sorted: Vec<Step> = order.iter().map(|&step| steps[step].clone()).collect();
     for step in &mut sorted {
-        for source in step.wires.iter_mut().map(|wire| &mut wire.source).chain(&mut step.model) {
+        for source in
+            step.wires.iter_mut().map(|wire| &mut wire.source).chain(&mut step.model).chain(&mut step.adapters)
+        {
             if let Source::Step(before) = source {
                 *before = places[*before];
             }

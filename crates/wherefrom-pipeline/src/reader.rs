@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use wherefrom_artifact::{Kind, State, Store};
 use wherefrom_hub::Hub;
-use wherefrom_stage::{Checkpoint, Configured, File};
+use wherefrom_stage::{ATTRIBUTE, Checkpoint, Configured, File};
 
 use crate::external;
 use crate::file::{PipelineFile, StepTable};
@@ -14,10 +14,17 @@ use crate::files;
 use crate::hub::{self, HubFile};
 use crate::problems::{Problems, hint};
 use crate::stage::Stage;
-use crate::step::{self, Source, Step, Wire};
+use crate::step::{self, ADAPTER, Source, Step, Wire};
 
 /// Where the file names the model of all steps.
 const MODEL: &str = "model.path";
+
+/// The checkpoint of a step.
+struct Checked {
+    model: Option<Source>,
+    adapters: Vec<Source>,
+    attribute: String,
+}
 
 /// Resolves steps and notes problems.
 pub(crate) struct Reader<'a> {
@@ -29,6 +36,8 @@ pub(crate) struct Reader<'a> {
     /// Digests of checkpoints, by folder.
     digests: BTreeMap<PathBuf, Option<String>>,
     hub: Hub,
+    /// Steps whose checkpoints are being resolved: a cycle ends.
+    unfolding: Vec<usize>,
     /// What is read from the hub, by step.
     pub(crate) hub_files: Vec<HubFile>,
 }
@@ -36,7 +45,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(file: &'a PipelineFile, store: &'a Store, problems: Problems) -> Self {
         let (missing, digests, hub_files) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { file, store, problems, missing, digests, hub: Hub::from_env(), hub_files }
+        Self { file, store, problems, missing, digests, hub: Hub::from_env(), unfolding: Vec::new(), hub_files }
     }
 
     fn names(&self) -> Vec<&str> {
@@ -92,7 +101,7 @@ impl<'a> Reader<'a> {
         for (role, wire) in &table.inputs {
             wires.extend(self.wire(table, stage, configured.as_deref(), role, wire, kinds));
         }
-        let model = self.model(table, stage, &knobs, kinds);
+        let Checked { model, adapters, attribute } = self.model(table, stage, &knobs, kinds);
         if let (true, Some(Source::File { path, .. })) = (stage.reads_generation_config(), &model)
             && let Some(path) = files::generation_config(path)
         {
@@ -108,6 +117,8 @@ impl<'a> Reader<'a> {
             configured,
             wires,
             model,
+            adapters,
+            attribute,
             modules_per_pass,
             recipe: None,
             origin: Default::default(),
@@ -302,7 +313,70 @@ impl<'a> Reader<'a> {
         Some((place, name, folder))
     }
 
-    fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
+    /// The checkpoint of a step: its own with its own adapters, or that of `[model]`.
+    fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Checked {
+        let attribute = self.attribute(table);
+        let Some(model) = self.base(table, stage, kinds) else {
+            return Checked { model: None, adapters: Vec::new(), attribute };
+        };
+        // An adapter that a step trained stands on what that step ran.
+        let (model, mut adapters) = self.unfolded(model, kinds);
+        let inherited = if table.model.is_none() { self.file.adapted.adapters.clone() } else { None };
+        let at = if table.adapted.adapters.is_some() { table.key("adapter") } else { "model.adapter".into() };
+        for name in table.adapted.adapters.clone().or(inherited).unwrap_or_default() {
+            adapters.extend(self.adapter(table, &at, &name, kinds));
+        }
+        if adapters.is_empty() && table.adapted.attribute.is_some() {
+            self.problems.other(&table.place(), "`attribute` is of a model with adapters: name them as `adapter`");
+        }
+        let attributes = stage.inherits().contains(&"modules");
+        self.modules(&table.place(), &model, &adapters, &attribute, attributes.then_some(knobs));
+        Checked { model: Some(model), adapters, attribute }
+    }
+
+    fn attribute(&self, table: &StepTable) -> String {
+        let said = table.adapted.attribute.clone().or(self.file.adapted.attribute.clone());
+        said.unwrap_or_else(|| ATTRIBUTE.into())
+    }
+
+    /// A step that writes an adapter, as the base that it ran and the adapters on that, its own the last.
+    fn unfolded(&mut self, source: Source, kinds: &[Option<Kind>]) -> (Source, Vec<Source>) {
+        let Source::Step(step) = source else { return (source, Vec::new()) };
+        if kinds[step] != Some(Kind::Adapter) || self.unfolding.contains(&step) {
+            return (source, Vec::new());
+        }
+        let table = &self.file.steps[step];
+        let Some(stage) = table.stage.as_deref().and_then(Stage::from_name) else { return (source, Vec::new()) };
+        self.unfolding.push(step);
+        let checked = self.model(table, stage, &Value::Null, kinds);
+        self.unfolding.pop();
+        let Some(model) = checked.model else { return (source, Vec::new()) };
+        (model, checked.adapters.into_iter().chain([source]).collect())
+    }
+
+    /// An adapter: a step that writes one, a folder, or a name of the hub.
+    fn adapter(&mut self, table: &StepTable, at: &str, name: &str, kinds: &[Option<Kind>]) -> Option<Source> {
+        if let Some(step) = self.index(name) {
+            if let Some(kind) = kinds[step].filter(|kind| *kind != Kind::Adapter) {
+                let what = format!("`adapter`: the step `{name}` writes {}, not an adapter", kind.name());
+                self.problems.other(&table.place(), &what);
+            }
+            return Some(Source::Step(step));
+        }
+        let Some(folder) = self.locate(table, ADAPTER, at, name) else {
+            return Some(Source::File { path: name.into(), digest: None });
+        };
+        let digest = files::adapter_digest(self.store, &folder);
+        if let Err(error) = &digest {
+            let near = hint(name, &self.names());
+            let near = if near.contains("did you mean") { &near } else { "" };
+            let error = with_base(&format!("{error:#}"), &folder, &explained(self.file, at, name));
+            self.missing.push((table.name.clone(), format!("`adapter`: {error}{near}")));
+        }
+        Some(Source::File { path: folder, digest: digest.ok() })
+    }
+
+    fn base(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Source> {
         let place = table.place();
         let external = stage.is_external() && table.model.is_some();
         if !stage.runs_model() && !external {
@@ -318,7 +392,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         if let Some(step) = self.index(name).filter(|_| table.model.is_some()) {
-            if let Some(kind) = kinds[step].filter(|kind| *kind != Kind::Model) {
+            if let Some(kind) = kinds[step].filter(|kind| ![Kind::Model, Kind::Adapter].contains(kind)) {
                 self.problems.other(&place, &format!("`model`: the step `{name}` writes {}, not a model", kind.name()));
             }
             return Some(Source::Step(step));
@@ -327,7 +401,6 @@ impl<'a> Reader<'a> {
         let Some(folder) = self.locate(table, "model", &at, name) else {
             return Some(Source::File { path: name.into(), digest: None });
         };
-        self.modules(&place, &folder, knobs);
         if let Some(digest) = self.digests.get(&folder) {
             return Some(Source::File { path: folder, digest: digest.clone() });
         }
@@ -344,14 +417,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the checkpoint can be read and has the modules that are asked for.
-    fn modules(&mut self, place: &str, folder: &Path, knobs: &Value) {
-        if !folder.join("config.json").exists() {
-            return;
-        }
-        let config = match wherefrom_model::Config::load(folder) {
+    fn modules(&mut self, place: &str, model: &Source, adapters: &[Source], attribute: &str, knobs: Option<&Value>) {
+        let path = |source: &Source| match source {
+            Source::File { path, .. } => Some(path.clone()),
+            _ => None,
+        };
+        let Some(folder) = path(model).filter(|folder| folder.join("config.json").exists()) else { return };
+        let there = |folder: &PathBuf| folder.join(wherefrom_model::ADAPTER_CONFIG).exists();
+        let folders: Option<Vec<_>> = adapters.iter().map(|adapter| path(adapter).filter(there)).collect();
+        let known = folders.is_some();
+        let checkpoint = wherefrom_model::Checkpoint::new(&folder, &folders.unwrap_or_default(), attribute);
+        let config = match checkpoint.and_then(|checkpoint| wherefrom_model::Config::of(&checkpoint)) {
             Ok(config) => config,
             Err(error) => return self.problems.other(place, &format!("`model`: {error:#}")),
         };
+        // The maps of an adapter that is to be trained are known when it is there.
+        let Some(knobs) = knobs.filter(|knobs| known && knobs.is_object()) else { return };
         let modules = knobs.get("modules").cloned().map_or_else(|| Ok(Default::default()), serde_json::from_value);
         let modules: Result<wherefrom_model::Modules, _> = modules;
         if let Ok(modules) = modules

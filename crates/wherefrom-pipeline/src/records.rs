@@ -190,7 +190,9 @@ impl Recording {
         let lock = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
         lock.lock()?;
         let steps = wanted.iter().map(|&index| &plan.steps[index]);
-        let reads = steps.clone().flat_map(|step| step.wires.iter().map(|wire| &wire.source).chain(&step.model));
+        let reads = steps
+            .clone()
+            .flat_map(|step| step.wires.iter().map(|wire| &wire.source).chain(&step.model).chain(&step.adapters));
         let reads = reads.filter_map(|source| match source {
             Source::Artifact { key, .. } => Some(key.clone()),
             _ => None,

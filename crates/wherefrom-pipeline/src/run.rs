@@ -1,6 +1,6 @@
 //! Plan to artifacts, step by step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
 };
-use wherefrom_stage::{Configured, Exec, File, Given, Size};
+use wherefrom_stage::{Configured, Exec, File, Given, ModelFiles, Size};
 
 use crate::belong;
 use crate::external::COMMAND;
@@ -91,13 +91,15 @@ impl Plan {
     /// Looks at the headers of every checkpoint of a step that is to be made, before the first is; weights are read once,
     /// by the step.
     fn check_models(&self, wanted: &[usize], exec: &Exec) -> Result<()> {
-        let mut seen = BTreeSet::new();
+        let mut seen = Vec::new();
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state != State::Cached) {
-            if let (true, Some(Source::File { path, .. })) = (step.stage.runs_model(), &step.model)
-                && seen.insert(path)
+            if let (true, Some(checkpoint)) = (step.stage.runs_model(), step.checkpoint())
+                && !seen.contains(&checkpoint)
             {
-                let notes = wherefrom_model::check(path).with_context(|| format!("step `{}`", step.name))?;
+                let notes =
+                    wherefrom_model::check(checkpoint.clone()).with_context(|| format!("step `{}`", step.name))?;
                 notes.iter().for_each(|note| exec.reporter.warn(note));
+                seen.push(checkpoint);
             }
         }
         Ok(())
@@ -148,8 +150,11 @@ impl Plan {
             }
             given.inputs.insert(wire.role.clone(), path);
         }
-        given.model =
-            step.model.as_ref().map(|model| self.place(model).context("a model without a place")).transpose()?;
+        let place = |source: &Source| self.place(source).context("a model without a place");
+        if let Some(model) = &step.model {
+            let adapters = step.adapters.iter().map(place).collect::<Result<_>>()?;
+            given.model = Some(ModelFiles { folder: place(model)?, adapters, attribute: step.attribute.clone() });
+        }
         Ok(given)
     }
 
@@ -213,7 +218,8 @@ fn caught(run: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Checks the digests of artifacts that are read as files: checkpoints, tokenizers, and all inputs of a foreign program.
 fn verify_folders(stage: Stage, given: &Given) -> Result<()> {
     let inputs = given.inputs.iter().filter(|(role, _)| *role != "corpus" && !role.starts_with(COMMAND));
-    for path in inputs.map(|(_, path)| path).chain(&given.model) {
+    let inputs = inputs.map(|(_, path)| path.as_path());
+    for path in inputs.chain(given.model.iter().flat_map(ModelFiles::folders)) {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
         let read_as_files = || Ok::<_, anyhow::Error>(open_any(folder)?.kind.format() == Format::Folder);
         if folder.join(MANIFEST).exists() && (stage.is_external() || read_as_files()?) {
@@ -242,7 +248,7 @@ fn provenance(config: &Value, draft: &mut Draft, exec: &Exec) -> Result<()> {
 /// Refuses tokens that the model has no embedding or no position for.
 fn check_tokens(given: &Given) -> Result<()> {
     let (Some(folder), Some(model)) = (given.inputs.get("tokens"), &given.model) else { return Ok(()) };
-    let ([largest, example, longest], model) = (extent(folder)?, wherefrom_model::Config::load(model)?);
+    let ([largest, example, longest], model) = (extent(folder)?, wherefrom_model::Config::load(&model.folder)?);
     if largest >= model.vocab_size as u64 {
         return Err(bad_input(format!(
             "token id {largest} in example {example} is outside the model's vocabulary of {}; tokenise with the model's own \

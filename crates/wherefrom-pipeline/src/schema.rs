@@ -2,15 +2,17 @@
 
 use serde_json::{Map, Value, json};
 use wherefrom_artifact::Kind;
+use wherefrom_model::Attribute;
 use wherefrom_stage::{Checkpoint, File, Input, MODULES_PER_PASS};
 
 use crate::stage::Stage;
+use crate::step::ADAPTER;
 
 /// The schema, of draft 7: which keys a pipeline may have, and their types, defaults and meaning. What depends on other keys,
 /// on ranges or on files is left to [`crate::Plan::read`].
 pub fn schema() -> Value {
     let stages: Map<_, _> = Stage::all().map(|stage| (stage.name().into(), step(stage))).collect();
-    let mut model = Map::from_iter([("path".into(), text(CHECKPOINT))]);
+    let mut model = Map::from_iter([("path".into(), text(CHECKPOINT)), (ADAPTER.into(), adapters()), attribute()]);
     for (stage, inherited) in Stage::all().flat_map(|stage| stage.inherits().iter().map(move |knob| (stage, *knob))) {
         model.entry(inherited).or_insert_with(|| stages[stage.name()]["properties"][inherited].clone());
     }
@@ -52,6 +54,21 @@ pub fn schema() -> Value {
 
 const CHECKPOINT: &str = "The folder of a checkpoint, or hf:OWNER/NAME@REVISION.";
 
+/// The knob `adapter`.
+fn adapters() -> Value {
+    let what = "Adapters on the model, in order: folders of PEFT, hf:OWNER/NAME@REVISION, or steps that train one.";
+    json!({
+        "description": what,
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+    })
+}
+
+/// The knob `attribute`.
+fn attribute() -> (String, Value) {
+    let what = "What is attributed of a model with adapters: their A and B, the weights that they are merged into, or those of the base.";
+    ("attribute".into(), json!({ "description": what, "enum": Attribute::ALL.map(|(word, _)| word) }))
+}
+
 /// A step that runs the stage.
 fn step(stage: Stage) -> Value {
     let Stage::Own(own) = stage else { return external() };
@@ -88,6 +105,9 @@ fn step(stage: Stage) -> Value {
     }
     if stage.checkpoint() != Checkpoint::None {
         add("model", text(&format!("{CHECKPOINT} Or a step that makes one; by default that of [model].")), false);
+        add(ADAPTER, adapters(), false);
+        let (name, words) = attribute();
+        add(&name, words, false);
     }
     schema
 }
@@ -128,6 +148,8 @@ fn external() -> Value {
                 "type": "object", "additionalProperties": { "type": "string" },
             },
             "model": text(CHECKPOINT),
+            ADAPTER: adapters(),
+            "attribute": attribute().1,
         },
         "required": ["stage", "command", "writes", "version"],
     })

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use wherefrom_artifact::{MANIFEST, Manifest, Recipe, Store, bad_input};
-use wherefrom_stage::{Exec, File, Given};
+use wherefrom_stage::{ATTRIBUTE, Exec, File, Given, ModelFiles};
 
 use crate::files::{self, Files};
 use crate::hub;
 use crate::problems::{Problems, hint};
 use crate::run::{check_inputs, commits, fill};
 use crate::stage::Stage;
-use crate::step;
+use crate::step::{self, ADAPTER};
 
 /// What a lone stage is given.
 #[derive(Debug, Clone)]
@@ -28,6 +28,10 @@ pub struct Single {
     pub output: PathBuf,
     /// The checkpoint: a folder or a name of the hub.
     pub model: Option<PathBuf>,
+    /// The adapters on it, in order: folders or names of the hub.
+    pub adapters: Vec<PathBuf>,
+    /// What is attributed where there are any; by default they.
+    pub attribute: Option<String>,
 }
 
 /// Runs it and moves the sealed artifact to `output`.
@@ -48,6 +52,12 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     step::check_roles(stage, configured.as_deref(), &place, &wired, &mut problems);
     if stage.reads_corpus() && !single.inputs.iter().any(|(role, _)| role == "corpus") {
         problems.other(&place, "give --input corpus=FILE");
+    }
+    if single.model.is_none() && (!single.adapters.is_empty() || single.attribute.is_some()) {
+        problems.other(&place, "--adapter and --attribute say something of a model: give --model DIR");
+    }
+    if let Some(Err(error)) = single.attribute.as_deref().map(wherefrom_model::Attribute::named) {
+        problems.other(&place, &format!("{error:#}"));
     }
     if stage.runs_model() && single.model.is_none() {
         problems.other(&place, "it runs a model: give --model DIR");
@@ -76,13 +86,16 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let mut hub = BTreeMap::new();
     let leaf_inputs = single.inputs.iter_mut().filter(|(role, _)| stage.file(role).is_some());
     let model = single.model.iter_mut().map(|model| ("model", model));
-    for (role, path) in leaf_inputs.map(|(role, path)| (&**role, path)).chain(model) {
+    let adapters = single.adapters.iter_mut().map(|adapter| (ADAPTER, adapter));
+    for (role, path) in leaf_inputs.map(|(role, path)| (&**role, path)).chain(model).chain(adapters) {
         let commit;
         (*path, commit) = hub::local(role, path, &*exec.reporter)?;
         hub.extend(commit);
     }
 
-    let mut given = Given { model: single.model.clone(), ..Given::default() };
+    let attribute = single.attribute.clone().unwrap_or_else(|| ATTRIBUTE.into());
+    let files = single.model.clone().map(|folder| ModelFiles { folder, adapters: single.adapters.clone(), attribute });
+    let mut given = Given { model: files.clone(), ..Given::default() };
     let roles = configured.inputs().unwrap_or_default();
     let mut inputs = BTreeMap::new();
     let mut read = Vec::new();
@@ -102,11 +115,16 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         inputs.insert(role.clone(), identity);
         given.inputs.insert(role.clone(), inside);
     }
-    let model = match &single.model {
-        Some(folder) if stage.runs_model() || stage.is_external() => {
+    let model = match &files {
+        Some(ModelFiles { folder, adapters, attribute }) if stage.runs_model() || stage.is_external() => {
             let digest = files::model_digest(&store, folder)?;
             read.push(("model".into(), folder.clone(), digest.clone()));
-            Some(digest)
+            let mut digests = Vec::new();
+            for adapter in adapters {
+                digests.push(files::adapter_digest(&store, adapter)?);
+                read.push((ADAPTER.into(), adapter.clone(), digests[digests.len() - 1].clone()));
+            }
+            Some(files::with_adapters(digest, &digests, attribute))
         }
         _ => None,
     };
@@ -118,8 +136,9 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         inputs.insert(role.into(), digest.clone());
         read.push((role.into(), path, digest));
     }
-    if let (true, Some(folder)) = (stage.runs_model(), &single.model) {
-        wherefrom_model::check(folder)?.iter().for_each(|note| exec.reporter.warn(note));
+    if let (true, Some(ModelFiles { folder, adapters, attribute })) = (stage.runs_model(), &files) {
+        let checkpoint = wherefrom_model::Checkpoint::new(folder, adapters, attribute)?;
+        wherefrom_model::check(checkpoint)?.iter().for_each(|note| exec.reporter.warn(note));
     }
     let origin = check_inputs(stage, &*configured, &given, model.as_deref())?;
     let version = match stage.version() {

@@ -101,6 +101,17 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
     let modules: Modules = serde_json::from_value(modules.clone()).ok()?;
     let outline = Outline::new(config);
     let coverage = Coverage::new(&outline, &Selection::new(&modules, outline.modules()).ok()?);
+    if let Some(trained) = coverage.trained {
+        return coverage.is_thin().then(|| {
+            format!(
+                "only {} of {} parameters that adapters trained are attributed ({:.1} %); influence that runs through the others is \
+                 not seen: modules = \"all\" takes every linear map, attribute = \"adapter\" those of the adapters",
+                trained.attributed,
+                trained.total,
+                100.0 * trained.attributed as f64 / trained.total as f64
+            )
+        });
+    }
     // Tables with a row for each token or position: embeddings, and the head.
     let tables = [config.vocab_size, config.max_position_embeddings];
     let embedding = |name: &str| {

@@ -12,6 +12,9 @@ use crate::paths::Base;
 use crate::problems::{Problems, nearest};
 use crate::stage::Stage;
 
+/// The role of an adapter.
+pub(crate) const ADAPTER: &str = "adapter";
+
 /// Where an input comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
@@ -61,8 +64,12 @@ pub struct Step {
     pub(crate) configured: Option<Arc<dyn Configured>>,
     /// Its inputs, files among them.
     pub wires: Vec<Wire>,
-    /// The checkpoint it runs.
+    /// The checkpoint it runs, without adapters.
     pub model: Option<Source>,
+    /// The adapters on it, in order.
+    pub adapters: Vec<Source>,
+    /// What is attributed where there are any.
+    pub attribute: String,
     /// Modules summed in one pass over the tokens, where the step says: never part of the key.
     pub modules_per_pass: Option<usize>,
     /// The key's preimage; none while a file is not there.
@@ -86,6 +93,16 @@ impl Step {
         Some(store.folder(self.kind, &self.key()?))
     }
 
+    /// Its checkpoint, where no step makes any of it.
+    pub(crate) fn checkpoint(&self) -> Option<wherefrom_model::Checkpoint> {
+        let path = |source: &Source| match source {
+            Source::File { path, .. } => Some(path.clone()),
+            _ => None,
+        };
+        let adapters = self.adapters.iter().map(path).collect::<Option<Vec<_>>>()?;
+        wherefrom_model::Checkpoint::new(&path(self.model.as_ref()?)?, &adapters, &self.attribute).ok()
+    }
+
     /// Its configuration with defaults.
     pub fn config(&self) -> &Value {
         self.configured.as_ref().map_or(&Value::Null, |configured| configured.config())
@@ -95,8 +112,10 @@ impl Step {
     pub(crate) fn files(&self) -> Vec<(String, PathBuf, String)> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));
         let model = self.model.iter().map(|model| ("model", model));
+        let adapters = self.adapters.iter().map(|adapter| (ADAPTER, adapter));
         wires
             .chain(model)
+            .chain(adapters)
             .filter_map(|(role, source)| match source {
                 Source::File { path, digest: Some(digest) } => Some((role.into(), path.clone(), digest.clone())),
                 _ => None,
@@ -107,7 +126,7 @@ impl Step {
     /// Steps that have to be made before it.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| &wire.source);
-        wires.chain(&self.model).filter_map(|source| match source {
+        wires.chain(&self.model).chain(&self.adapters).filter_map(|source| match source {
             Source::Step(step) => Some(*step),
             _ => None,
         })
@@ -139,8 +158,12 @@ pub(crate) fn configure(
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         match quoted.split_first() {
             Some((name, known)) if message.starts_with("unknown field") => {
-                let known: Vec<&str> =
-                    known.iter().copied().chain(stage.beside()).chain(["stage", "inputs", "model"]).collect();
+                let known: Vec<&str> = known
+                    .iter()
+                    .copied()
+                    .chain(stage.beside())
+                    .chain(["stage", "inputs", "model", "adapter", "attribute"])
+                    .collect();
                 // A wire that stands beside `inputs`.
                 if stage.inputs(None).is_some_and(|roles| roles.iter().any(|role| role.name == *name)) {
                     problems.other(place, &format!("`{name}` is an input; write inputs = {{ {name} = \"STEP\" }}"));

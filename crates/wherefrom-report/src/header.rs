@@ -196,11 +196,16 @@ fn model(inputs: &Inputs) -> Option<String> {
     Some(format!("{name} ({})", words.join(", ")))
 }
 
-/// `540,672 of 1,000,576 parameters (54.0 %)`.
+/// `540,672 of 1,000,576 parameters (54.0 %) are attributed`; of a model with adapters also what share of those trained.
 fn coverage(coverage: &Value) -> Option<String> {
-    let (attributed, total) = (coverage["attributed"].as_u64()?, coverage["total"].as_u64()?);
-    let percent = 100.0 * attributed as f64 / total as f64;
-    Some(format!("{} of {} parameters ({percent:.1} %) are attributed", grouped(attributed), grouped(total)))
+    let share = |of: &Value, what: &str| {
+        let (attributed, total) = (of["attributed"].as_u64()?, of["total"].as_u64()?);
+        let percent = 100.0 * attributed as f64 / total as f64;
+        Some(format!("{} of {} {what} ({percent:.1} %)", grouped(attributed), grouped(total)))
+    };
+    let trained =
+        share(&coverage["trained"], "that were trained").map_or_else(String::new, |share| format!(", {share}"));
+    Some(format!("{}{trained} are attributed", share(coverage, "parameters")?))
 }
 
 fn corpus(inputs: &Inputs) -> String {

@@ -13,19 +13,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{
-    Artifact, Draft, Example, Kind, Score, Scores, Tokens, bad_input, check_training_examples, kept_checkpoints,
-};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Score, Scores, Tokens, bad_input, check_training_examples};
 use wherefrom_linalg::kernels::example_products;
 use wherefrom_model::{ACTIVATION_BYTES, Coverage, Labels, Model, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, Units, limit, open, place, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::queries::{ModuleQueries, Queries};
 use crate::{Pass, Unit, WHOLE_QUERY_BYTES, values};
@@ -90,7 +89,7 @@ pub struct Inputs {
     /// Training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Scores every pair; a part per span of examples and group of queries.
@@ -100,7 +99,7 @@ pub struct Inputs {
 /// completion.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let steps = if config.checkpoints { kept_checkpoints(&inputs.model)? } else { vec![(inputs.model.clone(), 1.0)] };
+    let steps = if config.checkpoints { inputs.model.kept()? } else { vec![(inputs.model.clone(), 1.0)] };
     let asked: Vec<Example> = inputs.queries.rows::<Example>()?.collect::<Result<_>>()?;
     if let Some(row) = asked.iter().find(|row| !row.target_mask.contains(&true)) {
         return Err(bad_input(format!(
@@ -139,10 +138,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     units.each("gradient-products", exec, |part, unit| {
         let examples = inputs.tokens.read_span(&unit.span)?;
         let mut sums: BTreeMap<(u32, u64), f64> = BTreeMap::new();
-        for (step, (folder, rate)) in steps.iter().enumerate() {
+        for (step, (files, rate)) in steps.iter().enumerate() {
             let asked = match loaded.take() {
                 Some((of, asked)) if of == step && asked.queries.numbers == unit.queries => asked,
-                _ => Asked::new(folder, config, inputs, &selection, (&asked, unit.queries.clone()), exec)?,
+                _ => Asked::new(files, config, inputs, &selection, (&asked, unit.queries.clone()), exec)?,
             };
             let beside = asked.model.footprint(exec.batch_tokens).total() as usize + 4 * size * unit.queries.len();
             let pass = Pass {
@@ -173,7 +172,7 @@ struct Asked {
 
 impl Asked {
     fn new(
-        folder: &Path,
+        files: &ModelFiles,
         config: &Config,
         inputs: &Inputs,
         selection: &Selection,
@@ -182,7 +181,7 @@ impl Asked {
     ) -> Result<Self> {
         let sizes: Vec<usize> = selection.modules().iter().map(|m| m.in_features * m.out_features).collect();
         let bytes = 4 * numbers.len() * sizes.iter().sum::<usize>();
-        let (model, _) = place(open(folder, config.precision, exec)?, &inputs.tokens, exec, bytes as u64)?;
+        let (model, _) = place(open(files, config.precision, exec)?, &inputs.tokens, exec, bytes as u64)?;
         let asked = &asked[numbers.clone()];
         let mut gradients: Vec<Vec<f32>> = sizes.iter().map(|size| vec![0.0; numbers.len() * size]).collect();
         let corpus = Corpus::new("gradient-products", &model, &inputs.queries, exec);

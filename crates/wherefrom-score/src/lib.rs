@@ -14,7 +14,6 @@ pub mod test_support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
@@ -28,7 +27,9 @@ use wherefrom_artifact::{
 use wherefrom_linalg::kernels::weighted_squares;
 use wherefrom_model::{ACTIVATION_BYTES, Batch, Coverage, Labels, Measurement, Module, Precision, Selection};
 use wherefrom_pass::{Corpus, Units, limit, open, place, sequence, sizes_of};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
 use crate::queries::{Queries, Survey, by_token, scan};
 
@@ -116,7 +117,7 @@ pub struct Inputs {
     /// Training sequences.
     pub tokens: Artifact<Tokens>,
     /// Hugging Face folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// Only these pairs.
     pub candidates: Option<Pairs>,
 }

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use wherefrom_artifact::{Artifact, ArtifactKind, Kind, open_any};
 
+use crate::model_files::ModelFiles;
 use crate::stage::File;
 
-/// Role to folder of an artifact or to file, and the checkpoint's folder.
+/// Role to folder of an artifact or to file, and the checkpoint's files.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// Role to path.
     pub inputs: BTreeMap<String, PathBuf>,
     /// The checkpoint.
-    pub model: Option<PathBuf>,
+    pub model: Option<ModelFiles>,
     /// The pipeline's folder, in which programs of the user's run; the current directory where there is no pipeline.
     pub folder: Option<PathBuf>,
 }
@@ -61,7 +62,7 @@ impl Given {
     ///
     /// # Errors
     /// It has none.
-    pub fn model(&self) -> Result<PathBuf> {
+    pub fn model(&self) -> Result<ModelFiles> {
         self.model.clone().context("the stage runs a model and has none")
     }
 

@@ -9,6 +9,7 @@ mod cost;
 mod erased;
 mod exec;
 mod given;
+mod model_files;
 mod schema;
 mod stage;
 
@@ -16,4 +17,5 @@ pub use cost::{Cost, Machine, Planned, Size};
 pub use erased::{AnyStage, Configured, Input};
 pub use exec::{Device, Exec};
 pub use given::Given;
+pub use model_files::{ATTRIBUTE, ModelFiles};
 pub use stage::{About, Checkpoint, File, MODULES_PER_PASS, Need, Role, Stage, Writes, at_least};

@@ -85,9 +85,9 @@ impl AdamW {
         self.betas.map(|beta| 1.0 - beta.powi(time))
     }
 
-    /// What decay leaves of a parameter: norm gains do not decay.
-    fn kept(&self, rate: f64, weight: &Tensor<2>) -> f64 {
-        if weight.dims()[0] == 1 { 1.0 } else { 1.0 - rate * self.weight_decay }
+    /// What decay leaves of a parameter: norm gains do not decay, an A of rank 1 does.
+    fn kept(&self, rate: f64, name: &str, weight: &Tensor<2>) -> f64 {
+        if weight.dims()[0] == 1 && !name.contains(".lora_") { 1.0 } else { 1.0 - rate * self.weight_decay }
     }
 
     /// Goes back over a step that nothing clipped, but for what g owes to the weights: `adjoint` is that behind the step, and
@@ -116,7 +116,7 @@ impl AdamW {
         {
             // What has no gradient stays as it is.
             let Some(gradient) = gradients.get(name) else { continue };
-            let (kept, gradient) = (self.kept(rate, gradient), numbers(gradient)?);
+            let (kept, gradient) = (self.kept(rate, name, gradient), numbers(gradient)?);
             let [first, second] = [&before.moments.first, &before.moments.second].map(|means| numbers(&means[name]));
             let (first, second) = (first?, second?);
             let back = |place: usize| {
@@ -177,7 +177,7 @@ impl Moments {
                 under_root = under_root + adam.epsilon_root;
             }
             let update = first.clone() / (under_root.sqrt() + adam.epsilon) * (rate / unbias_1);
-            let kept = adam.kept(rate, &weight);
+            let kept = adam.kept(rate, &name, &weight);
             parameters.insert(name.clone(), weight * kept - update);
             self.first.insert(name.clone(), first);
             self.second.insert(name, second);

@@ -8,15 +8,18 @@
 //! 2 is one more copy. Neither batches nor steps nor the denominator know of the weights.
 
 use anyhow::Result;
+use burn::tensor::Device;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Artifact, Example, Tokens, bad_input};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Parameters, Precision, Sequence};
+use wherefrom_model::{Attribute, Batch, Checkpoint, Model, Parameters, Precision, Sequence};
+use wherefrom_stage::ModelFiles;
 
 use crate::adam::{AdamW, Moments};
+use crate::checkpoint::{Adapter, checkpoint};
 
 /// Tokens whose activations are held at once, in a narrow model; a step may have more.
 const PIECE_TOKENS: usize = 4096;
@@ -48,8 +51,11 @@ pub struct Training {
     /// Longest gradient of the mean loss; without it nothing is clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// Seed of the order of the rows.
+    /// Seed of the order of the rows, and of a new adapter.
     pub seed: u64,
+    /// A LoRA adapter that is trained in place of the model's own weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Adapter>,
 }
 
 impl Default for Training {
@@ -66,6 +72,7 @@ impl Default for Training {
             weight_decay: 0.01,
             clip: None,
             seed: 0,
+            lora: None,
         }
     }
 }
@@ -93,6 +100,7 @@ impl Training {
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(bad_input(format!("{name} = 0 is out of range; set it to 1 or more")));
         }
+        self.lora.as_ref().map(Adapter::lora).transpose()?;
         self.optimizer().check()
     }
 }
@@ -178,7 +186,27 @@ pub struct Learner {
 impl Learner {
     /// Before the first step.
     pub fn new(model: Model) -> Self {
-        Self { moments: Moments::zeros(&model.parameters), model }
+        Self { moments: Moments::zeros(&model.trained()), model }
+    }
+
+    /// The model of a step as training begins with it: with a new adapter where there is to be one, on weights that adapters
+    /// which are there already are merged into.
+    ///
+    /// # Errors
+    /// As [`Model::load`] and [`Model::with_adapter`]; and for adapters in effect beside a base that is to be trained.
+    pub fn begin(files: &ModelFiles, training: &Training, device: &Device) -> Result<Self> {
+        let checkpoint = checkpoint(files)?;
+        if let Some(adapter) = &training.lora {
+            let merged = Checkpoint { attribute: Attribute::Merged, ..checkpoint };
+            return Ok(Self::new(Model::load(merged, device)?.with_adapter(adapter.lora()?, training.seed)?));
+        }
+        if !files.adapters.is_empty() && checkpoint.attribute == Attribute::Base {
+            return Err(bad_input(
+                "attribute = \"base\" would train the base beneath an adapter, and no folder holds both; give \"merged\" to train \
+                 the merged weights, or lora = { rank = 8 } to train one more adapter",
+            ));
+        }
+        Ok(Self::new(Model::load(checkpoint, device)?))
     }
 }
 
@@ -312,7 +340,7 @@ impl Course {
                 self.adam.learning_rate
             )));
         }
-        let zeros = || model.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect();
+        let zeros = || model.trained().into_iter().map(|(name, tensor)| (name, tensor.zeros_like())).collect();
         Ok((sum.unwrap_or_else(zeros), losses))
     }
 }

@@ -1,7 +1,8 @@
 //! The stage `fine-tune`: a checkpoint trained further, by AdamW on the mean loss per target token.
 //!
 //! reads   tokens, a model, and the files of its tokenizer
-//! writes  model (a Hugging Face folder in float32; on demand, checkpoints on the way with their moments)
+//! writes  model (a Hugging Face folder in float32), or with `lora` adapter (a folder of PEFT in float32); on demand,
+//!         checkpoints on the way with their moments
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wherefrom_artifact::{Artifact, Draft, Kind, OPTIMIZER, Tokens, bad_input, write_atomically};
-use wherefrom_model::{Model, Precision, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Stage, Writes};
+use wherefrom_model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Precision, Sizes, open_device};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, ModelFiles, Planned, Role, Stage, Writes};
 
 use crate::course::{self, Course, Learner, Training, trainable};
 use crate::state::{self, Progress};
@@ -31,8 +32,8 @@ pub static STAGE: Stage<Config> = Stage {
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| course::with_training(knobs, &["weights", "checkpoints", "precision"]),
     check: Config::check,
-    writes: Writes::One(Kind::Model),
-    makes_model: |_| None,
+    writes: Writes::By(|config| if config.training.lora.is_some() { Kind::Adapter } else { Kind::Model }),
+    makes_model: |config| serde_json::to_value(config.training.lora.as_ref()?.lora().ok()?).ok(),
     cost,
     run: |config, given, exec, draft| {
         let beside = [given.file(File::TokenizerFiles), given.file(File::GenerationConfig)];
@@ -93,7 +94,7 @@ pub struct Inputs {
     /// The token windows; those without a target are left out.
     pub tokens: Artifact<Tokens>,
     /// The model's folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// Its `tokenizer.json` and its `generation_config.json`.
     pub beside: [Option<PathBuf>; 2],
 }
@@ -106,15 +107,24 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let device = open_device(exec.device.gpu())?;
-    let model = Model::load(&inputs.model, &device)?.with_precision(config.precision)?;
-    model.config.check_written().map_err(bad_input)?;
-    let mut learner = Learner::new(model);
+    let mut learner = Learner::begin(&inputs.model, &config.training, &device)?;
+    if config.training.lora.is_none() && learner.model.trains_adapters() {
+        return Err(bad_input(
+            "the model has an adapter, and nothing says what is to be trained; give lora = { rank = 8 } to train one more, or \
+             attribute = \"merged\" to train the weights that it is merged into",
+        ));
+    }
+    if config.training.lora.is_none() {
+        learner.model.config.check_written().map_err(bad_input)?;
+    }
+    learner.model = learner.model.with_precision(config.precision)?;
     let course = Course::new(&config.training, &inputs.tokens, &learner.model)?;
     let weight = weights(config, &course)?;
     let mut progress = Progress::default();
     if let Some(bytes) = draft.restore(STATE)? {
-        (learner.model.parameters, learner.moments, progress) =
-            state::from_bytes(&bytes, &device).context("resume training")?;
+        let (parameters, moments, before) = state::from_bytes(&bytes, &device).context("resume training")?;
+        learner.model.parameters.extend(parameters);
+        (learner.moments, progress) = (moments, before);
     }
     let steps = course.steps();
     let tokens = |steps: std::ops::Range<u64>| steps.map(|step| course.tokens(step) as u64).sum();
@@ -133,7 +143,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             write_atomically(&folder.join(OPTIMIZER), &moments)?;
         }
         if saved.elapsed() >= INTERVAL {
-            draft.checkpoint(STATE, &state::to_bytes(&learner.model.parameters, &learner.moments, &progress)?)?;
+            draft.checkpoint(STATE, &state::to_bytes(&learner.model.trained(), &learner.moments, &progress)?)?;
             saved = Instant::now();
         }
         exec.reporter.advance(course.tokens(step) as u64);
@@ -166,7 +176,8 @@ fn weights<'a>(config: &'a Config, course: &Course) -> Result<impl Fn(u64) -> f3
     Ok(|example: u64| config.weights.get(&example).copied().unwrap_or(1.0))
 }
 
-/// A Hugging Face folder: the base's config.json, its tokenizer's files, and the weights.
+/// A Hugging Face folder: the base's config.json, its tokenizer's files, and the weights; or a folder of PEFT: what describes
+/// the adapter, the tokenizer's files, and A and B.
 fn write(learner: &Learner, inputs: &Inputs, folder: &Path) -> Result<()> {
     let save = |name: &str, bytes: &[u8]| -> Result<()> {
         let path = folder.join(name);
@@ -174,7 +185,18 @@ fn write(learner: &Learner, inputs: &Inputs, folder: &Path) -> Result<()> {
         write_atomically(&path, bytes)
     };
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-    let mut config: Value = serde_json::from_slice(&read(&inputs.model.join("config.json"))?)?;
+    let [tokenizer, generation] = &inputs.beside;
+    for (name, path) in
+        tokenizer.iter().map(|path| wherefrom_vocabulary::files(path)).collect::<Result<Vec<_>>>()?.concat()
+    {
+        save(&name, &read(&path)?)?;
+    }
+    if learner.model.trains_adapters() {
+        let (config, tensors) = learner.model.to_peft()?;
+        save(ADAPTER_CONFIG, &serde_json::to_vec_pretty(&config)?)?;
+        return save(ADAPTER_WEIGHTS, &tensors);
+    }
+    let mut config: Value = serde_json::from_slice(&read(&inputs.model.folder.join("config.json"))?)?;
     // Weights are written as they are trained, in float32.
     if let Some(config) = config.as_object_mut() {
         config.remove("quantization_config");
@@ -189,22 +211,16 @@ fn write(learner: &Learner, inputs: &Inputs, folder: &Path) -> Result<()> {
         }
     }
     save("config.json", &serde_json::to_vec_pretty(&config)?)?;
-    let [tokenizer, generation] = &inputs.beside;
     if let Some(path) = generation {
         save("generation_config.json", &read(path)?)?;
-    }
-    for (name, path) in
-        tokenizer.iter().map(|path| wherefrom_vocabulary::files(path)).collect::<Result<Vec<_>>>()?.concat()
-    {
-        save(&name, &read(&path)?)?;
     }
     save("model.safetensors", &learner.model.to_safetensors()?)
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
-    let (tokens, weights) = (planned.size_of("tokens").tokens, sizes.footprint.weights as f64);
-    // Weights, gradients, two moments, and a checkpoint of weights and moments.
+    let (tokens, weights) = (planned.size_of("tokens").tokens, 4.0 * sizes.trained);
+    // Weights, and of what is trained gradients, two moments, and a checkpoint of it and its moments.
     let memory = sizes.footprint.total() as f64 + 6.0 * weights;
     let kept = 1.0 + 3.0 * config.checkpoints as f64;
     Cost::new(memory, kept * weights, 6.0 * config.training.epochs as f64 * sizes.forward * tokens)

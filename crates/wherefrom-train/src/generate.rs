@@ -14,8 +14,11 @@ use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Batch, Labels, Model, Precision, Sequence, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, Planned, Role, Size, Stage, Writes, at_least};
+use wherefrom_stage::{
+    About, Checkpoint, Cost, Exec, File, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
+};
 
+use crate::checkpoint::checkpoint;
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
@@ -94,7 +97,7 @@ pub struct Inputs {
     /// The rows; those with a target pass through unchanged.
     pub tokens: Artifact<Tokens>,
     /// The model's folder.
-    pub model: PathBuf,
+    pub model: ModelFiles,
     /// Its `tokenizer.json`.
     pub tokenizer: PathBuf,
 }
@@ -124,9 +127,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
     let generator = Generator {
         config,
-        ends: ends(&inputs.model, &tokenizer)?,
+        ends: ends(&inputs.model.folder, &tokenizer)?,
         tokenizer,
-        model: Model::open(&inputs.model, &device)?.with_precision(config.precision)?.fitting(
+        model: Model::open(checkpoint(&inputs.model)?, &device)?.with_precision(config.precision)?.fitting(
             exec.batch_of(inputs.tokens.tokens()),
             limit,
             0,

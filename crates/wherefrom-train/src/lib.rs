@@ -4,6 +4,7 @@
 //! writes  model ([`train`], [`fine_tune`]), tokens ([`generate`]), lambda ([`moments`])
 
 mod adam;
+mod checkpoint;
 pub mod course;
 pub mod fine_tune;
 pub mod generate;
@@ -13,3 +14,5 @@ pub mod reverse;
 mod state;
 mod tokenizer;
 pub mod train;
+
+pub use checkpoint::{Adapter, checkpoint};

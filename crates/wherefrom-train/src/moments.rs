@@ -10,16 +10,15 @@
 //! reads   a model that keeps checkpoints
 //! writes  lambda, a part a module
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, anyhow};
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, OPTIMIZER, bad_input, kept_checkpoints};
+use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, OPTIMIZER, bad_input};
 use wherefrom_model::{Coverage, Model, Modules, Selection, Sizes, open_device};
-use wherefrom_stage::{About, Checkpoint, Cost, Exec, Stage, Writes};
+use wherefrom_stage::{About, Checkpoint, Cost, Exec, ModelFiles, Stage, Writes};
 
+use crate::checkpoint::checkpoint;
 use crate::state;
 
 /// Raised when results change.
@@ -52,7 +51,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// The folder of a model that a `fine-tune` step made, or of another that keeps checkpoints.
-    pub model: PathBuf,
+    pub model: ModelFiles,
 }
 
 /// Takes the moments of the last checkpoint, module by module.
@@ -61,12 +60,12 @@ pub struct Inputs {
 /// [`wherefrom_artifact::Error::Input`] for a model that keeps no checkpoints.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let device = open_device(exec.device.gpu())?;
-    let checkpoints = kept_checkpoints(&inputs.model)?;
-    let (folder, _) = checkpoints.last().context("a model that keeps checkpoints keeps one")?;
-    let model = Model::open(folder, &device)?;
+    let checkpoints = inputs.model.kept()?;
+    let (files, _) = checkpoints.last().context("a model that keeps checkpoints keeps one")?;
+    let model = Model::open(checkpoint(files)?, &device)?;
     let selection = Selection::new(&config.modules, model.modules())?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
-    let path = folder.join(OPTIMIZER);
+    let path = files.adapters.last().unwrap_or(&files.folder).join(OPTIMIZER);
     let wrong = |what: String| bad_input(format!("{what}: {}", path.display()));
     let bytes = std::fs::read(&path).map_err(|error| wrong(format!("the moments cannot be read ({error})")))?;
     let (_, moments, _) =

@@ -47,13 +47,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             }
             make(&plan, to.as_deref(), json, &exec)
         }
-        Command::Init { model, corpus, query: queries, column: columns, chat, output } => {
+        Command::Init { model, adapter: adapters, corpus, query: queries, column: columns, chat, output } => {
             let column = |text: &String| {
                 let (role, name) = text.split_once('=').unwrap_or(("text", text));
                 (role.to_string(), name.to_string())
             };
             let columns = columns.iter().map(column).collect();
-            let init = Init { model, corpus, queries, columns, chat: chat.map(|chat| chat == "yes"), output };
+            let init = Init { model, adapters, corpus, queries, columns, chat: chat.map(|chat| chat == "yes"), output };
             let written = wherefrom_pipeline::init(&init, &exec)?;
             written.iter().try_for_each(|path| say(&format!("wrote {}", path.display())))?;
             let output = init.output.display();
@@ -110,11 +110,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             store.remove(&folder, &*exec.reporter)?;
             say(&format!("removed {}", folder.display()))
         }
-        Command::Check { model, corpus, modules, rows, precision } => {
+        Command::Check { model, adapter: adapters, attribute, corpus, modules, rows, precision } => {
             let wanted = |name: &Precision| precision == "all" || precision == name.name();
             let mut precisions = vec![Precision::F16, Precision::Bf16];
             precisions.retain(wanted);
-            checked(&wherefrom_check::check(&Check { model, corpus, modules, rows, precisions }, &exec)?)
+            checked(&wherefrom_check::check(
+                &Check { model, adapters, attribute, corpus, modules, rows, precisions },
+                &exec,
+            )?)
         }
         Command::Schema => say(&serde_json::to_string_pretty(&wherefrom_pipeline::schema())?),
         Command::Devices => devices(),
@@ -125,9 +128,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             };
             verify(&folders)
         }
-        Command::Stage { name, config, input, output, model } => {
+        Command::Stage { name, config, input, output, model, adapter: adapters, attribute } => {
             let inputs = input.iter().map(|input| wire(input)).collect::<Result<_>>()?;
-            let folder = wherefrom_pipeline::run_stage(&Single { stage: name, config, inputs, output, model }, &exec)?;
+            let single = Single { stage: name, config, inputs, output, model, adapters, attribute };
+            let folder = wherefrom_pipeline::run_stage(&single, &exec)?;
             say_path(&folder)
         }
         Command::Completions { shell } => {

@@ -33,9 +33,15 @@ fn attributed(done: &[Done]) -> Option<(Attributed, Value)> {
 /// The coverage, the strongest examples of each query, and in the last line the page to open.
 pub(crate) fn text(plan: &Plan, done: &[Done]) -> Result<()> {
     if let Some((attributed, modules)) = attributed(done) {
-        let verdict = match attributed.thin {
-            false => ", as intended",
-            true => "; less than half of those outside the embeddings: modules = \"all\" takes every linear map",
+        let verdict = match (attributed.thin, attributed.trained) {
+            (false, _) => ", as intended",
+            (true, None) => {
+                "; less than half of those outside the embeddings: modules = \"all\" takes every linear map"
+            }
+            (true, Some(_)) if modules == "all" => {
+                "; less than half of what was trained: attribute = \"adapter\" takes its maps"
+            }
+            (true, Some(_)) => "; less than half of what was trained: modules = \"all\" takes every linear map",
         };
         say(&format!("\ncoverage: {}, those that modules = {modules} names{verdict}", attributed.share()))?;
     }

@@ -74,6 +74,9 @@ enum Command {
         /// The checkpoint's folder, or hf:OWNER/NAME@REVISION.
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
+        /// An adapter on it, in the form of PEFT: a folder or hf:OWNER/NAME@REVISION; as often as there are adapters, in order.
+        #[arg(long, value_name = "DIR")]
+        adapter: Vec<PathBuf>,
         /// The rows that it was trained on: a file, a folder, a glob, or hf:datasets/OWNER/NAME@REVISION/PATH.
         #[arg(long, value_name = "FILE")]
         corpus: PathBuf,
@@ -224,6 +227,12 @@ enum Command {
     Check {
         /// A checkpoint folder, or hf:owner/name.
         model: String,
+        /// An adapter on it, in the form of PEFT: a folder or hf:owner/name; as often as there are adapters, in order.
+        #[arg(long, value_name = "DIR")]
+        adapter: Vec<String>,
+        /// What is attributed of a model with adapters: adapter, merged or base.
+        #[arg(long, value_name = "WORD")]
+        attribute: Option<String>,
         /// Rows of yours; otherwise a few sentences.
         #[arg(long, value_name = "FILE")]
         corpus: Option<PathBuf>,
@@ -257,6 +266,12 @@ enum Command {
         /// The checkpoint, for stages that run one: a folder or hf:OWNER/NAME@REVISION.
         #[arg(long, value_name = "DIR")]
         model: Option<PathBuf>,
+        /// An adapter on it, in the form of PEFT: a folder or hf:OWNER/NAME@REVISION; as often as there are adapters, in order.
+        #[arg(long, value_name = "DIR")]
+        adapter: Vec<PathBuf>,
+        /// What is attributed of a model with adapters: adapter, merged or base.
+        #[arg(long, value_name = "WORD")]
+        attribute: Option<String>,
     },
     /// Print what a shell completes commands and options by: for bash, `wherefrom completions bash >
     /// ~/.local/share/bash-completion/completions/wherefrom`.

@@ -99,10 +99,12 @@ pub(crate) fn json(
         };
         let wires = step.wires.iter().map(|wire| (wire.role.clone(), source(plan, &wire.source)));
         let model = step.model.iter().map(|model| ("model".into(), source(plan, model)));
+        let adapters = step.adapters.iter().map(|adapter| source(plan, adapter)).collect::<Vec<_>>();
+        let adapters = (!adapters.is_empty()).then(|| ("adapters".into(), adapters.into()));
         let mut said = json!({
             "name": step.name, "stage": step.stage.name(), "kind": step.kind.name(), "key": step.key(),
             "folder": step.folder(&plan.store), "state": state, "parts": parts, "why": step.why,
-            "config": step.config(), "inputs": wires.chain(model).collect::<Map<_, _>>(),
+            "config": step.config(), "inputs": wires.chain(model).chain(adapters).collect::<Map<_, _>>(),
             "cost": estimate.cost.as_ref().map(cost),
             "time": estimate.time.map(|time| json!({ "seconds": time.seconds, "basis": time.basis.to_string() })),
         });

@@ -8,6 +8,7 @@ mod definition;
 mod factors;
 
 mod activations;
+mod adapter;
 mod agreement;
 mod calibration;
 mod candidates;
@@ -109,6 +110,7 @@ kinds! {
     Tokens = tokens { Example, Asked }
     Columns = kept { Kept }
     Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
+    Adapter = adapter {}
     Losses = losses { Loss }
     Activations = activations { Position, Streams }
     Covariances = covariances { Covariance, Side }

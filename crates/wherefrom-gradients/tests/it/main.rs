@@ -49,7 +49,7 @@ fn activations(config: &Config, rows: &[Example], batch_tokens: usize) -> Result
         let mut parts = rows.chunks(10).enumerate();
         parts.try_for_each(|(part, rows)| draft.write(part, &[<Example as Row<Tokens>>::to_batch(rows)?]))
     })?;
-    let inputs = Inputs { tokens: Artifact::open(&tokens)?, model: fixtures().join("model") };
+    let inputs = Inputs { tokens: Artifact::open(&tokens)?, model: fixtures().join("model").into() };
     let exec = Exec { batch_tokens, ..Exec::default() };
     let sealed = produce(&folder, Kind::Activations, |draft| run(config, &inputs, &exec, draft))?;
     let artifact = Artifact::<Activations>::open(&sealed)?;

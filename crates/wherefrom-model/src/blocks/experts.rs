@@ -192,7 +192,7 @@ impl Experts {
             d_inputs.push(d_input);
             d_weights.push(d_weight);
         }
-        if !pass.goal.asks_for(self.router.index) && !pass.goes_below(self.router.index) {
+        if !self.router.is_asked_for(pass.goal) && !pass.goes_below(self.router.first) {
             return Ok(None);
         }
         d_inputs.reverse();
@@ -224,7 +224,7 @@ impl Mlp {
     ) -> Result<Option<(Tensor<2>, Tensor<2>)>> {
         let inner = self.inner(&computed);
         self.output.report_at(pass, &|| inner.clone(), &(d.clone() * w.clone()))?;
-        if !pass.goes_below(self.output.index) {
+        if !pass.goes_below(self.output.first) {
             return Ok(None);
         }
         let through = self.output.through(pass.weights, d.clone())?;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use wherefrom_linalg::kernels::Activation;
 
 use super::{Architecture, Fused, HeadNorms, Layout, NormKind, layers};
+use crate::adapter::Adapters;
 use crate::config::{Bias, Config, Residual};
 use crate::keys::Keys;
 use crate::rotary::{Rotary, Scaling};
@@ -65,6 +66,7 @@ impl Config {
             activation: Activation::Silu,
             bias: Bias::default(),
             experts: None,
+            adapters: Adapters::default(),
         }
     }
 }

@@ -306,7 +306,7 @@ fn an_adapter_beside_the_base_is_refused() {
         let path = folder.path().join(name);
         std::fs::write(&path, "{}").unwrap();
         let error = Config::load(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("merge"), "{error}");
+        assert!(error.contains(name) && error.contains("as `adapter`"), "{error}");
         std::fs::remove_file(path).unwrap();
     }
 }

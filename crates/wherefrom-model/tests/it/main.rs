@@ -1,5 +1,6 @@
 //! Tiny random Llamas against `transformers` in float64 (tests/fixtures/llama/make_fixtures.py).
 
+mod adapters;
 mod checkpoints;
 mod configs;
 mod families;

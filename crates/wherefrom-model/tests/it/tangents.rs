@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::SafeTensors;
 use wherefrom_linalg::random::normal;
 use wherefrom_linalg::test_support::with_burn_operations;
-use wherefrom_model::{Batch, Model, Modules, Selection, Sequence, resolve_device};
+use wherefrom_model::{Batch, Model, Modules, Part, Selection, Sequence, resolve_device};
 
 use crate::{Fixture, fixtures, values};
 
@@ -84,13 +84,11 @@ fn moved(model: &Model, selection: &Selection, v: &Maps, step: f64) -> Model {
 }
 
 /// Central differences of what the models at W + h V and W - h V say, and at half of h, extrapolated.
-fn difference(model: &Model, selection: &Selection, v: &Maps, of: impl Fn(&Model) -> Vec<f64>) -> Vec<f64> {
+fn difference(model: &Model, selection: &Selection, v: &Maps, h: f64, of: impl Fn(&Model) -> Vec<f64>) -> Vec<f64> {
     let central = |h: f64| {
         let [up, down] = [h, -h].map(|step| of(&moved(model, selection, v, step)));
         up.iter().zip(down).map(|(up, down)| (up - down) / (2.0 * h)).collect::<Vec<_>>()
     };
-    // A token that is routed elsewhere makes a difference, and no derivative.
-    let h = if model.config.experts.is_some() { 4e-4 } else { 4e-3 };
     central(h / 2.0).iter().zip(central(h)).map(|(fine, coarse)| (4.0 * fine - coarse) / 3.0).collect()
 }
 
@@ -123,6 +121,7 @@ fn segmented(fixture: &Fixture) -> (Batch, Targets) {
 /// sum over targets of w (J u)^T H (J v), of the logits' differences.
 fn by_differences(
     fixture: &Fixture,
+    h: f64,
     batch: &Batch,
     targets: &Targets,
     selection: &Selection,
@@ -130,7 +129,7 @@ fn by_differences(
 ) -> f64 {
     let width = fixture.model.config.vocab_size;
     let logits = |model: &Model| values(model.logits(batch).unwrap()).into_iter().map(f64::from).collect::<Vec<_>>();
-    let [ju, jv] = [u, v].map(|v| difference(&fixture.model, selection, v, logits));
+    let [ju, jv] = [u, v].map(|v| difference(&fixture.model, selection, v, h, logits));
     let z = logits(&fixture.model);
     let row = |&(row, weight): &(usize, f64)| {
         let own = row * width..(row + 1) * width;
@@ -153,37 +152,45 @@ fn agree(what: &str, found: f64, expected: f64, scale: f64, tolerance: f64) {
 fn products_of_every_family_are_those_of_its_logits() {
     for name in FAMILIES {
         let fixture = Fixture::family(name);
-        let (batch, targets) = segmented(&fixture);
-        let one = |index: usize| Modules::Globs(vec![fixture.model.modules()[index].name.clone()]);
-        let last = fixture.model.modules().len() - 1;
-        let whole = Modules::Globs(vec!["*".into()]);
-        for choice in [whole, Modules::default(), one(0), one(last)] {
-            let selection = selection(&fixture.model, choice);
-            let (u, v) = (random(&selection, 1), random(&selection, 2));
-            let checked = || {
-                let (gu, _) = product(&fixture.model, &batch, &selection, &u);
-                let (gv, slopes) = product(&fixture.model, &batch, &selection, &v);
-                let scale = (dot(&u, &gu) * dot(&v, &gv)).abs().sqrt();
-                agree(&format!("{name}: symmetry"), dot(&u, &gv), dot(&v, &gu), scale, 1e-5);
-                (scale, dot(&u, &gv), dot(&v, &gv), slopes)
-            };
-            let (scale, ugv, vgv, slopes) = checked();
-            let tolerance = if fixture.model.config.experts.is_some() { 1e-2 } else { 2e-3 };
-            agree(name, ugv, by_differences(&fixture, &batch, &targets, &selection, [&u, &v]), scale, tolerance);
-            agree(name, vgv, by_differences(&fixture, &batch, &targets, &selection, [&v, &v]), scale, tolerance);
-            let losses = |model: &Model| {
-                let labels = wherefrom_model::Labels::Empirical;
-                let losses = model.taps(&batch, &labels, &selection, &mut |_| Ok(())).unwrap();
-                losses.into_iter().map(f64::from).collect()
-            };
-            let expected = difference(&fixture.model, &selection, &v, losses);
-            let size = expected.iter().fold(0.0_f64, |size, slope| size.max(slope.abs()));
-            for (slope, expected) in slopes.iter().zip(expected) {
-                agree(&format!("{name}: slope"), *slope, expected, size, 2.5 * tolerance);
-            }
-            let (_, plain, ..) = with_burn_operations(checked);
-            agree(&format!("{name}: burn"), plain, ugv, scale, 1e-5);
+        // A token that is routed elsewhere makes a difference, and no derivative.
+        let h = if fixture.model.config.experts.is_some() { 4e-4 } else { 4e-3 };
+        products_are_those_of_logits(name, &fixture, h);
+    }
+}
+
+/// Against differences of steps `h` along the direction.
+pub(crate) fn products_are_those_of_logits(name: &str, fixture: &Fixture, h: f64) {
+    let (batch, targets) = segmented(fixture);
+    let one = |index: usize| Modules::Globs(vec![fixture.model.modules()[index].name.clone()]);
+    let last = fixture.model.modules().len() - 1;
+    // An adapter may have no map of an MLP.
+    let mlp = fixture.model.modules().iter().any(|module| module.part == Part::Mlp).then(Modules::default);
+    for choice in [Modules::Globs(vec!["*".into()]), one(0), one(last)].into_iter().chain(mlp) {
+        let selection = selection(&fixture.model, choice);
+        let (u, v) = (random(&selection, 1), random(&selection, 2));
+        let checked = || {
+            let (gu, _) = product(&fixture.model, &batch, &selection, &u);
+            let (gv, slopes) = product(&fixture.model, &batch, &selection, &v);
+            let scale = (dot(&u, &gu) * dot(&v, &gv)).abs().sqrt();
+            agree(&format!("{name}: symmetry"), dot(&u, &gv), dot(&v, &gu), scale, 1e-5);
+            (scale, dot(&u, &gv), dot(&v, &gv), slopes)
+        };
+        let (scale, ugv, vgv, slopes) = checked();
+        let tolerance = if fixture.model.config.experts.is_some() { 1e-2 } else { 2e-3 };
+        agree(name, ugv, by_differences(fixture, h, &batch, &targets, &selection, [&u, &v]), scale, tolerance);
+        agree(name, vgv, by_differences(fixture, h, &batch, &targets, &selection, [&v, &v]), scale, tolerance);
+        let losses = |model: &Model| {
+            let labels = wherefrom_model::Labels::Empirical;
+            let losses = model.taps(&batch, &labels, &selection, &mut |_| Ok(())).unwrap();
+            losses.into_iter().map(f64::from).collect()
+        };
+        let expected = difference(&fixture.model, &selection, &v, h, losses);
+        let size = expected.iter().fold(0.0_f64, |size, slope| size.max(slope.abs()));
+        for (slope, expected) in slopes.iter().zip(expected) {
+            agree(&format!("{name}: slope"), *slope, expected, size, 2.5 * tolerance);
         }
+        let (_, plain, ..) = with_burn_operations(checked);
+        agree(&format!("{name}: burn"), plain, ugv, scale, 1e-5);
     }
 }
 

@@ -51,7 +51,7 @@ fn study() -> Study {
     };
     let (sealed, _) = store.produce(Kind::Tokens, recipe("tokens"), &Silent, fill).unwrap();
     let exec = Exec::default();
-    let model = open(&fixtures().join("model"), Precision::F32, &exec).unwrap().held().unwrap();
+    let model = open(&fixtures().join("model").into(), Precision::F32, &exec).unwrap().held().unwrap();
     Study { store, tokens: Artifact::open(&sealed).unwrap(), model, exec, _folder: folder }
 }
 

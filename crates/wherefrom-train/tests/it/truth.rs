@@ -55,6 +55,7 @@ fn course(eps_root: f64) -> (Course, Learner) {
         weight_decay: 0.01,
         clip: None,
         seed: 0,
+        lora: None,
     };
     let course = Course::of(rows("train.jsonl"), batches, &training);
     let device = wherefrom_model::resolve_device("cpu").unwrap();

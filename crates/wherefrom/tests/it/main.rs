@@ -1,6 +1,7 @@
 //! The command line as its user has it: the built program in a folder of its own, files, output and exit codes.
 #![cfg(unix)]
 
+mod adapters;
 mod bench;
 mod check;
 mod checkpoint;
