@@ -322,3 +322,19 @@ fn a_stage_alone_takes_adapters() {
     bench.ok(&words);
     assert_eq!(Manifest::read(&bench.path("out")).unwrap().key, Manifest::read(&expected).unwrap().key);
 }
+
+#[test]
+fn init_and_check_take_adapters() {
+    let bench = Bench::new();
+    let (base, lora, rows) = (fixture("families/llama3"), adapter("qwen2"), fixture("families/train.jsonl"));
+    let qwen = fixture("families/qwen2");
+    let [base, lora, rows, qwen] = [&base, &lora, &rows, &qwen].map(|path| path.to_str().unwrap());
+    bench.ok(&["init", "--model", qwen, "--adapter", lora, "--corpus", rows, "--output", "mine.toml"]);
+    let text = bench.text("mine.toml");
+    assert!(text.contains("adapter = [") && text.contains("modules = \"all\" "), "no map of an MLP: {text}");
+    bench.ok(&["plan", "mine.toml"]);
+    let llama = adapter("llama3");
+    let words = ["check", base, "--adapter", llama.to_str().unwrap(), "--corpus", rows, "--rows", "4"];
+    let said = bench.wherefrom(&[&words[..], &["--modules", "all", "--attribute", "adapter"]].concat());
+    assert!(said.out.contains("2068 of 2068 that were trained"), "{said:?}");
+}
