@@ -12,7 +12,7 @@ use wherefrom_artifact::{
     Artifact, Detail, Details, Example, Factors, Gradients, MANIFEST, Manifest, Store, Tokens, bad_input,
 };
 use wherefrom_inspect::spearman;
-use wherefrom_model::{Coverage, Precision};
+use wherefrom_model::{Config, Coverage, Precision};
 use wherefrom_pipeline::{Plan, adapter_folder, model_folder};
 use wherefrom_stage::Exec;
 
@@ -129,8 +129,10 @@ impl Study<'_> {
         let adapters: Vec<_> = self.adapters.iter().map(|adapter| quote(&adapter.display().to_string())).collect();
         let attribute = self.check.attribute.iter().map(|word| format!("attribute = {}\n", quote(word)));
         let adapted = format!("adapter = [{}]\n{}", adapters.join(", "), attribute.collect::<String>());
+        let context = Config::load(&self.model).map_or(TOKENS, |config| config.max_position_embeddings);
+        let window = TOKENS.min(context);
         let mut text = format!(
-            "[model]\npath = {}\n{adapted}modules = {modules}\n[steps.rows]\nstage = \"tokenize\"\ncorpus = {}\nmax-tokens = {TOKENS}\n",
+            "[model]\npath = {}\n{adapted}modules = {modules}\n[steps.rows]\nstage = \"tokenize\"\ncorpus = {}\nmax-tokens = {window}\n",
             quote(&self.model.display().to_string()),
             quote(&corpus.display().to_string())
         );

@@ -100,7 +100,7 @@ enum Command {
         /// Stop after this step.
         #[arg(long, value_name = "STEP")]
         to: Option<String>,
-        /// Do share K of N of that step and nothing else, 0 ≤ K < N: what several processes do beside each other, on one machine
+        /// Do share K of N of that step, K from 0 to N - 1, and nothing else: what several processes do beside each other, on one machine
         /// or on many that see the store. `run` without it then joins and seals.
         #[arg(long, value_name = "K/N", requires = "to", conflicts_with = "json")]
         shard: Option<wherefrom_artifact::Share>,

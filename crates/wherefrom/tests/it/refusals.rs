@@ -442,9 +442,9 @@ fn an_adapter_and_pickled_weights_are_named_with_the_line_that_converts_them() {
 fn one_fault_of_the_model_is_said_once() {
     let bench = bench();
     let config = fs::read_to_string(bench.path("model/config.json")).unwrap();
-    bench.file("model/config.json", config.replace("\"llama\"", "\"mixtral\""));
+    bench.file("model/config.json", config.replace("\"llama\"", "\"mamba\""));
     let error = bench.refused(RUN);
-    assert_eq!(error.matches("mixtral").count(), 1, "{error}");
+    assert_eq!(error.matches("mamba").count(), 1, "{error}");
     assert!(error.contains("step `covariances` (and `lambda`, `gradients`, `scores`, `details`): `model`"), "{error}");
 }
 
