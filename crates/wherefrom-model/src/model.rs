@@ -1,6 +1,6 @@
 //! A loaded model: losses, taps, parameter gradients, logits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
@@ -165,7 +165,8 @@ impl Model {
             .collect();
         let reached = |target: &&String| names.iter().any(|name| ends_in(name, target));
         if let Some(target) = lora.target_names().iter().find(|target| !reached(target)) {
-            let first: Vec<_> = names.iter().take(8).filter_map(|name| name.rsplit('.').next()).collect();
+            let first: BTreeSet<_> = names.iter().filter_map(|name| name.rsplit('.').next()).collect();
+            let first: Vec<_> = first.into_iter().collect();
             return Err(bad_input(format!(
                 "lora: the target `{target}` is no map of the blocks, which end in {}; targets are what their names end in",
                 first.join(", ")

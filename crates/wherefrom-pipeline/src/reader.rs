@@ -426,8 +426,10 @@ impl<'a> Reader<'a> {
         let there = |folder: &PathBuf| folder.join(wherefrom_model::ADAPTER_CONFIG).exists();
         let folders: Option<Vec<_>> = adapters.iter().map(|adapter| path(adapter).filter(there)).collect();
         let known = folders.is_some();
+        // Another word is told of where it stands.
         let checkpoint = wherefrom_model::Checkpoint::new(&folder, &folders.unwrap_or_default(), attribute);
-        let config = match checkpoint.and_then(|checkpoint| wherefrom_model::Config::of(&checkpoint)) {
+        let Ok(checkpoint) = checkpoint else { return };
+        let config = match wherefrom_model::Config::of(&checkpoint) {
             Ok(config) => config,
             Err(error) => return self.problems.other(place, &format!("`model`: {error:#}")),
         };
