@@ -425,7 +425,7 @@ fn a_config_of_other_sizes_is_refused_by_tensor() {
 }
 
 #[test]
-fn an_adapter_and_pickled_weights_are_named_with_the_line_that_converts_them() {
+fn an_adapter_and_pickled_weights_are_named_with_what_to_do() {
     let bench = bench();
     fs::rename(bench.path("model/model.safetensors"), bench.path("model/pytorch_model.bin")).unwrap();
     refused(&bench, &["weights in pytorch_model.bin", "save_pretrained(sys.argv[1])\" 'model'"]);
@@ -435,7 +435,7 @@ fn an_adapter_and_pickled_weights_are_named_with_the_line_that_converts_them() {
     refused(&bench, &["a pointer of Git LFS", "git lfs pull"]);
     fs::remove_file(bench.path("model/config.json")).unwrap();
     bench.file("model/adapter_config.json", "{}");
-    refused(&bench, &["is an adapter (PEFT)", "merge_and_unload()", "' 'model-merged'"]);
+    refused(&bench, &["is an adapter (PEFT)", "give it as `adapter` beside `path`", "its base as `path`"]);
 }
 
 #[test]
