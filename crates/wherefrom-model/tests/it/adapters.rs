@@ -479,7 +479,7 @@ fn tensors_and_targets_are_one_set() {
 fn an_adapter_of_another_base_is_refused() {
     let mut edited = Edited::new("llama3");
     edited.base = fixtures("families").join("mistral");
-    assert!(edited.refused().contains("[40, 3]"), "{}", edited.refused());
+    assert!(edited.refused().contains("has shape [40, "), "{}", edited.refused());
 }
 
 /// Trap 11.

@@ -290,7 +290,7 @@ fn layers_differ_as_their_family_has_it() {
     let qwen = family("qwen3_moe", qwen).unwrap();
     let sparse: Vec<_> = (0..7).filter(|&layer| qwen.layer(layer).experts).collect();
     assert_eq!((sparse, qwen.experts.unwrap().normalised), (vec![1, 5], false));
-    assert!(family("mixtral", json!({})).unwrap().experts.unwrap().normalised);
+    assert!(family("mixtral", json!({ "num_key_value_heads": 2 })).unwrap().experts.unwrap().normalised);
     let error = family("olmoe", json!({ "num_experts": 4, "num_experts_per_tok": 5 })).unwrap_err();
     assert!(error.contains("`num_experts_per_tok` is 5 of 4 experts"), "{error}");
     let error = family("olmoe", json!({ "num_experts": 100_000, "num_hidden_layers": 100 })).unwrap_err();

@@ -176,18 +176,29 @@ pub(crate) fn products_are_those_of_logits(name: &str, fixture: &Fixture, h: f64
             (scale, dot(&u, &gv), dot(&v, &gv), slopes)
         };
         let (scale, ugv, vgv, slopes) = checked();
-        let tolerance = if fixture.model.config.experts.is_some() { 1e-2 } else { 2e-3 };
+        // How losses move is their gradients along the direction.
+        let mut along = 0.0;
+        let labels = wherefrom_model::Labels::Empirical;
+        let visit = &mut |tap: wherefrom_model::Tap<'_>| {
+            let gradient = values(tap.output_gradients.transpose().matmul(tap.activations));
+            along += gradient.iter().zip(&v[tap.index]).map(|(&g, v)| f64::from(g) * v).sum::<f64>();
+            Ok(())
+        };
+        fixture.model.taps(&batch, &labels, &selection, visit).unwrap();
+        let size: f64 = slopes.iter().map(|slope| slope.abs()).sum();
+        agree(&format!("{name}: gradient"), slopes.iter().sum(), along, size, 1e-4);
+        // Both factors of an adapter move, and tokens are routed elsewhere: differences are coarse.
+        let tolerance = if h < 4e-3 { 1e-2 } else { 2e-3 };
         agree(name, ugv, by_differences(fixture, h, &batch, &targets, &selection, [&u, &v]), scale, tolerance);
         agree(name, vgv, by_differences(fixture, h, &batch, &targets, &selection, [&v, &v]), scale, tolerance);
         let losses = |model: &Model| {
-            let labels = wherefrom_model::Labels::Empirical;
             let losses = model.taps(&batch, &labels, &selection, &mut |_| Ok(())).unwrap();
             losses.into_iter().map(f64::from).collect()
         };
         let expected = difference(&fixture.model, &selection, &v, h, losses);
         let size = expected.iter().fold(0.0_f64, |size, slope| size.max(slope.abs()));
         for (slope, expected) in slopes.iter().zip(expected) {
-            agree(&format!("{name}: slope"), *slope, expected, size, 2.5 * tolerance);
+            agree(&format!("{name}: slope"), *slope, expected, size, 4.0 * tolerance);
         }
         let (_, plain, ..) = with_burn_operations(checked);
         agree(&format!("{name}: burn"), plain, ugv, scale, 1e-5);

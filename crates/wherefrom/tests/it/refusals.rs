@@ -400,7 +400,7 @@ fn a_model_that_is_not_known_is_refused() {
         (with("hidden_size", json!("128")), ["`hidden_size`", "whole number above 0"]),
         (with("num_key_value_heads", json!(3)), ["multiple of `num_key_value_heads`", "config.json"]),
         (with("hidden_act", json!("mish")), ["`mish`", "supported: silu, gelu"]),
-        (with("rope_parameters", json!({"rope_type": "yarn"})), ["`yarn`", "supported: default, linear, llama3"]),
+        (with("rope_parameters", json!({"rope_type": "spiral"})), ["`spiral`", "supported: default, linear, llama3"]),
         (with("attention_bias", json!("yes")), ["`attention_bias`", "true or false"]),
         (with("quantization_config", json!({"bits": 4})), ["quantised", "unquantised checkpoint"]),
         ("{".into(), ["not JSON", "config.json"]),
