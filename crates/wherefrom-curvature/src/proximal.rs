@@ -13,7 +13,7 @@
 //! reads   tokens, queries, model, eigenbasis, lambda, and candidates or a ranking
 //! writes  scores: of converged examples alone
 //!
-//! [`minimum`] finds it, and knows of no language model.
+//! [`mod@minimum`] finds it, and knows of no language model.
 
 pub mod minimum;
 

@@ -185,7 +185,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_json(json: &Value) -> Result<Self> {
-        let adapters = json.get(ADAPTERS).map_or_else(|| Ok(Adapters::default()), |of| Adapters::deserialize(of))?;
+        let adapters = json.get(ADAPTERS).map_or_else(|| Ok(Adapters::default()), Adapters::deserialize)?;
         Ok(Self { adapters, ..Self::read(&Keys::of(json.clone()))? })
     }
 

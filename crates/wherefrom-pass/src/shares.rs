@@ -30,9 +30,9 @@ impl Grid {
     /// pass of its own over the tokens.
     pub(crate) fn new(of: usize, bytes: &[u64], limit: u64) -> Self {
         let total: u64 = bytes.iter().sum();
-        let possible = (1..=of).filter(|groups| of % groups == 0 && *groups <= bytes.len().max(1));
+        let mut possible = (1..=of).filter(|groups| of.is_multiple_of(*groups) && *groups <= bytes.len().max(1));
         let fits = |groups: &usize| total.saturating_mul((of / groups) as u64) <= limit;
-        let groups = possible.clone().find(fits).or(possible.last()).unwrap_or(1);
+        let groups = possible.clone().find(fits).or(possible.next_back()).unwrap_or(1);
         let mut modules = vec![Vec::new(); groups];
         let mut before = 0;
         for (place, bytes) in bytes.iter().enumerate() {

@@ -100,7 +100,7 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, shape: &Attent
                 scores.fill(q, k, start - seen.start, shape.sink(h));
                 let p = MatrixRef::rows(&scores.p, count, keys, keys);
                 let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
-                accumulate(&mut o, &p, &v, Accumulate::Replace, gemm::Parallelism::None);
+                accumulate(&mut o, p, v, Accumulate::Replace, gemm::Parallelism::None);
             }
         });
     });
@@ -207,8 +207,8 @@ pub fn causal_attention_tangent(
                 score_gradients(&mut d, &scores.p, keys, shape.scale);
                 let mut o = View { values: &mut output[h * dim..], rows: count, cols: dim, row_stride: width };
                 let [d, p] = [&d, &scores.p].map(|x| MatrixRef::rows(x, count, keys, keys));
-                accumulate(&mut o, &d, &v, Accumulate::Replace, gemm::Parallelism::None);
-                accumulate(&mut o, &p, &t_v, Accumulate::Add, gemm::Parallelism::None);
+                accumulate(&mut o, d, v, Accumulate::Replace, gemm::Parallelism::None);
+                accumulate(&mut o, p, t_v, Accumulate::Add, gemm::Parallelism::None);
             }
         });
     });
@@ -258,7 +258,7 @@ impl KeyHead<'_> {
                     cols: dim,
                     row_stride: group * dim,
                 };
-                accumulate(&mut d_q, &d_s, &k, Accumulate::Replace, gemm::Parallelism::None);
+                accumulate(&mut d_q, d_s, k, Accumulate::Replace, gemm::Parallelism::None);
             }
         }
         (d_q, d_k, d_v)
@@ -289,7 +289,7 @@ pub fn sink_gradients(
 /// Dense destination (+)= a b on the calling thread.
 fn product(destination: &mut [f32], a: MatrixRef<'_>, b: MatrixRef<'_>, mode: Accumulate) {
     let mut view = View::rows(destination, a.rows, b.cols);
-    accumulate(&mut view, &a, &b, mode, gemm::Parallelism::None);
+    accumulate(&mut view, a, b, mode, gemm::Parallelism::None);
 }
 
 /// Probabilities of a block of queries over the keys that they see between them.

@@ -427,7 +427,7 @@ fn a_window_is_what_its_keys_alone_make() {
     let (q, k, v) = (random(1, [rows, 4], 2.0), random(2, [rows, 4], 2.0), random(3, [rows, 4], 1.0));
     let shape = |first: usize, window: Option<usize>| AttentionShape {
         sequences: Ragged::new([rows - first]),
-        spans: vec![0..rows - first],
+        spans: std::iter::once(0..rows - first).collect(),
         heads: 1,
         key_heads: 1,
         head_dim: 4,

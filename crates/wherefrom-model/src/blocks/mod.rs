@@ -51,6 +51,7 @@ pub(crate) enum Feed {
 }
 
 /// What the backward pass needs of it.
+#[allow(clippy::large_enum_variant, reason = "a model has some dozens")]
 #[derive(Clone)]
 pub(crate) enum Fed {
     Mlp(Computed),

@@ -40,7 +40,11 @@ pub(super) unsafe fn multiply<const N: usize>(
             for (i, sums) in sums.iter_mut().enumerate() {
                 let left = _mm512_set1_epi32((*a.add(i)).cast_signed());
                 for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(left), std::mem::transmute(right));
+                    *sum = _mm512_dpbf16_ps(
+                        *sum,
+                        std::mem::transmute::<__m512i, __m512bh>(left),
+                        std::mem::transmute::<__m512i, __m512bh>(right),
+                    );
                 }
             }
             a = a.add(ROWS);
