@@ -28,7 +28,7 @@ def ranking(store):
     """The ranking of the study in a store, by query, sign and rank."""
     command = [PROGRAM, "path", PIPELINE, "final", "--store", store]
     folder = Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
-    rows = pq.read_table(folder).to_pylist()
+    rows = pq.read_table(sorted(folder.glob("*.parquet"))).to_pylist()
     return {(row["query"], row["sign"], row["rank"]): (row["example"], row["influence"]) for row in rows}
 
 
