@@ -1,9 +1,21 @@
 """What `wherefrom plan --shards N --json` says, for the drivers beside this file."""
 
+import argparse
 import json
 import shlex
 import subprocess
 import sys
+
+
+def parser(about, workers):
+    """The options that every driver has."""
+    options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("pipeline")
+    options.add_argument("--shards", type=int, required=True)
+    options.add_argument("--store")
+    options.add_argument("--set", action="append", default=[])
+    options.add_argument("--wherefrom", default="wherefrom", help=f"the program, as the {workers} see it")
+    return options
 
 
 def read(program, pipeline, shards, sets=(), store=None):

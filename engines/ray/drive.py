@@ -7,7 +7,6 @@ Every node sees the store and has the program. Works below `ray job submit` as w
 whose node is lost; any other failure ends the run, and the same command goes on from what is finished.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -32,12 +31,7 @@ def work(words, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline")
-    parser.add_argument("--shards", type=int, required=True)
-    parser.add_argument("--store")
-    parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--wherefrom", default="wherefrom", help="the program, as the workers see it")
+    parser = engine.parser(__doc__, "workers")
     parser.add_argument("--address", default="auto")
     parser.add_argument("--cpus", type=float, default=1, help="of each task")
     parser.add_argument("--retries", type=int, default=5)

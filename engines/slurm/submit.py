@@ -8,7 +8,6 @@ with 75: where the site requeues that number (`RequeueExit=75`), nothing is to b
 shares that are missing and nothing else.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +22,7 @@ LEAST_MINUTES = 15
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline")
-    parser.add_argument("--shards", type=int, required=True)
-    parser.add_argument("--store")
-    parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--wherefrom", default="wherefrom", help="the program, as the nodes see it")
+    parser = engine.parser(__doc__, "nodes")
     parser.add_argument("--partition")
     parser.add_argument("--gres", default="gpu:1", help="of steps that run a model on a GPU")
     parser.add_argument("--minutes", type=int, help="the time limit of each job, in place of the plan's")

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
 use crate::adapter::{ADAPTER_WEIGHTS, Adapters, Attribute, Lora};
 use crate::config::Config;
@@ -15,7 +13,7 @@ use crate::error::bad_input;
 use crate::outline::{Adapted, Outline, Shape};
 use crate::shard::{self, Place, Shard};
 use crate::stored::{Merge, Stored};
-use crate::weights::Parameters;
+use crate::weights::{Parameters, float32_file};
 
 /// What a model is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,12 +206,7 @@ pub(crate) fn to_bytes(outline: &Outline, parameters: &Parameters) -> Result<Vec
             buffers.push((key(adapted, side), half.sizes.clone(), bytemuck::cast_slice::<f32, u8>(&values).to_vec()));
         }
     }
-    let views = buffers
-        .iter()
-        .map(|(name, sizes, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytes)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    float32_file(&buffers)
 }
 
 /// Begins the name of every tensor in an adapter's file.

@@ -439,6 +439,11 @@ pub(crate) fn to_bytes(config: &Config, parameters: &Parameters) -> Result<Vec<u
             .into_iter()
             .map(|(name, (sizes, values))| (name, sizes, bytemuck::cast_slice::<f32, u8>(&values).to_vec())),
     );
+    float32_file(&buffers)
+}
+
+/// A safetensors file of float32 tensors by name, with the metadata that `transformers` asks for.
+pub(crate) fn float32_file(buffers: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>> {
     let views = buffers
         .iter()
         .map(|(name, sizes, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytes)?)))

@@ -52,20 +52,15 @@ impl Plan {
     /// tokenizer that a step makes, or that a model's bare `config.json` lacks, is not there to look with.
     pub(crate) fn refused_rows(&self) -> Vec<(String, String)> {
         let tokenises = |step: &&Step| step.state == State::Missing && step.config()["max-tokens"].is_u64();
-        let steps =
-            self.steps.iter().filter(tokenises).filter(|step| self.bare_models().is_empty() || !self.waits(step));
-        let refused = steps.filter_map(|step| {
+        let bare = !self.bare_models().is_empty();
+        let refused = self.steps.iter().filter(tokenises).filter_map(|step| {
             let made = step.wires.iter().any(|wire| matches!(wire.source, Source::Step(_)));
-            let inputs = self.rows_of(step).filter(|inputs| inputs.corpus.exists() && !made)?;
+            let waits = |inputs: &Inputs| made || bare && inputs.tokenizer.is_none();
+            let inputs = self.rows_of(step).filter(|inputs| inputs.corpus.exists() && !waits(inputs))?;
             let error = check_first_rows(step.config(), &inputs).err()?;
             Some((step.name.clone(), format!("{error:#}")))
         });
         refused.collect()
-    }
-
-    /// Whether a step has no tokenizer yet.
-    fn waits(&self, step: &Step) -> bool {
-        self.rows_of(step).is_none_or(|inputs| inputs.tokenizer.is_none())
     }
 
     fn guess(&self, step: &Step) -> Guess {

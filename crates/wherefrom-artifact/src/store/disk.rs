@@ -16,33 +16,31 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Lets `fill` write a temporary file beside `path`, syncs it and renames it over `path`.
 pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    rename(&filled(path, fill)?, path)
+}
+
+/// A temporary file beside `path`, filled and synced.
+fn filled(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<PathBuf> {
     let temporary = temporary(path);
     let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
     let filled = fill(&mut file).with_context(|| format!("write {}", temporary.display()));
-    if filled.is_err() {
+    let synced = filled.and_then(|()| file.sync_all().with_context(|| format!("sync {}", temporary.display())));
+    if synced.is_err() {
         let _left = fs::remove_file(&temporary);
     }
-    filled?;
-    file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
-    rename(&temporary, path)
+    synced.map(|()| temporary)
 }
 
 /// Like [`replace`], for a name that several processes, perhaps on several machines, may give to the same content: what has it
 /// keeps it. False if it was there.
 pub(crate) fn create(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
-    let temporary = temporary(path);
-    let write = || -> Result<bool> {
-        let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
-        fill(&mut file).with_context(|| format!("write {}", temporary.display()))?;
-        file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
-        match fs::hard_link(&temporary, path) {
-            Ok(()) => sync_folder(path).map(|()| true),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            // A file system without hard links: a rename replaces, by the same content.
-            Err(_) => rename(&temporary, path).map(|()| true),
-        }
+    let temporary = filled(path, fill)?;
+    let written = match fs::hard_link(&temporary, path) {
+        Ok(()) => sync_folder(path).map(|()| true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        // A file system without hard links: a rename replaces, by the same content.
+        Err(_) => rename(&temporary, path).map(|()| true),
     };
-    let written = write();
     let _gone = fs::remove_file(&temporary);
     written
 }
