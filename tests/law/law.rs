@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 20] = [
+const LAW: [(&str, &[&str]); 21] = [
     (
         "wherefrom",
         &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline", "wherefrom-stage"],
@@ -28,6 +28,7 @@ const LAW: [(&str, &[&str]); 20] = [
             "wherefrom-gradients",
             "wherefrom-hub",
             "wherefrom-model",
+            "wherefrom-persona",
             "wherefrom-report",
             "wherefrom-score",
             "wherefrom-stage",
@@ -57,6 +58,17 @@ const LAW: [(&str, &[&str]); 20] = [
     (
         "wherefrom-evaluate",
         &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage", "wherefrom-train"],
+    ),
+    (
+        "wherefrom-persona",
+        &[
+            "wherefrom-artifact",
+            "wherefrom-linalg",
+            "wherefrom-model",
+            "wherefrom-pass",
+            "wherefrom-stage",
+            "wherefrom-vocabulary",
+        ],
     ),
     ("wherefrom-aggregate", &["wherefrom-artifact", "wherefrom-stage"]),
     ("wherefrom-report", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),
