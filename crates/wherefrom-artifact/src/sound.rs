@@ -40,7 +40,8 @@ impl Sound {
     pub(crate) fn check(&mut self, path: &Path, batch: &RecordBatch) -> Result<()> {
         let refuse = |what: String| Error::Schema { path: path.into(), what };
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            if let Some(row) = not_finite(column) {
+            let gaps = self.kind.has_gaps(field.name());
+            if let Some(row) = not_finite(column, gaps) {
                 let (name, row) = (field.name(), place(batch, row, self.rows));
                 return Err(refuse(format!("column `{name}` has a value that is not finite in {row}")).into());
             }
@@ -92,14 +93,17 @@ impl Sound {
     }
 }
 
-/// The first row with a float that is no number or infinite.
-fn not_finite(column: &dyn Array) -> Option<usize> {
+/// The first row with a float that is infinite, or no number where the column has no gaps.
+fn not_finite(column: &dyn Array, gaps: bool) -> Option<usize> {
     match column.data_type() {
-        DataType::Float32 => column.as_primitive::<Float32Type>().values().iter().position(|value| !value.is_finite()),
+        DataType::Float32 => {
+            let refused = |value: &f32| !value.is_finite() && !(gaps && value.is_nan());
+            column.as_primitive::<Float32Type>().values().iter().position(refused)
+        }
         DataType::Float16 => column.as_primitive::<Float16Type>().values().iter().position(|value| !value.is_finite()),
         DataType::List(_) => {
             let lists = column.as_list::<i32>();
-            let place = not_finite(lists.values())?;
+            let place = not_finite(lists.values(), gaps)?;
             // Values before the first list and after the last are nobody's.
             let ends = lists.value_offsets().iter().skip(1);
             let before = ends.take_while(|&&end| end as usize <= place).count();

@@ -39,7 +39,7 @@ pub(super) struct Definition {
     pub(super) says: fn(&Wired<'_>) -> Origin,
     /// Of what it has one row.
     pub(super) once: Once,
-    /// Refuses rows whose values cannot be; numbers that are not finite are refused of every kind.
+    /// Refuses rows whose values cannot be; numbers that are not finite are refused of every column that has no gaps.
     pub(super) check: fn(&RecordBatch) -> Result<()>,
 }
 
@@ -115,6 +115,8 @@ pub(super) struct Column {
     pub(super) optional: bool,
     /// Whether it may be stored in float16.
     pub(super) halved: bool,
+    /// Whether NaN stands in it for a number that there is not.
+    pub(super) gaps: bool,
 }
 
 /// Types of columns, by their names in Arrow.
@@ -134,7 +136,7 @@ pub(super) enum Values {
 
 impl Column {
     pub(super) const fn new(name: &'static str, values: Values) -> Self {
-        Self { name, values, optional: false, halved: false }
+        Self { name, values, optional: false, halved: false, gaps: false }
     }
 
     pub(super) const fn optional(self) -> Self {
@@ -143,6 +145,10 @@ impl Column {
 
     pub(super) const fn halved(self) -> Self {
         Self { halved: true, ..self }
+    }
+
+    pub(super) const fn with_gaps(self) -> Self {
+        Self { gaps: true, ..self }
     }
 
     /// The item field of a list is nullable, as every Arrow writer makes it by default.

@@ -18,6 +18,7 @@ mod details;
 mod eigenbasis;
 mod gradients;
 mod index;
+mod judgements;
 mod kept;
 mod lambda;
 mod losses;
@@ -109,6 +110,7 @@ kinds! {
     Tokenizer = tokenizer {}
     Tokens = tokens { Example, Asked }
     Columns = kept { Kept }
+    Judgements = judgements { Judgement, Status }
     Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
     Adapter = adapter {}
     Losses = losses { Loss }
@@ -167,6 +169,11 @@ impl Kind {
     /// Whether the column holds matrices that may be stored in float16, with a column of scales (`NAME_scale`).
     pub fn halved(self, column: &str) -> bool {
         self.definition().columns.iter().any(|known| known.name == column && known.halved)
+    }
+
+    /// Whether NaN stands in the column for a number that there is not.
+    pub(crate) fn has_gaps(self, column: &str) -> bool {
+        self.definition().columns.iter().any(|known| known.name == column && known.gaps)
     }
 
     /// The artifact in `folder` as people read it: its first rows, or its strongest ones with their texts.
