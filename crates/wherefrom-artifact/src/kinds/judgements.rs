@@ -110,7 +110,9 @@ fn check(batch: &RecordBatch) -> Result<()> {
             return mismatch(format!("example {example} is `{}` by {metric} with the score {score}", status.name()));
         }
         if status.has_score() && !(0.0..=100.0).contains(&score) {
-            return mismatch(format!("example {example} has the score {score} by {metric}, and scores go from 0 to 100"));
+            return mismatch(format!(
+                "example {example} has the score {score} by {metric}, and scores go from 0 to 100"
+            ));
         }
     }
     Ok(())
