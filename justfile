@@ -156,5 +156,12 @@ test-slurm: _python
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     .venv/bin/python -m pytest tests/engines/test_slurm.py
 
+# A remote for real: an S3 server on loopback (PyPI's moto), killed in the middle, with wrong bytes, with two who send at once.
+test-remote: _python
+    cargo build --release --workspace --features wherefrom/remote --bin wherefrom
+    @test -x .venv-remote/bin/pip || python3 -m venv --clear .venv-remote
+    .venv-remote/bin/pip install --quiet --requirement tests/remote/requirements.txt
+    .venv-remote/bin/python -m pytest tests/remote
+
 _python:
     @python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { echo "this recipe needs Python 3.11 or newer as python3, with venv (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }

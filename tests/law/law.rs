@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, and the workspace crates it may depend on.
-const LAW: [(&str, &[&str]); 21] = [
+const LAW: [(&str, &[&str]); 22] = [
     (
         "wherefrom",
         &["wherefrom-artifact", "wherefrom-check", "wherefrom-inspect", "wherefrom-pipeline", "wherefrom-stage"],
@@ -29,6 +29,7 @@ const LAW: [(&str, &[&str]); 21] = [
             "wherefrom-hub",
             "wherefrom-model",
             "wherefrom-persona",
+            "wherefrom-remote",
             "wherefrom-report",
             "wherefrom-score",
             "wherefrom-stage",
@@ -38,6 +39,7 @@ const LAW: [(&str, &[&str]); 21] = [
         ],
     ),
     ("wherefrom-hub", &["wherefrom-artifact"]),
+    ("wherefrom-remote", &["wherefrom-artifact"]),
     ("wherefrom-tokenize", &["wherefrom-artifact", "wherefrom-stage", "wherefrom-vocabulary"]),
     (
         "wherefrom-gradients",
@@ -127,6 +129,7 @@ fn crates_import_only_what_the_law_allows() {
                 "indicatif" => package == "wherefrom",
                 "arrow" | "parquet" => ![
                     "wherefrom-hub",
+                    "wherefrom-remote",
                     "wherefrom-model",
                     "wherefrom-linalg",
                     "wherefrom-pass",
@@ -137,6 +140,7 @@ fn crates_import_only_what_the_law_allows() {
                 "burn" => ![
                     "wherefrom-artifact",
                     "wherefrom-hub",
+                    "wherefrom-remote",
                     "wherefrom-tokenize",
                     "wherefrom-aggregate",
                     "wherefrom-check",

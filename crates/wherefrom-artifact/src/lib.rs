@@ -49,8 +49,11 @@ pub use recipe::{Recipe, canonical_json};
 pub use reporter::{Reporter, Silent};
 pub use span::Span;
 pub use store::digests::written;
-pub use store::disk::{digest, files, open, read, read_text, rename, replace, unique, used, write_atomically};
+pub use store::disk::{
+    create_once, digest, files, open, read, read_text, rename, replace, unique, used, write_atomically,
+};
 pub use store::draft::Draft;
+pub use store::remote::Remote;
 pub use store::share::Share;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;

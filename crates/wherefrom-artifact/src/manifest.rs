@@ -75,15 +75,20 @@ impl Manifest {
     /// Reads the manifest of `folder` and checks seal, key and version.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let corrupt = |what: &str| Error::Corrupt { path: path.clone(), what: what.into() };
-        let text = match crate::read(&path) {
-            Ok(text) => text,
+        match crate::read(&path) {
+            Ok(text) => Self::parse(&path, &text),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                return Err(Error::Missing { path: folder.into() }.into());
+                Err(Error::Missing { path: folder.into() }.into())
             }
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
-        let value: Value = serde_json::from_slice(&text).map_err(|_| corrupt("the manifest is not JSON"))?;
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// The manifest that `text`, of the file `path`, is, checked as by [`Manifest::read`].
+    pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        let folder = path.parent().unwrap_or(path);
+        let corrupt = |what: &str| Error::Corrupt { path: path.into(), what: what.into() };
+        let value: Value = serde_json::from_slice(text).map_err(|_| corrupt("the manifest is not JSON"))?;
         // A manifest of another format version may not parse as ours: say so rather than calling it corrupt.
         if let (Some(kind), Some(found)) = (value["kind"].as_str().and_then(Kind::from_name), value["version"].as_u64())
             && u64::from(kind.version()) != found

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use burn::tensor::Device;
 
+use crate::assigned::{self, Bus, Said};
 use crate::error::bad_input;
 use crate::found;
 use crate::precision::Precision;
@@ -20,6 +21,8 @@ pub struct Adapter {
     pub memory: Option<u64>,
     /// Bytes of the largest tensor, where the interface has a limit.
     pub largest_tensor: Option<u64>,
+    /// Where it is plugged in, if its interface says so.
+    pub bus: Option<Bus>,
 }
 
 /// Every adapter, in the order of `gpu:N`; none in a build without GPU support.
@@ -32,12 +35,24 @@ pub fn has_gpu_support() -> bool {
     found::SUPPORT
 }
 
-/// Which of [`adapters`] a name stands for; none for the CPU. `auto` is the first that is hardware, else the CPU; `gpu` the
-/// first of all.
+/// Which of [`adapters`] a name stands for; none for the CPU. `auto` is the one that a scheduler has assigned to this process, else
+/// the first that is hardware, else the CPU; `gpu` the first of all.
 ///
 /// # Errors
-/// [`crate::BadInput`] for another name, for a GPU in a build without one, and for an adapter that is not there.
+/// [`crate::BadInput`] for another name, for a GPU in a build without one, for an adapter that is not there, and where it is not
+/// certain which one was assigned.
 pub fn choose_adapter(name: &str) -> Result<Option<(usize, Adapter)>> {
+    if name == "auto" && has_gpu_support() {
+        match assigned::said(&|name| std::env::var(name).ok()) {
+            Said::Nothing => {}
+            Said::NoGpu => return Ok(None),
+            Said::One { variable, word } => {
+                let in_bus_order = std::env::var("CUDA_DEVICE_ORDER").is_ok_and(|order| order == "PCI_BUS_ID");
+                let index = assigned::adapter(variable, &word, in_bus_order, &assigned::listed(), &adapters())?;
+                return Ok(Some((index, found::get(index)?.adapter.clone())));
+            }
+        }
+    }
     let chosen = choose(name, &adapters())?;
     chosen.map(|index| Ok((index, found::get(index)?.adapter.clone()))).transpose()
 }
@@ -107,7 +122,7 @@ mod tests {
     use super::*;
 
     fn adapter(name: &str, hardware: bool) -> Adapter {
-        Adapter { name: name.into(), api: "Vulkan", hardware, memory: None, largest_tensor: None }
+        Adapter { name: name.into(), api: "Vulkan", hardware, memory: None, largest_tensor: None, bus: None }
     }
 
     #[test]

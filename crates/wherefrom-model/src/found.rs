@@ -104,7 +104,7 @@ mod compute {
         for (api, kind) in kinds {
             for device in Device::enumerate(kind).iter().cloned() {
                 let name = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
-                let adapter = Adapter { name, api, hardware: true, memory: None, largest_tensor: None };
+                let adapter = Adapter { name, api, hardware: true, memory: None, largest_tensor: None, bus: None };
                 list.push(Found::new(adapter, move || Ok(Opened { device: device.clone(), largest_tensor: None })));
             }
         }
@@ -126,6 +126,7 @@ mod graphics {
     use burn::tensor::{Device, DeviceKind};
 
     use super::{Found, Opened};
+    use crate::assigned::Bus;
     use crate::device::Adapter;
     use crate::error::bad_input;
 
@@ -171,6 +172,7 @@ mod graphics {
                 // wgpu says of no card how much it has.
                 memory: if hardware { None } else { wherefrom_linalg::memory::total_bytes() },
                 largest_tensor: Some(largest(&limits)),
+                bus: Bus::parse(&about.device_pci_bus_id),
             };
             Found::new(adapter, move || {
                 let name = &about.name;

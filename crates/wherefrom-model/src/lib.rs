@@ -4,6 +4,7 @@
 //! writes  the same, for checkpoints that are trained here
 
 mod adapter;
+mod assigned;
 mod batch;
 mod blocks;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod taps;
 mod weights;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapters, Attribute, Lora};
+pub use assigned::Bus;
 pub use batch::{Batch, Sequence, TokenRows, batches};
 pub use checkpoint::{Checkpoint, adapter_weights};
 pub use config::{ADAPTERS, Bias, Config, Experts, GENERATION, Layer, Positions, Residual, end_tokens};

@@ -1,7 +1,7 @@
 //! What can be told of a step's tokens before anything is made: whether its windows are within the context of every model that
 //! will read them, and whether a prompt and its completion make one word.
 
-use wherefrom_artifact::{Kind, State};
+use wherefrom_artifact::Kind;
 
 use crate::plan::Plan;
 use crate::problems::Problems;
@@ -61,7 +61,7 @@ impl Plan {
     /// Of steps that are still to be made, what will be said of their rows; once a corpus.
     pub fn row_warnings(&self) -> Vec<String> {
         let mut said = Vec::new();
-        for step in self.steps.iter().filter(|step| step.state != State::Cached && step.config()[KNOB].is_u64()) {
+        for step in self.steps.iter().filter(|step| step.is_to_be_made() && step.config()[KNOB].is_u64()) {
             let corpus = step.wires.iter().find(|wire| wire.role == "corpus").and_then(|wire| self.place(&wire.source));
             for line in
                 corpus.map(|corpus| wherefrom_tokenize::row_warnings(step.config(), &corpus)).into_iter().flatten()

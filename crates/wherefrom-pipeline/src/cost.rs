@@ -179,7 +179,7 @@ impl Plan {
     /// What reduced precision is on this machine's CPU: a line for each that a step asks for which is still to be run.
     pub fn arithmetic(&self, exec: &Exec) -> Vec<String> {
         let asked = |precision: Precision| {
-            let missing = self.steps.iter().filter(|step| step.state != State::Cached);
+            let missing = self.steps.iter().filter(|step| step.is_to_be_made());
             missing.map(Step::config).any(|config| config["precision"] == precision.name())
         };
         let reduced = [Precision::Bf16, Precision::F16].into_iter();

@@ -4,11 +4,15 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use wherefrom_artifact::Store;
+use anyhow::Result;
+use wherefrom_artifact::{Remote, Store};
 
 /// The variable that names the store.
 const VARIABLE: &str = "WHEREFROM_STORE";
+/// The variable that names the remote.
+const REMOTE: &str = "WHEREFROM_REMOTE";
 /// Where artifacts lie in the folder of a study.
 const STORE: &str = "data/store";
 /// The folder whose pipelines belong to the folder around it.
@@ -109,6 +113,15 @@ impl fmt::Display for Why {
             Self::New => "new: there is no data/store at or above the folder of the pipeline",
         })
     }
+}
+
+/// The place where others keep what they have sealed: `named`, else `WHEREFROM_REMOTE`; none without either.
+///
+/// # Errors
+/// As [`wherefrom_remote::open`].
+pub fn remote(named: Option<&str>) -> Result<Option<Arc<dyn Remote>>> {
+    let variable = || std::env::var(REMOTE).ok().filter(|named| !named.is_empty());
+    named.map(String::from).or_else(variable).map(|address| wherefrom_remote::open(&address)).transpose()
 }
 
 /// The store: `named`, else `WHEREFROM_STORE`, else the nearest `data/store` at or above the folder of `pipeline` (or the

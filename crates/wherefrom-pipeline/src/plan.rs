@@ -192,7 +192,8 @@ impl Plan {
                 inputs,
                 model,
             });
-            let state = recipe.as_ref().map_or(State::Missing, |recipe| self.store.state(step.kind, &recipe.key()));
+            let state = recipe.as_ref().map(|recipe| self.store.find(step.kind, &recipe.key())).transpose()?;
+            let state = state.unwrap_or(State::Missing);
             let origin = recipe.as_ref().map(|recipe| self.origin(step, recipe)).transpose()?.unwrap_or_default();
             let why = self.reason(step, recipe.as_ref(), state, &lock);
             let step = &mut self.steps[index];
@@ -234,6 +235,7 @@ impl Plan {
         };
         match state {
             State::Cached => return "cached".into(),
+            State::Remote => return "at the remote".into(),
             State::Partial(..) => return "begun, not finished".into(),
             State::Missing => {}
         }

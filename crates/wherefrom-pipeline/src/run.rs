@@ -71,6 +71,9 @@ impl Plan {
         if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
             wherefrom_model::open_device(exec.device.gpu())?;
         }
+        for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state == State::Remote) {
+            self.receive(step, exec)?;
+        }
         self.check_models(&wanted, exec)?;
         let mut all = Vec::new();
         let mut checked = false;
@@ -88,11 +91,18 @@ impl Plan {
         Ok(all)
     }
 
+    /// Fetches what is at the remote.
+    pub(crate) fn receive(&self, step: &Step, exec: &Exec) -> Result<()> {
+        let key = step.key().context("a step without a key is nowhere")?;
+        let fetched = self.store.receive(step.kind, &key, &*exec.reporter);
+        fetched.map(drop).with_context(|| format!("step `{}`", step.name))
+    }
+
     /// Looks at the headers of every checkpoint of a step that is to be made, before the first is; weights are read once,
     /// by the step.
     fn check_models(&self, wanted: &[usize], exec: &Exec) -> Result<()> {
         let mut seen = Vec::new();
-        for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state != State::Cached) {
+        for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.is_to_be_made()) {
             if let (true, Some(checkpoint)) = (step.stage.runs_model(), step.checkpoint())
                 && !seen.contains(&checkpoint)
             {

@@ -29,6 +29,9 @@ impl Plan {
         if step.state == State::Cached {
             return Ok(true);
         }
+        if step.state == State::Remote {
+            return self.receive(step, exec).map(|()| true);
+        }
         self.sealed_inputs(step)?;
         if share == Share::WHOLE {
             return self.run_unrecorded(Some(to), exec, |_| Ok(())).map(|_| false);

@@ -88,6 +88,11 @@ impl Step {
         self.recipe.as_ref().map(Recipe::key)
     }
 
+    /// Whether it is neither here nor at the remote.
+    pub(crate) fn is_to_be_made(&self) -> bool {
+        matches!(self.state, State::Missing | State::Partial(..))
+    }
+
     /// Its folder in the store.
     pub fn folder(&self, store: &Store) -> Option<PathBuf> {
         Some(store.folder(self.kind, &self.key()?))

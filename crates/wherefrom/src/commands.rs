@@ -19,6 +19,12 @@ use crate::{Cli, Command, ending, planned, store};
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let (store, why_store) = wherefrom_pipeline::store(cli.store.as_deref(), cli.command.pipeline());
+    let store = match cli.command {
+        Command::Run { .. } | Command::Plan { .. } | Command::Push { .. } => {
+            store.with_remote(wherefrom_pipeline::remote(cli.remote.as_deref())?)
+        }
+        _ => store,
+    };
     let computes = matches!(
         cli.command,
         Command::Init { .. }
@@ -73,6 +79,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 }
                 None => planned::table(&plan, why_store, machine.as_ref(), &exec),
             }
+        }
+        Command::Push { pipeline, to, set } => {
+            let plan = Plan::read(&pipeline, &set, store)?;
+            let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+            plan.push(to.as_deref(), &*exec.reporter, |step, sent| {
+                say(&format!("{:<width$}  {sent:<11}  {}", step.name, step.key().unwrap_or_default()))
+            })
         }
         Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
         Command::Show { artifact, named, json } => {
@@ -158,8 +171,15 @@ fn make(plan: &Plan, to: Option<&str>, json: bool, exec: &Exec) -> Result<()> {
     let width = plan.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     say(&format!("{:<width$}  {}", "device", exec.device))?;
     let done = plan.run(to, exec, |done: &Done| {
-        let state = if done.cached { "cached" } else { "made" };
-        say(&format!("{:<width$}  {state:<6}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
+        let fetched = plan.find(&done.name)?.state == State::Remote;
+        let state = if fetched {
+            "fetched"
+        } else if done.cached {
+            "cached"
+        } else {
+            "made"
+        };
+        say(&format!("{:<width$}  {state:<7}  {:>7.1} s  {}", done.name, done.seconds, done.folder.display()))
     })?;
     ending::text(plan, &done)
 }

@@ -36,6 +36,10 @@ struct Cli {
     /// a pipeline, the current directory), or data/store beside it.
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Where others keep sealed artifacts, which `run` fetches in place of making them and `push` sends: a folder, s3://, gs:// or az://, or
+    /// an https:// that is read; by default WHEREFROM_REMOTE, or none.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    remote: Option<String>,
     /// Where models run: auto, cpu, gpu or gpu:N (see `wherefrom devices`).
     #[arg(long, global = true, default_value = "auto")]
     device: String,
@@ -54,7 +58,10 @@ impl Command {
     /// The pipeline that it is about.
     fn pipeline(&self) -> Option<&Path> {
         match self {
-            Self::Run { pipeline, .. } | Self::Plan { pipeline, .. } | Self::Path { pipeline, .. } => Some(pipeline),
+            Self::Run { pipeline, .. }
+            | Self::Plan { pipeline, .. }
+            | Self::Push { pipeline, .. }
+            | Self::Path { pipeline, .. } => Some(pipeline),
             Self::Show { named, .. }
             | Self::Export { named, .. }
             | Self::Rm { named, .. }
@@ -133,6 +140,17 @@ enum Command {
         /// One JSON document on stdout (FORMAT.md).
         #[arg(long)]
         json: bool,
+    },
+    /// Send what a pipeline has made to the remote, for others to fetch.
+    Push {
+        /// The pipeline file.
+        pipeline: PathBuf,
+        /// What this step needs, and itself.
+        #[arg(long, value_name = "STEP")]
+        to: Option<String>,
+        /// Change a knob: steps.STEP.KNOB=VALUE.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
     },
     /// Print the folder of a step's artifact.
     Path {

@@ -17,6 +17,7 @@ pub(crate) fn table(plan: &Plan, why_store: Why, machine: Option<&Machine>, exec
             State::Cached => "cached".into(),
             State::Partial(done, total) => format!("partial {done}/{total}"),
             State::Missing => "missing".into(),
+            State::Remote => "remote".into(),
         };
         say(&format!("{:<width$}  {:<12}  {key:<12}  {state:<14}  {}", step.name, step.stage.name(), step.why))?;
     }
@@ -58,7 +59,7 @@ impl Shards<'_> {
         if step.state == State::Cached {
             return Value::Null;
         }
-        let count = if step.stage.splits() { self.count } else { 1 };
+        let count = if step.stage.splits() && step.state != State::Remote { self.count } else { 1 };
         let missing = step.needs().map(|before| &plan.steps[before]).filter(|before| before.state != State::Cached);
         let command = |share: &[String]| {
             let words = ["wherefrom", "run"].map(String::from).into_iter();
@@ -96,6 +97,7 @@ pub(crate) fn json(
             State::Cached => ("cached", Value::Null),
             State::Partial(done, total) => ("partial", json!({ "done": done, "total": total })),
             State::Missing => ("missing", Value::Null),
+            State::Remote => ("remote", Value::Null),
         };
         let wires = step.wires.iter().map(|wire| (wire.role.clone(), source(plan, &wire.source)));
         let model = step.model.iter().map(|model| ("model".into(), source(plan, model)));

@@ -19,6 +19,20 @@ pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Resul
     rename(&filled(path, fill)?, path)
 }
 
+/// Like [`replace`], for content that `check` has yet to approve.
+pub(crate) fn replace_checked(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<()>,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let temporary = filled(path, fill)?;
+    let checked = check(&temporary);
+    if checked.is_err() {
+        let _left = fs::remove_file(&temporary);
+    }
+    checked.and_then(|()| rename(&temporary, path))
+}
+
 /// A temporary file beside `path`, filled and synced.
 fn filled(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<PathBuf> {
     let temporary = temporary(path);
@@ -33,7 +47,7 @@ fn filled(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<Pat
 
 /// Like [`replace`], for a name that several processes, perhaps on several machines, may give to the same content: what has it
 /// keeps it. False if it was there.
-pub(crate) fn create(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
+pub fn create_once(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
     let temporary = filled(path, fill)?;
     let written = match fs::hard_link(&temporary, path) {
         Ok(()) => sync_folder(path).map(|()| true),

@@ -234,7 +234,7 @@ impl Draft {
     fn place(&self, path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<bool> {
         match self.share {
             Share::WHOLE => disk::replace(path, fill).map(|()| true),
-            _ => disk::create(path, fill),
+            _ => disk::create_once(path, fill),
         }
     }
 

@@ -5,6 +5,7 @@
 //! <store>/<kind>-v<version>/<key>.draft/    in the making: plan.json, parts, scratch
 //! <store>/<kind>-v<version>/<key>.lock      held while a process writes the draft, by several while each writes its share
 //! <store>/digests/                          digests of input files
+//! <store>/incoming/                         what is being fetched from a remote
 //! <store>/records/                          a record of every run
 //! <store>/housekeeping.lock                 held while unneeded artifacts are removed
 //! ```
@@ -12,10 +13,12 @@
 pub(crate) mod digests;
 pub(crate) mod disk;
 pub(crate) mod draft;
+pub(crate) mod remote;
 pub(crate) mod share;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -27,6 +30,7 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::recipe::Recipe;
 use crate::reporter::Reporter;
 use crate::store::draft::Draft;
+use crate::store::remote::Remote;
 use crate::store::share::{Share, busy};
 
 /// What the name of a draft ends with.
@@ -38,6 +42,7 @@ const KEY_DIGITS: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    remote: Option<Arc<dyn Remote>>,
 }
 
 /// What the store has under a key.
@@ -47,6 +52,8 @@ pub enum State {
     Cached,
     /// A draft with so many of so many parts.
     Partial(usize, usize),
+    /// Sealed at the remote.
+    Remote,
     /// Nothing.
     Missing,
 }
@@ -84,7 +91,7 @@ fn kind_and_prefix(name: &str) -> Result<(Option<Kind>, &str)> {
 impl Store {
     /// The store in `root`; nothing is created until something is written.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), remote: None }
     }
 
     /// Its folder.

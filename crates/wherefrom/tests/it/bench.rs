@@ -63,7 +63,7 @@ impl Bench {
         for name in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
-        command.env_remove("WHEREFROM_STORE");
+        command.env_remove("WHEREFROM_STORE").env_remove("WHEREFROM_REMOTE");
         command.env("HF_HOME", self.path("huggingface")).env("HF_HUB_OFFLINE", "1").envs(&self.variables);
         command
     }

@@ -23,6 +23,7 @@ mod places;
 mod preferences;
 mod quickstart;
 mod refusals;
+mod remote;
 mod resume;
 mod reuse;
 mod shards;
