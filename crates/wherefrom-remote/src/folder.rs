@@ -66,7 +66,8 @@ impl Remote for Folder {
     }
 
     fn fetch(&self, name: &str, bytes: u64, to: &mut File, piece: &dyn Fn(u64)) -> Result<()> {
-        match copy(wherefrom_artifact::open(&self.root.join(name))?, to, piece)? {
+        let file = wherefrom_artifact::open(&self.root.join(name)).with_context(|| format!("open {name} there"))?;
+        match copy(file, to, piece)? {
             all if all == bytes => Ok(()),
             all => bail!("it has {all} bytes and not {bytes}"),
         }

@@ -19,8 +19,10 @@ use wherefrom_artifact::{Remote, bad_input};
 /// # Errors
 /// [`wherefrom_artifact::Error::Input`] for an address of another kind, or one that this build cannot reach.
 pub fn open(address: &str) -> Result<Arc<dyn Remote>> {
+    let scheme = address.split_once("://");
     let address = address.trim_end_matches('/');
-    match address.split_once("://") {
+    match scheme {
+        Some((_, "")) => Err(bad_input(format!("--remote {address}//: no address: give what follows the scheme"))),
         None if address.is_empty() => Err(bad_input("--remote is empty: give an address or a folder")),
         None => Ok(Arc::new(folder::Folder::open(address))),
         Some(("http" | "https", _)) => Ok(Arc::new(web::Web::open(address)?)),
