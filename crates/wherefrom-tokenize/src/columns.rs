@@ -17,10 +17,10 @@ use wherefrom_artifact::{
     Artifact, Cell, CellColumn, CellType, Cells, Draft, Example, Kept, Kind, Row as _, Tokens, bad_input,
 };
 use wherefrom_stage::{About, Cost, Exec, File, Role, Stage, Writes};
+use wherefrom_vocabulary::json;
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 use crate::corpus::{Corpus, Place, Raw, RawRow, Rows};
-use crate::json;
-use crate::ordered::{Json, Object};
 use crate::row::Names;
 use crate::words::near;
 

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::bad_input;
+use wherefrom_vocabulary::json;
+use wherefrom_vocabulary::ordered::{Json, Object};
 
-use crate::json;
-use crate::ordered::{Json, Object};
 use crate::refusals::Refusals;
 use crate::row::{Names, Row};
 use crate::source::{CorpusFile, Format, Found, Packing, conversion, find};

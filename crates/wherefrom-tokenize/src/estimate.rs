@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use serde_json::Value;
+use wherefrom_vocabulary::{Chat, Encoder};
 
-use crate::chat::Chat;
 use crate::corpus::{Corpus, Place};
-use crate::encoder::Encoder;
 use crate::refusals::Refusals;
 use crate::row::Names;
 use crate::tokenize::{Config, Inputs, Maker, tokenised};

@@ -3,7 +3,7 @@
 //! `labels`, `completion_mask`, `assistant_masks` and `target_mask` speak of the token at their own place: it is predicted.
 //! `attention_mask` is 0 where a token is padding, which is removed.
 
-use crate::ordered::{Json, Object};
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 /// The label of a token that is not predicted.
 const IGNORED: i64 = -100;

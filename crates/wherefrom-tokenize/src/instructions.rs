@@ -1,6 +1,6 @@
 //! Alpaca's rows: an instruction, what it is about, and the answer.
 
-use crate::ordered::{Json, Object};
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 /// An instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,17 +4,13 @@
 //! writes  tokens ([`tokenize`]), columns ([`columns`]), tokenizer ([`vocabulary`])
 
 mod boundary;
-mod chat;
 pub mod columns;
 mod corpus;
-mod encoder;
 mod estimate;
 mod ids;
 mod instructions;
-mod json;
 mod measured;
 mod notes;
-mod ordered;
 mod pack;
 mod pairs;
 mod peek;
@@ -30,8 +26,7 @@ mod words;
 
 pub use boundary::row_warnings;
 pub use corpus::check_rows;
-pub use encoder::encode_with;
 pub use estimate::{Estimate, check_first_rows, estimate};
 pub use peek::{Form, keepable, peek};
 pub use source::{CorpusFile, corpus_files};
-pub use wherefrom_vocabulary::size as vocabulary_size;
+pub use wherefrom_vocabulary::{encode_with, size as vocabulary_size};

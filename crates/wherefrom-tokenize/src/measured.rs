@@ -1,8 +1,8 @@
 //! A prompt and what is measured after it, encoded as the one text that they are, as a training row of the same text is.
 
 use wherefrom_artifact::Example;
+use wherefrom_vocabulary::Encoder;
 
-use crate::encoder::Encoder;
 use crate::notes::Notes;
 use crate::window::{Window, targets_from, weighted};
 

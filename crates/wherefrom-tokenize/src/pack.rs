@@ -5,8 +5,8 @@
 //! once. Nothing else is put before a piece: training on concatenated text has no beginning of text there either.
 
 use wherefrom_artifact::Example;
+use wherefrom_vocabulary::Encoder;
 
-use crate::encoder::Encoder;
 use crate::tokenize::Attend;
 
 /// Windows in the making.

@@ -1,7 +1,9 @@
 //! Rows of preferences: of two answers to one prompt the one that was chosen, and the one that was rejected.
 
-use crate::ordered::{Json, Object};
-use crate::turns::{self, Conversation};
+use wherefrom_vocabulary::ordered::{Json, Object};
+use wherefrom_vocabulary::Conversation;
+
+use crate::turns;
 
 /// Two answers to one prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]

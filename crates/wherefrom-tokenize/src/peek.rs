@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
+use wherefrom_vocabulary::json;
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 use crate::columns::OWN;
 use crate::corpus::{Corpus, Place, Raw, RawRow};
-use crate::json;
-use crate::ordered::{Json, Object};
 use crate::row::{Content, Names, Row};
 use crate::source::{Format, corpus_files};
 use crate::table::text_columns;

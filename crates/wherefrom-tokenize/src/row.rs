@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
+use wherefrom_vocabulary::json::{self, utf8};
+use wherefrom_vocabulary::ordered::{Json, Object};
+use wherefrom_vocabulary::Conversation;
 
 use crate::corpus::Raw;
 use crate::ids::{self, list};
 use crate::instructions::Instruction;
-use crate::json::{self, utf8};
-use crate::ordered::{Json, Object};
 use crate::pairs::Pair;
-use crate::turns::{self, Conversation};
+use crate::turns;
 use crate::words::{self, Shape};
 
 /// Columns that say something, by their default names.

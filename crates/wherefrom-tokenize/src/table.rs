@@ -13,9 +13,9 @@ use arrow::datatypes::{
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use wherefrom_artifact::{ParquetFile, bad_input, caught};
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 use crate::corpus::{LONGEST_ROW, too_long};
-use crate::ordered::{Json, Object};
 use crate::row::Names;
 use crate::source::CorpusFile;
 use crate::words;

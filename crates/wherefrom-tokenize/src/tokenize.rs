@@ -15,10 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, Example, Kind, Row as _, bad_input};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Stage, Writes, at_least};
+use wherefrom_vocabulary::{Chat, Date, Encoder};
 
-use crate::chat::{Chat, Date};
 use crate::corpus::{Corpus, Place, RawRow, Rows};
-use crate::encoder::Encoder;
 use crate::notes::{Notes, Tally};
 use crate::pack::Packer;
 use crate::refusals::Refusals;

@@ -3,8 +3,11 @@
 //!
 //! A turn keeps every field in its order: what they mean is the template's.
 
+
+use wherefrom_vocabulary::ordered::{Json, Object};
+use wherefrom_vocabulary::{Conversation, role, turn};
+
 use crate::ids::list;
-use crate::ordered::{Json, Object};
 
 /// What a template is given beside the turns, by the names that templates have for it.
 pub(crate) const GIVEN: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
@@ -17,53 +20,6 @@ const SYSTEM: [&str; 2] = ["system", "system_prompt"];
 /// The roles of ShareGPT.
 const SHARE_GPT: [(&str, &str); 5] =
     [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("assistant", "assistant"), ("system", "system")];
-
-/// Turns, and what their template is given beside them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Conversation {
-    /// One at least, each with all its fields: `role` and `content` among them.
-    pub(crate) messages: Vec<Object>,
-    /// Variables of the template: `tools`, `documents`, and the entries of `chat_template_kwargs`.
-    pub(crate) given: Object,
-    /// For each turn whether it is given even where the assistant says it: nothing of it is a target.
-    pub(crate) unlearnt: Vec<bool>,
-}
-
-impl Conversation {
-    /// Turns of a role and what it says.
-    pub(crate) fn of(turns: impl IntoIterator<Item = (&'static str, String)>) -> Self {
-        let messages: Vec<_> = turns.into_iter().map(|(role, content)| turn(role, content)).collect();
-        Self { unlearnt: vec![false; messages.len()], messages, given: Object::new() }
-    }
-
-    /// What is said in its turns.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        let contents = self.messages.iter().filter_map(|message| message.get("content"));
-        let said = contents.flat_map(|content| match content {
-            Json::Array(parts) => parts.iter().collect(),
-            text => vec![text],
-        });
-        let text = |said: &Json| match said {
-            Json::Object(part) => part.get("text").and_then(Json::as_str).map(str::to_string),
-            said => said.as_str().map(str::to_string),
-        };
-        said.filter_map(text).collect()
-    }
-
-    fn push(&mut self, (message, unlearnt): (Object, bool)) {
-        self.messages.push(message);
-        self.unlearnt.push(unlearnt);
-    }
-}
-
-/// Who speaks.
-pub(crate) fn role(message: &Object) -> &str {
-    message.get("role").and_then(Json::as_str).unwrap_or_default()
-}
-
-fn turn(role: &str, content: String) -> Object {
-    [("role", Json::from(role)), ("content", content.into())].map(|(name, value)| (name.to_string(), value)).into()
-}
 
 /// The conversation under `key`, `messages` or `conversations`.
 ///

@@ -18,13 +18,13 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 use wherefrom_artifact::{Draft, Kind, bad_input, write_atomically};
 use wherefrom_stage::{About, Cost, Exec, File, Stage, Writes};
+use wherefrom_vocabulary::Conversation;
 
 use crate::corpus::{Corpus, Place, RawRow};
 use crate::notes::{Noted, SKIPPED};
 use crate::pairs::Pair;
 use crate::row::{Content, Names, Row};
 use crate::tokenize::{Untargeted, is_default, nothing_left};
-use crate::turns::Conversation;
 use crate::window::{EMPTY, says_nothing};
 
 /// Raised when the vocabulary of the same configuration and corpus changes.

@@ -3,17 +3,15 @@
 use std::ops::Range;
 
 use wherefrom_artifact::Example;
+use wherefrom_vocabulary::{Chat, Conversation, Encoder, role};
 
 use crate::boundary::glued;
-use crate::chat::Chat;
-use crate::encoder::Encoder;
 use crate::measured::{Measured, NO_COMPLETION, NO_CONTRAST, measured};
 use crate::notes::Notes;
 use crate::pack;
 use crate::pairs::Pair;
 use crate::row::{Content, Row};
 use crate::tokenize::{Config, Untargeted, Windowing};
-use crate::turns::{Conversation, role};
 
 /// What is said of a text of no characters.
 pub(crate) const EMPTY: &str =

@@ -1,7 +1,8 @@
 //! Words that other programs write beside a row's text: a word with a meaning is read, refused, or said to be passed over.
 
+use wherefrom_vocabulary::ordered::{Json, Object};
+
 use crate::ids::{BESIDE, MASKS, PACKED};
-use crate::ordered::{Json, Object};
 use crate::turns::GIVEN;
 
 /// Beside any row: how much it counts, and what is no text.

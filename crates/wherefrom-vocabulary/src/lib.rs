@@ -1,14 +1,23 @@
-//! A tokenizer.json, and what the files beside it say of its tokens and templates, as `transformers` reads a folder.
+//! A tokenizer.json, and what the files beside it say of its tokens and templates, as `transformers` reads a folder: texts to
+//! tokens, and conversations to texts.
 //!
 //! reads   tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja,
 //!         additional_chat_templates/*.jinja
 //! writes  nothing
 
 mod beside;
+mod chat;
+mod conversation;
+mod encoder;
 mod file;
+pub mod json;
+pub mod ordered;
 mod tokenizer;
 
 pub use beside::{Beside, conversation_files, files};
+pub use chat::{Chat, Date, Rendered};
+pub use conversation::{Conversation, role, turn};
+pub use encoder::{Encoder, Tokens, encode_with};
 pub use file::refuse;
 pub use tokenizer::{open, open_beside, size};
 

@@ -27,42 +27,46 @@ const STARTS: [&str; 12] = [
     "[EOS]",
 ];
 /// Bytes of the longest text that is encoded. A tokenizer takes 120 to 190 bytes of memory for each, up to 1.6 GB in all.
-pub(crate) const LONGEST_TEXT: usize = 8 << 20;
+const LONGEST_TEXT: usize = 8 << 20;
 /// Characters on either side of a boundary that a normalizer may make one of; Unicode's limit is 30 marks.
 const MERGED: usize = 32;
 
 /// Text to tokens without special tokens, which `prefix` and `suffix` hold.
-pub(crate) struct Encoder {
+pub struct Encoder {
     tokenizer: Tokenizer,
     /// Its file.
     shown: String,
     /// Special tokens before a text.
-    pub(crate) prefix: Vec<u32>,
+    pub prefix: Vec<u32>,
     /// Special tokens after a text.
-    pub(crate) suffix: Vec<u32>,
+    pub suffix: Vec<u32>,
     /// What a completion begins after that has neither a prompt nor a prefix before it.
-    pub(crate) start: Option<u32>,
+    pub start: Option<u32>,
     /// The share of merges that the file says to leave out at random; none are.
-    pub(crate) dropout: Option<f32>,
+    pub dropout: Option<f32>,
 }
 
 /// The tokens of a text of which parts are measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tokens {
-    pub(crate) ids: Vec<u32>,
+pub struct Tokens {
+    /// Ids.
+    pub ids: Vec<u32>,
     /// Byte of the text where each begins.
-    pub(crate) starts: Vec<usize>,
+    pub starts: Vec<usize>,
     /// Which of them stand for something that is measured.
-    pub(crate) targets: Vec<bool>,
+    pub targets: Vec<bool>,
 }
 
 impl Encoder {
     /// Reads a `tokenizer.json`; its own truncation, padding and dropout are left out.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let (mut tokenizer, beside) = wherefrom_vocabulary::open_beside(path)?;
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`] with the file's name.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (mut tokenizer, beside) = crate::open_beside(path)?;
         let dropout = without_dropout(&mut tokenizer);
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| wherefrom_vocabulary::refuse(path, &error))?;
+        tokenizer.with_truncation(None).map_err(|error| crate::refuse(path, &error))?;
         let Some((prefix, suffix)) = foreign(path, || Ok(specials(&tokenizer)))? else {
             return Err(bad_input(format!(
                 "{}: cannot tell which special tokens its post-processor puts around a text; give rows of `input_ids`",
@@ -77,7 +81,10 @@ impl Encoder {
     }
 
     /// The tokens of `text` alone.
-    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
@@ -87,7 +94,10 @@ impl Encoder {
 
     /// The tokens of `text`, encoded once, and which of them are targets where only parts of it are measured: those that
     /// stand for a byte of `measured`, be it with others. The ranges ascend and lie at characters.
-    pub(crate) fn encode_measured(&self, text: &str, measured: &[Range<usize>]) -> Result<Tokens, String> {
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn encode_measured(&self, text: &str, measured: &[Range<usize>]) -> Result<Tokens, String> {
         if text.is_empty() {
             return Ok(Tokens::default());
         }
@@ -131,7 +141,10 @@ impl Encoder {
     }
 
     /// The text of `ids`, special tokens left out.
-    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
         let decoded = caught(|| self.tokenizer.decode(ids, true).map_err(|error| error.to_string())).flatten();
         decoded.map_err(|what| {
             format!("the tokenizer {} cannot decode `input_ids` ({what}); check whose tokens these are", self.shown)

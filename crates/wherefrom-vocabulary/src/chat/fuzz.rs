@@ -12,7 +12,7 @@ use wherefrom_tests::{damage, damaged, hold};
 
 use super::{Chat, DEFAULT, Date, Rendered};
 use crate::ordered::{Json, Object};
-use crate::turns::conversation;
+use crate::conversation::Conversation;
 
 /// Longest that one may take, on a busy machine.
 const TIME: Duration = Duration::from_secs(20);
@@ -135,6 +135,15 @@ fn object(row: &Value) -> Object {
     }
 }
 
+fn conversation(row: &Value) -> Conversation {
+    let mut conversation = Conversation::default();
+    for turn in row["messages"].as_array().unwrap() {
+        conversation.push((object(turn), turn["weight"] == 0));
+    }
+    conversation.given.extend(object(row).into_iter().filter(|(name, _)| name == "tools"));
+    conversation
+}
+
 /// A refusal, which no panic of a library stands behind.
 fn unless_refused<T>(result: Result<T, String>) -> Result<Option<T>, TestCaseError> {
     match result {
@@ -153,7 +162,7 @@ fn fuzz_templates_and_messages_are_rendered_or_refused() {
         let templates = vec![(DEFAULT.into(), template)];
         let chat = Chat::new(templates, specials.into(), "x".into(), dated.then_some(date));
         let Some(chat) = unless_refused(chat)? else { return Ok(()) };
-        let Ok(turns) = conversation(&object(&row), "messages") else { return Ok(()) };
+        let turns = conversation(&row);
         chat.unread(&turns);
         unless_refused(chat.asked(&turns))?;
         if let Some(Rendered { text, answers }) = unless_refused(chat.answered(&turns))? {

@@ -4,7 +4,7 @@ use wherefrom_artifact::bad_input;
 
 /// A day of the Gregorian calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Date {
+pub struct Date {
     year: i64,
     month: usize,
     day: i64,
@@ -31,7 +31,7 @@ impl Date {
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] where it is none.
-    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let digits = text.bytes().enumerate().all(|(place, byte)| match place {
             4 | 7 => byte == b'-',
             _ => byte.is_ascii_digit(),

@@ -1,57 +1,71 @@
 //! JSON that keeps the order of its keys, as the templates of conversations print it.
 
 use indexmap::IndexMap;
-pub(crate) use serde_json::Number;
+pub use serde_json::Number;
 
 /// Keys and values in the order of the file.
-pub(crate) type Object = IndexMap<String, Json>;
+pub type Object = IndexMap<String, Json>;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Json {
+pub enum Json {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A number, as it is written.
     Number(Number),
+    /// A text.
     String(String),
+    /// A list.
     Array(Vec<Json>),
+    /// An object.
     Object(Object),
 }
 
 impl Json {
-    pub(crate) fn is_null(&self) -> bool {
+    /// Whether it is null.
+    pub fn is_null(&self) -> bool {
         *self == Self::Null
     }
 
-    pub(crate) fn as_str(&self) -> Option<&str> {
+    /// The text, of a text.
+    pub fn as_str(&self) -> Option<&str> {
         if let Self::String(value) = self { Some(value) } else { None }
     }
 
-    pub(crate) fn as_array(&self) -> Option<&[Self]> {
+    /// The items, of a list.
+    pub fn as_array(&self) -> Option<&[Self]> {
         if let Self::Array(value) = self { Some(value) } else { None }
     }
 
-    pub(crate) fn as_bool(&self) -> Option<bool> {
+    /// True or false, where it is one of them.
+    pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }
     }
 
-    pub(crate) fn as_number(&self) -> Option<&Number> {
+    /// The number, of a number.
+    pub fn as_number(&self) -> Option<&Number> {
         if let Self::Number(value) = self { Some(value) } else { None }
     }
 
-    pub(crate) fn as_u64(&self) -> Option<u64> {
+    /// The number, where it is whole, not negative and fits.
+    pub fn as_u64(&self) -> Option<u64> {
         self.as_number()?.as_u64()
     }
 
-    pub(crate) fn as_i64(&self) -> Option<i64> {
+    /// The number, where it is whole and fits.
+    pub fn as_i64(&self) -> Option<i64> {
         self.as_number()?.as_i64()
     }
 
-    pub(crate) fn as_f64(&self) -> Option<f64> {
+    /// The number, where it is one.
+    pub fn as_f64(&self) -> Option<f64> {
         self.as_number()?.as_f64()
     }
 
     /// Null, and what holds nothing.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         match self {
             Self::Null => true,
             Self::String(text) => text.trim().is_empty(),
@@ -62,7 +76,7 @@ impl Json {
     }
 
     /// What it is, in words.
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
@@ -74,7 +88,7 @@ impl Json {
     }
 
     /// A number, or what it is.
-    pub(crate) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         self.as_number().map_or_else(|| self.name().into(), Number::to_string)
     }
 }

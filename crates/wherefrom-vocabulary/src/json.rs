@@ -11,7 +11,7 @@ const NOT_JSON: [&str; 3] = ["-Infinity", "NaN", "Infinity"];
 ///
 /// # Errors
 /// What is wrong and what to do.
-pub(crate) fn object(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<Object, String> {
+pub fn object(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<Object, String> {
     let text = utf8(bytes)?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Values { wanted, top: true, once: true }
@@ -27,7 +27,7 @@ pub(crate) fn object(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<Obje
 }
 
 /// Text, or which byte is none.
-pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, String> {
+pub fn utf8(bytes: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(bytes)
         .map_err(|error| format!("byte {} of the row is not UTF-8; save the file as UTF-8", error.valid_up_to() + 1))
 }

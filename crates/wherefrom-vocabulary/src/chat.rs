@@ -26,14 +26,14 @@ use std::path::Path;
 use anyhow::Result;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use wherefrom_artifact::{bad_input, caught};
-use wherefrom_vocabulary::Beside;
+use crate::beside::Beside;
 
-pub(crate) use self::date::Date;
+pub use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
 use self::values::THOUGHTS;
 use crate::ordered::{Json, Object};
-use crate::turns::{Conversation, role};
+use crate::conversation::{Conversation, role};
 
 /// What to do where a template takes no parts.
 const IN_PARTS: &str =
@@ -47,7 +47,7 @@ const TOOL_USE: &str = "tool_use";
 const FIELDS: [&str; 3] = ["tool_calls", "function_call", "name"];
 
 /// A template, ready to render.
-pub(crate) struct Chat {
+pub struct Chat {
     environment: Environment<'static>,
     templates: Vec<Template>,
     /// Special tokens by their names in the template: `bos_token`.
@@ -68,11 +68,11 @@ struct Template {
 
 /// A conversation as text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Rendered {
+pub struct Rendered {
     /// With special tokens.
-    pub(crate) text: String,
+    pub text: String,
     /// Bytes that the assistant wrote, each turn with the token that ends it.
-    pub(crate) answers: Vec<Range<usize>>,
+    pub answers: Vec<Range<usize>>,
 }
 
 impl Chat {
@@ -81,9 +81,9 @@ impl Chat {
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] where there is none, or it is no Jinja.
-    pub(crate) fn open(path: &Path, date: Option<Date>) -> Result<Self> {
+    pub fn open(path: &Path, date: Option<Date>) -> Result<Self> {
         let found = Beside::of(path)?;
-        let beside = path.with_file_name(wherefrom_vocabulary::TEMPLATE);
+        let beside = path.with_file_name(crate::TEMPLATE);
         if !found.templates.contains_key(DEFAULT) {
             return Err(bad_input(format!(
                 "{}: has no `chat_template`, and there is no {}; give the tokenizer of a model that chats",
@@ -124,7 +124,7 @@ impl Chat {
     }
 
     /// What of a conversation its template never names, and so leaves out.
-    pub(crate) fn unread(&self, conversation: &Conversation) -> Vec<String> {
+    pub fn unread(&self, conversation: &Conversation) -> Vec<String> {
         let Ok(template) = self.template(conversation) else { return Vec::new() };
         let said = |field: &&str| {
             conversation.messages.iter().any(|message| message.get(*field).is_some_and(|value| !value.is_empty()))
@@ -138,14 +138,20 @@ impl Chat {
     }
 
     /// The conversation up to where an answer begins.
-    pub(crate) fn asked(&self, conversation: &Conversation) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn asked(&self, conversation: &Conversation) -> Result<String, String> {
         let template = self.template(conversation)?;
         Ok(self.prepared(template, conversation, true)?.1.text)
     }
 
     /// The conversation and what of it the assistant wrote, but for turns that are not learnt from: by the template's
     /// `{% generation %}` marks where it has some, else by what changes with the assistant's words.
-    pub(crate) fn answered(&self, conversation: &Conversation) -> Result<Rendered, String> {
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn answered(&self, conversation: &Conversation) -> Result<Rendered, String> {
         let template = self.template(conversation)?;
         let (messages, rendered) = self.prepared(template, conversation, false)?;
         if template.marks {
