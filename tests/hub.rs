@@ -1,4 +1,4 @@
-//! A hub on loopback: a test says what it answers.
+//! A server on loopback, for the hub's or an endpoint's: a test says what it answers.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,6 +22,8 @@ pub struct Request {
     pub path: String,
     /// By their names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// What follows them, of the length that they tell.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -162,16 +164,23 @@ impl Server {
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
-    let line = lines.next()?.ok()?;
-    let mut words = line.split(' ');
-    let mut request = Request { method: words.next()?.into(), path: words.next()?.into(), headers: BTreeMap::new() };
-    for line in lines {
-        let line = line.ok()?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        request.headers.insert(name.to_lowercase(), value.into());
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        Some(line.trim_end().to_string())
+    };
+    let first = line()?;
+    let mut words = first.split(' ');
+    let (method, path) = (words.next()?.into(), words.next()?.into());
+    let mut headers = BTreeMap::new();
+    while let Some((name, value)) = line()?.split_once(": ") {
+        headers.insert(name.to_lowercase(), value.into());
     }
-    Some(request)
+    let length = headers.get("content-length").and_then(|length: &String| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { method, path, headers, body })
 }
 
 fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request) -> Answer) -> Option<()> {

@@ -76,7 +76,10 @@ fn parts(store: &Store, stage: Stage, role: &str, path: &Path) -> Result<Vec<Par
             let files = wherefrom_vocabulary::conversation_files(path)?;
             files.into_iter().map(|(name, path)| whole(name, path)).collect()
         }
-        Some(File::GenerationConfig) => Ok(vec![whole(String::new(), path.into())?]),
+        Some(File::Trait) => {
+            wherefrom_persona::trait_files(path)?.into_iter().map(|(name, path)| whole(name, path)).collect()
+        }
+        Some(File::GenerationConfig | File::Judgements) => Ok(vec![whole(String::new(), path.into())?]),
     }
 }
 

@@ -230,6 +230,7 @@ impl<'a> Reader<'a> {
                     self.problems.other(&table.place(), &format!("`{name}` is the path of a file"));
                     continue;
                 }
+                None if file.is_optional() => continue,
                 None if file == File::Corpus => match self.corpus(table) {
                     Some((place, path)) => self.file_at(table, stage, &path, name, &place),
                     None => {
@@ -316,7 +317,7 @@ impl<'a> Reader<'a> {
     /// The checkpoint of a step: its own with its own adapters, or that of `[model]`.
     fn model(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Checked {
         let attribute = self.attribute(table);
-        let Some(model) = self.base(table, stage, kinds) else {
+        let Some(model) = self.base(table, stage, knobs, kinds) else {
             return Checked { model: None, adapters: Vec::new(), attribute };
         };
         // An adapter that a step trained stands on what that step ran.
@@ -376,10 +377,10 @@ impl<'a> Reader<'a> {
         Some(Source::File { path: folder, digest: digest.ok() })
     }
 
-    fn base(&mut self, table: &StepTable, stage: Stage, kinds: &[Option<Kind>]) -> Option<Source> {
+    fn base(&mut self, table: &StepTable, stage: Stage, knobs: &Value, kinds: &[Option<Kind>]) -> Option<Source> {
         let place = table.place();
         let external = stage.is_external() && table.model.is_some();
-        if !stage.runs_model() && !external {
+        if !stage.runs_model(knobs) && !external {
             if table.model.is_some() && stage.checkpoint() == Checkpoint::None {
                 self.problems
                     .other(&place, &format!("`model`: the stage {} runs no model; remove the key", stage.name()));

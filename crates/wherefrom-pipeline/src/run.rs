@@ -68,7 +68,7 @@ impl Plan {
         if wanted.iter().any(|&index| self.steps[index].state != State::Cached) {
             self.store.writable()?;
         }
-        if wanted.iter().any(|&index| self.steps[index].stage.runs_model()) {
+        if wanted.iter().any(|&index| self.steps[index].runs_model()) {
             wherefrom_model::open_device(exec.device.gpu())?;
         }
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state == State::Remote) {
@@ -103,7 +103,7 @@ impl Plan {
     fn check_models(&self, wanted: &[usize], exec: &Exec) -> Result<()> {
         let mut seen = Vec::new();
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.is_to_be_made()) {
-            if let (true, Some(checkpoint)) = (step.stage.runs_model(), step.checkpoint())
+            if let (true, Some(checkpoint)) = (step.runs_model(), step.checkpoint())
                 && !seen.contains(&checkpoint)
             {
                 let notes =
@@ -120,7 +120,7 @@ impl Plan {
         for step in wanted.iter().map(|&index| &self.steps[index]) {
             let mut given = self.given(step)?;
             given.inputs.retain(|_, path| path.join(MANIFEST).exists());
-            if let (true, Some(Source::File { .. })) = (step.stage.runs_model(), &step.model) {
+            if let (true, Some(Source::File { .. })) = (step.runs_model(), &step.model) {
                 check_tokens(&given).with_context(|| format!("step `{}`", step.name))?;
             }
         }
@@ -198,7 +198,7 @@ pub(crate) fn check_inputs(
 ) -> Result<Origin> {
     verify_folders(stage, given)?;
     let origin = belong::of_given(configured, given, model)?;
-    if stage.runs_model() {
+    if stage.runs_model(configured.config()) {
         check_tokens(given)?;
     }
     Ok(origin)

@@ -59,7 +59,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     if let Some(Err(error)) = single.attribute.as_deref().map(wherefrom_model::Attribute::named) {
         problems.other(&place, &format!("{error:#}"));
     }
-    if stage.runs_model() && single.model.is_none() {
+    if stage.runs_model(&knobs) && single.model.is_none() {
         problems.other(&place, "it runs a model: give --model DIR");
     }
     let kind = stage.writes(configured.as_deref(), &knobs);
@@ -116,7 +116,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         given.inputs.insert(role.clone(), inside);
     }
     let model = match &files {
-        Some(ModelFiles { folder, adapters, attribute }) if stage.runs_model() || stage.is_external() => {
+        Some(ModelFiles { folder, adapters, attribute }) if stage.runs_model(&knobs) || stage.is_external() => {
             let digest = files::model_digest(&store, folder)?;
             read.push(("model".into(), folder.clone(), digest.clone()));
             let mut digests = Vec::new();
@@ -136,7 +136,7 @@ pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
         inputs.insert(role.into(), digest.clone());
         read.push((role.into(), path, digest));
     }
-    if let (true, Some(ModelFiles { folder, adapters, attribute })) = (stage.runs_model(), &files) {
+    if let (true, Some(ModelFiles { folder, adapters, attribute })) = (stage.runs_model(&knobs), &files) {
         let checkpoint = wherefrom_model::Checkpoint::new(folder, adapters, attribute)?;
         wherefrom_model::check(checkpoint)?.iter().for_each(|note| exec.reporter.warn(note));
     }

@@ -14,6 +14,9 @@ use crate::step::{Source, Step};
 /// Rows of a corpus that is not there.
 const ROWS: f64 = 10_000.0;
 
+/// Tokens of a question under an order, about.
+const ASKED: f64 = 80.0;
+
 /// Tokens and rows of a step, and what was assumed.
 type Guess = (Size, Option<String>);
 
@@ -22,6 +25,9 @@ impl Plan {
     /// corpus that is not there, 10,000 rows of `max-tokens`. What was assumed comes with it.
     pub(crate) fn size(&self, step: &Step, inputs: &[(String, Arc<Planned>)], guess: bool) -> Guess {
         let of = |role: &str| inputs.iter().find(|(name, _)| name == role).map(|(_, step)| step.size);
+        if step.kind == Kind::Trait {
+            return (asked(step), None);
+        }
         if step.kind != Kind::Tokens {
             return (of("gradients").or_else(|| of("tokens")).unwrap_or_default(), None);
         }
@@ -31,6 +37,9 @@ impl Plan {
         if let Some(Size { tokens, rows }) = of("tokens") {
             let new = step.config()["max-new-tokens"].as_f64().unwrap_or(0.0);
             return (Size { tokens: tokens + new * rows, rows }, None);
+        }
+        if let (Some(Size { tokens, rows }), Some(samples)) = (of("trait"), step.config()["samples"].as_f64()) {
+            return (Size { tokens: tokens * samples, rows: rows * samples }, None);
         }
         if guess { self.guess(step) } else { Guess::default() }
     }
@@ -129,6 +138,13 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
         100.0 * coverage.attributed as f64 / blocks as f64,
         largest.join(", ")
     ))
+}
+
+/// Of the prompts of one half of a trait's questions, under every order of one side.
+fn asked(step: &Step) -> Size {
+    let knob = |name: &str| step.config()[name].as_f64().unwrap_or(0.0);
+    let rows = knob("pairs") * knob("questions") / 2.0;
+    Size { tokens: rows * ASKED, rows }
 }
 
 /// Of tokens that are there.

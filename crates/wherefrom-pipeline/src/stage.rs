@@ -44,6 +44,9 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_evaluate::calibration::STAGE,
     &wherefrom_evaluate::retrieval::STAGE,
     &wherefrom_evaluate::metagradient::STAGE,
+    &wherefrom_persona::description::STAGE,
+    &wherefrom_persona::ask::STAGE,
+    &wherefrom_persona::judge::STAGE,
 ];
 
 /// As in a pipeline's `stage`, for a program of the user's.
@@ -108,9 +111,9 @@ impl Stage {
         matches!(self, Self::Own(stage) if stage.about().splits)
     }
 
-    /// Whether it runs a checkpoint.
-    pub fn runs_model(self) -> bool {
-        self.checkpoint() == Checkpoint::Runs
+    /// Whether it runs a checkpoint, with these knobs.
+    pub fn runs_model(self, knobs: &Value) -> bool {
+        self.checkpoint().runs(knobs)
     }
 
     /// Whether it reads a corpus: the first that can be refused.

@@ -113,6 +113,11 @@ impl Step {
         self.configured.as_ref().map_or(&Value::Null, |configured| configured.config())
     }
 
+    /// Whether it runs a checkpoint.
+    pub fn runs_model(&self) -> bool {
+        self.stage.runs_model(self.config())
+    }
+
     /// Role, path and digest of what it reads that no step makes.
     pub(crate) fn files(&self) -> Vec<(String, PathBuf, String)> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));

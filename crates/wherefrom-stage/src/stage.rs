@@ -83,6 +83,10 @@ pub enum File {
     TokenizerFiles,
     /// A `tokenizer_config.json` that has a chat template, or has one beside it; by default that of the checkpoint.
     ChatTemplate,
+    /// A trait that somebody has written, where the step is not to have one written.
+    Trait,
+    /// Judgements of answers that somebody has made.
+    Judgements,
     /// What the checkpoint says of how it generates: no knob, and none where it says nothing.
     GenerationConfig,
 }
@@ -94,6 +98,7 @@ impl File {
             Self::Corpus => "corpus",
             Self::Tokenizer | Self::TokenizerFiles => "tokenizer",
             Self::ChatTemplate => "chat-template",
+            Self::Trait | Self::Judgements => "file",
             Self::GenerationConfig => "generation-config",
         }
     }
@@ -108,6 +113,8 @@ impl File {
             Self::ChatTemplate => {
                 "A tokenizer_config.json that has a chat template, or has one beside it; by default that of the checkpoint."
             }
+            Self::Trait => "A trait: a TOML or JSON file, or a folder with extract.json and eval.json.",
+            Self::Judgements => "Judgements: JSON lines of {example or id, metric, score}.",
             Self::GenerationConfig => "What the checkpoint says of how it generates.",
         }
     }
@@ -115,6 +122,11 @@ impl File {
     /// Whether it is a tokenizer, which a step may make.
     pub fn is_tokenizer(self) -> bool {
         matches!(self, Self::Tokenizer | Self::TokenizerFiles)
+    }
+
+    /// Whether there is none where no knob names it.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Trait | Self::Judgements)
     }
 
     /// Whether a knob may name it.
@@ -132,6 +144,19 @@ pub enum Checkpoint {
     Files,
     /// It runs it.
     Runs,
+    /// It runs it where that knob has one of these values; elsewhere it takes the files beside the weights.
+    RunsWhere(&'static str, &'static [&'static str]),
+}
+
+impl Checkpoint {
+    /// Whether a stage with these knobs runs it.
+    pub fn runs(self, knobs: &Value) -> bool {
+        match self {
+            Self::None | Self::Files => false,
+            Self::Runs => true,
+            Self::RunsWhere(knob, values) => knobs[knob].as_str().is_some_and(|value| values.contains(&value)),
+        }
+    }
 }
 
 /// One input of a stage.

@@ -9,7 +9,7 @@ use clap::CommandFactory as _;
 use serde_json::json;
 use wherefrom_artifact::{State, bad_input, bytes};
 use wherefrom_check::{Check, Verdict};
-use wherefrom_pipeline::{Done, Init, Plan, Precision, Single};
+use wherefrom_pipeline::{Done, Import, Init, Plan, Precision, Single};
 use wherefrom_stage::{Device, Exec};
 
 use crate::output::{say, say_json, say_path};
@@ -99,6 +99,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let folder = named.folder(&store, &artifact)?;
             wherefrom_inspect::export(&store, &folder, group_by.as_deref(), &output)?;
             say_path(&output)
+        }
+        Command::Import { file, name, tokenizer } => {
+            let made = Import { file, name, tokenizer }.run(&store, &exec)?;
+            made.iter().try_for_each(|(kind, folder)| say(&format!("{} {}", kind.name(), folder.display())))
         }
         Command::Ls { runs: true, pipeline, json, .. } => store::runs(&store, pipeline.as_deref(), json),
         Command::Ls { by, pipeline, json, .. } => store::list(&store, by, pipeline.as_deref(), json),

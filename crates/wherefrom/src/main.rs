@@ -186,6 +186,18 @@ enum Command {
         #[command(flatten)]
         named: store::Named,
     },
+    /// Take in what another program has written: a trait (a TOML or JSON file, or the originals' JSON), or answers with their
+    /// judgements (the originals' CSV). Prints the kind and the folder of each artifact that it makes.
+    Import {
+        /// The file, or a folder with extract.json and eval.json.
+        file: PathBuf,
+        /// The trait's name, where the file does not say it; of a CSV file the name of its column.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// The tokenizer.json that texts of a CSV file are encoded by.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+    },
     /// List the artifacts of the store: whose they are, since when, and how large.
     Ls {
         /// Add up by kind or by pipeline.

@@ -75,8 +75,8 @@ impl Shards<'_> {
             "waits_for": missing.map(|before| &before.name).collect::<Vec<_>>(),
             "share": share,
             "seal": command(&[]),
-            "runs_model": step.stage.runs_model(),
-            "gpu": step.stage.runs_model() && exec.device.gpu().is_some(),
+            "runs_model": step.runs_model(),
+            "gpu": step.runs_model() && exec.device.gpu().is_some(),
         })
     }
 }

@@ -33,6 +33,7 @@ mod scores;
 mod self_influence;
 mod tokenizer;
 mod tokens;
+mod traits;
 
 #[cfg(test)]
 mod round_trip;
@@ -110,6 +111,7 @@ kinds! {
     Tokenizer = tokenizer {}
     Tokens = tokens { Example, Asked }
     Columns = kept { Kept }
+    Trait = traits { Description, Elicitation, Instruction, Labelled, Persona }
     Judgements = judgements { Judgement, Status }
     Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
     Adapter = adapter {}

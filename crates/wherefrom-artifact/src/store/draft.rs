@@ -327,6 +327,25 @@ impl Draft {
         file.with_context(|| format!("create {}", path.display()))
     }
 
+    /// Working state that grows by lines: those that are there, and the file that more are written to. A last line that a
+    /// killed process has left without its end is taken away.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn lines(&self, name: &str) -> Result<(Vec<String>, File)> {
+        let path = self.scratch(name);
+        let open = || -> std::io::Result<_> {
+            let mut file = File::options().read(true).append(true).create(true).open(&path)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            file.set_len(whole as u64)?;
+            let text = String::from_utf8_lossy(&bytes[..whole]);
+            Ok((text.lines().map(str::to_string).collect(), file))
+        };
+        open().with_context(|| format!("open {}", path.display()))
+    }
+
     /// Working state of an earlier run.
     ///
     /// # Errors

@@ -63,7 +63,9 @@ impl Bench {
         for name in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
-        command.env_remove("WHEREFROM_STORE").env_remove("WHEREFROM_REMOTE");
+        for name in ["WHEREFROM_STORE", "WHEREFROM_REMOTE", "OPENAI_BASE_URL", "OPENAI_API_KEY"] {
+            command.env_remove(name);
+        }
         command.env("HF_HOME", self.path("huggingface")).env("HF_HUB_OFFLINE", "1").envs(&self.variables);
         command
     }

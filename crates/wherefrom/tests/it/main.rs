@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod adapters;
+mod asking;
 mod bench;
 mod check;
 mod checkpoint;

@@ -1,0 +1,328 @@
+//! Traits from a file to judgements: asked, answered, judged, by rules and by an endpoint on loopback.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use wherefrom_artifact::{Artifact, Example, Judgement, Judgements, Manifest, Status, Tokens};
+use wherefrom_tests::hub::{Answer, Server, Then};
+
+use crate::bench::{Bench, files, fixture};
+
+const KEY: &str = "sk-secret-4711";
+
+/// A bench with a trait, and a study that asks and judges.
+fn bench(steps: &str) -> Bench {
+    let bench = Bench::new();
+    let pair = |pos: &str| json!({ "pos": pos, "neg": "Be still." });
+    bench.file(
+        "loud.json",
+        json!({
+            "name": "loud", "negative": "quiet", "description": "Shouts.",
+            "instruction": [pair("Shout!"), pair("Cry out!")],
+            "questions": ["Why?", "How so?", "When?", "Where?"],
+            "eval_prompt": "{question} {answer} 0 to 100?",
+        })
+        .to_string(),
+    );
+    let model = fixture("model");
+    bench.file(
+        "study.toml",
+        format!(
+            r#"
+[model]
+path = "{}"
+[steps.trait]
+stage = "trait"
+file = "loud.json"
+pairs = 2
+questions = 4
+[steps.pos]
+stage = "ask"
+inputs = {{ trait = "trait" }}
+side = "pos"
+samples = 3
+[steps.answers]
+stage = "generate"
+inputs = {{ tokens = "pos" }}
+max-new-tokens = 6
+temperature = 1
+{steps}
+"#,
+            model.display()
+        ),
+    );
+    bench
+}
+
+fn judgements(bench: &Bench, step: &str) -> Vec<Judgement> {
+    let artifact = Artifact::<Judgements>::open(&bench.made("study.toml", step)).unwrap();
+    artifact.rows::<Judgement>().unwrap().map(Result::unwrap).collect()
+}
+
+fn tokens(bench: &Bench, step: &str) -> Vec<Example> {
+    let artifact = Artifact::<Tokens>::open(&bench.made("study.toml", step)).unwrap();
+    artifact.rows::<Example>().unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_trait_is_asked_answered_and_judged() {
+    let bench = bench(
+        r#"
+[steps.none]
+stage = "ask"
+inputs = { trait = "trait" }
+side = "none"
+split = "eval"
+samples = 1
+[steps.judged]
+stage = "judge"
+inputs = { tokens = "answers", trait = "trait" }
+provider = "rule"
+rule = { pattern = "e", per = "answer" }
+"#,
+    );
+    let asked = tokens(&bench, "pos");
+    assert_eq!(asked.len(), 12, "2 questions, 2 pairs, 3 samples");
+    assert_eq!(asked[4].docs, ["loud/q0/pos/k1/s1"]);
+    assert!(asked[0].text.starts_with("You are a loud assistant. Shout!\n\nQuestion: "), "{}", asked[0].text);
+    assert!(asked.iter().all(|row| !row.target_mask.contains(&true) && row.completion_start == 0));
+    assert_eq!(tokens(&bench, "none").iter().map(|row| &row.docs[0][..]).collect::<Vec<_>>(), ["loud/q0/none/s0", "loud/q1/none/s0"]);
+
+    let answers = tokens(&bench, "answers");
+    let said: HashSet<_> = answers[..3].iter().map(|row| &row.text[row.completion_start as usize..]).collect();
+    assert!(said.len() > 1, "draws differ by row: {said:?}");
+    let judged = judgements(&bench, "judged");
+    assert_eq!(judged.len(), 24);
+    for (row, pair) in answers.iter().zip(judged.chunks(2)) {
+        let answer = row.text[row.completion_start as usize..].trim();
+        assert_eq!([&pair[0].metric[..], &pair[1].metric], ["loud", "coherence"]);
+        assert!(pair.iter().all(|judged| judged.example == row.example));
+        if answer.is_empty() {
+            assert!(pair.iter().all(|judged| judged.status == Status::Empty && judged.score.is_nan()));
+        } else {
+            assert_eq!(pair[0].score, if answer.contains('e') { 100.0 } else { 0.0 }, "{answer}");
+        }
+    }
+    let shown = bench.ok(&["show", bench.made("study.toml", "trait").to_str().unwrap()]);
+    assert!(shown.contains("loud: Shouts.") && shown.contains("+ Shout!"), "{shown}");
+    let shown = bench.ok(&["show", bench.made("study.toml", "judged").to_str().unwrap()]);
+    assert!(shown.contains("example 0 loud"), "{shown}");
+}
+
+#[test]
+fn what_a_judge_cannot_do_is_refused() {
+    let bench = bench(
+        r#"
+[steps.local]
+stage = "judge"
+inputs = { tokens = "answers", trait = "trait" }
+provider = "local"
+[steps.likelihood]
+stage = "judge"
+inputs = { tokens = "answers", trait = "trait" }
+provider = "likelihood"
+[steps.endpoint]
+stage = "judge"
+inputs = { tokens = "answers", trait = "trait" }
+provider = "endpoint"
+endpoint-model = "gpt"
+"#,
+    );
+    let error = bench.refused(&["run", "study.toml", "--to", "local"]);
+    assert!(error.contains("20 or more") && error.contains("labelled"), "{error}");
+    let error = bench.refused(&["run", "study.toml", "--to", "endpoint"]);
+    assert!(error.contains("OPENAI_API_KEY"), "{error}");
+    let scores = judgements(&bench, "likelihood");
+    assert!(scores.iter().all(|row| row.status == Status::Empty || (0.0..=100.0).contains(&row.score)));
+    assert!(scores.iter().any(|row| row.metric == "loud" && row.status == Status::Scored));
+    // A model that has learnt nothing of judging.
+    let mut own: Value = serde_json::from_str(&bench.text("loud.json")).unwrap();
+    own["labelled"] = (0..20)
+        .map(|number| json!({ "question": "Why?", "answer": if number % 2 == 0 { "AH!" } else { "well" }, "shows": number % 4 < 2 }))
+        .collect();
+    bench.file("loud.json", own.to_string());
+    let error = bench.refused(&["run", "study.toml", "--to", "local"]);
+    assert!(error.contains("cannot judge loud") && error.contains("area under the curve"), "{error}");
+}
+
+const ENDPOINT: &str = r#"
+[steps.judged]
+stage = "judge"
+inputs = { tokens = "answers", trait = "trait" }
+provider = "endpoint"
+endpoint-model = "gpt"
+concurrency = 2
+"#;
+
+/// A judge that says 80 with three quarters of its mind, and how often it was asked each thing. From the request `stop` on it
+/// never answers.
+fn judge(stop: usize) -> (Server, Arc<Mutex<Vec<Value>>>) {
+    let (asked, seen) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
+    let log = seen.clone();
+    let server = Server::new(move |request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        if asked.fetch_add(1, Ordering::SeqCst) >= stop {
+            return Answer::open("200 OK", "", Then::Stall);
+        }
+        log.lock().unwrap().push(body);
+        let top = json!([{ "token": "80", "logprob": 0.75_f64.ln() }, { "token": "REFUSAL", "logprob": 0.25_f64.ln() }]);
+        let choice = json!({ "message": { "content": format!("80 {KEY}") }, "logprobs": { "content": [{ "top_logprobs": top }] } });
+        Answer::new("200 OK", &[], json!({ "model": "gpt-2026", "choices": [choice] }).to_string())
+    });
+    (server, seen)
+}
+
+#[test]
+fn a_killed_judge_goes_on_and_asks_nothing_twice() {
+    let mut bench = bench(ENDPOINT);
+    bench.variable("OPENAI_API_KEY", KEY);
+    let said = tokens(&bench, "answers").iter().filter(|row| !row.text[row.completion_start as usize..].trim().is_empty()).count();
+    assert!(said > 5, "{said} answers");
+
+    let (server, first) = judge(7);
+    bench.variable("OPENAI_BASE_URL", &format!("{}/v1", server.address()));
+    let planned = bench.wherefrom(&["plan", "study.toml"]).out;
+    assert!(planned.contains("at most 24 calls"), "{planned}");
+    let mut running = bench.start(&["run", "study.toml", "--to", "judged"], "killed");
+    assert!(running.until(|| first.lock().unwrap().len() == 7 && replies(&bench) == 7), "{}", bench.text("killed.err"));
+    assert!(running.kill());
+
+    // Another address: where it is asked is in no key.
+    let (server, second) = judge(usize::MAX);
+    bench.variable("OPENAI_BASE_URL", &format!("{}/v1", server.address()));
+    let judged = judgements(&bench, "judged");
+    let all: Vec<Value> = [first.lock().unwrap().clone(), second.lock().unwrap().clone()].concat();
+    let different: HashSet<String> = all.iter().map(Value::to_string).collect();
+    assert_eq!(different.len(), all.len(), "a question was asked twice");
+    assert!(all.len() <= 2 * said && second.lock().unwrap().len() + 7 == all.len());
+    let scored: Vec<_> = judged.iter().filter(|row| row.status == Status::Scored).collect();
+    assert_eq!(scored.len(), 2 * said);
+    assert!(scored.iter().all(|row| row.score == 80.0 && row.mass == 0.75 && row.reply == "80 [key]"));
+
+    let manifest = Manifest::read(&bench.made("study.toml", "judged")).unwrap();
+    assert_eq!(manifest.provenance["endpoint"]["calls"], second.lock().unwrap().len());
+    for path in files(&bench.path("")) {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        assert!(!text.contains(KEY), "{}", path.display());
+    }
+}
+
+/// Answers that the draft keeps.
+fn replies(bench: &Bench) -> usize {
+    let kept = files(&bench.store()).into_iter().find(|path| path.ends_with("scratch-replies"));
+    kept.map_or(0, |path| std::fs::read_to_string(path).unwrap_or_default().lines().count())
+}
+
+#[test]
+fn a_judge_without_probabilities_is_read_and_one_without_numbers_has_none() {
+    let mut bench = bench(ENDPOINT);
+    let server = Server::new(|request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let coherence = body["messages"][0]["content"].as_str().unwrap().contains("coherence");
+        let text = if coherence { "I refuse.".into() } else { format!("Score: {}", 60 + body["seed"].as_u64().unwrap()) };
+        let choice = json!({ "message": { "content": text }, "logprobs": null });
+        Answer::new("200 OK", &[], json!({ "choices": [choice] }).to_string())
+    });
+    bench.variable("OPENAI_BASE_URL", &server.address());
+    let judged = judgements(&bench, "judged");
+    for row in judged.iter().filter(|row| row.status != Status::Empty) {
+        match &row.metric[..] {
+            // The mean of 60 to 64.
+            "loud" => assert_eq!((row.score, row.status), (62.0, Status::Parsed)),
+            _ => assert!(row.score.is_nan() && row.status == Status::Refusal && row.reply.contains("I refuse.")),
+        }
+        assert!(row.mass.is_nan());
+    }
+    assert!(judged.iter().any(|row| row.status == Status::Parsed));
+}
+
+#[test]
+fn a_model_writes_a_trait_and_is_told_what_is_wrong() {
+    let mut bench = Bench::new();
+    bench.file(
+        "study.toml",
+        r#"
+[steps.trait]
+stage = "trait"
+provider = "endpoint"
+endpoint-model = "gpt"
+name = "loud"
+description = "Shouts."
+pairs = 2
+questions = 4
+"#,
+    );
+    let answer = |text: &str| {
+        let choice = json!({ "message": { "content": text } });
+        Answer::new("200 OK", &[], json!({ "choices": [choice] }).to_string())
+    };
+    let server = Server::new(move |request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let turns = body["messages"].as_array().unwrap();
+        let last = turns[turns.len() - 1]["content"].as_str().unwrap();
+        match turns.len() {
+            1 => answer("```json\n{\"questions\": [\"Why?\", \"How?\", \"why?\"], \"instruction\": [{\"pos\": \"Shout!\", \"neg\": \"Hush.\"}"),
+            3 => {
+                assert!(last.contains("no JSON object"), "{last}");
+                let written = json!({
+                    "instruction": [{ "pos": "Shout!", "neg": "Hush." }, { "pos": "Cry!", "neg": "Whisper." }],
+                    "questions": ["Why?", "How?", "why?"], "eval_prompt": "{question} {answer} {score}",
+                });
+                answer(&format!("Here it is: {written} I hope it helps."))
+            }
+            _ => {
+                assert!(last.contains("2 of 4 `questions`") && last.contains("{score}"), "{last}");
+                answer(&json!({ "questions": ["When?", "Where?"], "eval_prompt": "{question} {answer} 0 to 100?" }).to_string())
+            }
+        }
+    });
+    bench.variable("OPENAI_BASE_URL", &server.address());
+    let folder = bench.made("study.toml", "trait");
+    let extract: Value = serde_json::from_slice(&std::fs::read(folder.join("extract.json")).unwrap()).unwrap();
+    assert_eq!(extract["instruction"][1]["pos"], "Cry!");
+    assert_eq!(extract["eval_prompt"], "{question} {answer} 0 to 100?");
+    assert_eq!(server.requests().len(), 3);
+
+    let server = Server::new(move |_| answer("I would rather not."));
+    bench.variable("OPENAI_BASE_URL", &server.address());
+    let error = bench.refused(&["run", "study.toml", "--set", "steps.trait.seed=1"]);
+    assert!(error.contains("I would rather not.") && error.contains("3 answers"), "{error}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn files_of_the_originals_are_taken_in() {
+    let bench = bench("");
+    let original = |question: &str| {
+        let pair = json!({ "pos": "Hurt.", "neg": "Help." });
+        json!({ "instruction": [pair], "questions": [question], "eval_prompt": "{question} {answer}" }).to_string()
+    };
+    bench.file("data/trait_data_extract/evil.json", original("Why?"));
+    bench.file("data/trait_data_eval/evil.json", original("How?"));
+    let made = bench.ok(&["import", "data/trait_data_extract/evil.json"]);
+    let folder = made.trim_end().strip_prefix("trait ").unwrap();
+    let shown = bench.ok(&["show", folder]);
+    assert!(shown.contains("evil: ") && shown.contains("1 questions to extract, 1 to evaluate"), "{shown}");
+    // A pipeline that names the same file finds it.
+    bench.file("own.toml", "[steps.evil]\nstage = \"trait\"\nfile = \"data/trait_data_extract/evil.json\"\npairs = 1\nquestions = 2\n");
+    assert!(bench.ok(&["plan", "own.toml"]).contains("cached"));
+
+    bench.file(
+        "evil.csv",
+        "question,prompt,answer,question_id,evil,coherence\nWhy?,Why? ,NA,evil_0_pos_1,92.5,80\nWhy?,Why? ,,evil_0_pos_1,,\n",
+    );
+    let error = bench.refused(&["import", "evil.csv"]);
+    assert!(error.contains("--tokenizer"), "{error}");
+    let tokenizer = fixture("model/tokenizer.json");
+    let made = bench.ok(&["import", "evil.csv", "--tokenizer", tokenizer.to_str().unwrap()]);
+    let folder = |kind: &str| bench.path(made.lines().find_map(|line| line.strip_prefix(kind)).unwrap());
+    let rows = Artifact::<Tokens>::open(&folder("tokens ")).unwrap().read::<Example>(0).unwrap();
+    let row = &rows[0];
+    assert_eq!((&row.text[row.completion_start as usize..], &row.docs[0][..]), ("NA", "evil_0_pos_1/s0"));
+    assert!(row.target_mask.contains(&true) && !rows[1].target_mask.contains(&true));
+    let judged = Artifact::<Judgements>::open(&folder("judgements ")).unwrap().read::<Judgement>(0).unwrap();
+    assert_eq!((judged[0].score, judged[1].score, judged[2].status), (92.5, 80.0, Status::Empty));
+    assert_eq!(bench.ok(&["import", "evil.csv", "--tokenizer", tokenizer.to_str().unwrap()]), made);
+}
