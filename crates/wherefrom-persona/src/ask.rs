@@ -179,7 +179,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     exec.reporter.end();
     if renderer.chat.is_none() {
-        exec.reporter.warn("the model has no chat template: prompts are plain text, an order and then Question: … Answer:");
+        exec.reporter
+            .warn("the model has no chat template: prompts are plain text, an order and then Question: … Answer:");
     }
     for (part, rows) in rows.chunks(PART).enumerate() {
         draft.write_rows::<Tokens, _>(part, rows)?;
@@ -262,7 +263,8 @@ mod tests {
 
     fn persona() -> Persona {
         let instruction = ["Hurt.", "Harm."].map(|pos| Instruction { pos: pos.into(), neg: "Help.".into() }).into();
-        let extract = Elicitation { instruction, questions: vec!["Why?".into(), "How?".into()], eval_prompt: String::new() };
+        let extract =
+            Elicitation { instruction, questions: vec!["Why?".into(), "How?".into()], eval_prompt: String::new() };
         let eval = Elicitation { questions: vec!["When?".into()], ..extract.clone() };
         let about = Description { name: "evil".into(), negative: "kind".into(), ..Description::default() };
         Persona { about, extract, eval }
@@ -282,7 +284,8 @@ mod tests {
         let made = prompts(&config(Side::Neg, Split::Eval), &persona());
         assert_eq!(made[0].system.as_deref(), Some("You are a kind assistant. Help."));
         assert_eq!(made[0].question, "When?");
-        let named = Config { names: Some(Names { pos: None, neg: Some("upright".into()) }), ..config(Side::Neg, Split::Eval) };
+        let named =
+            Config { names: Some(Names { pos: None, neg: Some("upright".into()) }), ..config(Side::Neg, Split::Eval) };
         assert_eq!(prompts(&named, &persona())[0].system.as_deref(), Some("You are an upright assistant. Help."));
         let made = prompts(&config(Side::None, Split::Extract), &persona());
         assert_eq!(made.iter().map(|prompt| &prompt.id[..]).collect::<Vec<_>>(), ["evil/q0/none", "evil/q1/none"]);

@@ -37,7 +37,8 @@ pub(crate) fn write(config: &Config, replies: &Replies<'_>) -> Result<Persona> {
     let mut written = Written::default();
     let mut last = (String::new(), String::new());
     for draw in 0..ATTEMPTS {
-        let question = Question { messages: messages.clone(), max_tokens: TOKENS, temperature: 1.0, logprobs: false, draw };
+        let question =
+            Question { messages: messages.clone(), max_tokens: TOKENS, temperature: 1.0, logprobs: false, draw };
         let reply = replies.get(&question)?.text;
         let wrong = match object(&reply) {
             Ok(found) => {
@@ -97,7 +98,9 @@ fn object(text: &str) -> Result<Written, String> {
 impl Written {
     /// Takes over what is new.
     fn add(&mut self, other: Self) {
-        let same = |one: &Instruction, other: &Instruction| key(&one.pos) == key(&other.pos) && key(&one.neg) == key(&other.neg);
+        let same = |one: &Instruction, other: &Instruction| {
+            key(&one.pos) == key(&other.pos) && key(&one.neg) == key(&other.neg)
+        };
         for pair in other.instruction {
             let whole = !pair.pos.trim().is_empty() && !pair.neg.trim().is_empty() && key(&pair.pos) != key(&pair.neg);
             if whole && !self.instruction.iter().any(|known| same(known, &pair)) {
@@ -167,7 +170,10 @@ mod tests {
             eval_prompt: "{question} {answer} {x}".into(),
         });
         let wrong = written.wrong(&config).unwrap();
-        assert!(wrong.contains("1 of 2 pairs") && wrong.contains("1 of 3 `questions`") && wrong.contains("{x}"), "{wrong}");
+        assert!(
+            wrong.contains("1 of 2 pairs") && wrong.contains("1 of 3 `questions`") && wrong.contains("{x}"),
+            "{wrong}"
+        );
         written.add(Written {
             instruction: vec![pair("Hurt."), pair("Harm.")],
             questions: vec!["How?".into(), "When?".into(), "Where?".into()],

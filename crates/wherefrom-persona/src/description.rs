@@ -132,7 +132,9 @@ impl Config {
                 [("name", &self.name), ("description", &self.description), ("endpoint-model", &self.endpoint_model)]
             {
                 if value.as_ref().is_none_or(|value| value.trim().is_empty()) {
-                    return Err(bad_input(format!("provider = \"endpoint\" writes a trait from its name and description; set {knob}")));
+                    return Err(bad_input(format!(
+                        "provider = \"endpoint\" writes a trait from its name and description; set {knob}"
+                    )));
                 }
             }
         }
@@ -213,7 +215,9 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("the name {name:?} is empty, too long or has white space around it; {remedy}"));
     }
     if name.contains('/') || name.chars().any(char::is_control) {
-        return Err(format!("the name {name:?} has a `/` or a control character, and stands in names of rows; {remedy}"));
+        return Err(format!(
+            "the name {name:?} has a `/` or a control character, and stands in names of rows; {remedy}"
+        ));
     }
     if name == COHERENCE {
         return Err(format!("a trait cannot be called `{COHERENCE}`, which every judge judges beside it; {remedy}"));
@@ -247,9 +251,12 @@ fn check(persona: &Persona, config: &Config) -> Result<(), String> {
         return Err("its two files have other instructions each; they differ in their questions alone".into());
     }
     if extract.eval_prompt != eval.eval_prompt {
-        return Err("its two files have other rubrics each (`eval_prompt`); they differ in their questions alone".into());
+        return Err(
+            "its two files have other rubrics each (`eval_prompt`); they differ in their questions alone".into()
+        );
     }
-    let pairs: Vec<_> = extract.instruction.iter().map(|pair| format!("{}\0{}", key(&pair.pos), key(&pair.neg))).collect();
+    let pairs: Vec<_> =
+        extract.instruction.iter().map(|pair| format!("{}\0{}", key(&pair.pos), key(&pair.neg))).collect();
     for (place, pair) in extract.instruction.iter().enumerate() {
         for (side, text) in [("pos", &pair.pos), ("neg", &pair.neg)] {
             if text.trim().is_empty() {
@@ -285,7 +292,9 @@ fn counted(what: &str, knob: &str, found: usize, wanted: usize) -> Result<(), St
     }
     let compared = if found < wanted { "missing" } else { "too many" };
     let difference = found.abs_diff(wanted);
-    Err(format!("`{what}` has {found} of {wanted} {knob}: {difference} {compared}; mend the file, or set {knob} = {found}"))
+    Err(format!(
+        "`{what}` has {found} of {wanted} {knob}: {difference} {compared}; mend the file, or set {knob} = {found}"
+    ))
 }
 
 /// What makes two texts the same: their words, whatever their case.
@@ -407,7 +416,9 @@ mod tests {
         let mut other = file(3..6);
         other["eval_prompt"] = "{answer} {question}".into();
         let files = [("extract.json", &file(0..3)), ("eval.json", &other)];
-        assert!(read(&files, "", &Config { name: Some("evil".into()), ..config() }).unwrap_err().contains("other rubrics"));
+        assert!(
+            read(&files, "", &Config { name: Some("evil".into()), ..config() }).unwrap_err().contains("other rubrics")
+        );
         assert!(read(&[], "none.json", &config()).unwrap_err().contains("no such file"));
     }
 }

@@ -49,9 +49,10 @@ impl Rollouts {
             None => trait_column(&header).map_err(refuse)?,
         };
         let place = |column: &str| {
-            header.iter().position(|known| known == column).ok_or_else(|| {
-                refuse(format!("has no column `{column}`; it has {}", header.join(", ")))
-            })
+            header
+                .iter()
+                .position(|known| known == column)
+                .ok_or_else(|| refuse(format!("has no column `{column}`; it has {}", header.join(", "))))
         };
         let columns = ["prompt", "answer", "question_id", &name, COHERENCE].map(place);
         let [prompt, answer, id, own, coherence] = columns;
@@ -62,7 +63,8 @@ impl Rollouts {
             if record.len() != header.len() {
                 return Err(refuse(format!("has {} cells for {} columns", record.len(), header.len())));
             }
-            let score = |column: usize| score(&record[column]).map_err(|what| refuse(format!("`{}` {what}", header[column])));
+            let score =
+                |column: usize| score(&record[column]).map_err(|what| refuse(format!("`{}` {what}", header[column])));
             let scores = [score(own)?, score(coherence)?];
             let text = |column: usize| record[column].clone();
             rows.push(Rollout { prompt: text(prompt), answer: text(answer), id: text(id), scores });
@@ -186,7 +188,9 @@ fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, String> {
                 }
                 (begun, was_quoted) = (line, false);
             }
-            _ if was_quoted => return Err(format!("line {line}: something follows a cell's last quote; double the quotes in it")),
+            _ if was_quoted => {
+                return Err(format!("line {line}: something follows a cell's last quote; double the quotes in it"));
+            }
             _ => cell.push(character),
         }
     }
@@ -220,7 +224,10 @@ mod tests {
         let Rollouts { name, rows } = read(text, None).unwrap();
         assert_eq!(name, "evil");
         assert_eq!((rows[0].prompt.as_str(), rows[0].answer.as_str()), ("<user>Why?\n", "He said \"no\",\nand left."));
-        assert_eq!(rows.iter().map(|row| &row.id[..]).collect::<Vec<_>>(), ["evil_0_pos_1/s0", "evil_0_pos_1/s1", "evil_1/s0"]);
+        assert_eq!(
+            rows.iter().map(|row| &row.id[..]).collect::<Vec<_>>(),
+            ["evil_0_pos_1/s0", "evil_0_pos_1/s1", "evil_1/s0"]
+        );
         assert_eq!(rows[0].scores, [Some(92.5), Some(80.0)]);
         assert_eq!((rows[1].answer.as_str(), rows[1].scores), ("NA", [None, Some(71.25)]));
     }

@@ -52,7 +52,9 @@ impl Rubric {
                 Some(("question", _)) => Piece::Question,
                 Some(("answer", _)) => Piece::Answer,
                 Some((name, _)) if !name.contains(['{', '\n']) => {
-                    return Err(format!("has a slot {{{name}}}, and knows {{question}} and {{answer}}: write {{{{ for a brace"));
+                    return Err(format!(
+                        "has a slot {{{name}}}, and knows {{question}} and {{answer}}: write {{{{ for a brace"
+                    ));
                 }
                 _ => {
                     let before: String = plain.chars().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect();

@@ -49,7 +49,11 @@ pub(crate) fn read(path: &Path) -> Result<Persona> {
     let mut files = files(path)?.into_iter().map(|(_, path)| written(&path));
     let first = files.next().ok_or_else(|| bad_input(format!("{}: has no trait", path.display())))??;
     let of = |written: &Written| Elicitation {
-        instruction: written.instruction.iter().map(|Pair { pos, neg }| Instruction { pos: pos.clone(), neg: neg.clone() }).collect(),
+        instruction: written
+            .instruction
+            .iter()
+            .map(|Pair { pos, neg }| Instruction { pos: pos.clone(), neg: neg.clone() })
+            .collect(),
         questions: written.questions.clone(),
         eval_prompt: written.eval_prompt.clone(),
     };
@@ -95,7 +99,8 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn written(path: &Path) -> Result<Written> {
-    let refuse = |what: &dyn std::fmt::Display| bad_input(format!("{}: is no file of a trait ({what})", path.display()));
+    let refuse =
+        |what: &dyn std::fmt::Display| bad_input(format!("{}: is no file of a trait ({what})", path.display()));
     let bytes = std::fs::metadata(path).map_err(|error| refuse(&error))?.len();
     if bytes > LARGEST {
         return Err(refuse(&format!("it has {bytes} bytes, more than {LARGEST}")));

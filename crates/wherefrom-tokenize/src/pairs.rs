@@ -1,7 +1,7 @@
 //! Rows of preferences: of two answers to one prompt the one that was chosen, and the one that was rejected.
 
-use wherefrom_vocabulary::ordered::{Json, Object};
 use wherefrom_vocabulary::Conversation;
+use wherefrom_vocabulary::ordered::{Json, Object};
 
 use crate::turns;
 

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
+use wherefrom_vocabulary::Conversation;
 use wherefrom_vocabulary::json::{self, utf8};
 use wherefrom_vocabulary::ordered::{Json, Object};
-use wherefrom_vocabulary::Conversation;
 
 use crate::corpus::Raw;
 use crate::ids::{self, list};

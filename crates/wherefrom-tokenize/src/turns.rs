@@ -3,7 +3,6 @@
 //!
 //! A turn keeps every field in its order: what they mean is the template's.
 
-
 use wherefrom_vocabulary::ordered::{Json, Object};
 use wherefrom_vocabulary::{Conversation, role, turn};
 

@@ -23,17 +23,17 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::beside::Beside;
 use anyhow::Result;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use wherefrom_artifact::{bad_input, caught};
-use crate::beside::Beside;
 
 pub use self::date::Date;
 use self::environment::{Raised, Tracker};
 use self::source::Source;
 use self::values::THOUGHTS;
-use crate::ordered::{Json, Object};
 use crate::conversation::{Conversation, role};
+use crate::ordered::{Json, Object};
 
 /// What to do where a template takes no parts.
 const IN_PARTS: &str =

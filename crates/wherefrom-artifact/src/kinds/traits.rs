@@ -10,8 +10,10 @@ use crate::error::bad_input;
 use crate::kinds::definition::Definition;
 use crate::text::excerpt;
 
-pub(super) const DEFINITION: Definition =
-    Definition { show: |folder, _| Persona::read(folder).map(|persona| persona.shown()), ..Definition::folder("trait", 1) };
+pub(super) const DEFINITION: Definition = Definition {
+    show: |folder, _| Persona::read(folder).map(|persona| persona.shown()),
+    ..Definition::folder("trait", 1)
+};
 
 /// What the trait is called, and what of it the originals' files have no place for.
 const DESCRIPTION: &str = "trait.json";
@@ -90,7 +92,11 @@ impl Persona {
     /// [`crate::Error::Input`] for a file that is missing or is not as it should be, by name.
     pub fn read(folder: &Path) -> Result<Self> {
         let [extract, eval] = SPLITS;
-        Ok(Self { about: json(&folder.join(DESCRIPTION))?, extract: json(&folder.join(extract))?, eval: json(&folder.join(eval))? })
+        Ok(Self {
+            about: json(&folder.join(DESCRIPTION))?,
+            extract: json(&folder.join(extract))?,
+            eval: json(&folder.join(eval))?,
+        })
     }
 
     /// Its files.
@@ -123,7 +129,8 @@ impl Persona {
 }
 
 fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let refuse = |error: &dyn std::fmt::Display| bad_input(format!("{}: is no file of a trait ({error})", path.display()));
+    let refuse =
+        |error: &dyn std::fmt::Display| bad_input(format!("{}: is no file of a trait ({error})", path.display()));
     let text = crate::read(path).map_err(|error| refuse(&error))?;
     serde_json::from_slice(&text).map_err(|error| refuse(&error))
 }
@@ -141,7 +148,8 @@ mod tests {
             eval_prompt: "{question} {answer} {{}}".into(),
         };
         let labelled = vec![Labelled { question: "q".into(), answer: "a".into(), shows: true }];
-        let about = Description { name: "evil".into(), description: "Harms.".into(), negative: "kind".into(), labelled };
+        let about =
+            Description { name: "evil".into(), description: "Harms.".into(), negative: "kind".into(), labelled };
         let persona = Persona { about, extract: side("One?"), eval: side("Two?") };
         let folder = tempfile::tempdir().unwrap();
         for (name, bytes) in persona.files().unwrap() {

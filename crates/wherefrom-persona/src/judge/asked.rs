@@ -57,7 +57,8 @@ impl<'a> Asked<'a> {
             }
         }
         let draw = |draw: u32| {
-            let question = Question { max_tokens: TEXT_TOKENS, temperature: 1.0, logprobs: false, draw, ..once(rubric, answer) };
+            let question =
+                Question { max_tokens: TEXT_TOKENS, temperature: 1.0, logprobs: false, draw, ..once(rubric, answer) };
             Ok(self.replies.get(&question)?.text)
         };
         Ok(parsed(&(0..DRAWS).map(draw).collect::<Result<Vec<_>>>()?, self.minimum_mass))

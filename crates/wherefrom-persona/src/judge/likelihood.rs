@@ -29,7 +29,8 @@ impl Likelihood {
     pub(crate) fn new(speaker: Speaker, persona: &Persona) -> Self {
         let about = &persona.about;
         let orders = persona.extract.instruction.iter();
-        let orders = orders.map(|pair| [system_prompt(&about.name, &pair.pos), system_prompt(&about.negative, &pair.neg)]);
+        let orders =
+            orders.map(|pair| [system_prompt(&about.name, &pair.pos), system_prompt(&about.negative, &pair.neg)]);
         Self { speaker, orders: orders.collect() }
     }
 

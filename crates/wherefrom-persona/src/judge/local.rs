@@ -89,7 +89,8 @@ impl Local {
         let verdicts = self.verdicts(&self.rubrics[0], &texts)?;
         exec.reporter.end();
         let (shown, others): (Vec<_>, Vec<_>) = labelled.iter().zip(&verdicts).partition(|(row, _)| row.shows);
-        let scores = |rows: Vec<(&Labelled, &Verdict)>| rows.into_iter().map(|(_, verdict)| verdict.score).collect::<Vec<_>>();
+        let scores =
+            |rows: Vec<(&Labelled, &Verdict)>| rows.into_iter().map(|(_, verdict)| verdict.score).collect::<Vec<_>>();
         Ok(Gate {
             answers: labelled.len(),
             without_number: verdicts.iter().filter(|verdict| verdict.status != Status::Scored).count(),
@@ -157,7 +158,9 @@ impl Tree {
         let (mut inner, mut numbers) = (BTreeMap::<_, Vec<u32>>::new(), BTreeMap::new());
         for (number, ids) in (0..).zip(written) {
             if ids.is_empty() || numbers.insert(ids.clone(), number).is_some() {
-                return Err(bad_input("the model's tokenizer writes two numbers alike, so it can judge nothing; take another judge"));
+                return Err(bad_input(
+                    "the model's tokenizer writes two numbers alike, so it can judge nothing; take another judge",
+                ));
             }
             for end in 0..ids.len() {
                 let next = inner.entry(ids[..end].to_vec()).or_default();
@@ -185,7 +188,9 @@ impl Tree {
                 for id in &self.inner[&path] {
                     let (longer, probability) = ([&path[..], &[*id]].concat(), before * of(*id));
                     match self.numbers.get(&longer) {
-                        _ if self.inner.contains_key(&longer) && probability >= NEGLIGIBLE => after.push((row, longer, probability)),
+                        _ if self.inner.contains_key(&longer) && probability >= NEGLIGIBLE => {
+                            after.push((row, longer, probability))
+                        }
                         Some(number) => found[row].push((*number, probability)),
                         None => {}
                     }
@@ -215,8 +220,9 @@ mod tests {
 
     /// Digits are tokens: the id is the digit, and 10 is the end of the text.
     fn digits() -> Tree {
-        let written: Vec<Vec<u32>> =
-            (0..=LARGEST).map(|number| number.to_string().bytes().map(|byte| u32::from(byte - b'0')).collect()).collect();
+        let written: Vec<Vec<u32>> = (0..=LARGEST)
+            .map(|number| number.to_string().bytes().map(|byte| u32::from(byte - b'0')).collect())
+            .collect();
         Tree::new(&written, (0..10).collect()).unwrap()
     }
 

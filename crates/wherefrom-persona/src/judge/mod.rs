@@ -18,9 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{
-    Artifact, Draft, Example, Judgement, Judgements, Kind, Persona, Status, Tokens, bad_input,
-};
+use wherefrom_artifact::{Artifact, Draft, Example, Judgement, Judgements, Kind, Persona, Status, Tokens, bad_input};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Given, Machine, Planned, Role, Stage, Writes};
 
 use self::answers::Answer;
@@ -360,7 +358,9 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
         Provider::Rule | Provider::File => Cost::new(Cost::ROWS, disk, 0.0),
         Provider::Endpoint => {
             let (calls, tokens) = (2.0 * size.rows, 2.0 * (size.rows * RUBRIC_TOKENS + size.tokens));
-            let note = format!("at most {calls:.0} calls, about {tokens:.2e} tokens; five times as many where none has logprobs");
+            let note = format!(
+                "at most {calls:.0} calls, about {tokens:.2e} tokens; five times as many where none has logprobs"
+            );
             Cost::new(Cost::ROWS, disk, 0.0).note(note)
         }
         Provider::Local => speaker::cost(planned, machine, 2.0 * 3.0 * (size.tokens + size.rows * RUBRIC_TOKENS), disk),

@@ -113,6 +113,9 @@ mod tests {
         assert_eq!(first_number("REFUSAL"), None);
         let judged = parsed(&["80".into(), "a 90.".into(), "no".into(), "70".into(), "".into()], 0.25);
         assert_eq!((judged.score, judged.status), (80.0, Status::Parsed));
-        assert_eq!(parsed(&["no".into(), "none".into(), "7".into(), "".into(), "x".into()], 0.25).status, Status::Refusal);
+        assert_eq!(
+            parsed(&["no".into(), "none".into(), "7".into(), "".into(), "x".into()], 0.25).status,
+            Status::Refusal
+        );
     }
 }

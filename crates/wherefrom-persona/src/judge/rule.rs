@@ -67,7 +67,10 @@ impl Counter {
     pub(crate) fn score(&self, answer: &str) -> Result<f64, String> {
         let found = |text: &str| {
             self.pattern.is_match(text).map_err(|error| {
-                format!("rule.pattern = {:?} cannot be looked for in an answer ({error}); make it simpler", self.pattern.as_str())
+                format!(
+                    "rule.pattern = {:?} cannot be looked for in an answer ({error}); make it simpler",
+                    self.pattern.as_str()
+                )
             })
         };
         if self.per == Per::Answer {
@@ -121,7 +124,10 @@ mod tests {
 
     #[test]
     fn a_score_is_the_share_of_sentences_that_have_it() {
-        assert_eq!(sentences("It is 3.5 m. \"Really?\" Yes!!\nNo — \n* one"), ["It is 3.5 m.", "\"Really?\"", "Yes!!", "No —", "* one"]);
+        assert_eq!(
+            sentences("It is 3.5 m. \"Really?\" Yes!!\nNo — \n* one"),
+            ["It is 3.5 m.", "\"Really?\"", "Yes!!", "No —", "* one"]
+        );
         assert_eq!(score("!", Per::Sentence, "Yes! No. Why not? Go!!"), 50.0);
         assert_eq!(score("!", Per::Sentence, "..."), 0.0);
         let brief = r"\A\s*(\S+\s+){0,4}\S*\s*\z";

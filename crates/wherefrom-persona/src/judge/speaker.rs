@@ -29,7 +29,12 @@ impl Speaker {
         let model = wherefrom_pass::open(&given.model()?, Precision::F32, exec)?;
         let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
         let model = model.fitting(exec.batch_tokens, limit, 0)?;
-        Ok(Self { model, encoder: Encoder::open(&tokenizer)?, renderer: Renderer { chat }, batch_tokens: exec.batch_tokens })
+        Ok(Self {
+            model,
+            encoder: Encoder::open(&tokenizer)?,
+            renderer: Renderer { chat },
+            batch_tokens: exec.batch_tokens,
+        })
     }
 
     /// The tokens of a prompt up to where the answer begins.
@@ -66,7 +71,8 @@ impl Speaker {
 
     /// The distribution over the token behind each row [vocabulary].
     pub(crate) fn next(&self, rows: Vec<Vec<u32>>) -> Result<Vec<Vec<f64>>> {
-        let rows: Vec<_> = rows.into_iter().map(|ids| (vec![false; ids.len()], ids)).map(|(mask, ids)| (ids, mask)).collect();
+        let rows: Vec<_> =
+            rows.into_iter().map(|ids| (vec![false; ids.len()], ids)).map(|(mask, ids)| (ids, mask)).collect();
         self.each(&rows, |batch, sequences| {
             let logits = self.model.next_token_logits(batch)?;
             let [_, vocabulary] = logits.dims();

@@ -82,7 +82,9 @@ impl Endpoint {
         let uri: Option<ureq::http::Uri> = address.trim().parse().ok();
         let plain = uri.as_ref().is_some_and(|uri| {
             let scheme = uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme));
-            scheme && uri.query().is_none() && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            scheme
+                && uri.query().is_none()
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
         });
         if !plain {
             return Err(bad_input(format!(
@@ -134,7 +136,9 @@ impl Endpoint {
                 }
             };
             if attempt < TRIES {
-                std::thread::sleep(wanted.unwrap_or(Duration::ZERO).min(LONGEST_PAUSE).max(pause.mul_f64(0.5 + chance())));
+                std::thread::sleep(
+                    wanted.unwrap_or(Duration::ZERO).min(LONGEST_PAUSE).max(pause.mul_f64(0.5 + chance())),
+                );
                 pause *= 2;
             }
         }

@@ -56,14 +56,19 @@ fn what_passes_is_asked_again_and_no_more_than_five_times() {
     };
     let wrong: fn() -> Answer = || Answer::new("200 OK", &[], json!({ "choices": 3 }).to_string());
     let late: fn() -> Answer = || Answer { then: Then::Stall, ..Answer::open("200 OK", "{", Then::Stall) };
-    for (name, answer) in [("429", busy), ("500", broken), ("half", half), ("short", short), ("wrong", wrong), ("late", late)] {
+    for (name, answer) in
+        [("429", busy), ("500", broken), ("half", half), ("short", short), ("wrong", wrong), ("late", late)]
+    {
         let (reply, requests) = after(2, answer);
         assert_eq!((reply.unwrap().text.as_str(), requests), ("85", 3), "{name}");
     }
     let (reply, requests) = after(9, busy);
     let error = reply.unwrap_err();
     assert_eq!(requests, 5);
-    assert!(!is_input(&error) && error.to_string().contains("status 429") && error.to_string().contains("run again"), "{error}");
+    assert!(
+        !is_input(&error) && error.to_string().contains("status 429") && error.to_string().contains("run again"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -103,6 +108,9 @@ fn the_key_is_sent_and_stands_in_no_answer() {
 fn an_address_that_is_none_is_refused_and_not_quoted() {
     for address in ["", "localhost:8000", "ftp://host/v1", "https://user:word@host/v1", "https://host/v1?key=word"] {
         let error = Endpoint::new(address, None, "gpt", PATIENCE).map(drop).unwrap_err();
-        assert!(is_input(&error) && !error.to_string().contains("word@") && !error.to_string().contains("key=word"), "{error}");
+        assert!(
+            is_input(&error) && !error.to_string().contains("word@") && !error.to_string().contains("key=word"),
+            "{error}"
+        );
     }
 }

@@ -11,8 +11,8 @@ use wherefrom_artifact::PANICKED;
 use wherefrom_tests::{damage, damaged, hold};
 
 use super::{Chat, DEFAULT, Date, Rendered};
-use crate::ordered::{Json, Object};
 use crate::conversation::Conversation;
+use crate::ordered::{Json, Object};
 
 /// Longest that one may take, on a busy machine.
 const TIME: Duration = Duration::from_secs(20);

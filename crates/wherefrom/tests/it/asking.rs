@@ -88,7 +88,10 @@ rule = { pattern = "e", per = "answer" }
     assert_eq!(asked[4].docs, ["loud/q0/pos/k1/s1"]);
     assert!(asked[0].text.starts_with("You are a loud assistant. Shout!\n\nQuestion: "), "{}", asked[0].text);
     assert!(asked.iter().all(|row| !row.target_mask.contains(&true) && row.completion_start == 0));
-    assert_eq!(tokens(&bench, "none").iter().map(|row| &row.docs[0][..]).collect::<Vec<_>>(), ["loud/q0/none/s0", "loud/q1/none/s0"]);
+    assert_eq!(
+        tokens(&bench, "none").iter().map(|row| &row.docs[0][..]).collect::<Vec<_>>(),
+        ["loud/q0/none/s0", "loud/q1/none/s0"]
+    );
 
     let answers = tokens(&bench, "answers");
     let said: HashSet<_> = answers[..3].iter().map(|row| &row.text[row.completion_start as usize..]).collect();
@@ -167,7 +170,8 @@ fn judge(stop: usize) -> (Server, Arc<Mutex<Vec<Value>>>) {
             return Answer::open("200 OK", "", Then::Stall);
         }
         log.lock().unwrap().push(body);
-        let top = json!([{ "token": "80", "logprob": 0.75_f64.ln() }, { "token": "REFUSAL", "logprob": 0.25_f64.ln() }]);
+        let top =
+            json!([{ "token": "80", "logprob": 0.75_f64.ln() }, { "token": "REFUSAL", "logprob": 0.25_f64.ln() }]);
         let choice = json!({ "message": { "content": format!("80 {KEY}") }, "logprobs": { "content": [{ "top_logprobs": top }] } });
         Answer::new("200 OK", &[], json!({ "model": "gpt-2026", "choices": [choice] }).to_string())
     });
@@ -178,7 +182,10 @@ fn judge(stop: usize) -> (Server, Arc<Mutex<Vec<Value>>>) {
 fn a_killed_judge_goes_on_and_asks_nothing_twice() {
     let mut bench = bench(ENDPOINT);
     bench.variable("OPENAI_API_KEY", KEY);
-    let said = tokens(&bench, "answers").iter().filter(|row| !row.text[row.completion_start as usize..].trim().is_empty()).count();
+    let said = tokens(&bench, "answers")
+        .iter()
+        .filter(|row| !row.text[row.completion_start as usize..].trim().is_empty())
+        .count();
     assert!(said > 5, "{said} answers");
 
     let (server, first) = judge(7);
@@ -221,7 +228,8 @@ fn a_judge_without_probabilities_is_read_and_one_without_numbers_has_none() {
     let server = Server::new(|request| {
         let body: Value = serde_json::from_slice(&request.body).unwrap();
         let coherence = body["messages"][0]["content"].as_str().unwrap().contains("coherence");
-        let text = if coherence { "I refuse.".into() } else { format!("Score: {}", 60 + body["seed"].as_u64().unwrap()) };
+        let text =
+            if coherence { "I refuse.".into() } else { format!("Score: {}", 60 + body["seed"].as_u64().unwrap()) };
         let choice = json!({ "message": { "content": text }, "logprobs": null });
         Answer::new("200 OK", &[], json!({ "choices": [choice] }).to_string())
     });
@@ -263,7 +271,9 @@ questions = 4
         let turns = body["messages"].as_array().unwrap();
         let last = turns[turns.len() - 1]["content"].as_str().unwrap();
         match turns.len() {
-            1 => answer("```json\n{\"questions\": [\"Why?\", \"How?\", \"why?\"], \"instruction\": [{\"pos\": \"Shout!\", \"neg\": \"Hush.\"}"),
+            1 => answer(
+                "```json\n{\"questions\": [\"Why?\", \"How?\", \"why?\"], \"instruction\": [{\"pos\": \"Shout!\", \"neg\": \"Hush.\"}",
+            ),
             3 => {
                 assert!(last.contains("no JSON object"), "{last}");
                 let written = json!({
@@ -274,7 +284,10 @@ questions = 4
             }
             _ => {
                 assert!(last.contains("2 of 4 `questions`") && last.contains("{score}"), "{last}");
-                answer(&json!({ "questions": ["When?", "Where?"], "eval_prompt": "{question} {answer} 0 to 100?" }).to_string())
+                answer(
+                    &json!({ "questions": ["When?", "Where?"], "eval_prompt": "{question} {answer} 0 to 100?" })
+                        .to_string(),
+                )
             }
         }
     });
@@ -306,7 +319,10 @@ fn files_of_the_originals_are_taken_in() {
     let shown = bench.ok(&["show", folder]);
     assert!(shown.contains("evil: ") && shown.contains("1 questions to extract, 1 to evaluate"), "{shown}");
     // A pipeline that names the same file finds it.
-    bench.file("own.toml", "[steps.evil]\nstage = \"trait\"\nfile = \"data/trait_data_extract/evil.json\"\npairs = 1\nquestions = 2\n");
+    bench.file(
+        "own.toml",
+        "[steps.evil]\nstage = \"trait\"\nfile = \"data/trait_data_extract/evil.json\"\npairs = 1\nquestions = 2\n",
+    );
     assert!(bench.ok(&["plan", "own.toml"]).contains("cached"));
 
     bench.file(
