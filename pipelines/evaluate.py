@@ -40,7 +40,7 @@ DAMPED = {  # which step has the damping
     "ekfac": "ihvp-ekfac", "solve": "ihvp-solve",
 }
 DAMPINGS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
-OVER_CORPUS = {"covariance", "lambda", "score", "self-influence", "index", "gradient-products", "projections", "activations"}  # stages that run the model over all training tokens
+OVER_CORPUS = {"covariance", "lambda", "score", "self-influence", "index", "gradient-products", "project-gradients", "activations"}  # stages that run the model over all training tokens
 
 
 class Study:

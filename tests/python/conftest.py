@@ -34,7 +34,7 @@ stage = "losses"
 inputs = {{ tokens = "queries" }}
 
 [steps.projections]
-stage = "projections"
+stage = "project-gradients"
 inputs = {{ tokens = "queries" }}
 side = 4
 

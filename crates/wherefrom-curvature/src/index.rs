@@ -83,7 +83,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if let Some(module) = selection.modules().iter().find(|module| module.routed.is_some()) {
         return Err(bad_input(format!(
             "index: {} is of an expert, which most examples do not see, and an index of signs cannot say so; use `score` or \
-             `projections`, or leave experts out by `modules`",
+             `project-gradients`, or leave experts out by `modules`",
             module.name
         )));
     }

@@ -14,7 +14,7 @@ mod method;
 pub mod precondition;
 pub mod proximal;
 pub mod score_index;
-pub mod score_projections;
+pub mod score_projected_gradients;
 pub mod self_influence;
 mod side_by_side;
 pub mod solve;

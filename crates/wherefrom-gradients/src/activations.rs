@@ -3,14 +3,11 @@
 //! reads   tokens, model
 //! writes  activations
 
-use std::borrow::Cow;
-
 use anyhow::Result;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Position, Streams, Tokens, bad_input};
-use wherefrom_model::{Labels, Precision, Site};
+use wherefrom_model::{Labels, Precision, Site, Sites};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
@@ -75,59 +72,6 @@ impl Config {
     }
 }
 
-/// The sites of the knob: `"all"`, or a list of numbers and `"post-norm"`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-pub enum Sites {
-    /// Every one of the model.
-    All,
-    /// These, in forward order.
-    Some(Vec<Site>),
-}
-
-impl TryFrom<Value> for Sites {
-    type Error = String;
-
-    fn try_from(value: Value) -> Result<Self, String> {
-        match value {
-            Value::String(word) if word == "all" => Ok(Self::All),
-            Value::Array(sites) => {
-                let mut sites: Vec<Site> = sites.into_iter().map(Site::try_from).collect::<Result<_, _>>()?;
-                sites.sort();
-                sites.dedup();
-                Ok(Self::Some(sites))
-            }
-            other => Err(format!("sites are \"all\" or a list such as [0, 12, \"post-norm\"], not {other}")),
-        }
-    }
-}
-
-impl JsonSchema for Sites {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Sites".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
-            { "const": "all" },
-            { "type": "array", "items": Site::json_schema(generator) },
-        ] })
-    }
-}
-
-impl From<Sites> for Value {
-    fn from(sites: Sites) -> Self {
-        match sites {
-            Sites::All => "all".into(),
-            Sites::Some(sites) => sites.into_iter().map(Value::from).collect(),
-        }
-    }
-}
-
 /// What is read.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -141,10 +85,7 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
     let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
-    let sites = match &config.sites {
-        Sites::All => Site::all(model.config.num_hidden_layers),
-        Sites::Some(sites) => sites.clone(),
-    };
+    let sites = config.sites.of(model.config.num_hidden_layers);
     let names: Vec<_> = sites.iter().map(Site::to_string).collect();
     draft.metadata("sites", serde_json::to_string(&names)?);
     draft.metadata("positions", serde_json::to_string(&config.positions)?);

@@ -7,7 +7,7 @@ pub mod activations;
 mod kept;
 pub mod losses;
 pub mod preferences;
-pub mod projections;
+pub mod project_gradients;
 
 use std::ops::Range;
 use std::rc::Rc;

@@ -55,7 +55,7 @@ pub use outline::{Outline, Shape};
 pub use precision::Precision;
 pub use preference::Preference;
 pub use rotary::{Rotary, Scaling};
-pub use site::Site;
+pub use site::{Site, Sites};
 pub use sizes::Sizes;
 pub use tangent::Linearised;
 pub use taps::Tap;

@@ -97,3 +97,67 @@ impl JsonSchema for Site {
         ] })
     }
 }
+
+/// The sites of the knob: `"all"`, or a list of numbers and `"post-norm"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Sites {
+    /// Every one of the model.
+    #[default]
+    All,
+    /// These, in forward order.
+    Some(Vec<Site>),
+}
+
+impl Sites {
+    /// Those of a model with so many blocks, in forward order.
+    pub fn of(&self, blocks: usize) -> Vec<Site> {
+        match self {
+            Self::All => Site::all(blocks),
+            Self::Some(sites) => sites.clone(),
+        }
+    }
+}
+
+impl TryFrom<Value> for Sites {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match value {
+            Value::String(word) if word == "all" => Ok(Self::All),
+            Value::Array(sites) => {
+                let mut sites: Vec<Site> = sites.into_iter().map(Site::try_from).collect::<Result<_, _>>()?;
+                sites.sort();
+                sites.dedup();
+                Ok(Self::Some(sites))
+            }
+            other => Err(format!("sites are \"all\" or a list such as [0, 12, \"post-norm\"], not {other}")),
+        }
+    }
+}
+
+impl JsonSchema for Sites {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Sites".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "const": "all" },
+            { "type": "array", "items": Site::json_schema(generator) },
+        ] })
+    }
+}
+
+impl From<Sites> for Value {
+    fn from(sites: Sites) -> Self {
+        match sites {
+            Sites::All => "all".into(),
+            Sites::Some(sites) => sites.into_iter().map(Value::from).collect(),
+        }
+    }
+}

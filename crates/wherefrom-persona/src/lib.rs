@@ -5,10 +5,13 @@ pub mod ask;
 mod author;
 pub mod description;
 pub mod judge;
+pub mod project;
 mod provider;
 pub mod rollouts;
 mod rows;
 mod rubric;
+mod streams;
+pub mod vector;
 mod written;
 
 use anyhow::Result;

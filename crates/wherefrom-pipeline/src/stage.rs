@@ -30,8 +30,8 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_gradients::losses::STAGE,
     &wherefrom_gradients::preferences::STAGE,
     &wherefrom_gradients::activations::STAGE,
-    &wherefrom_gradients::projections::STAGE,
-    &wherefrom_curvature::score_projections::STAGE,
+    &wherefrom_gradients::project_gradients::STAGE,
+    &wherefrom_curvature::score_projected_gradients::STAGE,
     &wherefrom_score::filter::STAGE,
     &wherefrom_score::similarity::STAGE,
     &wherefrom_score::gradient_products::STAGE,
@@ -47,6 +47,8 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_persona::description::STAGE,
     &wherefrom_persona::ask::STAGE,
     &wherefrom_persona::judge::STAGE,
+    &wherefrom_persona::vector::STAGE,
+    &wherefrom_persona::project::STAGE,
 ];
 
 /// As in a pipeline's `stage`, for a program of the user's.
@@ -293,8 +295,12 @@ mod tests {
                 }),
             ),
             ("moments", json!({}), json!({ "modules": "mlp" })),
-            ("projections", json!({}), json!({ "side": 32, "seed": 0, "modules": "mlp", "precision": "f32" })),
-            ("score-projections", json!({}), json!({ "damping": damping, "cosine": false, "training-examples": null })),
+            ("project-gradients", json!({}), json!({ "side": 32, "seed": 0, "modules": "mlp", "precision": "f32" })),
+            (
+                "score-projected-gradients",
+                json!({}),
+                json!({ "damping": damping, "cosine": false, "training-examples": null }),
+            ),
             (
                 "covariance",
                 json!({ "factors": "shampoo" }),

@@ -24,6 +24,7 @@ mod lambda;
 mod losses;
 mod model;
 mod preconditioned;
+mod projected_gradients;
 mod projections;
 mod ranking;
 mod report;
@@ -34,6 +35,7 @@ mod self_influence;
 mod tokenizer;
 mod tokens;
 mod traits;
+mod vectors;
 
 #[cfg(test)]
 mod round_trip;
@@ -113,6 +115,8 @@ kinds! {
     Columns = kept { Kept }
     Trait = traits { Description, Elicitation, Instruction, Labelled, Persona }
     Judgements = judgements { Judgement, Status }
+    Vectors = vectors { Over, TraitVector }
+    Projections = projections { Projection }
     Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
     Adapter = adapter {}
     Losses = losses { Loss }
@@ -122,7 +126,7 @@ kinds! {
     Lambda = lambda { LambdaSum }
     Gradients = gradients {}
     Preconditioned = preconditioned {}
-    Projections = projections { Projected }
+    ProjectedGradients = projected_gradients { Projected }
     Coordinates = coordinates { Coordinate }
     Index = index { Signs, SignsOf }
     Candidates = candidates { Candidate }

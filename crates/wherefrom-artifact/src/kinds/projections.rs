@@ -1,63 +1,96 @@
-//! Gradients of examples, projected at random.
+//! How far texts lie along directions of the residual stream.
 
 use anyhow::Result;
-use arrow::datatypes::{Float32Type, UInt64Type};
+use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use crate::kinds::columns::{Columns, batch, floats, lists, numbers};
-use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first};
+use crate::kinds::definition::{Column, Definition, Once, Values, first};
 use crate::kinds::{Export, Format, Projections, Row};
-use crate::origin::Fact;
+use crate::origin::{Fact, Origin};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "projections",
     version: 1,
-    format: Format::Arrow,
-    columns: &[Column::new("example", Values::UInt64), Column::new("values", Values::ListOfFloat32)],
+    format: Format::Parquet,
+    columns: &[
+        Column::new("query", Values::UInt32),
+        Column::new("example", Values::UInt64),
+        Column::new("projection", Values::Float32),
+        Column::new("cosine", Values::Float32),
+        Column::new("difference", Values::Float32).with_gaps(),
+        Column::new("by_token", Values::ListOfFloat32),
+    ],
     show: |folder, _| {
-        first::<Projections, Projected>(folder, |row| {
-            format!("example {} of {} dimensions", row.example, row.values.len())
+        first::<Projections, Projection>(folder, |row| {
+            let difference =
+                if row.difference.is_nan() { String::new() } else { format!(", difference {:+.3}", row.difference) };
+            let Projection { query, example, projection, cosine, .. } = row;
+            format!("direction {query} example {example}: {projection:+.3}, cosine {cosine:+.3}{difference}")
         })
     },
-    export: Export::Tensors(|folder| {
-        Tensors::of::<Projections, Projected>(folder, |tensors, row| {
-            tensors.push(row.example.to_string(), vec![row.values.len()], row.values);
-        })
-    }),
+    export: Export::None,
     states: &[Fact::Model, Fact::Tokens],
-    says: |wired| match wired.role {
-        "queries" => wired.numbered(),
-        _ => wired.stated(&[Fact::Model, Fact::Tokens]),
-    },
-    once: Once::Examples,
+    says: |_| Origin::new(),
+    once: Once::Pairs,
     check: |_| Ok(()),
 };
 
-/// The gradient of an example in the dimensions of a projection.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Projected {
-    /// Row number.
+/// The projection of one text on one direction.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    /// Which of the directions, by their order in the input `vectors` among those that were asked for.
+    pub query: u32,
+    /// Row number of the text.
     pub example: u64,
-    /// Its values.
-    pub values: Vec<f32>,
+    /// ⟨h, v / ‖v‖⟩ of the mean over its answer, or of the last token of its prompt.
+    pub projection: f32,
+    /// The same over ‖h‖.
+    pub cosine: f32,
+    /// The projection less that of the baseline; NaN without one.
+    pub difference: f32,
+    /// ⟨h_t, v / ‖v‖⟩ of every token; empty where it was not asked for.
+    pub by_token: Vec<f32>,
 }
 
-impl Row<Projections> for Projected {
+/// Two are equal where they say the same, also that there is no baseline.
+impl PartialEq for Projection {
+    fn eq(&self, other: &Self) -> bool {
+        let numbers = |row: &Self| [row.projection, row.cosine, row.difference].map(f32::to_bits);
+        (self.query, self.example, &self.by_token) == (other.query, other.example, &other.by_token)
+            && numbers(self) == numbers(other)
+    }
+}
+
+impl Row<Projections> for Projection {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {
         batch(vec![
+            ("query", numbers::<UInt32Type>(rows.iter().map(|row| row.query))),
             ("example", numbers::<UInt64Type>(rows.iter().map(|row| row.example))),
-            ("values", lists::<Float32Type>(rows.iter().map(|row| &row.values))),
+            ("projection", numbers::<Float32Type>(rows.iter().map(|row| row.projection))),
+            ("cosine", numbers::<Float32Type>(rows.iter().map(|row| row.cosine))),
+            ("difference", numbers::<Float32Type>(rows.iter().map(|row| row.difference))),
+            ("by_token", lists::<Float32Type>(rows.iter().map(|row| &row.by_token))),
         ])
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + 4 * self.values.len()
+        size_of::<Self>() + 4 * self.by_token.len()
     }
 
     fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>> {
         let columns = Columns(batch);
-        let (example, values) = (columns.u64("example")?, columns.list("values")?);
-        let row = |i| Self { example: example.value(i), values: floats(values, i) };
+        let (query, example) = (columns.u32("query")?, columns.u64("example")?);
+        let [projection, cosine, difference] = ["projection", "cosine", "difference"].map(|name| columns.f32(name));
+        let (projection, cosine, difference, by_token) = (projection?, cosine?, difference?, columns.list("by_token")?);
+        let row = |i| Self {
+            query: query.value(i),
+            example: example.value(i),
+            projection: projection.value(i),
+            cosine: cosine.value(i),
+            difference: difference.value(i),
+            by_token: floats(by_token, i),
+        };
         Ok((0..batch.num_rows()).map(row).collect())
     }
 }
@@ -72,8 +105,10 @@ mod tests {
     proptest! {
         #![proptest_config(few())]
         #[test]
-        fn rows_come_back(example: u64, values in many_numbers(6)) {
-            round_trip::<Projections, _>(&[Projected { example, values }]);
+        fn rows_come_back(query: u32, example: u64, by_token in many_numbers(3)) {
+            let row = |difference| Projection { query, example, projection: -1.5, cosine: 0.25, difference, by_token: by_token.clone() };
+            round_trip::<Projections, _>(&[row(f32::NAN)]);
+            round_trip::<Projections, _>(&[row(0.5)]);
         }
     }
 }

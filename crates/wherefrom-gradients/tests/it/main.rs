@@ -10,8 +10,9 @@ use tempfile::TempDir;
 use wherefrom_artifact::{
     Activations, Artifact, Draft, Example, Kind, Position, Recipe, Row, Silent, Store, Streams, Tokens,
 };
-use wherefrom_gradients::activations::{Config, Inputs, STAGE, Sites, run};
+use wherefrom_gradients::activations::{Config, Inputs, STAGE, run};
 use wherefrom_model::Site;
+use wherefrom_model::Sites;
 use wherefrom_stage::Exec;
 
 /// Of the largest value of a row and site.

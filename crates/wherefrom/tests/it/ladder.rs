@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wherefrom_artifact::{
     Activations, Artifact, ArtifactKind, Covariance, Covariances, Factors, Lambda, LambdaSum, Preconditioned,
-    Projected, Projections, Row, Score, Scores, Side, Streams,
+    Projected, ProjectedGradients, Row, Score, Scores, Side, Streams,
 };
 use wherefrom_linalg::random::uniform;
 
@@ -178,25 +178,25 @@ fn projections_and_their_kernel_are_those_of_float64() {
         &bench,
         r#"
 [steps.projections]
-stage = "projections"
+stage = "project-gradients"
 inputs = { tokens = "queries" }
 side = 4
 seed = 3
 [steps.other]
-stage = "projections"
+stage = "project-gradients"
 inputs = { tokens = "queries" }
 side = 4
 [steps.kernel]
-stage = "score-projections"
+stage = "score-projected-gradients"
 inputs = { queries = "projections", projections = "projections" }
 damping = { absolute = 0.5 }
 [steps.cosines]
-stage = "score-projections"
+stage = "score-projected-gradients"
 inputs = { queries = "projections", projections = "projections" }
 damping = { absolute = 0.5 }
 cosine = true
 [steps.two]
-stage = "score-projections"
+stage = "score-projected-gradients"
 inputs = { queries = "other", projections = "projections" }
 "#,
     );
@@ -218,7 +218,7 @@ inputs = { queries = "other", projections = "projections" }
             added(sum, &product(&product(gradient, &left, shape[1]), &right, shape[2]));
         }
     }
-    let found = rows::<Projections, Projected>(&bench, "projections");
+    let found = rows::<ProjectedGradients, Projected>(&bench, "projections");
     let values: Vec<f64> = found.iter().flat_map(|row| &row.values).map(|&value| value.into()).collect();
     let worst = error(&values, &expected.concat());
     assert!(worst < 1e-5, "projections: {worst:.2e}");

@@ -106,17 +106,17 @@ cosine = true
 stage = "similarity"
 inputs = { queries = "queries", tokens = "train" }
 [steps.projections]
-stage = "projections"
+stage = "project-gradients"
 inputs = { tokens = "train" }
 model = "model"
 side = 4
 [steps.query-projections]
-stage = "projections"
+stage = "project-gradients"
 inputs = { tokens = "queries" }
 model = "model"
 side = 4
 [steps.projected]
-stage = "score-projections"
+stage = "score-projected-gradients"
 inputs = { queries = "query-projections", projections = "projections" }
 [steps.continuations]
 stage = "generate"
@@ -493,7 +493,7 @@ impl Results {
             ("score-index", &self.indexed, &other.indexed),
             ("gradient-products", &self.products, &other.products),
             ("similarity", &self.alike, &other.alike),
-            ("score-projections", &self.projected, &other.projected),
+            ("score-projected-gradients", &self.projected, &other.projected),
             ("solve", &self.solved, &other.solved),
             ("candidates", &self.chosen, &other.chosen),
             ("details", &self.details, &other.details),

@@ -17,7 +17,7 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Error, Kind, Projected, Projections, Score, Scores, bad_input, check_training_examples,
+    Artifact, Draft, Error, Kind, Projected, ProjectedGradients, Score, Scores, bad_input, check_training_examples,
 };
 use wherefrom_linalg::kernels::{Form, Sum, product};
 use wherefrom_linalg::{Threads, symmetric_eigen};
@@ -30,10 +30,13 @@ use crate::tensors::{tensor, values};
 /// Raised when results change.
 pub const VERSION: u32 = 1;
 
-/// The stage `score-projections`.
+/// The stage `score-projected-gradients`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("score-projections", VERSION).split(),
-    roles: &[Role::required("queries", &[Kind::Projections]), Role::required("projections", &[Kind::Projections])],
+    about: About::new("score-projected-gradients", VERSION).split(),
+    roles: &[
+        Role::required("queries", &[Kind::ProjectedGradients]),
+        Role::required("projections", &[Kind::ProjectedGradients]),
+    ],
     parse: |knobs| {
         let config: Config = at_least("training-examples", 1, knobs)?;
         // A cosine is of no number of examples.
@@ -84,9 +87,9 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// Of the queries.
-    pub queries: Artifact<Projections>,
+    pub queries: Artifact<ProjectedGradients>,
     /// Of the training sequences, by the same projection.
-    pub projections: Artifact<Projections>,
+    pub projections: Artifact<ProjectedGradients>,
 }
 
 /// Fits K to the training examples and scores every pair.
@@ -120,7 +123,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     }
     let parts: usize = draft.plan(|| Ok(projections.parts()))?;
     let examples = projections.manifest().rows();
-    exec.reporter.begin("score-projections", "examples", 2 * examples, 0);
+    exec.reporter.begin("score-projected-gradients", "examples", 2 * examples, 0);
     let device = open_device(exec.device.gpu())?;
     let whitening = whitening(config, projections, &device, exec)?;
     let whitened = |rows: &[Projected]| -> Result<Tensor<2>> {
@@ -158,7 +161,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 }
 
 /// Q (Lambda + damping)^-1/2 of K = Q Lambda Q^T: [dimensions, dimensions].
-fn whitening(config: &Config, projections: &Artifact<Projections>, device: &Device, exec: &Exec) -> Result<Tensor<2>> {
+fn whitening(
+    config: &Config,
+    projections: &Artifact<ProjectedGradients>,
+    device: &Device,
+    exec: &Exec,
+) -> Result<Tensor<2>> {
     let mut sum: Option<Sum> = None;
     for part in 0..projections.parts() {
         let rows: Vec<Projected> = projections.rows_in(part)?.collect::<Result<_>>()?;

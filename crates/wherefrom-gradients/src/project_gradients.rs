@@ -15,7 +15,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Kind, Projected, Projections, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Kind, Projected, ProjectedGradients, Tokens, bad_input};
 use wherefrom_linalg::kernels::{example_products, product};
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Coverage, Labels, Model, Module, Modules, Precision, Selection};
@@ -34,12 +34,12 @@ pub static STAGE: Stage<Config> = Stage {
     about: About {
         model: Checkpoint::Runs,
         inherits: &["modules", "precision"],
-        ..About::new("projections", VERSION).split()
+        ..About::new("project-gradients", VERSION).split()
     },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| at_least("side", 1, knobs),
     check: Config::check,
-    writes: Writes::One(Kind::Projections),
+    writes: Writes::One(Kind::ProjectedGradients),
     makes_model: |_| None,
     cost,
     run: |config, given, exec, draft| {
@@ -125,7 +125,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             }
             rows.push(Projected { example: example.example, values });
         }
-        draft.write_rows::<Projections, _>(part, &rows)
+        draft.write_rows::<ProjectedGradients, _>(part, &rows)
     })
 }
 
