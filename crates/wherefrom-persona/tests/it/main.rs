@@ -1,0 +1,210 @@
+//! Vectors and projections against float64 (tests/fixtures/persona/README.md).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tempfile::TempDir;
+use wherefrom_artifact::{
+    Artifact, Draft, Error, Example, Judgement, Judgements, Kind, Over, Projection, Projections, Recipe, Row, Silent,
+    Status, Store, Tokens, TraitVector, Vectors,
+};
+use wherefrom_model::{Site, Sites};
+use wherefrom_persona::{project, vector};
+use wherefrom_stage::Exec;
+
+/// Of the largest value of an array.
+const TOLERANCE: f32 = 1e-5;
+const WIDTH: usize = 48;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/persona")
+}
+
+fn reference(name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(fixtures().join("vector.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let values = tensors.tensor(name).unwrap().data().chunks_exact(4);
+    values.map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+}
+
+fn close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let worst = found.iter().zip(expected).fold(0.0_f32, |worst, (one, other)| worst.max((one - other).abs()));
+    assert!(worst <= TOLERANCE * largest, "{what}: {worst:.2e} of {largest}");
+}
+
+/// Rows of a file, from number `first` on, as many; those of a side are called alike but for its name.
+fn rows(file: &str, first: usize, count: usize, side: &str) -> Vec<Example> {
+    let row = |(example, line): (u64, &str)| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        let input_ids: Vec<u32> = serde_json::from_value(row["input_ids"].take()).unwrap();
+        let target_mask: Vec<bool> = serde_json::from_value(row["target_mask"].take()).unwrap();
+        let docs = vec![format!("marker/q{example}/{side}/k0/s0")];
+        Example { example, docs, doc_starts: vec![0], input_ids, target_mask, ..Example::default() }
+    };
+    let text = std::fs::read_to_string(fixtures().join(file)).unwrap();
+    (0..).zip(text.lines().skip(first).take(count)).map(row).collect()
+}
+
+/// A store of artifacts that are made by hand.
+struct Bench {
+    folder: TempDir,
+    made: std::cell::Cell<u64>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), made: std::cell::Cell::new(0) }
+    }
+
+    fn produce(&self, kind: Kind, fill: impl FnOnce(&mut Draft) -> Result<()>) -> Result<PathBuf> {
+        self.made.set(self.made.get() + 1);
+        let config = Value::from(self.made.get());
+        let recipe = Recipe { stage: "test".into(), version: 1, config, inputs: BTreeMap::new(), model: None };
+        Ok(Store::new(self.folder.path()).produce(kind, recipe, &Silent, fill)?.0)
+    }
+
+    fn tokens(&self, rows: &[Example]) -> Artifact<Tokens> {
+        let folder = self.produce(Kind::Tokens, |draft| {
+            draft.summary("tokens", rows.iter().map(|row| row.input_ids.len()).sum::<usize>())?;
+            draft.write(0, &[<Example as Row<Tokens>>::to_batch(rows)?])
+        });
+        Artifact::open(&folder.unwrap()).unwrap()
+    }
+
+    /// A judgement by the trait and by coherence of each example, of scores by its number.
+    fn judgements(&self, count: u64, score: impl Fn(u64) -> [f32; 2]) -> Artifact<Judgements> {
+        let judgement = |example: u64, metric: &str, score: f32| {
+            let status = if score.is_nan() { Status::Refusal } else { Status::Scored };
+            Judgement { example, metric: metric.into(), score, mass: 1.0, status, reply: String::new() }
+        };
+        let rows: Vec<_> = (0..count)
+            .flat_map(|example| {
+                let [own, coherence] = score(example);
+                [judgement(example, "marker", own), judgement(example, "coherence", coherence)]
+            })
+            .collect();
+        Artifact::open(&self.produce(Kind::Judgements, |draft| draft.write_rows::<Judgements, _>(0, &rows)).unwrap())
+            .unwrap()
+    }
+
+    fn vectors(&self, config: &vector::Config, inputs: &vector::Inputs) -> Result<Artifact<Vectors>> {
+        Artifact::open(&self.produce(Kind::Vectors, |draft| vector::run(config, inputs, &Exec::default(), draft))?)
+    }
+
+    fn projections(&self, config: &project::Config, inputs: &project::Inputs) -> Result<Vec<Projection>> {
+        let sealed = self.produce(Kind::Projections, |draft| project::run(config, inputs, &Exec::default(), draft))?;
+        Artifact::<Projections>::open(&sealed)?.rows::<Projection>()?.collect()
+    }
+
+    fn sides(&self, judgements: [Option<Artifact<Judgements>>; 2]) -> vector::Inputs {
+        let tokens = [("pos", 0), ("neg", 12)].map(|(side, first)| self.tokens(&rows("rows.jsonl", first, 12, side)));
+        vector::Inputs { tokens, judgements, model: fixtures().join("model").into() }
+    }
+}
+
+fn config() -> vector::Config {
+    vector::Config { name: Some("marker".into()), minimum_pairs: 1, ..vector::Config::default() }
+}
+
+#[test]
+fn vectors_are_those_of_float64() {
+    let bench = Bench::new();
+    let found = bench.vectors(&config(), &bench.sides([None, None])).unwrap();
+    let rows: Vec<TraitVector> = found.rows::<TraitVector>().unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 3 * 6);
+    let over: Vec<_> = rows.iter().filter(|row| row.over == Over::ResponseAvg).collect();
+    assert_eq!(over.iter().map(|row| &row.site[..]).collect::<Vec<_>>(), ["0", "1", "2", "3", "4", "post-norm"]);
+    let all =
+        |take: fn(&TraitVector) -> &[f32]| over.iter().flat_map(|row| take(row).iter().copied()).collect::<Vec<_>>();
+    close(&all(|row| &row.vector), &reference("response_avg"), "response_avg");
+    close(&all(|row| &row.positive), &reference("positive"), "positive");
+    close(&all(|row| &row.negative), &reference("negative"), "negative");
+    close(&over.iter().map(|row| row.norm).collect::<Vec<_>>(), &reference("norms"), "norms");
+    close(&over.iter().map(|row| row.median_norm).collect::<Vec<_>>(), &reference("median_norm_all"), "median norms");
+    assert!(rows.iter().all(|row| row.pairs == 12 && row.trait_name == "marker"));
+}
+
+#[test]
+fn pairs_without_both_scores_are_left_out_and_too_few_are_refused() {
+    let bench = Bench::new();
+    let judged = || {
+        let positive = bench.judgements(12, |example| [if example == 2 { f32::NAN } else { 90.0 }, 80.0]);
+        let negative = bench
+            .judgements(12, |example| [if example == 5 { 60.0 } else { 10.0 }, if example == 7 { 20.0 } else { 80.0 }]);
+        [Some(positive), Some(negative)]
+    };
+    let inputs = bench.sides(judged());
+    let found = bench.vectors(&vector::Config { name: None, ..config() }, &inputs).unwrap();
+    let row = found.rows::<TraitVector>().unwrap().next().unwrap().unwrap();
+    assert_eq!((row.pairs, &row.trait_name[..]), (9, "marker"));
+    // By hand: the mean of those rows alone.
+    let alone = |first: usize, side: &str| -> Vec<Example> {
+        let kept = rows("rows.jsonl", first, 12, side).into_iter().filter(|row| ![2, 5, 7].contains(&row.example));
+        (0..).zip(kept).map(|(example, row)| Example { example, ..row }).collect()
+    };
+    let tokens = [bench.tokens(&alone(0, "pos")), bench.tokens(&alone(12, "neg"))];
+    let by_hand = vector::Inputs { tokens, judgements: [None, None], model: inputs.model.clone() };
+    let by_hand = bench.vectors(&config(), &by_hand).unwrap().rows::<TraitVector>().unwrap().next().unwrap().unwrap();
+    assert_eq!(row.vector, by_hand.vector);
+
+    let error = bench.vectors(&vector::Config { minimum_pairs: 10, ..config() }, &inputs).unwrap_err();
+    let Some(Error::Input(said)) = error.downcast_ref() else { panic!("{error:#}") };
+    for fragment in ["9 pairs", "minimum-pairs = 10", "1 without a score", "1 on the wrong side", "1 not coherent"] {
+        assert!(said.contains(fragment), "{fragment}: {said}");
+    }
+}
+
+#[test]
+fn projections_are_those_of_float64_and_a_vectors_length_does_not_count() {
+    let bench = Bench::new();
+    let vectors = bench.vectors(&config(), &bench.sides([None, None])).unwrap();
+    let doubled: Vec<TraitVector> = vectors
+        .rows::<TraitVector>()
+        .unwrap()
+        .map(|row| {
+            let row = row.unwrap();
+            let vector = row.vector.iter().map(|value| 2.0 * value).collect();
+            TraitVector { vector, norm: 2.0 * row.norm, ..row }
+        })
+        .collect();
+    let doubled = bench.produce(Kind::Vectors, |draft| draft.write_rows::<Vectors, _>(0, &doubled)).unwrap();
+    let tokens = bench.tokens(&rows("further.jsonl", 0, 8, "pos"));
+    let inputs = |vectors: &Path| project::Inputs {
+        tokens: tokens.clone(),
+        vectors: Artifact::open(vectors).unwrap(),
+        baseline: None,
+        model: fixtures().join("model").into(),
+    };
+    let layers = Sites::Some(vec![Site::Stream(3)]);
+    for (at, name) in [(Over::ResponseAvg, "target_mean"), (Over::PromptLast, "prompt_last")] {
+        let config = project::Config { layers: layers.clone(), at, by_token: true, ..project::Config::default() };
+        let found = bench.projections(&config, &inputs(vectors.folder())).unwrap();
+        let of = |take: fn(&Projection) -> f32| found.iter().map(take).collect::<Vec<_>>();
+        close(&of(|row| row.projection), &reference(&format!("projections.{name}")), name);
+        close(&of(|row| row.cosine), &reference(&format!("projections.cosine_{name}")), name);
+        let by_token = reference("projections.by_token");
+        for (row, expected) in found.iter().zip(by_token.chunks_exact(37)) {
+            let expected: Vec<f32> = expected.iter().copied().filter(|value| *value < 1e29).collect();
+            close(&row.by_token, &expected, "by_token");
+        }
+        assert!(found.iter().all(|row| row.difference.is_nan()));
+        let same = bench.projections(&config, &inputs(&doubled)).unwrap();
+        assert!(found.iter().zip(&same).all(|(one, other)| one.projection == other.projection));
+    }
+
+    let config = project::Config { layers, baseline: project::Baseline::PromptLast, ..project::Config::default() };
+    let found = bench.projections(&config, &inputs(vectors.folder())).unwrap();
+    let expected: Vec<f32> = reference("projections.target_mean")
+        .iter()
+        .zip(reference("projections.prompt_last"))
+        .map(|(mean, last)| mean - last)
+        .collect();
+    close(&found.iter().map(|row| row.difference).collect::<Vec<_>>(), &expected, "differences");
+    assert_eq!(found[0].by_token.len(), 0);
+    assert_eq!(WIDTH, vectors.rows::<TraitVector>().unwrap().next().unwrap().unwrap().vector.len());
+}
