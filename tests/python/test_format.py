@@ -14,7 +14,7 @@ TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "sc
           "ranking": "ranking", "coordinates": "coordinates", "index-scores": "scores"}  # fmt: skip
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
             "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index", "activations": "activations",
-            "projections": "projections"}  # fmt: skip
+            "projections": "projected-gradients"}  # fmt: skip
 
 VERSIONS = {"tokens": 3, "covariances": 2, "eigenbasis": 2, "ranking": 2}  # The others are of version 1.
 
