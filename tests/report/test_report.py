@@ -122,7 +122,7 @@ def test_the_table_of_all_queries_agrees(browser, page, ranking):
 def strong(browser):
     """Place and share of the strongest word of the first card, as it is coloured and as it is said."""
     return browser.run("""(() => { const spans = [...document.querySelectorAll(".card .text")[0].children];
-        const strength = (span) => Number(span.style.getPropertyValue("--s") || 0);
+        const strength = (span) => Number(/[\\d.]+(?=\\))/.exec(span.querySelector("i")?.style.getPropertyValue("--w") || "")?.[0] || 0);
         const best = spans.reduce((best, span, index) => (strength(span) > strength(spans[best]) ? index : best), 0);
         return [best, document.querySelector(".card .readout").textContent]; })()""")
 
@@ -154,6 +154,30 @@ def test_words_hold_their_pieces_and_the_mode_moves_the_colour(browser, page):
     browser.run("document.querySelector('input[value=update]').focus()")
     browser.key("ArrowDown")
     assert browser.run("document.querySelector('input[value=predicts]').checked")
+
+
+def test_a_word_has_one_colour_until_one_points_at_it_and_spaces_have_none(browser, page):
+    browser.open(page, "#query-10")
+    words = browser.run("""[...document.querySelectorAll(".text .w")].map((word) => [
+        [...new Set([...word.querySelectorAll("i")].map((piece) => getComputedStyle(piece).backgroundColor))],
+        getComputedStyle(word).backgroundColor, word.querySelectorAll("i").length, [...word.querySelectorAll("i")].map((piece) => piece.textContent)])""")
+    assert max(pieces for _, _, pieces, _ in words) > 1 and any(colours != ["rgba(0, 0, 0, 0)"] for colours, *_ in words)
+    for colours, own, _, texts in words:
+        assert len(colours) <= 1 and own == "rgba(0, 0, 0, 0)"
+        assert not texts or not "".join(texts).strip() or not texts[0][0].isspace(), texts
+    browser.run("document.querySelectorAll('.text .w').forEach((word) => { if (word.querySelectorAll('i').length > 2) word.classList.add('here'); })")
+    pointed = browser.run("""[...document.querySelectorAll(".text .here")].map((word) =>
+        new Set([...word.querySelectorAll("i")].map((piece) => getComputedStyle(piece).backgroundColor)).size)""")
+    assert max(pointed) > 1, "pieces of a word that one points at have their own"
+
+
+def test_an_address_that_leads_nowhere_is_said(browser, page):
+    for place, said in [("#query-99", "no query 99"), ("#query-0/rank-4000", "no proponent 4000"), ("#nowhere", "no such place")]:
+        browser.open(page, place)
+        browser.until("!document.querySelector('#lost').hidden")
+        assert said in shown(browser, "#lost")[0]
+    browser.go("#query-0")
+    browser.until("document.querySelector('#lost').hidden")
 
 
 def test_passages_are_filtered_and_sorted(browser, page):
@@ -257,6 +281,31 @@ def test_groups_sum_the_influence_of_all_rows(browser, page):
         assert number(lift) == pytest.approx(group["absolute"] / total / (group["rows"] / len(docs)), rel=0.06)
 
 
+def test_the_column_with_the_fewest_groups_comes_first(page, tmp_path):
+    """The quickstart's page with a column of forty dates before its own."""
+    html = page.read_text()
+
+    def edited(name, change):
+        found = re.search(rf'(<script type="application/json" id="{name}">)(.*?)</script>', html, re.S)
+        value = json.loads(found[2])
+        change(value)
+        return html.replace(found[0], found[1] + json.dumps(value).replace("<", "\\u003c") + "</script>")
+
+    def with_dates(view):
+        view["groups"].insert(0, {"groups": [[date, 1.0, 0.0] for date in range(40)], "rest": None, "total": [40.0, 0.0]})
+        for row in view["rows"]:
+            row["groups"].insert(0, 0)
+
+    html = edited("data-study", lambda study: study["groupings"].insert(
+        0, {"name": "date", "labels": [f"2024-01-{day}" for day in range(40)], "sizes": [1] * 40}))
+    html = edited("data-query-0", with_dates)
+    (tmp_path / "index.html").write_text(html)
+    with Browser() as browser:
+        browser.open(tmp_path / "index.html", "#query-0")
+        assert browser.run("document.querySelector('.by select').selectedOptions[0].text") == "document"
+        assert browser.problems == []
+
+
 def test_contrasts_read_as_differences(browser, page):
     browser.open(page, "#query-9")
     assert "log p(Paris) − log p(London)" in shown(browser, ".sign.plus h4")[0]
@@ -287,6 +336,13 @@ def test_three_hundred_queries_come_in_pages(page, tmp_path):
         assert len(browser.run(visible)) == 25 and "150 query-name-150" in browser.run(visible)
         assert shown(browser, "#pager span") == ["151–175 of 300"]
         assert browser.run("document.querySelector('nav').scrollHeight") < 900
+        browser.size(1280, 800)
+        for query in (150, 174):
+            browser.go(f"#query-{query}")
+            browser.until(f"document.querySelector('#queries [aria-current]').hash === '#query-{query}'")
+            for part in ("#pager", "#queries [aria-current]"):
+                box = f"document.querySelector('{part}').getBoundingClientRect()"
+                assert 0 < browser.run(f"{box}.top") < browser.run(f"{box}.bottom") <= 800, (query, part)
         browser.click("#pager button:last-child")
         assert shown(browser, "#pager span") == ["176–200 of 300"]
         type_into(browser, "#find", "query-name-29")
@@ -336,6 +392,14 @@ def test_nothing_is_wider_than_the_window(browser, page, width):
         assert browser.run("document.documentElement.scrollWidth") <= width, place
         lines = "[...document.querySelectorAll('.asked rt')].map((number) => number.getClientRects().length)"
         assert set(browser.run(lines)) <= {1}, "a number stands on one line, under its word"
+
+
+def test_plots_are_not_made_small_on_a_phone(browser, page):
+    browser.size(390, 844)
+    browser.open(page, "#query-0")
+    scales = browser.run("[...document.querySelectorAll('#query svg')].map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)")
+    assert scales and min(scales) > 0.99
+    assert browser.run("document.documentElement.scrollWidth") <= 390
 
 
 def test_plots_say_what_they_show(browser, page):

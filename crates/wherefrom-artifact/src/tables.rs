@@ -25,6 +25,7 @@ use crate::kinds::{ArtifactKind, Columns, Details, Example, Found, Kind, Row, Sc
 use crate::manifest::Manifest;
 use crate::origin::Fact;
 use crate::store::{Store, disk};
+use crate::text::beginning;
 
 /// Rows that are turned into arrays at once.
 const CHUNK: usize = 1 << 16;
@@ -280,7 +281,7 @@ fn grouped(store: &Store, names: &Names, by: &str) -> Result<Groups> {
     }
     if by == DOCUMENT {
         for (example, doc) in (0..).zip(names.docs.iter().flatten()) {
-            groups.add(example, doc.split_once('/').map_or("", |(first, _)| first));
+            groups.add(example, beginning(doc).unwrap_or_default());
         }
         return Ok(groups);
     }

@@ -25,6 +25,27 @@ pub fn boundary(prompt: &str, completion: &str) -> [String; 2] {
     [one_line(given) + &marks(after), marks(before) + &one_line(said)]
 }
 
+/// A query on one line: the end of its prompt and the beginning of its completion, at most so many characters of each, so that the
+/// place where they meet is always there. `prompt` and `completion` are as [`boundary`] has them.
+pub fn about_boundary(prompt: &str, completion: &str, length: usize) -> String {
+    if prompt.is_empty() {
+        return clipped(completion, length.saturating_mul(2));
+    }
+    let skipped = prompt.chars().count().saturating_sub(length);
+    let dots = if skipped > 0 { "…" } else { "" };
+    format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), clipped(completion, length))
+}
+
+/// What a document's name begins with, by which documents are grouped: what stands before the first `/`, and of a web address the
+/// host. None where it has neither.
+pub fn beginning(doc: &str) -> Option<&str> {
+    let name = match doc.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('/') => return Some(rest.split(['/', '?', '#']).next().unwrap_or(rest)),
+        _ => doc,
+    };
+    name.split_once('/').map(|(first, _)| first)
+}
+
 /// Whether a text that is shown has one of the signs of [`boundary`].
 pub fn is_marked(shown: &str) -> bool {
     shown.contains(['␣', '↵', '⇥', '␍', '⍽'])
@@ -50,12 +71,12 @@ pub fn clipped(text: &str, length: usize) -> String {
     text.chars().take(length - 1).chain(['…']).collect()
 }
 
-/// What stands above influences: their unit and sign, as the artifact says them, and what kind of number they are. Damping makes
-/// influence functions estimate the response of the model as it is, held near its weights (the proximal Bregman response
-/// function), which is not what training anew would do; a derivative through the training run itself says that.
+/// What stands above influences: their unit and sign, as the artifact says them, and what kind of number they are. Influence
+/// functions are linear about the weights that the model has, and damped (the proximal Bregman response function), which is not
+/// what training anew would do; a derivative through the training run itself says that.
 pub fn influence_in(unit: &str, sign: Option<&str>) -> String {
     let estimate = match unit.starts_with("nats") && !unit.ends_with("in the training run") {
-        true => ", as the damped local response estimates it, not a retraining",
+        true => ", a first-order estimate and not what retraining would give",
         false => "",
     };
     format!("{unit}{estimate}{}", sign.map_or_else(String::new, |sign| format!("; {sign}")))
@@ -88,10 +109,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_query_keeps_the_place_where_prompt_and_completion_meet() {
+        let long = "word ".repeat(60);
+        let [prompt, completion] = boundary(&format!("{long}is"), &format!(" Paris {long}"));
+        let shown = about_boundary(&prompt, &completion, 20);
+        assert_eq!(shown, "…rd word word word is | ␣Paris word word wo…");
+        assert_eq!(about_boundary("", "a text", 20), "a text");
+    }
+
+    #[test]
+    fn documents_are_grouped_by_folder_or_host() {
+        let groups = ["kjv/genesis/1", "https://en.wikipedia.org/wiki/Kenya?a=b", "https://a.org?x/y", "a/b://c", "plain"];
+        assert_eq!(groups.map(beginning), [Some("kjv"), Some("en.wikipedia.org"), Some("a.org"), Some("a"), None]);
+    }
+
+    #[test]
     fn nats_are_said_to_be_an_estimate() {
         let nats = influence_in("nats per added copy", Some("positive = raises"));
         let words =
-            "nats per added copy, as the damped local response estimates it, not a retraining; positive = raises";
+            "nats per added copy, a first-order estimate and not what retraining would give; positive = raises";
         assert_eq!(nats, words);
         for other in ["gradient product / N", "nats per added copy in the training run"] {
             assert_eq!(influence_in(other, None), other);

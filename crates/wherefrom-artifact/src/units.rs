@@ -55,7 +55,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     };
     // `--memory 6` is six bytes, and meant six of something else.
     if unit == 1.0 && number.trim().parse::<f64>().is_ok_and(|number| number < LEAST) {
-        return Err(format!("`{text}` is that many bytes; write {}GB", number.trim()));
+        return Err(format!("`{text}` without a unit is a number of bytes; write {}GB", number.trim()));
     }
     let number = number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
     Ok((number.ok_or_else(wrong)? * unit) as u64)

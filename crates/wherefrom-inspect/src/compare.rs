@@ -31,6 +31,8 @@ const NAME: usize = 44;
 pub struct Compared {
     /// Keys of the two.
     pub keys: [String; 2],
+    /// Their kinds.
+    pub kinds: [&'static str; 2],
     /// What was different in the making: `precondition: damping {"relative":0.1} -> {"relative":0.01}`.
     pub differences: Vec<String>,
     /// How many of the strongest of each sign are the top.
@@ -195,6 +197,7 @@ pub fn compare(store: &Store, a: &Path, b: &Path, top: usize) -> Result<Compared
     differ(store, &a.manifest, &b.manifest, &mut BTreeSet::new(), &mut differences);
     Ok(Compared {
         keys: [a.manifest.key.clone(), b.manifest.key.clone()],
+        kinds: [a.manifest.kind.name(), b.manifest.kind.name()],
         differences,
         top,
         queries: queries.collect(),
@@ -303,6 +306,12 @@ impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let top = self.top;
         writeln!(f, "a  {}\nb  {}", self.keys[0], self.keys[1])?;
+        if self.keys[0] == self.keys[1] {
+            return writeln!(f, "both are the same artifact: nothing can differ");
+        }
+        if self.kinds[0] != self.kinds[1] {
+            writeln!(f, "a is {}, b is {}: ranks are compared, influences may be in other units", self.kinds[0], self.kinds[1])?;
+        }
         let different = if self.differences.is_empty() {
             "nothing that the store still knows of".into()
         } else {

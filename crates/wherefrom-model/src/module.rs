@@ -237,11 +237,13 @@ pub struct Trained {
 impl Coverage {
     /// Parameters of the model outside its embeddings and its vocabulary head.
     pub fn without_embeddings(&self) -> u64 {
-        let embedding = |name: &str| {
-            ["embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out"].iter().any(|word| name.contains(word))
-        };
-        let embeddings = self.unattributed.iter().filter(|(name, _)| embedding(name)).map(|(_, size)| size);
+        let embeddings = self.unattributed.iter().filter(|(name, _)| Self::is_embedding(name)).map(|(_, size)| size);
         self.total - embeddings.sum::<u64>()
+    }
+
+    /// Whether a parameter is a table of tokens or positions, or the head.
+    pub fn is_embedding(name: &str) -> bool {
+        ["embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out"].iter().any(|word| name.contains(word))
     }
 
     /// Whether less than half is attributed of what training changed: of all outside embeddings and head, or, of a model with

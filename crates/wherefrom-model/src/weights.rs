@@ -349,7 +349,11 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn no_index(folder: &Path) -> anyhow::Error {
     let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     if entries.any(|entry| entry.path().extension().is_some_and(|ending| ending == "safetensors")) {
-        return bad_input(format!("neither model.safetensors nor {INDEX} is in {}", folder.display()));
+        return bad_input(format!(
+            "{} has weights and neither a model.safetensors nor the {INDEX} that says which file has which tensor; fetch what \
+             is missing of the checkpoint (`hf download`) into the folder",
+            folder.display()
+        ));
     }
     no_safetensors(folder)
 }

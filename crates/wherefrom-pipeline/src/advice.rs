@@ -1,15 +1,20 @@
-//! What to change where a step does not fit the machine: tried, not guessed.
+//! What to change where a step does not fit the machine, or all of them the disk or the patience: tried, not guessed.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wherefrom_artifact::bytes;
+use wherefrom_artifact::{Kind, bytes, duration};
 use wherefrom_model::{Config, Outline};
 use wherefrom_stage::{Cost, MODULES_PER_PASS, Machine, Planned};
 
 use crate::cost::Estimate;
 use crate::plan::Plan;
+use crate::rates::{self, Known, Time, Work};
 use crate::step::Step;
+
+/// Seconds that are worth a word.
+const LONG: f64 = 86_400.0;
 
 /// A knob with another value.
 struct Change {
@@ -59,8 +64,84 @@ impl Plan {
                 }
             };
             let warning = format!("{noun} {}: {} may be held here; {says}", names.join(", "), bytes(limit as f64));
-            estimates[steps[0].0].warning = Some(warning);
+            estimates[steps[0].0].warnings.push(warning);
         }
+    }
+
+    /// Says where the steps write more than the disk has, or take days: which of them, and the knobs that help.
+    pub(crate) fn advise_whole(
+        &self,
+        estimates: &mut [Estimate],
+        planned: &[Arc<Planned>],
+        machine: &Machine,
+        known: &Known,
+    ) {
+        let trials = self.trials(estimates, planned, machine, known);
+        let now = Whole::of(estimates.iter().filter_map(|estimate| Some((estimate.cost.as_ref()?, estimate.time))));
+        if let Some(free) = free(self.store.root()).filter(|&free| now.disk > free) {
+            let size = |estimate: &Estimate| estimate.cost.as_ref().map_or(0.0, |cost| cost.disk);
+            let shown = |trial: &Trial| format!("{} {}", trial.line, bytes(trial.whole.disk));
+            let mut sorted: Vec<&Trial> = trials.iter().filter(|trial| trial.whole.disk < 0.9 * now.disk).collect();
+            sorted.sort_by(|one, other| one.whole.disk.total_cmp(&other.whole.disk));
+            let helps = match trials.iter().find(|trial| trial.whole.disk <= free) {
+                Some(trial) => format!("{}: {}", shown(trial), trial.means),
+                None => sorted.first().map_or_else(
+                    || "no knob makes that fit; give a --store on a larger disk".into(),
+                    |trial| format!("{}, which is still too much ({}); give a --store on a larger disk", shown(trial), trial.means),
+                ),
+            };
+            let (all, most) = (bytes(now.disk), most(estimates, size, bytes));
+            let at = self.store.root().display();
+            let warning = format!("the steps write {all}, most of it {most}, and {} are free for {at}; {helps}", bytes(free));
+            push(estimates, size, warning);
+        }
+        if let Some(seconds) = now.seconds.filter(|&seconds| seconds > LONG) {
+            let size = |estimate: &Estimate| estimate.time.map_or(0.0, |time| time.seconds);
+            let mut helps: Vec<String> = Vec::new();
+            for knob in ["precision", "rank", "blocks", "modules"] {
+                let faster = |trial: &&Trial| trial.whole.seconds.is_some_and(|less| less < 0.9 * seconds);
+                let of = trials.iter().filter(|trial| trial.knob == knob).find(faster);
+                helps.extend(of.map(|trial| {
+                    format!("{} {} ({})", trial.line, duration(trial.whole.seconds.unwrap_or(0.0)), trial.means)
+                }));
+            }
+            let fits = |estimate: &&Estimate| {
+                self.steps.iter().any(|step| step.name == estimate.name && [Kind::Covariances, Kind::Lambda].contains(&step.kind))
+            };
+            if estimates.iter().filter(fits).map(size).sum::<f64>() > 0.1 * seconds {
+                helps.push("fit the curvature on a sample: a second `tokenize` step with `every = 10`".into());
+            }
+            helps.push("share it among machines: docs/engines.md".into());
+            let (all, most) = (duration(seconds), most(estimates, size, duration));
+            push(estimates, size, format!("the steps take {all} here, most of it {most}; {}", helps.join("; ")));
+        }
+    }
+
+    /// Every change of a knob, with what all steps come to then.
+    fn trials(&self, estimates: &[Estimate], planned: &[Arc<Planned>], machine: &Machine, known: &Known) -> Vec<Trial> {
+        let left: Vec<usize> = (0..self.steps.len()).filter(|&index| estimates[index].cost.is_some()).collect();
+        let mut trials: Vec<Trial> = Vec::new();
+        for &of in &left {
+            for change in changes(&planned[of]) {
+                let Some(table) = self.table_of(&self.steps[of], change.knob) else { continue };
+                let line = format!("with `{} = {}` in {table}", change.knob, toml(&change.value));
+                if trials.iter().any(|trial| trial.line == line) {
+                    continue;
+                }
+                let cost = |index: usize| {
+                    let (step, tree) = (&self.steps[index], changed(&planned[index], &change));
+                    let cost = step.stage.configure(&tree.config).ok()?.cost(&tree, machine);
+                    let work = Work::new(step.stage, &tree, &cost, &rates::machine(&machine.device));
+                    let time = work.and_then(|work| known.time(&work));
+                    Some((cost, time))
+                };
+                let costs: Option<Vec<_>> = left.iter().map(|&index| cost(index)).collect();
+                let Some(costs) = costs else { continue };
+                let whole = Whole::of(costs.iter().map(|(cost, time)| (cost, *time)));
+                trials.push(Trial { knob: change.knob, line, means: change.means, whole });
+            }
+        }
+        trials
     }
 
     /// The line with which the step fits, the one first that changes least.
@@ -93,6 +174,53 @@ impl Plan {
         }
         step.needs().find_map(|before| self.table_of(&self.steps[before], knob))
     }
+}
+
+/// What all steps that are left come to.
+struct Whole {
+    disk: f64,
+    /// None where that of one is not known.
+    seconds: Option<f64>,
+}
+
+impl Whole {
+    fn of<'a>(steps: impl Iterator<Item = (&'a Cost, Option<Time>)> + Clone) -> Self {
+        let seconds = steps.clone().map(|(_, time)| Some(time?.seconds)).sum();
+        Self { disk: steps.map(|(cost, _)| cost.disk).sum(), seconds }
+    }
+}
+
+/// A knob with another value, and what all steps come to with it.
+struct Trial {
+    knob: &'static str,
+    line: String,
+    means: &'static str,
+    whole: Whole,
+}
+
+/// The two steps that are most of it: `scores` (3 days), `lambda` (1.2 days).
+fn most(estimates: &[Estimate], size: impl Fn(&Estimate) -> f64, shown: impl Fn(f64) -> String) -> String {
+    let mut sorted: Vec<&Estimate> = estimates.iter().collect();
+    sorted.sort_by(|one, other| size(other).total_cmp(&size(one)));
+    let named = sorted.iter().take(2).map(|estimate| format!("`{}` ({})", estimate.name, shown(size(estimate))));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// Puts a warning to the step that is most of it.
+fn push(estimates: &mut [Estimate], size: impl Fn(&Estimate) -> f64, warning: String) {
+    if let Some(most) = estimates.iter_mut().max_by(|one, other| size(one).total_cmp(&size(other))) {
+        most.warnings.push(warning);
+    }
+}
+
+/// Bytes that are free for a folder, or for the nearest above it that is there; none where the system does not say.
+fn free(folder: &Path) -> Option<f64> {
+    let folder = std::path::absolute(folder).ok()?;
+    let there = folder.ancestors().find(|folder| folder.is_dir())?;
+    #[cfg(unix)]
+    return rustix::fs::statvfs(there).ok().map(|disk| disk.f_bavail as f64 * disk.f_frsize as f64);
+    #[cfg(not(unix))]
+    return None;
 }
 
 /// What can be tried, from what changes results least to what changes them most; smaller steps first.
@@ -141,7 +269,9 @@ fn changes(planned: &Planned) -> Vec<Change> {
 /// The step and what it goes back to, with that value wherever the knob is.
 fn changed(planned: &Arc<Planned>, change: &Change) -> Arc<Planned> {
     let mut changed = Planned::clone(planned);
-    if let Some(value) = changed.config.get_mut(change.knob) {
+    // Of several ranks those that are smaller already stay.
+    let smaller = |value: &Value| change.knob == "rank" && value.as_u64().is_some_and(|rank| change.value.as_u64() > Some(rank));
+    if let Some(value) = changed.config.get_mut(change.knob).filter(|value| !smaller(value)) {
         value.clone_from(&change.value);
     }
     for (_, input) in &mut changed.inputs {

@@ -28,8 +28,9 @@ pub struct Estimate {
     pub cost: Option<Cost>,
     /// How long that takes on this machine; none where nobody knows.
     pub time: Option<Time>,
-    /// Where the machine is too small for it: what to change. Said once where it is the same of several steps.
-    pub warning: Option<String>,
+    /// Where the machine is too small for it, or it takes most of too much disk or time: what to change. Said once where it is the
+    /// same of several steps.
+    pub warnings: Vec<String>,
 }
 
 /// This machine, as a run would use it.
@@ -89,6 +90,7 @@ impl Plan {
             let time = |work| known.time(work).or_else(|| (computed <= FEW).then(|| assumed(work)));
             estimate.time = work.as_ref().and_then(time);
         }
+        self.advise_whole(&mut estimates, &planned, &this_machine(exec), &known);
         estimates
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct StepTable {
     pub(crate) stage: Option<String>,
     /// Role to wire.
     pub(crate) inputs: Vec<(String, String)>,
+    /// Whether all of `inputs` could be read; what could not is told of and is not missing as well.
+    pub(crate) wired: bool,
     /// A step or a folder.
     pub(crate) model: Option<String>,
     /// The adapters on it.
@@ -116,14 +118,14 @@ pub(crate) fn read(path: &Path, sets: &[String], problems: &mut Problems) -> Res
             _ => problems.unknown(&file, "key", key, &KEYS),
         }
     }
-    // Steps under a misspelt key are steps: one slip is not many.
-    let slipped: Vec<String> =
-        table.keys().filter(|key| !KEYS.contains(&&key[..]) && nearest(key, &KEYS) == Some("steps")).cloned().collect();
+    // What stands under a misspelt key is what was meant: one slip is not many.
+    let slipped: Vec<String> = table.keys().filter(|key| !KEYS.contains(&&key[..])).cloned().collect();
     for key in slipped {
-        if let Some(Value::Table(more)) = table.remove(&key)
-            && let Value::Table(steps) = table.entry("steps").or_insert_with(|| Value::Table(Table::new()))
+        if let Some(meant @ ("steps" | "model")) = nearest(&key, &KEYS)
+            && let Some(Value::Table(more)) = table.remove(&key)
+            && let Value::Table(known) = table.entry(meant).or_insert_with(|| Value::Table(Table::new()))
         {
-            steps.extend(more);
+            known.extend(more);
         }
     }
     let (model, adapted, inherited) = model(&table, problems);
@@ -180,20 +182,27 @@ fn step(name: &str, mut knobs: Table, problems: &mut Problems) -> StepTable {
     };
     let (stage, model) = (text("stage", problems), text("model", problems));
     let adapted = Adapted::take(&mut knobs, &place, problems);
-    let mut inputs = Vec::new();
+    let (mut inputs, mut wired) = (Vec::new(), true);
     match knobs.remove("inputs") {
         None => {}
         Some(Value::Table(wires)) => {
             for (role, wire) in wires {
                 match wire {
                     Value::String(wire) => inputs.push((role, wire)),
-                    _ => problems.other(&place, &format!("`inputs.{role}` is a text: a step, `store:KEY` or a folder")),
+                    _ => {
+                        wired = false;
+                        problems.other(&place, &format!("`inputs.{role}` is a text: a step, `store:KEY` or a folder"));
+                    }
                 }
             }
         }
-        Some(_) => problems.other(&place, "`inputs` is a table: inputs = { role = \"step\" }"),
+        Some(value) => {
+            wired = false;
+            let step = value.as_str().unwrap_or("step");
+            problems.other(&place, &format!("`inputs` is a table of roles: inputs = {{ role = \"{step}\" }}"));
+        }
     }
-    StepTable { name: name.into(), stage, inputs, model, adapted, knobs }
+    StepTable { name: name.into(), stage, inputs, wired, model, adapted, knobs }
 }
 
 /// Why a pipeline cannot be read, and which file may have been meant.

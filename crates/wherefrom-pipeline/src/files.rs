@@ -121,13 +121,10 @@ fn adapter_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
 }
 
 fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
-    if let Some(what) = no_folder(folder) {
+    if let Some(what) = no_checkpoint(folder, KEYS) {
         return Err(bad_input(what));
     }
     let config = folder.join("config.json");
-    if !config.exists() {
-        return Err(bad_input(no_config(folder)));
-    }
     let mut files = wherefrom_model::weight_files(folder)?;
     if !files.iter().any(|file| *file == folder.join("model.safetensors")) {
         files.push(folder.join(wherefrom_model::INDEX));
@@ -145,8 +142,26 @@ fn model_parts(store: &Store, folder: &Path) -> Result<Vec<Part>> {
     files.into_iter().map(|path| Ok(Part { name: String::new(), digest: store.file_digest(&path)?, path })).collect()
 }
 
+/// What a refusal calls the model and an adapter on it: the words of a pipeline, or of the command line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Called {
+    model: &'static str,
+    adapter: &'static str,
+}
+
+/// In a pipeline.
+pub(crate) const KEYS: Called = Called { model: "`path`", adapter: "`adapter` beside `path` in [model]" };
+/// On the command line.
+pub(crate) const OPTIONS: Called = Called { model: "--model", adapter: "--adapter" };
+
+/// Why there is no folder of a checkpoint at `path`, and what to do; none if there is one.
+pub(crate) fn no_checkpoint(path: &Path, called: Called) -> Option<String> {
+    let no_config = || (!path.join("config.json").exists()).then(|| no_config(path, called));
+    no_folder(path, called).or_else(no_config)
+}
+
 /// Why there is no folder of a model at `path`, and what to do; none if there is one.
-pub(crate) fn no_folder(path: &Path) -> Option<String> {
+pub(crate) fn no_folder(path: &Path, called: Called) -> Option<String> {
     let shown = path.display();
     let error = std::fs::read_dir(path).err()?;
     if path.is_file() {
@@ -177,17 +192,20 @@ pub(crate) fn no_folder(path: &Path) -> Option<String> {
     let near =
         if hub { format!(", or write hf:{shown} if it is the name of a model on the hub") } else { String::new() };
     Some(format!(
-        "the model folder {shown} cannot be read ({error}); download the checkpoint there or mend `path`{near}"
+        "the model folder {shown} cannot be read ({error}); download the checkpoint there or mend {}{near}",
+        called.model
     ))
 }
 
 /// What a folder without a config.json is, and what to do.
-fn no_config(folder: &Path) -> String {
+fn no_config(folder: &Path, called: Called) -> String {
     let shown = folder.display();
     if folder.join("adapter_config.json").exists() {
         return format!(
-            "the model folder {shown} is an adapter (PEFT); give it as `adapter` beside `path` in [model], and {} as `path`",
-            base_of(folder)
+            "the model folder {shown} is an adapter (PEFT); give it as {}, and {} as {}",
+            called.adapter,
+            base_of(folder),
+            called.model
         );
     }
     let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use toml::Value;
-use wherefrom_artifact::{bad_input, bytes};
+use wherefrom_artifact::{Reporter, bad_input, bytes};
 use wherefrom_model::{Checkpoint, Config, Coverage, Modules, Outline, Selection};
 use wherefrom_stage::{ATTRIBUTE, Device, Exec};
-use wherefrom_tokenize::{Form, keepable, peek};
+use wherefrom_tokenize::{Form, corpus_files, glued, keepable, peek};
 use wherefrom_vocabulary::Beside;
 
 use crate::cost::this_machine;
+use crate::files;
 use crate::hub;
 use crate::paths;
 use crate::step::ADAPTER;
@@ -75,8 +76,23 @@ pub fn init(init: &Init, exec: &Exec) -> Result<Vec<PathBuf>> {
     let adapters = init.adapters.iter().map(|adapter| Ok(hub::local(ADAPTER, adapter, &*exec.reporter)?.0));
     let adapters = adapters.collect::<Result<Vec<_>>>()?;
     let (corpus, _) = hub::local("corpus", &init.corpus, &*exec.reporter)?;
+    if let Some(what) = files::no_checkpoint(&model, files::OPTIONS) {
+        return Err(bad_input(format!("{what}{}", paths::explain_here(&init.model))));
+    }
+    corpus_files(&corpus).map_err(|error| {
+        // An error of a file that is there says all.
+        let error = format!("{error:#}").replace("the path of `corpus`", "--corpus");
+        let nowhere = !init.corpus.exists() && error.contains(&*init.corpus.to_string_lossy());
+        bad_input(format!("{error}{}", if nowhere { paths::explain_here(&init.corpus) } else { String::new() }))
+    })?;
     let found = look(init, (&model, &adapters), &corpus, exec)?;
-    let lines = init.queries.iter().map(|query| row(query, &found)).collect::<Result<Vec<_>>>()?;
+    if init.queries.is_empty() {
+        exec.reporter.warn(
+            "no --query was given: the first row of each file of the corpus stands in for one. Put what your model said in its \
+             place, or give --query \"PROMPT|COMPLETION\"",
+        );
+    }
+    let lines = init.queries.iter().map(|query| row(query, &found, &*exec.reporter)).collect::<Result<Vec<_>>>()?;
     let text = pipeline(init, &found)?;
     let folder = paths::folder(&init.output);
     std::fs::create_dir_all(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
@@ -165,7 +181,7 @@ fn look(init: &Init, (model, adapters): (&Path, &[PathBuf]), corpus: &Path, exec
 }
 
 /// A line of the queries' file.
-fn row(query: &str, found: &Found) -> Result<String> {
+fn row(query: &str, found: &Found, reporter: &dyn Reporter) -> Result<String> {
     let Some((prompt, completion)) = query.split_once('|') else {
         return Err(bad_input(format!(
             "--query {query:?}: write \"prompt|completion\", a space before a new word included"
@@ -175,6 +191,12 @@ fn row(query: &str, found: &Found) -> Result<String> {
         return Err(bad_input(format!(
             "--query {query:?}: the completion is empty; write what the model said behind the |"
         )));
+    }
+    if let Some(pieces) = glued(prompt, completion).filter(|_| !found.chat) {
+        reporter.warn(&format!(
+            "--query {query:?}: prompt and completion make one word, {pieces}; where the completion is a word of its own, begin it \
+             with a space: \"{prompt}| {completion}\""
+        ));
     }
     let row = if found.chat {
         json!({ "messages": [{ "role": "user", "content": prompt }, { "role": "assistant", "content": completion }] })

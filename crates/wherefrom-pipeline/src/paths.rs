@@ -52,6 +52,15 @@ impl Base<'_> {
     }
 }
 
+/// From where a path of the command line was taken, to follow an error about it; nothing of one that is absolute or of the hub.
+pub(crate) fn explain_here(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if path.is_absolute() || text.starts_with("hf:") {
+        return String::new();
+    }
+    format!(" (`{text}` is taken from the current directory, {})", real(Path::new("")).display())
+}
+
 /// The folder of a file; empty where that is the current directory.
 pub(crate) fn folder(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))

@@ -70,6 +70,14 @@ impl Plan {
         found.ok_or_else(|| bad_input(format!("no step `{name}` in {}{}", self.path.display(), hint(name, &names))))
     }
 
+    /// The command that does something of this plan, as a shell reads it, with the settings of the plan.
+    pub fn command(&self, verb: &str, to: Option<&str>) -> String {
+        let mut words = vec!["wherefrom".to_string(), verb.into(), self.path.display().to_string()];
+        words.extend(to.into_iter().flat_map(|to| ["--to".into(), to.into()]));
+        words.extend(self.sets.iter().flat_map(|set| ["--set".into(), set.text.clone()]));
+        words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    }
+
     /// The pipeline's folder in `runs`, beside the store: see `paths::record`.
     pub fn runs_folder(&self) -> PathBuf {
         paths::record(self.store.root(), &self.path)
@@ -258,6 +266,12 @@ impl Plan {
         let text = std::fs::read_to_string(self.runs_folder().join("lock.toml")).unwrap_or_default();
         toml::from_str(&text).unwrap_or_default()
     }
+}
+
+/// A word as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// Whether a folder has a file of weights, of whatever kind, or a list of them.

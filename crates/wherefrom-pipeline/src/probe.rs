@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,8 +24,11 @@ const WEIGHTS: usize = 4_000_000;
 const OPERATIONS: f64 = 2e10;
 /// A step of fewer seconds is measured again with more tokens.
 const SECONDS: f64 = 0.6;
-/// No attempt begins after these.
+/// No attempt begins after these, and none that would take so much longer.
 const LONGEST: f64 = 3.0;
+const PATIENCE: f64 = 8.0;
+/// Bytes that are written to measure the disk.
+const WRITTEN: usize = 64 << 20;
 /// The steps that are measured.
 const STEPS: &str = r#"
 [steps.train]
@@ -141,24 +145,27 @@ impl Probe {
         drop(model);
 
         let reporter = &exec.reporter;
-        reporter.begin("measure this machine", "attempts", 2, 0);
+        reporter.begin("measuring this machine once, for the times", "tries", 2, 0);
         let exec = Exec { reporter: Arc::new(Silent), memory: None, ..exec.clone() };
         let begun = Instant::now();
         let mut tokens = (OPERATIONS / (4.0 * weights(&config) as f64)) as usize;
-        let mut fastest = Rates::new();
+        let mut fastest = Rates::from([(rates::DISK.to_string(), disk(&folder.0)?)]);
         loop {
+            let attempt = Instant::now();
             let (rates, seconds) = self.attempt(&folder.0, &config, tokens, &exec)?;
+            let took = attempt.elapsed().as_secs_f64();
             reporter.advance(1);
             // What else runs on the machine makes a step slower, and never faster.
             for (name, rate) in rates {
                 let known = fastest.entry(name).or_insert(rate);
                 *known = known.max(rate);
             }
-            if seconds >= SECONDS || begun.elapsed().as_secs_f64() > LONGEST {
+            let more = (1.5 * SECONDS / seconds).min(PATIENCE / took).min(30.0);
+            if seconds >= SECONDS || begun.elapsed().as_secs_f64() > LONGEST || more < 1.5 {
                 reporter.end();
                 return Ok(fastest);
             }
-            tokens = (tokens as f64 * (1.5 * SECONDS / seconds).clamp(2.0, 30.0)) as usize;
+            tokens = (tokens as f64 * more) as usize;
         }
     }
 
@@ -216,6 +223,18 @@ impl Probe {
         });
         Config::from_json(&json).expect("a Llama of any widths")
     }
+}
+
+/// Bytes a second that are written to a new file in the folder, until the disk has them.
+fn disk(folder: &Path) -> Result<f64> {
+    let path = folder.join("written");
+    let begun = Instant::now();
+    let mut file = fs::File::create(&path)?;
+    file.write_all(&vec![1; WRITTEN])?;
+    file.sync_all()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    fs::remove_file(&path)?;
+    Ok(WRITTEN as f64 / seconds.max(1e-3))
 }
 
 /// Weights of a block, about.

@@ -1,7 +1,8 @@
 //! How long a step takes: its work over a rate, which an earlier run of such a step had, or which was measured on this machine.
 //!
 //! The work of a step is its operations, or the bytes that it writes where it has none. Of every step that was made from
-//! nothing the manifest says work and seconds; what was measured is kept in `rates.json` of the store.
+//! nothing the manifest says work and seconds; what was measured is kept in `wherefrom/rates.json` of the user's cache, for every
+//! store, or in the store where there is no such place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +34,9 @@ pub(crate) struct Work {
     pub(crate) amount: f64,
     /// As [`machine`] has it.
     pub(crate) machine: String,
+    /// Bytes that go to the disk, or come from it because memory does not hold them, beside what is computed.
+    #[serde(skip)]
+    pub(crate) moved: f64,
 }
 
 /// Seconds that a step will take, and how they are known.
@@ -85,7 +89,7 @@ impl Work {
     pub(crate) fn new(stage: Stage, planned: &Planned, cost: &Cost, machine: &str) -> Option<Self> {
         let machine = machine.into();
         if cost.flops == 0.0 {
-            return (cost.disk > 0.0).then(|| Self { rate: stage.name().into(), amount: cost.disk, machine });
+            return (cost.disk > 0.0).then(|| Self { rate: stage.name().into(), amount: cost.disk, machine, moved: 0.0 });
         }
         let is = |name: &str, value: &Value| planned.knob(name).as_ref() == Some(value);
         let mut words = vec![stage.name().to_string()];
@@ -94,7 +98,8 @@ impl Work {
         let precision = planned.knob("precision").and_then(|name| name.as_str().map(String::from));
         words.extend(precision.filter(|name| name != "f32"));
         words.push(widths(&Config::from_json(&planned.nearest(|step| step.model.clone())?).ok()?));
-        Some(Self { rate: words.join(" "), amount: cost.flops, machine })
+        let moved = cost.disk + if cost.read > CACHED * cost.memory { cost.read } else { 0.0 };
+        Some(Self { rate: words.join(" "), amount: cost.flops, machine, moved })
     }
 
     /// Whether it is computed: operations, not bytes.
@@ -103,6 +108,10 @@ impl Work {
     }
 }
 
+/// The rate at which the disk of the store is written.
+pub(crate) const DISK: &str = "disk";
+/// What a step reads and has not this many times the memory for comes from the disk.
+const CACHED: f64 = 4.0;
 /// Queries are whole matrices.
 const FULL: &str = "full";
 /// Pairs are taken apart.
@@ -140,10 +149,12 @@ impl Known {
             earlier.or_else(|| Some((*self.measured.get(name)?, Basis::Measured)))
         };
         let (rate, basis) = names(&work.rate).iter().find_map(of)?;
-        Some(Time { seconds: work.amount / rate, basis })
+        // What was measured was too small for the disk to matter; the seconds of an earlier run have it in them.
+        let disk = self.measured.get(DISK).filter(|_| basis == Basis::Measured);
+        Some(Time { seconds: work.amount / rate + disk.map_or(0.0, |rate| work.moved / rate), basis })
     }
 
-    /// Takes what was measured, and keeps it in the store.
+    /// Takes what was measured, and keeps it.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -160,7 +171,12 @@ impl Known {
     }
 
     fn file(&self) -> PathBuf {
-        self.store.root().join("rates.json")
+        let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = own("XDG_CACHE_HOME").or_else(|| Some(own("HOME")?.join(".cache"))).filter(|cache| cache.is_absolute());
+        let mine = cache.map(|cache| cache.join("wherefrom"));
+        // A home that cannot be written to is none.
+        let mine = mine.filter(|folder| fs::create_dir_all(folder).is_ok());
+        mine.unwrap_or_else(|| self.store.root().into()).join("rates.json")
     }
 }
 

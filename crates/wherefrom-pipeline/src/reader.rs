@@ -19,6 +19,9 @@ use crate::step::{self, ADAPTER, Source, Step, Wire};
 /// Where the file names the model of all steps.
 const MODEL: &str = "model.path";
 
+/// The role of tokens.
+const TOKENS: &str = "tokens";
+
 /// The checkpoint of a step.
 struct Checked {
     model: Option<Source>,
@@ -97,7 +100,9 @@ impl<'a> Reader<'a> {
         let beside = roles.iter().filter(|role| table.knobs.contains_key(role.name));
         let wired: Vec<_> =
             table.inputs.iter().cloned().chain(beside.map(|role| (role.name.into(), String::new()))).collect();
-        step::check_roles(stage, configured.as_deref(), &place, &wired, &mut self.problems);
+        if table.wired {
+            step::check_roles(stage, configured.as_deref(), &place, &wired, &mut self.problems);
+        }
         for (role, wire) in &table.inputs {
             wires.extend(self.wire(table, stage, configured.as_deref(), role, wire, kinds));
         }
@@ -233,6 +238,12 @@ impl<'a> Reader<'a> {
                 None if file.is_optional() => continue,
                 None if file == File::Corpus => match self.corpus(table) {
                     Some((place, path)) => self.file_at(table, stage, &path, name, &place),
+                    // Tokens that are not wired are told of there.
+                    None if stage.inputs(None).is_some_and(|roles| roles.iter().any(|role| role.name == TOKENS))
+                        && !table.inputs.iter().any(|(role, _)| role == TOKENS) =>
+                    {
+                        continue;
+                    }
                     None => {
                         self.problems
                             .other(&table.place(), "the key `corpus` is missing; give a file, a folder or a glob");
@@ -265,7 +276,7 @@ impl<'a> Reader<'a> {
     /// The corpus of the tokens that a step is given, and the place that names it.
     fn corpus(&self, table: &StepTable) -> Option<(String, String)> {
         let tokens = |step: &StepTable| {
-            let (_, before) = step.inputs.iter().find(|(role, _)| role == "tokens")?;
+            let (_, before) = step.inputs.iter().find(|(role, _)| role == TOKENS)?;
             Some(before.clone())
         };
         let mut before = tokens(table)?;
@@ -295,7 +306,7 @@ impl<'a> Reader<'a> {
     fn tokenizer(&mut self, table: &StepTable, stage: Stage) -> Option<Source> {
         let (place, name, model) = self.checkpoint(table)?;
         let Some(model) = model else { return Some(Source::File { path: name.into(), digest: None }) };
-        if let Some(what) = files::no_folder(&model) {
+        if let Some(what) = files::no_folder(&model, files::KEYS) {
             let base = explained(self.file, &place, &name);
             self.missing.push((table.name.clone(), format!("`model`: {}", with_base(&what, &model, &base))));
             return Some(Source::File { path: name.into(), digest: None });
@@ -442,7 +453,8 @@ impl<'a> Reader<'a> {
             && let Err(error) =
                 wherefrom_model::Selection::new(&modules, wherefrom_model::Outline::new(&config).modules())
         {
-            self.problems.other(place, &format!("`modules`: {error:#}"));
+            let error = format!("{error:#}");
+            self.problems.other(place, &format!("`modules`: {}", error.strip_prefix("modules: ").unwrap_or(&error)));
         }
     }
 

@@ -140,6 +140,18 @@ pub fn records(store: &Store) -> Result<Vec<Recorded>> {
     Ok(records)
 }
 
+/// Without those that only looked: a run that found everything there, as the run of the pipeline before it had it.
+pub fn distinct(records: Vec<Recorded>) -> Vec<Recorded> {
+    let keys = |run: &Recorded| run.record.steps.iter().map(|step| step.key.clone()).collect::<Vec<_>>();
+    let looked = |(place, run): (usize, &Recorded)| {
+        let mut before = records[place + 1..].iter().filter(|other| other.record.pipeline == run.record.pipeline);
+        let cached = run.record.steps.iter().all(|step| step.state == Progress::Cached);
+        cached && run.record.outcome == Outcome::Finished && before.next().is_some_and(|before| keys(before) == keys(run))
+    };
+    let looked: Vec<bool> = records.iter().enumerate().map(looked).collect();
+    records.into_iter().zip(looked).filter(|(_, looked)| !looked).map(|(run, _)| run).collect()
+}
+
 /// Forgets a run.
 pub(crate) fn forget(store: &Store, id: &str) -> Result<()> {
     for ending in ["json", "lock"] {

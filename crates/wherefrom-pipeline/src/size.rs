@@ -13,6 +13,8 @@ use crate::step::{Source, Step};
 
 /// Rows of a corpus that is not there.
 const ROWS: f64 = 10_000.0;
+/// Rows of queries that are not there.
+const QUERIES: f64 = 10.0;
 
 /// Tokens of a question under an order, about.
 const ASKED: f64 = 80.0;
@@ -22,7 +24,7 @@ type Guess = (Size, Option<String>);
 
 impl Plan {
     /// Tokens and rows of the tokens that `step` holds or came from: measured, or, where `guess`, told from its corpus; of a
-    /// corpus that is not there, 10,000 rows of `max-tokens`. What was assumed comes with it.
+    /// corpus that is not there, 10,000 rows of `max-tokens`, or 10 of queries. What was assumed comes with it.
     pub(crate) fn size(&self, step: &Step, inputs: &[(String, Arc<Planned>)], guess: bool) -> Guess {
         let of = |role: &str| inputs.iter().find(|(name, _)| name == role).map(|(_, step)| step.size);
         if step.kind == Kind::Trait {
@@ -72,6 +74,13 @@ impl Plan {
         refused.collect()
     }
 
+    /// Whether the tokens of a step are queries: gradients of each are taken.
+    fn asks(&self, step: &Step) -> bool {
+        let of = |source: &Source| matches!(source, Source::Step(index) if self.steps[*index].name == step.name);
+        let gradients = self.steps.iter().filter(|other| other.kind == Kind::Gradients);
+        gradients.flat_map(|other| &other.wires).any(|wire| of(&wire.source))
+    }
+
     fn guess(&self, step: &Step) -> Guess {
         let inputs = self.rows_of(step);
         let found = inputs.and_then(|inputs| estimate(step.config(), &inputs).ok());
@@ -82,8 +91,10 @@ impl Plan {
                 (Size { tokens, rows: windows }, (!encoded).then(|| guessed.into()))
             }
             (None, Some(most)) => {
-                let assumed = format!("10,000 rows of {most} tokens assumed: the corpus is not there");
-                (Size { tokens: ROWS * most, rows: ROWS }, Some(assumed))
+                let rows = if self.asks(step) { QUERIES } else { ROWS };
+                let shown = if rows == ROWS { "10,000" } else { "10" };
+                let assumed = format!("{shown} rows of {most} tokens assumed: the corpus is not there");
+                (Size { tokens: rows * most, rows }, Some(assumed))
             }
             (None, None) => Guess::default(),
         }
@@ -116,19 +127,11 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
             )
         });
     }
-    // Tables with a row for each token or position: embeddings, and the head.
-    let tables = [config.vocab_size, config.max_position_embeddings];
-    let embedding = |name: &str| {
-        outline
-            .tensors()
-            .iter()
-            .any(|shape| shape.name == name && shape.sizes.len() == 2 && tables.contains(&shape.sizes[0]))
-    };
-    let (embeddings, mut rest): (Vec<_>, Vec<_>) = coverage.unattributed.iter().partition(|(name, _)| embedding(name));
-    let blocks = coverage.total - embeddings.iter().map(|(_, size)| size).sum::<u64>();
-    if 2 * coverage.attributed >= blocks {
+    if !coverage.is_thin() {
         return None;
     }
+    let blocks = coverage.without_embeddings();
+    let mut rest: Vec<_> = coverage.unattributed.iter().filter(|(name, _)| !Coverage::is_embedding(name)).collect();
     rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let largest: Vec<_> = rest.iter().take(3).map(|(name, size)| format!("{name} ({size})")).collect();
     Some(format!(

@@ -218,7 +218,9 @@ fn culprit(stage: Stage, knobs: &Value, message: &str) -> String {
     for (name, value) in knobs.as_object().into_iter().flatten() {
         let rest = crate::stage::without(knobs, name);
         if stage.configure(&rest).err().is_none_or(|error| error.to_string() != message) {
-            return format!("`{name} = {value}`: {}", plain(message));
+            let said = plain(message);
+            let list = if said.ends_with("give a list") { format!(": {name} = [{value}]") } else { String::new() };
+            return format!("`{name} = {value}`: {said}{list}");
         }
     }
     plain(message)

@@ -21,7 +21,17 @@ impl Plan {
             Kind::Details => self.before(scores, "candidates").and_then(|top| self.before(top, "scores")),
             _ => Some(scores),
         };
-        let tokens = self.before(ranking, "tokens");
+        let (tokens, asked) = (self.before(ranking, "tokens"), asked(scores));
+        let of_queries = |step: &&Step| {
+            step.kind == Kind::Losses && asked.is_some() && self.before(step, "tokens").map(|of| &of.name) == asked.map(|of| &of.name)
+        };
+        let losses = self.steps.iter().find(of_queries);
+        // What the queries cost the model is a short pass over them: a step more, where there is none.
+        let free = |name: &&str| self.steps.iter().all(|step| step.name != *name);
+        let more = if losses.is_none() { ["losses", "query-losses"].into_iter().find(free).zip(asked) } else { None };
+        let more_lines = more.map_or_else(String::new, |(name, asked)| {
+            format!("[steps.{name}]\nstage = \"losses\"\ninputs = {{ tokens = \"{}\" }}\n\n", asked.name)
+        });
         let of_these = |step: &&Step| {
             step.kind == Kind::Columns && self.before(step, "tokens").map(|of| &of.name) == tokens.map(|of| &of.name)
         };
@@ -29,13 +39,15 @@ impl Plan {
             ("ranking", Some(ranking)),
             ("tokens", tokens),
             ("details", Some(scores).filter(|scores| scores.kind == Kind::Details)),
-            ("queries", asked(scores)),
+            ("queries", asked),
+            ("losses", losses),
             ("scores", all.filter(|scores| scores.kind == Kind::Scores)),
             ("columns", self.steps.iter().find(of_these)),
         ];
-        let wires = wires.into_iter().filter_map(|(role, step)| Some(format!("{role} = \"{}\"", step?.name)));
-        let wires = wires.collect::<Vec<_>>().join(", ");
-        Some(format!("[steps.report]\nstage = \"report\"\ninputs = {{ {wires} }}"))
+        let wires = wires.into_iter().filter_map(|(role, step)| Some((role, &step?.name[..])));
+        let wires = wires.chain(more.map(|(name, _)| ("losses", name)));
+        let wires = wires.map(|(role, name)| format!("{role} = \"{name}\"")).collect::<Vec<_>>().join(", ");
+        Some(format!("{more_lines}[steps.report]\nstage = \"report\"\ninputs = {{ {wires} }}"))
     }
 
     /// The step that a role of another is wired to.

@@ -89,6 +89,9 @@
   function route() {
     const [, number, sign, rank] = /^#query-(\d+)(?:\/(rank|opponent)-(\d+))?$/.exec(location.hash) || [];
     const entry = study.queries.find((entry) => String(entry.query) === number);
+    const said = number === undefined ? location.hash.length > 1 && !byId(location.hash.slice(1)) && location.hash !== "#all" && `${location.hash}: there is no such place on this page.`
+      : !entry && `There is no query ${number} on this page; it has ${study.queries.length === 1 ? "one" : study.queries.length}, listed here.`;
+    tell(said);
     current(entry);
     byId("study").hidden = Boolean(entry);
     byId("query").hidden = !entry;
@@ -104,8 +107,13 @@
         draw(view);
         window.scrollTo(0, 0);
       }
-      if (rank) jump((sign === "rank" ? "+" : "−") + rank);
+      if (rank && !jump((sign === "rank" ? "+" : "−") + rank)) tell(`This query has no ${sign === "rank" ? "proponent" : "opponent"} ${rank} on this page.`);
     });
+  }
+  // What an address asks for and the page does not have.
+  function tell(text) {
+    byId("lost").textContent = text || "";
+    byId("lost").hidden = !text;
   }
   function jump(name) {
     const find = () => document.querySelector(`[data-sequence="${CSS.escape(name)}"]`);
@@ -115,11 +123,12 @@
       again(true);
     }
     const card = find();
-    if (!card) return;
+    if (!card) return false;
     document.querySelectorAll(".card.named").forEach((other) => other.classList.remove("named"));
     card.classList.add("named");
     card.scrollIntoView();
     card.querySelector(".text").focus({ preventScroll: true });
+    return true;
   }
 
   function draw(view) {
@@ -128,8 +137,8 @@
       const other = study.queries[at + step];
       return h("button", { disabled: !other, onclick: () => { location.hash = `query-${other.query}`; } }, step < 0 ? "← Previous" : "Next →");
     };
-    const grouped = groups(view);
-    const sections = [["sequences", "Sequences"], grouped && ["groups", "Groups"], ["layers", "Where in the model"], ["distribution", "Distribution"]].filter(Boolean);
+    const grouped = groups(view), shares = layers(view);
+    const sections = [["sequences", "Sequences"], grouped && ["groups", "Groups"], shares && ["layers", "Where in the model"], view.distribution && ["distribution", "Distribution"]].filter(Boolean);
     byId("query").replaceChildren(...[
       h("div", { class: "top" }, h("h2", { id: "query-title" }, h("bdi", {}, view.name)), h("span", { class: "buttons" }, go(-1), go(1))),
       view.asked.map((segment) => asked(segment, view)), measured(view),
@@ -137,8 +146,8 @@
         h("a", { href: `#query-${view.query}`, onclick: (event) => { event.preventDefault(); byId(id).scrollIntoView(); } }, text))),
       h("section", { id: "sequences", "aria-label": "Sequences" }, h("h3", {}, "Sequences"), bar(view), controls(view), h("div", { class: "signs" })),
       grouped && h("section", { id: "groups", "aria-label": "Influence by group" }, h("h3", {}, "Influence by group"), grouped),
-      h("section", { id: "layers", "aria-label": "Where in the model" }, h("h3", {}, "Where in the model"), layers(view)),
-      h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
+      shares && h("section", { id: "layers", "aria-label": "Where in the model" }, h("h3", {}, "Where in the model"), shares),
+      view.distribution && h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
     ].flat(Infinity).filter(Boolean));
     byId("query").setAttribute("aria-labelledby", "query-title");
     list(view);
@@ -159,15 +168,16 @@
       return place === first ? [signs, text.slice(white[0].length)] : [text.slice(0, white.index), signs];
     };
     const log_p = (tokens) => tokens.filter((token) => targets.has(token)).reduce((sum, token) => sum + sequence.log_p[targets.get(token)], 0);
-    const parts = all.map(({ text, tokens, pieces }, place) => {
-      if (!tokens.some((token) => targets.has(token))) return edges(text, place);
+    const parts = all.map((each, place) => {
+      const { text, tokens, pieces } = each;
+      if (!tokens.some((token) => targets.has(token))) return special(each) ? h("span", { class: "special" }, text) : edges(text, place);
       if (!sequence.log_p) return h("u", {}, edges(text, place));
       const sum = log_p(tokens);
-      const each = pieces.length > 1 ? ": " + pieces.map((piece) => `${piece.text.trim() || "␣"} ${minus(log_p(piece.tokens).toFixed(2))}`).join(", ") : "";
+      const by = pieces.length > 1 ? ": " + pieces.map((piece) => `${piece.text.trim() || "␣"} ${minus(log_p(piece.tokens).toFixed(2))}`).join(", ") : "";
       // A line may end at the white space before a word, but not between a word and its number.
       const space = text.trim() ? /^\s*/.exec(text)[0] : "";
       const [before, word] = place === first && space ? edges(text, place) : [space, text.slice(space.length)];
-      return [before, h("ruby", { style: `--p:${Math.exp(sum / tokens.length).toFixed(3)}`, title: `log p = ${minus(sum.toFixed(3))} nats, p = ${plain(Math.exp(sum))}${each}` }, word, h("rt", {}, minus(sum.toFixed(2))))];
+      return [before, h("ruby", { style: `--p:${Math.exp(sum / tokens.length).toFixed(3)}`, title: `log p = ${minus(sum.toFixed(3))} nats, p = ${plain(Math.exp(sum))}${by}` }, word, h("rt", {}, minus(sum.toFixed(2))))];
     });
     const n = sequence.targets.length;
     const tokens = `${n} token${n === 1 ? "" : "s"}`;
@@ -222,6 +232,9 @@
     }
     return all;
   }
+
+  // A token that stands for no text: <|bos|>, </s>.
+  const special = (word) => word.pieces.length === 1 && /^<\|?\/?[\w-]+\|?>$/.test(word.text);
 
   function controls(view) {
     if (!view.rows.some((row) => row.by_token)) return null;
@@ -285,7 +298,7 @@
   // The rows that are shown, as a table.
   function table(view) {
     const columns = ["query", "query_id", "prompt", "completion", ...(view.contrast ? ["contrast"] : []), "sign", "rank", "example", "doc", "influence", "share", ...study.columns, "text"];
-    const rows = visibleRows(view).map((row) => [view.query, view.name, view.prompt, view.completion, ...(view.contrast ? [view.contrast] : []),
+    const rows = visibleRows(view).map((row) => [view.query, view.id, view.prompt, view.completion, ...(view.contrast ? [view.contrast] : []),
       row.positive ? "positive" : "negative", row.rank, row.example, row.doc, row.influence, row.share, ...study.columns.map((_, index) => row.cells?.[index]), row.text]);
     return { columns, rows };
   }
@@ -372,14 +385,20 @@
     function render() {
       spans = [];
       const largest = shares ? Math.max(...all.map((word) => Math.abs(share(word))), 1e-30) : 1;
-      const colour = (part, name) => {
-        const value = shares ? share(part) : 0;
-        const strength = Math.min(0.8, (0.8 * Math.abs(value)) / largest);
-        return strength < 0.02 ? { class: name } : { class: [name, "t", value < 0 && "n"].filter(Boolean).join(" "), style: `--s:${strength.toFixed(2)}` };
+      const tint = (part) => {
+        const value = share(part), strength = Math.min(0.8, (0.8 * Math.abs(value)) / largest);
+        return strength < 0.02 ? "transparent" : `rgb(var(--${value < 0 ? "negative" : "positive"}) / ${strength.toFixed(2)})`;
       };
       const parts = all.slice(...range).map((word, offset) => {
-        const pieces = shares && word.pieces.length > 1 ? word.pieces.map((piece) => h("i", colour(piece, null), piece.text)) : word.text;
-        const span = h("span", colour(word, /^<\|.*\|>$/.test(word.text) ? "w special" : "w"), pieces);
+        // Pieces have the colour of their word until one points at it, and the space before a word has none: a line may end there.
+        const space = word.text.trim() ? /^\s*/.exec(word.text)[0].length : 0;
+        let at = 0;
+        const pieces = shares ? word.pieces.map((piece) => {
+          const before = Math.max(0, Math.min(piece.text.length, space - at));
+          at += piece.text.length;
+          return [piece.text.slice(0, before), before < piece.text.length && h("i", { style: `--w:${tint(word)};--p:${tint(piece)}` }, piece.text.slice(before))];
+        }) : word.text;
+        const span = h("span", { class: special(word) ? "w special" : "w" }, pieces);
         spans[range[0] + offset] = span;
         const begins = word.tokens.map((token) => starts.get(token)).find(Boolean);
         return begins ? [h("span", { class: "start" }, h("bdi", {}, begins)), span] : span;
@@ -405,15 +424,16 @@
   }
 
   // ── Groups ────────────────────────────────────────────────────────────────────────────────────────────────────────
-  let column = 0;
+  // The column with the fewest groups comes first: what has many is looked at when one wants to.
+  const few = (study.groupings || []).map((grouping) => grouping.labels.length);
+  let column = few.indexOf(Math.min(...few));
   function groups(view) {
     if (!view.groups || !view.groups.length) return null;
-    column = Math.min(column, view.groups.length - 1);
     const holder = h("div", {});
     const render = () => holder.replaceChildren(choice, ...group(view, column));
     const choice = view.groups.length > 1
       ? h("label", { class: "by" }, "by ", h("select", { onchange: (event) => { column = Number(event.target.value); render(); } }, study.groupings.map((grouping, index) => h("option", { value: index, selected: index === column }, grouping.name))))
-      : h("p", { class: "by" }, `by ${study.groupings[0].name}`);
+      : h("p", { class: "by" }, `by ${study.groupings[column].name}`);
     render();
     return holder;
   }
@@ -437,7 +457,7 @@
       const cells = [count(line.rows), percent(share), significant(line.positive + line.negative), significant(line.positive - line.negative).replace("+", ""), percent(size), "× " + plain(size / share, 2)];
       return h("tr", {}, h("th", { scope: "row" }, pick), cells.slice(0, 2).map((cell) => h("td", { class: "number" }, cell)), h("td", { class: "bars" }, bars), cells.slice(2).map((cell) => h("td", { class: "number" }, cell)));
     });
-    const names = [["Group"], ["Rows"], ["of all", "share of the rows"], ["Opponents · proponents", "sum of the influences below and above 0"], ["Influence", "sum, signs kept"], ["Absolute", "sum of the sizes"], ["of all", "share of the sum of the sizes"], ["for its size", "share of the influence over share of the rows: above 1 the group has more than its size would give it"]];
+    const names = [["Group"], ["Rows"], ["of all rows", "share of the rows"], ["Opponents · proponents", "sum of the influences below and above 0"], ["Influence", "sum, signs kept"], ["Absolute", "sum of the sizes"], ["of all influence", "share of the sum of the sizes"], ["for its size", "share of the influence over share of the rows: above 1 the group has more than its size would give it"]];
     const heads = names.map(([name, title], index) => h("th", { scope: "col", class: index === 0 || index === 3 ? null : "number" }, title ? h("abbr", { title }, name) : name));
     return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Influence by group, table" }, h("table", { class: "groups" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))),
       h("p", { class: "buttons" }, downloads(`query-${view.query}-by-${grouping.name}`, () => ({
@@ -467,9 +487,12 @@
     return details;
   }
 
+  // So many pixels for a picture, or as many as there are.
+  const room = (most) => Math.min(most, byId("main").clientWidth - 32);
+
   // A bar for every module: layers down, maps across.
   function bars(shares, name) {
-    const left = 46, wide = Math.max(70, Math.min(150, 640 / grid.maps.length)), high = 14, head = 20;
+    const left = 46, wide = Math.max(56, Math.min(150, (room(640) - left) / grid.maps.length)), high = 14, head = 20;
     const largest = Math.max(...shares.map(Math.abs), 1e-30);
     const [width, height] = [left + wide * grid.maps.length, head + high * grid.layers.length];
     const best = shares.reduce((best, share, index) => (Math.abs(share) > Math.abs(shares[best]) ? index : best), 0);
@@ -490,7 +513,7 @@
 
   function layers(view) {
     const rows = view.rows.filter((row) => row.by_module);
-    if (!rows.length) return h("p", { class: "note" }, "No shares by module: wire details (a score step with detail = true) to the report.");
+    if (!rows.length) return null;
     const proponents = rows.filter((row) => row.positive);
     const sums = grid.modules.map(() => 0);
     proponents.forEach((row) => values(row.by_module).forEach((share, index) => { sums[index] += share; }));
@@ -501,7 +524,7 @@
 
   function heatmap(view, rows) {
     const sorted = [...rows].filter((row) => row.centre !== null).sort((left, right) => left.centre - right.centre);
-    const left = 46, cell = Math.max(6, Math.min(20, 860 / sorted.length)), high = Math.max(9, Math.min(22, 300 / grid.layers.length));
+    const left = 46, cell = Math.max(3, Math.min(20, (room(908) - left - 2) / sorted.length)), high = Math.max(9, Math.min(22, 300 / grid.layers.length));
     const [width, height] = [left + cell * sorted.length + 2, high * grid.layers.length + 26];
     const y = (layer) => high * (grid.layers.length - 1 - layer);
     const columns = sorted.map((row) => {
@@ -545,14 +568,14 @@
 
   // Bars by layer; a mark for the average over all queries.
   function profile(shares, average) {
-    const left = 40, high = 150, bar = Math.max(10, Math.min(56, 520 / shares.length));
+    const left = 40, high = 150, bar = Math.max(5, Math.min(56, (room(564) - left - 4) / shares.length));
     const largest = Math.max(...shares, ...(average || []));
     const [width, y] = [left + bar * shares.length + 4, (share) => 8 + high * (1 - share / largest)];
     const best = shares.indexOf(Math.max(...shares));
     const name = `Share of each layer, mean over the proponents; most in layer ${grid.layers[best]} (${percent(shares[best])}).`;
     return h("figure", {}, s("svg", { viewBox: `0 0 ${width} ${high + 30}`, width, height: high + 30, role: "img", "aria-label": name },
       [0, 0.5, 1].map((part) => [s("path", { class: "grid", d: `M${left} ${y(part * largest)}H${width}` }), s("text", { x: left - 5, y: y(part * largest) + 4, "text-anchor": "end" }, percent(part * largest))]),
-      shares.map((share, layer) => s("rect", { class: "positive", x: left + bar * layer + 2, y: y(share), width: bar - 4, height: y(0) - y(share) }, s("title", {}, `layer ${grid.layers[layer]}: ${percent(share)}`))),
+      shares.map((share, layer) => s("rect", { class: "positive", x: left + bar * layer + 2, y: y(share), width: Math.max(2, bar - 4), height: y(0) - y(share) }, s("title", {}, `layer ${grid.layers[layer]}: ${percent(share)}`))),
       average && average.map((share, layer) => s("path", { class: "axis", d: `M${left + bar * layer} ${y(share)}h${bar}` })),
       grid.layers.map((layer, index) => (bar >= 18 || index % 5 === 0) && s("text", { x: left + bar * (index + 0.5), y: high + 24, "text-anchor": "middle" }, layer))),
     h("figcaption", {}, name + (average ? " The lines are the average over all queries." : "")));
@@ -564,7 +587,7 @@
 
   // Axes in log10 with their labels; `draw` gets the places of x and y.
   function logarithmic([x0, x1], [y0, y1], xName, yName, name, draw) {
-    const [left, top, wide, high] = [52, 8, 420, 230];
+    const [left, top, high] = [52, 8, 230], wide = room(482) - left - 10;
     const x = (value) => left + (wide * (value - x0)) / (x1 - x0), y = (value) => top + high * (1 - (value - y0) / (y1 - y0));
     const every = (all) => all.filter((_, index) => index % Math.ceil(all.length / 7) === 0);
     return s("svg", { viewBox: `0 0 ${left + wide + 10} ${top + high + 40}`, width: left + wide + 10, height: top + high + 40, role: "img", "aria-label": name },
@@ -604,15 +627,14 @@
   }
 
   function distribution(found) {
-    if (!found) return h("p", { class: "note" }, "No distribution: wire scores, the scan of the whole corpus, to the report.");
     const line = (name, ...cells) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", { class: "number" }, cell)));
     const concentration = found.concentration, law = found.power_law;
     return [h("div", { class: "plots" }, histogram(found), tail(found)), h("div", { class: "plots" },
       concentration && h("div", {}, h("table", { class: "shares" },
         h("thead", {}, h("tr", {}, ["The strongest", "sequences", "hold of the positive influence"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
         h("tbody", {}, concentration.shares.map((part) => line(`${plain(100 * part.fraction, 1)} %`, count(part.sequences), `${(100 * part.share).toFixed(1)} %`)),
-          line("participation ratio", "", concentration.participation_ratio.toFixed(1)))),
-      h("p", { class: "note" }, "Of the sequences with positive influence. Participation ratio: as many equal influences would be as concentrated, (Σx)² / Σx².")),
+          line("participation ratio", count(Math.round(concentration.participation_ratio)), ""))),
+      h("p", { class: "note" }, `Of the sequences with positive influence. Participation ratio, (Σx)² / Σx²: the influence is as concentrated as if ${concentration.participation_ratio.toFixed(1)} sequences had all of it, in equal parts.`)),
       h("div", { class: "wide" }, law ? [h("table", { class: "laws" },
         h("thead", {}, h("tr", {}, ["Law of the tail", "", "log-likelihood ratio", "p"].map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)))),
         h("tbody", {}, line("power law", `α = ${law.alpha.toFixed(2)} ± ${law.alpha_error.toFixed(2)}`, "", probability(law.p, law.samples)),
@@ -629,6 +651,7 @@
     page = Math.max(0, Math.min(pages - 1, page));
     const on = new Set(matching.slice(page * PAGE, (page + 1) * PAGE));
     links.forEach((link) => { link.hidden = !on.has(link); });
+    byId("queries").scrollTop = 0;
     const turn = (step, text, name) => h("button", { disabled: page + step < 0 || page + step >= pages, "aria-label": name, onclick: () => { page += step; paged(); } }, text);
     const said = matching.length ? `${page * PAGE + 1}–${Math.min(matching.length, (page + 1) * PAGE)} of ${matching.length}` : "no query";
     byId("pager").replaceChildren(...(pages > 1 ? [turn(-1, "‹", "Earlier queries"), h("span", {}, said), turn(1, "›", "Later queries")] : matching.length < links.length ? [h("span", {}, said)] : []));
@@ -640,10 +663,23 @@
     const at = matching.findIndex((link) => link.hasAttribute("aria-current"));
     if (at >= 0) page = Math.floor(at / PAGE);
     paged();
+    reveal();
   }
+  // The list is as high as the window has room for it, and shows the current query.
+  function reveal() {
+    const list = byId("queries"), nav = document.querySelector("nav");
+    const above = document.querySelector("body > header").getBoundingClientRect().bottom;
+    nav.style.setProperty("--room", `${Math.round(innerHeight - Math.max(0, above))}px`);
+    const link = list.querySelector("[aria-current]");
+    if (!link || link.hidden) return;
+    const [own, all] = [link.getBoundingClientRect(), list.getBoundingClientRect()];
+    list.scrollTop += Math.max(0, own.bottom - all.bottom) - Math.max(0, all.top - own.top);
+  }
+  addEventListener("scroll", reveal, { passive: true });
+  addEventListener("resize", reveal);
   const narrow = matchMedia("(max-width: 50rem)");
   const fold = () => { byId("browse").open = !narrow.matches; };
-  narrow.addEventListener("change", fold);
+  narrow.addEventListener("change", () => { fold(); if (shown !== null) draw(drawn); });
   fold();
   byId("browse").addEventListener("click", (event) => { if (narrow.matches && event.target.closest("a")) byId("browse").open = false; });
 
@@ -651,7 +687,7 @@
   let search = 0;
   function find(text) {
     const needle = text.trim().toLowerCase(), mine = ++search;
-    const has = (entry) => !needle || `${entry.query} ${entry.name} ${entry.text}`.toLowerCase().includes(needle);
+    const has = (entry) => !needle || `${entry.query} ${entry.id} ${entry.name} ${entry.text}`.toLowerCase().includes(needle);
     matching = links.filter((_, index) => has(study.queries[index]));
     page = 0;
     paged();
@@ -720,7 +756,7 @@
     const names = [...document.querySelectorAll(".queries thead th")].map((th) => th.dataset.name);
     const rows = [...body.rows].filter((tr) => tr.dataset.out !== "out").map((tr) => {
       const entry = study.queries.find((entry) => String(entry.query) === tr.dataset.query);
-      return [entry.query, entry.name, entry.text, ...[...tr.cells].slice(1).map((cell) => (cell.dataset.value === undefined ? null : Number(cell.dataset.value)))];
+      return [entry.query, entry.id, entry.text, ...[...tr.cells].slice(1).map((cell) => (cell.dataset.value === undefined ? null : Number(cell.dataset.value)))];
     });
     return { columns: ["query", "query_id", "text", ...names.slice(1)], rows };
   }));
@@ -728,9 +764,7 @@
   lines(false);
 
   // ── Begin ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-  byId("average-profile").replaceChildren(study.profile
-    ? profile(study.profile, null)
-    : h("p", { class: "note" }, "No shares by module: wire details to the report."));
+  if (study.profile) byId("average-profile").replaceChildren(profile(study.profile, null));
   window.addEventListener("hashchange", route);
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, textarea, select")) return;

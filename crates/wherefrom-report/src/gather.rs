@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::Serialize;
 use tokenizers::Tokenizer;
-use wherefrom_artifact::text::{boundary, one_line};
+use wherefrom_artifact::text::{about_boundary, boundary, clipped, one_line};
 use wherefrom_artifact::{Asked, Cell, CellColumn, Cells, Detail, Error, Example, Loss, Ranked, Score, visible};
 
 use crate::duplicates::{Near, Runs, near};
@@ -15,6 +15,11 @@ use crate::layers::{Grid, centre_of_mass};
 use crate::pieces::Pieces;
 use crate::statistics::{Distribution, Influences, describe};
 use crate::{Config, Inputs};
+
+/// Characters of a query's name that is taken from its prompt.
+const NAME: usize = 60;
+/// Characters of prompt and of completion in the table of all queries.
+const EXCERPT: usize = 70;
 
 /// All that the page shows, as the artifacts have it.
 pub(crate) struct Gathered {
@@ -32,16 +37,24 @@ pub(crate) struct Gathered {
     asked: HashMap<u32, Example>,
     losses: HashMap<u32, Loss>,
     influences: BTreeMap<u32, Influences>,
+    /// Bytes that all queries begin with.
+    shared: usize,
 }
 
 /// One query as the page has it, in JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct View {
     query: u32,
+    /// As the queries' file has it, or else how its prompt begins.
     name: String,
+    /// As tables have it.
+    id: String,
     /// `prompt | completion`, on one line.
     #[serde(skip)]
     text: String,
+    /// What of that stands about the place where the two meet.
+    #[serde(skip)]
+    excerpt: String,
     /// What is measured: log p of the targets, each segment times its weight.
     #[serde(skip)]
     log_p: Option<f64>,
@@ -114,9 +127,12 @@ struct Scaled {
 pub(crate) struct Summary {
     pub(crate) query: u32,
     pub(crate) name: String,
+    pub(crate) id: String,
     /// Side file, where the page has no room.
     pub(crate) file: Option<String>,
     pub(crate) text: String,
+    #[serde(skip)]
+    pub(crate) excerpt: String,
     #[serde(skip)]
     pub(crate) log_p: Option<f64>,
     #[serde(skip)]
@@ -222,6 +238,7 @@ impl Gathered {
             }
             gathered.influences.values_mut().for_each(Influences::sort);
         }
+        gathered.shared = gathered.beginning();
         Ok(gathered)
     }
 
@@ -239,6 +256,7 @@ impl Gathered {
             asked: HashMap::new(),
             losses: HashMap::new(),
             influences: BTreeMap::new(),
+            shared: 0,
         }
     }
 
@@ -248,8 +266,7 @@ impl Gathered {
         let influences = self.influences.get(&query);
         let distribution = influences.map(|found| describe(found, config.samples, config.seed, query));
         let asked = self.asked.get(&query);
-        // Where the queries are not wired the ranking may have their words.
-        let words = asked.map(Example::asked).or_else(|| Some(ranked.first()?.asked.clone())).unwrap_or_default();
+        let words = self.words(query);
         let asked_runs = asked.map(|example| {
             // The first segment is the completion itself; a rival is not what a sequence quotes.
             let first = example.parts().next().map_or(0..0, |(tokens, _)| tokens);
@@ -276,8 +293,10 @@ impl Gathered {
         profile.iter_mut().for_each(|share| *share = rounded(*share / f64::from(profiled.max(1))));
         Ok(View {
             query,
-            name: if words.id.is_empty() { format!("query {query}") } else { visible(&words.id) },
-            text: line(&words),
+            name: self.name(query, &words),
+            id: visible(&words.id),
+            text: line(&words, usize::MAX),
+            excerpt: line(&words, EXCERPT),
             prompt: visible(&words.prompt),
             completion: visible(&words.completion),
             contrast: visible(&words.contrast),
@@ -288,6 +307,35 @@ impl Gathered {
             distribution: distribution.map(thinned),
             profile: (profiled > 0).then_some(profile),
         })
+    }
+
+    /// What a query is called: its id, or, where that is only the number of its row, how its prompt begins, behind what all
+    /// prompts begin with.
+    fn name(&self, query: u32, asked: &Asked) -> String {
+        let number = asked.id.strip_prefix("row ").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let own = opening(asked).get(self.shared..).map(|text| clipped(&one_line(text), NAME)).unwrap_or_default();
+        match (number || asked.id.is_empty(), own.is_empty()) {
+            (true, false) => visible(&own),
+            (_, true) if asked.id.is_empty() => format!("query {query}"),
+            _ => visible(&asked.id),
+        }
+    }
+
+    /// The words of a query; where the queries are not wired the ranking may have them.
+    fn words(&self, query: u32) -> Asked {
+        let ranked = || Some(self.ranked.get(&query)?.first()?.asked.clone());
+        self.asked.get(&query).map(Example::asked).or_else(ranked).unwrap_or_default()
+    }
+
+    /// Bytes of what all queries begin with, up to a word of their own: the template of a chat, or a question that is always asked.
+    fn beginning(&self) -> usize {
+        let mut all = self.queries.iter().map(|&query| opening(&self.words(query)).to_string());
+        let Some(mut shared) = all.next().filter(|_| self.queries.len() > 1) else { return 0 };
+        for other in all {
+            let same = shared.char_indices().zip(other.chars()).find(|((_, own), other)| own != other);
+            shared.truncate(same.map_or(shared.len().min(other.len()), |((at, _), _)| at));
+        }
+        shared.rfind(char::is_whitespace).map_or(0, |at| at + 1)
     }
 
     fn asked(&self, query: u32, example: &Example) -> Result<Vec<Segment>> {
@@ -371,8 +419,10 @@ impl View {
         };
         Summary {
             query: self.query,
+            id: self.id,
             file,
             text: self.text,
+            excerpt: self.excerpt,
             log_p: self.log_p,
             targets: self.asked.iter().map(|asked| asked.targets.len()).sum(),
             strongest: [strongest(true), strongest(false)],
@@ -392,15 +442,24 @@ impl Scaled {
     }
 }
 
-/// `prompt | completion`, or the text alone, on one line and safe to show; of a contrast with what it is against.
-fn line(asked: &Asked) -> String {
+/// What a query begins with.
+fn opening(asked: &Asked) -> &str {
+    if asked.prompt.trim().is_empty() { &asked.completion } else { &asked.prompt }
+}
+
+/// `prompt | completion`, or the text alone, on one line and safe to show, at most so many characters of each; of a contrast with
+/// what it is against.
+fn line(asked: &Asked, length: usize) -> String {
     let text = match &asked.prompt[..] {
-        "" => one_line(&asked.completion),
-        prompt => boundary(prompt, &asked.completion).join(" | "),
+        "" => about_boundary("", &one_line(&asked.completion), length),
+        prompt => {
+            let [prompt, completion] = boundary(prompt, &asked.completion);
+            about_boundary(&prompt, &completion, length)
+        }
     };
     let against = match &asked.contrast[..] {
         "" => String::new(),
-        contrast => format!(" (against {})", boundary(&asked.prompt, contrast)[1]),
+        contrast => format!(" (against {})", clipped(&boundary(&asked.prompt, contrast)[1], length)),
     };
     visible(&(text + &against))
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::Serialize;
-use wherefrom_artifact::{Artifact, Columns, Example, Groups, Sum, visible};
+use wherefrom_artifact::text::beginning;
+use wherefrom_artifact::{Artifact, CellType, Columns, Example, Groups, Sum, visible};
 
 /// Most groups of a column: what has more is no group, but a name.
 const GROUPS: usize = 1000;
@@ -40,7 +41,7 @@ pub(crate) struct Listed {
 }
 
 impl Grouped {
-    /// Groups by every column that has few enough values.
+    /// Groups by every column that has few enough values: no fractions, and nothing that is another in most rows, as names are.
     pub(crate) fn of_columns(columns: &Artifact<Columns>) -> Result<Self> {
         let mut groups: Vec<Groups> = Vec::new();
         let mut dropped: Vec<bool> = Vec::new();
@@ -48,7 +49,7 @@ impl Grouped {
             let (example, cells) = row?;
             if groups.is_empty() {
                 groups = cells.iter().map(|(name, _)| Groups::new(name)).collect();
-                dropped = vec![false; groups.len()];
+                dropped = cells.columns.iter().map(|column| column.values == CellType::Number).collect();
             }
             let open = groups.iter_mut().zip(&mut dropped).zip(&cells.values).filter(|((_, dropped), _)| !**dropped);
             for ((groups, dropped), cell) in open {
@@ -57,11 +58,11 @@ impl Grouped {
             }
         }
         let mut kept = dropped.iter();
-        groups.retain(|groups| kept.next() == Some(&false) && groups.labels.len() > 1);
+        groups.retain(|groups| kept.next() == Some(&false) && groups.labels.len() > 1 && repeats(groups));
         Ok(Self { groups, sums: BTreeMap::new() })
     }
 
-    /// A further column: what stands before the first `/` of the documents' names, where nearly all have one.
+    /// A further column: what the documents' names begin with, where nearly all have such a beginning.
     pub(crate) fn add_names(&mut self, names: Names) {
         let few = NAMED.contains(&names.groups.labels.len());
         if few && names.without * 20 <= names.groups.sizes.iter().sum::<u64>() {
@@ -114,6 +115,11 @@ impl Grouped {
     }
 }
 
+/// Whether a group has two examples or more, on average.
+fn repeats(groups: &Groups) -> bool {
+    2 * groups.labels.len() as u64 <= groups.sizes.iter().sum()
+}
+
 /// Beginnings of document names.
 pub(crate) struct Names {
     groups: Groups,
@@ -132,11 +138,10 @@ impl Names {
         if self.groups.labels.len() > *NAMED.end() {
             return;
         }
-        let first = |doc: &'_ String| doc.split_once('/').map(|(first, _)| first.to_string());
-        let mut found = example.docs.iter().map(first);
+        let mut found = example.docs.iter().map(|doc| beginning(doc));
         let label = found.next().flatten();
         let same = found.all(|other| other == label);
         self.without += u64::from(label.is_none());
-        self.groups.add(example.example, if same { label.as_deref().unwrap_or_default() } else { "(several)" });
+        self.groups.add(example.example, if same { label.unwrap_or_default() } else { "(several)" });
     }
 }

@@ -31,15 +31,14 @@ const QUERY_COLUMNS: [(&str, &str, &str); 6] = [
         "share of the positive influence that the strongest 1 % of the sequences with positive influence hold",
         "Top 1 %",
     ),
-    ("participation_ratio", "participation ratio: as many equal influences would be as concentrated", "Effective"),
+    ("participation_ratio", "participation ratio (Σx)² / Σx²: positive influence is as concentrated as if so many sequences had all of it, in equal parts",
+        "Effective"),
     (
         "power_law",
         "exponent of the power law of the tail, its standard error, and the p-value; below 0.1 the law is rejected",
         "Power law",
     ),
 ];
-/// Characters of a query in the table of all.
-const EXCERPT: usize = 110;
 
 /// JSON that may stand inside a `<script>`: no `<` can end the element or begin a comment.
 pub(crate) fn embedded(value: &impl Serialize) -> Result<String> {
@@ -95,7 +94,7 @@ pub(crate) fn page(
                 header {
                     h1 { (title) }
                     p.lead {
-                        (grouped(summaries.len() as u64)) " queries. Influence in " (visible(&influence_in(unit, Some(sign)))) "."
+                        (grouped(summaries.len() as u64)) @if summaries.len() == 1 { " query" } @else { " queries" } ". Influence in " (visible(&influence_in(unit, Some(sign)))) "."
                     }
                     dl.facts {
                         @for (name, value) in &header.facts { div { dt { (name) } dd { (visible(value)) } } }
@@ -106,18 +105,19 @@ pub(crate) fn page(
                     details id="browse" open {
                         summary { "Queries" }
                         a.all href="#all" { "All queries" }
+                        div id="pager" {}
                         div id="queries" {
                             @for summary in summaries {
-                                a href=(format!("#query-{}", summary.query)) title=(clipped(&summary.text)) {
+                                a href=(format!("#query-{}", summary.query)) title=(summary.excerpt) {
                                     span.number { (summary.query) } " " bdi { (summary.name) }
                                 }
                             }
                         }
-                        div id="pager" {}
                     }
                     div id="found" role="region" aria-label="Passages found" aria-live="polite" {}
                 }
                 main id="main" tabindex="-1" {
+                    p.lost id="lost" role="status" hidden {}
                     (missing(header, gathered, summaries))
                     section id="study" aria-labelledby="study-title" { (study_section(header, summaries)) }
                     article id="query" hidden {}
@@ -195,7 +195,7 @@ fn query_row(summary: &Summary) -> Markup {
         tr data-query=(summary.query) {
             th scope="row" {
                 a href=(format!("#query-{}", summary.query)) { span.number { (summary.query) } " " bdi { (summary.name) } }
-                p.excerpt dir="auto" { (clipped(&summary.text)) }
+                p.excerpt dir="auto" { (summary.excerpt) }
             }
             td.number data-value=[summary.log_p] {
                 @if let Some(log_p) = summary.log_p { (format!("{log_p:.2}").replace('-', "−")) small { " / " (summary.targets) } }
@@ -237,7 +237,7 @@ fn artifact_row(made: &Made) -> Markup {
     }
 }
 
-/// What is not shown, and the lines of a pipeline that bring it.
+/// What is not shown, and which input of the step brings it.
 fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Markup {
     let has = |found: fn(&Summary) -> bool| summaries.iter().any(found);
     let absent = [
@@ -245,33 +245,31 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Marku
             gathered.grid.modules.is_empty(),
             "shares by token and by module",
             "details",
-            "[steps.details]\nstage = \"score\"\ninputs = { queries = \"ihvp\", tokens = \"train\", candidates = \"ranking\" }\ndetail = true\n\n",
+            "a second step of stage = \"score\", with the ranking as `candidates` and detail = true",
         ),
-        (!gathered.has_queries(), "the tokens of the queries", "queries", ""),
+        (!gathered.has_queries(), "the tokens of the queries", "queries", "the step that tokenises the queries"),
         (
             !has(|summary| summary.log_p.is_some()),
-            "what the queries cost the model",
+            "the queries' log-probabilities",
             "losses",
-            "[steps.losses]\nstage = \"losses\"\ninputs = { tokens = \"queries\" }\n\n",
+            "a step of stage = \"losses\", with the queries as `tokens`",
         ),
-        (!has(|summary| summary.distribution.is_some()), "distributions and shares of the total", "scores", ""),
+        (
+            !has(|summary| summary.distribution.is_some()),
+            "distributions and shares of the total",
+            "scores",
+            "the step of stage = \"score\" that the ranking was made from",
+        ),
+        (!gathered.has_tokenizer(), "the words of the tokens", "tokenizer", "the path of a tokenizer.json, beside `inputs`"),
     ];
     let absent: Vec<_> = absent.into_iter().filter(|(absent, ..)| *absent).collect();
-    let mut what: Vec<&str> = absent.iter().map(|(_, what, ..)| *what).collect();
-    if !gathered.has_tokenizer() {
-        what.push("words of the tokens");
-    }
-    let steps: String = absent.iter().map(|(.., lines)| *lines).collect();
-    let roles = absent.iter().map(|(_, _, role, _)| format!(", {role} = \"{role}\"")).collect::<String>();
-    let tokenizer = if gathered.has_tokenizer() { "" } else { "tokenizer = \"FOLDER/tokenizer.json\"\n" };
+    let what: Vec<&str> = absent.iter().map(|(_, what, ..)| *what).collect();
     html! {
-        @if !what.is_empty() {
-            details.missing open {
-                summary { "Not on this page: " (what.join(", ")) "." }
-                p { "These lines of the pipeline bring it, with your names of the steps:" }
-                pre tabindex="0" {
-                    (steps) "[steps.report]\nstage = \"report\"\ninputs = { ranking = \"ranking\", tokens = \"train\"" (roles) " }   # and those that it has\n" (tokenizer)
-                }
+        @if !absent.is_empty() {
+            details.missing {
+                summary { "Not on this page: " (what.join(", ")) }
+                p { "The step `report` of the pipeline shows them when it is given" }
+                ul { @for (_, what, role, from) in &absent { li { code { (role) } ", " (from) ": " (what) } } }
             }
         }
         @if header.unit.is_none() { p.note { "The ranking does not say the unit of its influences." } }
@@ -282,14 +280,6 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Marku
 fn first_upper(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
-}
-
-/// The end of a text: what was asked last and what is measured, rather than how a conversation begins.
-fn clipped(text: &str) -> String {
-    match text.chars().count().checked_sub(EXCERPT) {
-        None | Some(0) => text.into(),
-        Some(more) => ['…'].into_iter().chain(text.chars().skip(more + 1)).collect(),
-    }
 }
 
 /// `0.4 s`, `12 min 5 s`, `3 h 20 min`.

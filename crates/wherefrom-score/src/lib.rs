@@ -483,7 +483,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let row = if config.detail { 1000.0 } else { 12.0 };
     let note = if groups > 1.0 { format!("{groups} groups of queries") } else { String::new() };
     let flops = groups * sizes.scan(scanned) + work;
-    Cost::new(footprint + together * query, queries * pairs * row, flops).note(sizes.footprint.note()).note(note)
+    let cost = Cost::new(footprint + together * query, queries * pairs * row, flops).reads(queries * query);
+    cost.note(sizes.footprint.note()).note(note)
 }
 
 /// Pairs of a query that a planned ranking has, both signs, or a filter.

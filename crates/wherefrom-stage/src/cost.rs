@@ -16,6 +16,8 @@ pub struct Cost {
     pub memory: f64,
     /// Bytes written.
     pub disk: f64,
+    /// Bytes of artifacts read, where they are many.
+    pub read: f64,
     /// Floating point operations.
     pub flops: f64,
     /// What else there is to say: passes over the tokens, bytes a query.
@@ -28,7 +30,12 @@ impl Cost {
 
     /// Bytes held beside those of any process, bytes written, and operations.
     pub fn new(memory: f64, disk: f64, flops: f64) -> Self {
-        Self { memory: IDLE + memory, disk, flops, note: String::new() }
+        Self { memory: IDLE + memory, disk, read: 0.0, flops, note: String::new() }
+    }
+
+    /// The same of a step that reads so many bytes.
+    pub fn reads(self, bytes: f64) -> Self {
+        Self { read: bytes, ..self }
     }
 
     /// The same with a remark, after those that are there.

@@ -24,7 +24,7 @@ const CHUNK: usize = 512;
 
 /// The end of the prompt and the beginning of the completion, where the two make one word of a script that puts spaces
 /// between words.
-pub(crate) fn glued(prompt: &str, completion: &str) -> Option<String> {
+pub fn glued(prompt: &str, completion: &str) -> Option<String> {
     let (last, first) = (prompt.chars().next_back()?, completion.chars().next()?);
     if !spaced(last) || !spaced(first) {
         return None;

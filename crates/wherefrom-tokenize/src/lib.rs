@@ -24,7 +24,7 @@ pub mod vocabulary;
 mod window;
 mod words;
 
-pub use boundary::row_warnings;
+pub use boundary::{glued, row_warnings};
 pub use corpus::check_rows;
 pub use estimate::{Estimate, check_first_rows, estimate};
 pub use peek::{Form, keepable, peek};

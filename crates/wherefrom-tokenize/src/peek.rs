@@ -10,7 +10,7 @@ use wherefrom_vocabulary::ordered::{Json, Object};
 
 use crate::columns::OWN;
 use crate::corpus::{Corpus, Place, Raw, RawRow};
-use crate::row::{Content, Names, Row};
+use crate::row::{Content, Names, ROLES, Row};
 use crate::source::{Format, corpus_files};
 use crate::table::text_columns;
 use crate::words;
@@ -44,7 +44,7 @@ pub enum Form {
 pub fn peek(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<(Form, BTreeMap<String, String>)> {
     let error = match form(corpus, columns) {
         Ok(form) => return Ok((form, columns.clone())),
-        Err(error) if !columns.is_empty() => return Err(error),
+        Err(error) if !columns.is_empty() => return Err(named(corpus, columns).unwrap_or(error)),
         Err(error) => error,
     };
     let found = texts(corpus).unwrap_or_default();
@@ -70,6 +70,19 @@ pub fn peek(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<(Form, 
             choices.join(", or ")
         ))),
     }
+}
+
+/// What is wrong with columns that were named, in the words of the command line; none if it is not their names.
+fn named(corpus: &Path, columns: &BTreeMap<String, String>) -> Option<anyhow::Error> {
+    if let Some(role) = columns.keys().find(|role| !ROLES.contains(&&role[..])) {
+        return Some(bad_input(format!("--column {role}={}: `{role}` is no role; roles are {}", columns[role], ROLES.join(", "))));
+    }
+    let found = texts(corpus).unwrap_or_default();
+    let texts_only = |role: &str| ["text", "prompt", "completion", "contrast", "instruction", "input", "output"].contains(&role);
+    let (role, name) = columns.iter().find(|(role, name)| texts_only(role) && !found.contains(name))?;
+    let given = if role == "text" { name.clone() } else { format!("{role}={name}") };
+    let (shown, known) = (corpus.display(), found.join(", "));
+    Some(bad_input(format!("--column {given}: no row of {shown} has text in a column `{name}`; those with text are {known}")))
 }
 
 fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {

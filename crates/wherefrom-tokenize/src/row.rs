@@ -19,7 +19,7 @@ use crate::turns;
 use crate::words::{self, Shape};
 
 /// Columns that say something, by their default names.
-const ROLES: [&str; 15] = [
+pub(crate) const ROLES: [&str; 15] = [
     "text",
     "messages",
     "prompt",

@@ -74,8 +74,12 @@ pub(crate) fn resembles<'a>(key: &str, roles: impl IntoIterator<Item = &'a str>)
     roles.into_iter().any(|role| near(role, [key]).is_some()) || CALLED.iter().any(|(_, names)| names.contains(&key))
 }
 
-/// What to do about a column that is called otherwise than `role`, which has the column `name`.
+/// What to do about a column that is called otherwise than `role`, which has the column `name`: whoever named that column has
+/// misspelt it.
 pub(crate) fn meant(role: &str, name: &str, found: &str) -> String {
+    if name != role {
+        return format!("did you mean columns = {{ {role} = \"{found}\" }}?");
+    }
     format!("did you mean `{name}`? rename the key, or set columns = {{ {role} = \"{found}\" }}")
 }
 

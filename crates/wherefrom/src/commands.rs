@@ -87,7 +87,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 say(&format!("{:<width$}  {sent:<11}  {}", step.name, step.key().unwrap_or_default()))
             })
         }
-        Command::Path { pipeline, step, set } => path(&Plan::read(&pipeline, &set, store)?, &step),
+        Command::Path { pipeline, step, set } => {
+            if step.contains('@') {
+                let named = store::Named { pipeline: Some(pipeline), set };
+                return say_path(&named.folder(&store, &step)?);
+            }
+            path(&Plan::read(&pipeline, &set, store)?, &step)
+        }
         Command::Show { artifact, named, json } => {
             let folder = named.folder(&store, &artifact)?;
             if json {
@@ -104,8 +110,20 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let made = Import { file, name, tokenizer }.run(&store, &exec)?;
             made.iter().try_for_each(|(kind, folder)| say(&format!("{} {}", kind.name(), folder.display())))
         }
-        Command::Ls { runs: true, pipeline, json, .. } => store::runs(&store, pipeline.as_deref(), json),
-        Command::Ls { by, pipeline, json, .. } => store::list(&store, by, pipeline.as_deref(), json),
+        Command::Ls { runs, by, pipeline, json } => {
+            // Nothing is there yet: nothing is listed. What was named and is not there was meant otherwise.
+            let named = matches!(why_store, wherefrom_pipeline::Why::Named | wherefrom_pipeline::Why::Variable);
+            if named && !store.root().is_dir() {
+                return Err(bad_input(format!(
+                    "there is no store {}, {why_store}; give the folder that has artifacts",
+                    store.root().display()
+                )));
+            }
+            match runs {
+                true => store::runs(&store, pipeline.as_deref(), json),
+                false => store::list(&store, by, pipeline.as_deref(), json),
+            }
+        }
         Command::Gc { pipelines, keep_runs, yes } => {
             for pipeline in &pipelines {
                 let (own, _) = wherefrom_pipeline::store(cli.store.as_deref(), Some(pipeline));
@@ -192,7 +210,8 @@ fn path(plan: &Plan, name: &str) -> Result<()> {
     if let ("report", Some(lines)) = (name, plan.report_lines()) {
         let path = plan.path.display();
         return Err(bad_input(format!(
-            "no step `report` in {path}; to make one, add\n\n{lines}\n\nand run it: wherefrom run {path}"
+            "no step `report` in {path}; to make one, add\n\n{lines}\n\nand run it: {}",
+            plan.command("run", None)
         )));
     }
     say_path(&made(plan, name)?)
@@ -204,9 +223,9 @@ pub(crate) fn made(plan: &Plan, name: &str) -> Result<PathBuf> {
     match step.folder(&plan.store) {
         Some(folder) if step.state == State::Cached => Ok(folder),
         _ => Err(bad_input(format!(
-            "step `{name}` is not made yet ({}); run `wherefrom run {} --to {name}`",
+            "step `{name}` is not made yet ({}); run `{}`",
             step.why,
-            plan.path.display()
+            plan.command("run", Some(name))
         ))),
     }
 }

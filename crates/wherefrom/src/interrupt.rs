@@ -3,6 +3,8 @@
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use wherefrom_pipeline::quoted;
+
 use crate::output::note;
 
 /// The code that shells know an interrupted program by.
@@ -15,7 +17,7 @@ pub(crate) fn resumable() {
         return;
     }
     let Ok(mut signals) = Signals::new([SIGINT]) else { return };
-    let words: Vec<String> = std::env::args().skip(1).map(quoted).collect();
+    let words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             // Behind the bar, or the terminal's ^C.
@@ -49,12 +51,6 @@ fn is_ignored() -> bool {
     mask & 1 << (SIGINT - 1) != 0
 }
 
-/// As a shell reads it.
-fn quoted(word: String) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,7 +58,7 @@ mod tests {
     #[test]
     fn a_command_is_given_back_as_a_shell_reads_it() {
         let words = ["run", "my study/p.toml", "--set", "steps.a.b='x'", ""];
-        let shown = words.map(|word| quoted(word.into()));
+        let shown = words.map(quoted);
         assert_eq!(shown, ["run", "'my study/p.toml'", "--set", "'steps.a.b='\\''x'\\'''", "''"]);
     }
 }

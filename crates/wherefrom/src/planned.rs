@@ -149,7 +149,7 @@ pub(crate) fn preimage(step: &Step, as_json: bool) -> Result<()> {
 }
 
 fn warnings(plan: &Plan, estimates: &[Estimate], machine: Option<&Machine>) -> Vec<String> {
-    let exceeded = estimates.iter().filter_map(|estimate| estimate.warning.clone());
+    let exceeded = estimates.iter().flat_map(|estimate| estimate.warnings.clone());
     let missing = machine.and_then(|_| Some(format!("{:#}", plan.complete().err()?)));
     exceeded.chain(missing).chain(plan.thin_coverage()).chain(plan.uncompleted()).chain(plan.row_warnings()).collect()
 }
@@ -180,7 +180,13 @@ fn total(estimates: &[Estimate]) -> Cost {
 /// Seconds of all of them; none where that of one is not known.
 fn seconds(estimates: &[Estimate]) -> Option<f64> {
     let left = estimates.iter().filter(|estimate| estimate.cost.is_some());
-    left.map(|estimate| Some(estimate.time?.seconds)).sum()
+    // A sum of nothing is -0.0.
+    left.map(|estimate| Some(estimate.time?.seconds)).sum::<Option<f64>>().map(|seconds| seconds + 0.0)
+}
+
+/// Whether nobody knows what a step takes: it runs a model that is not there, or a program.
+fn unknown(cost: &Cost) -> bool {
+    cost.disk == 0.0 && cost.flops == 0.0
 }
 
 /// The costs of all steps that are still to be made, and of each.
@@ -200,14 +206,17 @@ fn costs(estimates: &[Estimate]) -> String {
             Some(time) => (duration(time.seconds), time.basis.to_string()),
             None => ("-".into(), "-".into()),
         };
-        // A model that nobody knows, or a program.
-        let unknown = cost.disk == 0.0 && cost.flops == 0.0;
         let cells = [bytes(cost.memory), bytes(cost.disk), flops(cost.flops)];
-        let [memory, disk, flops] = if unknown { ["?"; 3].map(String::from) } else { cells };
+        let [memory, disk, flops] = if unknown(cost) { ["?"; 3].map(String::from) } else { cells };
         lines.push(line(name, [&memory, &disk, &flops, &time, &basis], &cost.note));
     }
     let total = total(estimates);
     let (memory, disk) = (bytes(total.memory), bytes(total.disk));
     let time = seconds(estimates).map_or_else(String::new, |seconds| format!(", {}", duration(seconds)));
-    format!("to do, roughly: memory {memory}, disk {disk}, {}{time}\n\n{}", flops(total.flops), lines.join("\n"))
+    let known = if estimates.iter().filter_map(|estimate| estimate.cost.as_ref()).any(unknown) {
+        ", without the steps marked ?"
+    } else {
+        ""
+    };
+    format!("to do, roughly{known}: memory {memory}, disk {disk}, {}{time}\n\n{}", flops(total.flops), lines.join("\n"))
 }

@@ -8,9 +8,12 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use wherefrom_artifact::{Kind, State, Store, bad_input, bytes, used, utc};
-use wherefrom_pipeline::{Garbage, Plan, Recorded, garbage, pipeline_name, pipeline_path, records, remove_garbage};
+use wherefrom_pipeline::{Garbage, Plan, Recorded, distinct, garbage, pipeline_name, pipeline_path, records, remove_garbage};
 
 use crate::output::{say, say_json};
+
+/// Characters of a key that a list shows: as many as name an artifact.
+const KEY: usize = 12;
 
 /// Artifacts by the names of the steps that make them.
 #[derive(Debug, Args)]
@@ -89,17 +92,19 @@ fn hinted(store: &Store, name: &str, error: anyhow::Error) -> anyhow::Error {
 /// The artifact of a step in the `number`th last run of a pipeline; where no step is named, of the last ranking or else scores.
 fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<PathBuf> {
     let name = pipeline_name(store.root(), pipeline);
-    let runs: Vec<_> = records(store)?.into_iter().filter(|run| run.record.pipeline == name).collect();
+    let runs: Vec<_> = distinct(records(store)?).into_iter().filter(|run| run.record.pipeline == name).collect();
     let shown = pipeline.display();
     let place = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
     let place = place.ok_or_else(|| {
         bad_input(format!("`{step}@{number}`: write STEP@1 for the last run, STEP@2 for the one before, and so on"))
     })?;
     let run = runs.get(place).ok_or_else(|| {
-        let count = runs.len();
-        bad_input(format!(
-            "`{step}@{number}`: the store has the records of {count} runs of {shown}; `wherefrom ls --runs` lists them"
-        ))
+        let known = match runs.len() {
+            0 => format!("the store has no record of a run of {shown}"),
+            1 => format!("the store has the record of one run of {shown}, {step}@1"),
+            count => format!("the store has the records of {count} runs of {shown}, {step}@1 to {step}@{count}"),
+        };
+        bad_input(format!("`{step}@{number}`: {known}; `wherefrom ls --runs` lists them"))
     })?;
     let last = |kind: Kind| run.record.steps.iter().rev().find(|recorded| recorded.kind == kind);
     let found = match step {
@@ -261,6 +266,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
         let Line { kind, key, date, .. } = line;
         let state = if line.state == "sealed" { String::new() } else { format!("  {}", line.state) };
         let (kind, size) = (kind.name(), bytes(line.bytes as f64));
+        let key = &key[..key.len().min(KEY)];
         say(&format!("{kind:<14}  {key}  {step:<width$}  {date}  {size:>9}  {pipeline}{state}"))?;
     }
     let count = if lines.len() == 1 { "1 artifact".into() } else { format!("{} artifacts", lines.len()) };
@@ -269,7 +275,7 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
 
 /// The runs that the store has records of, the last first; `@N` as artifacts are named by it.
 pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Result<()> {
-    let mut all = records(store)?;
+    let mut all = distinct(records(store)?);
     if let Some(pipeline) = pipeline {
         let name = known(store, pipeline)?;
         all.retain(|run| run.record.pipeline == name);
@@ -288,9 +294,14 @@ pub(crate) fn runs(store: &Store, pipeline: Option<&Path>, as_json: bool) -> Res
         let words: Vec<_> = record.to.iter().map(|to| format!(" --to {to}")).collect();
         let sets: Vec<_> = record.sets.iter().map(|set| format!(" --set {set}")).collect();
         let (pipeline, outcome) = (shown(store, &record.pipeline), run.outcome());
-        let (date, seconds, steps) = (&record.date, record.seconds, record.steps.len());
+        let (date, steps) = (&record.date, record.steps.len());
+        // Of a run that goes on or was interrupted nobody wrote down how long it took.
+        let seconds = match record.outcome {
+            wherefrom_pipeline::Outcome::Running => "-".into(),
+            _ => format!("{:.1} s", record.seconds),
+        };
         say(&format!(
-            "{pipeline}@{number}  {date}  {outcome:<11}  {seconds:>8.1} s  {made} of {steps} steps made{}{}",
+            "{pipeline}@{number}  {date}  {outcome:<11}  {seconds:>10}  {made} of {steps} steps made{}{}",
             words.concat(),
             sets.concat()
         ))?;
@@ -307,7 +318,8 @@ pub(crate) fn collect(store: &Store, pipelines: &[PathBuf], keep_runs: usize, ye
         let Garbage { kind, key, bytes: size, why, .. } = garbage;
         let (step, pipeline) = users.cells(key);
         let (kind, size) = (kind.name(), bytes(*size as f64));
-        say(&format!("{what}{kind:<14}  {key:<32}  {:<10}  {size:>9}  {step}  {pipeline}", why.name()))
+        let key = &key[..key.len().min(KEY)];
+        say(&format!("{what}{kind:<14}  {key:<KEY$}  {:<10}  {size:>9}  {step}  {pipeline}", why.name()))
     };
     let mut gone = (0, 0);
     let all = if yes {

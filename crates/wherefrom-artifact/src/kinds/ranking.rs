@@ -17,7 +17,9 @@ use crate::kinds::definition::{Column, Definition, INFLUENCES, Once, Values};
 use crate::kinds::{Asked, Example, Export, Format, Kind, Ranking, Row};
 use crate::lineage::Lineage;
 use crate::origin::Fact;
-use crate::text::{BOUNDARY, EXCERPT, boundary, clipped, excerpt, influence_in, is_marked, one_line, significant};
+use crate::text::{
+    BOUNDARY, EXCERPT, about_boundary, boundary, clipped, influence_in, is_marked, one_line, significant,
+};
 
 pub(super) const DEFINITION: Definition = Definition {
     name: "ranking",
@@ -52,6 +54,8 @@ pub(super) const DEFINITION: Definition = Definition {
 const QUERIES: usize = 20;
 /// Of more than that the first.
 const FEW: usize = 5;
+/// Characters of a line of the listing.
+const LINE: usize = 119;
 /// Characters of a document's name shown.
 pub(super) const WIDEST: usize = 40;
 
@@ -167,7 +171,9 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
         for row in rows {
             let sign = if row.positive { '+' } else { '-' };
             let (influence, doc) = (significant(row.influence), clipped(&one_line(&row.doc), WIDEST));
-            writeln!(text, "  {sign}{} {influence:>10}  {doc:<widest$}  {}", row.rank, excerpt(&row.text))?;
+            let line = format!("  {sign}{} {influence:>10}  {doc:<widest$}  ", row.rank);
+            let room = LINE.saturating_sub(line.chars().count()).clamp(30, EXCERPT);
+            writeln!(text, "{line}{}", clipped(&one_line(&row.text), room))?;
         }
     }
     if queries.len() > shown {
@@ -189,9 +195,7 @@ pub(super) fn asked(query: &Example) -> String {
     let text = match query.text.split_at_checked(start) {
         Some((prompt, completion)) if !prompt.is_empty() => {
             let [prompt, completion] = boundary(prompt, completion);
-            let skipped = prompt.chars().count().saturating_sub(EXCERPT);
-            let dots = if skipped > 0 { "…" } else { "" };
-            format!("{dots}{} | {}", prompt.chars().skip(skipped).collect::<String>(), clipped(&completion, EXCERPT))
+            about_boundary(&prompt, &completion, EXCERPT)
         }
         _ => clipped(&one_line(&query.text), 2 * EXCERPT),
     };

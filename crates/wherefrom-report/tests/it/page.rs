@@ -177,21 +177,48 @@ fn near_duplicates_name_the_stronger_one_and_quotes_are_counted() {
 fn what_is_not_wired_is_said_and_the_rest_is_shown() {
     let study = Study::new(&[("q", "one two three")], &[("a", "four five"), ("b", "six seven eight")], 1);
     let page = study.page(&config(), false);
-    let lines = [
-        "details = \"details\"",
-        "queries = \"queries\"",
-        "losses = \"losses\"",
-        "scores = \"scores\"",
-        "tokenizer = ",
-    ];
+    let roles = ["details", "queries", "losses", "scores", "tokenizer"].map(|role| format!("<code>{role}</code>"));
     let missing = page.html.split("<details class=\"missing\"").nth(1).unwrap().split("</details>").next().unwrap();
     assert!(page.html.find("class=\"missing\"") < page.html.find("id=\"study\""), "it stands at the top");
-    for line in lines.into_iter().chain(["detail = true", "stage = \"losses\""]) {
-        assert!(missing.replace("&quot;", "\"").contains(line), "{line}: {missing}");
+    for part in roles.iter().map(|role| &role[..]).chain(["detail = true", "stage = \"losses\""]) {
+        assert!(missing.replace("&quot;", "\"").contains(part), "{part}: {missing}");
     }
+    assert_eq!(page.html.matches("Not on this page").count(), 1);
     let view = data(&page, "data-query-0");
     assert_eq!(view["rows"].as_array().unwrap().len(), 2);
     assert!(!study.page(&config(), true).html.contains("class=\"missing\""));
+}
+
+#[test]
+fn queries_without_ids_are_called_by_how_they_begin() {
+    let mut study = Study::new(
+        &[("row 104", "Question: Who wrote Emma? Jane Austen"), ("row 105", "Question: Where is Nairobi? In Kenya")],
+        &[("a", "four five")],
+        1,
+    );
+    for (query, prompt) in study.queries.iter_mut().zip(["Question: Who wrote Emma?", "Question: Where is Nairobi?"]) {
+        query.completion_start = prompt.len() as u32;
+    }
+    let names = |page: &Page| -> Vec<[String; 2]> {
+        let queries = data(page, "data-study")["queries"].clone();
+        let both = |query: &Value| ["name", "id"].map(|key| query[key].as_str().unwrap().to_string());
+        queries.as_array().unwrap().iter().map(both).collect()
+    };
+    let found = names(&study.page(&config(), true));
+    assert_eq!(found, [["Who wrote Emma?", "row 104"], ["Where is Nairobi?", "row 105"]]);
+    study.queries[1].docs = vec!["kenya".into()];
+    assert_eq!(names(&study.page(&config(), true))[1], ["kenya", "kenya"]);
+}
+
+#[test]
+fn one_query_is_one_and_its_completion_is_in_the_table() {
+    let text = format!("{}is Paris{}", "word ".repeat(60), " and more".repeat(60));
+    let mut study = Study::new(&[("q", &text)], &[("a", "four five")], 1);
+    study.queries[0].completion_start = 302;
+    let page = study.page(&config(), true);
+    assert!(page.html.contains("1 query. Influence in"), "one query");
+    let excerpt = page.html.split("class=\"excerpt\"").nth(1).unwrap().split("</p>").next().unwrap();
+    assert!(excerpt.contains("word is | ␣Paris and more"), "{excerpt}");
 }
 
 /// So many examples of so many tokens, without the cost of a tokenizer's encoding.

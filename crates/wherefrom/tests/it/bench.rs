@@ -66,6 +66,7 @@ impl Bench {
         for name in ["WHEREFROM_STORE", "WHEREFROM_REMOTE", "OPENAI_BASE_URL", "OPENAI_API_KEY"] {
             command.env_remove(name);
         }
+        command.env("XDG_CACHE_HOME", self.path("cache"));
         command.env("HF_HOME", self.path("huggingface")).env("HF_HUB_OFFLINE", "1").envs(&self.variables);
         command
     }

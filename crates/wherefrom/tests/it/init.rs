@@ -175,11 +175,42 @@ fn a_column_of_another_name_is_found_or_asked_for() {
     assert!(error.contains("--column abstract, or --column words"), "{error}");
     let text = runs(&bench, &[&asked[..], &["--column", "words"]].concat());
     assert!(text.contains("columns = { text = \"words\" }"), "{text}");
+    let error = bench.refused(&[&["init"], &asked[..], &["--column", "context"]].concat());
+    let said = "--column context: no row of two.jsonl has text in a column `context`; those with text are abstract, words";
+    assert!(error.contains(said), "{error}");
     for (query, fault) in [("w1 w2", "write \"prompt|completion\""), ("w1|", "the completion is empty")] {
         let words = ["init", "--output", "t.toml", "--model", "model", "--corpus", "one.jsonl", "--query", query];
         let error = bench.refused(&words);
         assert!(error.contains(fault), "{error}");
     }
+}
+
+#[test]
+fn what_is_no_checkpoint_and_no_corpus_is_said_as_plan_says_it() {
+    let bench = Bench::new();
+    model(&bench, "gpt_neox", true, false);
+    bench.file("c.jsonl", lines(|n| json!({ "text": words(n) })));
+    bench.file("peft/adapter_config.json", json!({ "base_model_name_or_path": "owner/base" }).to_string());
+    bench.file("bare/config.json", bench.text("model/config.json"));
+    bench.file("pickled/config.json", bench.text("model/config.json"));
+    bench.file("pickled/pytorch_model.bin", "x");
+    for (model, corpus, said) in [
+        ("peft", "c.jsonl", "is an adapter (PEFT); give it as --adapter, and its base (owner/base) as --model"),
+        ("pickled", "c.jsonl", "which PyTorch has pickled"),
+        ("pickled/pytorch_model.bin", "c.jsonl", "is pickled by PyTorch"),
+        ("model/model.safetensors", "c.jsonl", "give the folder that it lies in: model"),
+        ("bare", "c.jsonl", "has no *.safetensors file"),
+        ("nowhere", "c.jsonl", "or mend --model (`nowhere` is taken from the current directory, /"),
+        ("model", "none.jsonl", "check --corpus (`none.jsonl` is taken from the current directory, /"),
+    ] {
+        let error = bench.refused(&["init", "--model", model, "--corpus", corpus, "--query", "w1| w2"]);
+        assert!(error.contains(said), "{model} {corpus}: {error}");
+    }
+    let asked = bench.wherefrom(&["init", "--model", "model", "--corpus", "c.jsonl"]);
+    assert!(asked.err.contains("no --query was given"), "{}", asked.err);
+    let words = ["init", "--model", "model", "--corpus", "c.jsonl", "--output", "glued.toml", "--query", "The w1|w2"];
+    let glued = bench.wherefrom(&words);
+    assert!(glued.err.contains("make one word, `The w1` + `w2`") && glued.err.contains("\"The w1| w2\""), "{}", glued.err);
 }
 
 #[test]
@@ -192,7 +223,7 @@ fn a_pipeline_without_a_report_is_told_the_lines_of_one() {
     let error = bench.refused(&["path", "study.toml", "report"]);
     let (_, lines) = error.split_once("add\n\n").unwrap();
     let (lines, rest) = lines.split_once("\n\n").unwrap();
-    assert!(lines.starts_with("[steps.report]\nstage = \"report\"\n"), "{error}");
+    assert!(lines.contains("[steps.report]\nstage = \"report\"\n") && lines.contains("losses = \"losses\""), "{error}");
     assert!(rest.contains("wherefrom run study.toml"), "{error}");
     bench.file("study.toml", format!("{without}{lines}\n"));
     bench.ok(&["run", "study.toml"]);

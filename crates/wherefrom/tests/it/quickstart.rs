@@ -55,9 +55,12 @@ fn what_takes_long_is_measured_once() {
     }
     let names = || -> Vec<_> { fs::read_dir(bench.store()).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
     assert!(!names().iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{:?}", names());
-    let rates = bench.text("data/store/rates.json");
+    let rates = bench.text("cache/wherefrom/rates.json");
     bench.ok(&["plan", "pipelines/quickstart.toml"]);
-    assert_eq!(bench.text("data/store/rates.json"), rates);
+    assert_eq!(bench.text("cache/wherefrom/rates.json"), rates);
+    // Another store is another study, and the machine is the same.
+    bench.ok(&["plan", "pipelines/quickstart.toml", "--store", "data/other"]);
+    assert_eq!(bench.text("cache/wherefrom/rates.json"), rates);
 }
 
 #[test]

@@ -449,6 +449,27 @@ fn one_fault_of_the_model_is_said_once() {
 }
 
 #[test]
+fn one_slip_is_told_once() {
+    let bench = bench();
+    let wire = "inputs = { tokens = \"train\" }";
+    let columns = |wire: &str| format!("{PIPELINE}\n[steps.columns]\nstage = \"columns\"\n{wire}\nkeep = [\"id\"]\n");
+    for (text, said) in [
+        (PIPELINE.replace("[model]", "[modell]"), "unknown key `modell`; did you mean `model`?"),
+        (PIPELINE.replacen(wire, "inputs = \"train\"", 1), "`inputs` is a table of roles: inputs = { role = \"train\" }"),
+        (columns("inputs = { token = \"train\" }"), "unknown input `token`; did you mean `tokens`?"),
+        (PIPELINE.replace("[\"model.layers.3.mlp.*\"]", "[\"x.*\"]"), "`modules`: the glob `x.*` matches no"),
+    ] {
+        assert!(text != PIPELINE, "{said}");
+        bench.file("study.toml", text);
+        let error = bench.refused(RUN);
+        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+    }
+    bench.file("study.toml", columns(wire).replace("[\"id\"]", "\"id\""));
+    let error = bench.refused(RUN);
+    assert!(error.contains("is the text \"id\"; give a list: keep = [\"id\"]"), "{error}");
+}
+
+#[test]
 fn a_missing_model_is_refused() {
     let bench = bench();
     bench.file("study.toml", PIPELINE.replace("path = \"model\"", "path = \"modle\""));

@@ -28,7 +28,7 @@ fn time_is_work_over_a_rate_and_an_earlier_run_is_believed_before_a_measurement(
     study::write(&bench, 300, 40);
     let plan = bench.ok(&["plan", "study.toml"]);
     assert!(costs(&plan, "lambda").contains("< 1 s  assumed"), "nothing is measured for so little: {plan}");
-    assert!(!bench.store().join("rates.json").exists());
+    assert!(!bench.path("cache/wherefrom/rates.json").exists());
 
     let steps = study::made(&bench.ok(&["run", "study.toml", "--to", "covariances"]));
     let folder = steps.last().unwrap().sealed(&bench);
@@ -43,7 +43,7 @@ fn time_is_work_over_a_rate_and_an_earlier_run_is_believed_before_a_measurement(
     assert!(!costs(&bench.ok(&other), "covariances").contains("earlier run"));
 
     let rates = json!({ work["machine"].as_str().unwrap(): { "covariance 16x24": 1e9, "lambda 16x24": 5e6 } });
-    fs::write(bench.store().join("rates.json"), rates.to_string()).unwrap();
+    bench.file("cache/wherefrom/rates.json", rates.to_string());
     let measured = bench.ok(&other);
     let lambda = costs(&measured, "lambda");
     let said = lambda.split_whitespace().skip_while(|word| !word.ends_with("FLOP")).nth(1).unwrap();
@@ -161,6 +161,25 @@ fn advice_is_followed_and_the_step_fits() {
 }
 
 #[test]
+fn a_study_of_days_and_terabytes_is_told_what_helps() {
+    let bench = Bench::new();
+    seven_billion(&bench);
+    let rows = vec![json!({ "input_ids": vec![1; 256] }).to_string(); 2000].join("\n");
+    bench.file("queries.jsonl", &rows);
+    let said = bench.wherefrom(&["plan", "study.toml"]);
+    let line = |part: &str| said.err.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part}: {}", said.err));
+    // 2,000 queries of 6.5e9 numbers.
+    let disk = line("the steps write ");
+    assert!(disk.contains(" TB, most of it `ihvp` (") && disk.contains(" free for ") && disk.contains("with `rank = "), "{disk}");
+    let time = line("the steps take ");
+    assert!(time.contains(" days here, most of it ") && time.contains("`modules = \"mlp\"` in [model]"), "{time}");
+    // Four tenths of the maps, and of the embeddings nothing.
+    let globs = ["--set", "model.modules=[\"*.down_proj\"]"];
+    let thin = bench.wherefrom(&[&["plan", "study.toml", "--machine", "1x1TB"][..], &globs].concat());
+    assert!(thin.err.contains("only 1442840576 of 6476271616 parameters outside the embeddings"), "{}", thin.err);
+}
+
+#[test]
 fn a_model_without_weights_is_planned_and_said_to_be_one() {
     let bench = Bench::new();
     seven_billion(&bench);
@@ -197,7 +216,7 @@ fn a_corpus_that_is_not_there_has_the_size_that_is_said() {
     let said = bench.wherefrom(&["plan", "study.toml"]);
     assert_eq!(said.code, Some(2), "{said:?}");
     let line = costs(&said.out, "queries");
-    assert!(line.ends_with("10,000 rows of 12 tokens assumed: the corpus is not there"), "{line}");
+    assert!(line.ends_with("10 rows of 12 tokens assumed: the corpus is not there"), "{line}");
     let line = costs(&said.out, "train");
     assert!(line.ends_with("tokens guessed at 4 bytes each: the tokenizer is not there"), "{line}");
     assert!(Path::new(&bench.path("corpus.jsonl")).exists());
