@@ -40,7 +40,9 @@ pub fn about_boundary(prompt: &str, completion: &str, length: usize) -> String {
 /// host. None where it has neither.
 pub fn beginning(doc: &str) -> Option<&str> {
     let name = match doc.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('/') => return Some(rest.split(['/', '?', '#']).next().unwrap_or(rest)),
+        Some((scheme, rest)) if !scheme.contains('/') => {
+            return Some(rest.split(['/', '?', '#']).next().unwrap_or(rest));
+        }
         _ => doc,
     };
     name.split_once('/').map(|(first, _)| first)
@@ -119,15 +121,15 @@ mod tests {
 
     #[test]
     fn documents_are_grouped_by_folder_or_host() {
-        let groups = ["kjv/genesis/1", "https://en.wikipedia.org/wiki/Kenya?a=b", "https://a.org?x/y", "a/b://c", "plain"];
+        let groups =
+            ["kjv/genesis/1", "https://en.wikipedia.org/wiki/Kenya?a=b", "https://a.org?x/y", "a/b://c", "plain"];
         assert_eq!(groups.map(beginning), [Some("kjv"), Some("en.wikipedia.org"), Some("a.org"), Some("a"), None]);
     }
 
     #[test]
     fn nats_are_said_to_be_an_estimate() {
         let nats = influence_in("nats per added copy", Some("positive = raises"));
-        let words =
-            "nats per added copy, a first-order estimate and not what retraining would give; positive = raises";
+        let words = "nats per added copy, a first-order estimate and not what retraining would give; positive = raises";
         assert_eq!(nats, words);
         for other in ["gradient product / N", "nats per added copy in the training run"] {
             assert_eq!(influence_in(other, None), other);

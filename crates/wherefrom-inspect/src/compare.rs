@@ -310,7 +310,11 @@ impl fmt::Display for Compared {
             return writeln!(f, "both are the same artifact: nothing can differ");
         }
         if self.kinds[0] != self.kinds[1] {
-            writeln!(f, "a is {}, b is {}: ranks are compared, influences may be in other units", self.kinds[0], self.kinds[1])?;
+            writeln!(
+                f,
+                "a is {}, b is {}: ranks are compared, influences may be in other units",
+                self.kinds[0], self.kinds[1]
+            )?;
         }
         let different = if self.differences.is_empty() {
             "nothing that the store still knows of".into()

@@ -87,12 +87,19 @@ impl Plan {
                 Some(trial) => format!("{}: {}", shown(trial), trial.means),
                 None => sorted.first().map_or_else(
                     || "no knob makes that fit; give a --store on a larger disk".into(),
-                    |trial| format!("{}, which is still too much ({}); give a --store on a larger disk", shown(trial), trial.means),
+                    |trial| {
+                        format!(
+                            "{}, which is still too much ({}); give a --store on a larger disk",
+                            shown(trial),
+                            trial.means
+                        )
+                    },
                 ),
             };
             let (all, most) = (bytes(now.disk), most(estimates, size, bytes));
             let at = self.store.root().display();
-            let warning = format!("the steps write {all}, most of it {most}, and {} are free for {at}; {helps}", bytes(free));
+            let warning =
+                format!("the steps write {all}, most of it {most}, and {} are free for {at}; {helps}", bytes(free));
             push(estimates, size, warning);
         }
         if let Some(seconds) = now.seconds.filter(|&seconds| seconds > LONG) {
@@ -106,7 +113,9 @@ impl Plan {
                 }));
             }
             let fits = |estimate: &&Estimate| {
-                self.steps.iter().any(|step| step.name == estimate.name && [Kind::Covariances, Kind::Lambda].contains(&step.kind))
+                self.steps
+                    .iter()
+                    .any(|step| step.name == estimate.name && [Kind::Covariances, Kind::Lambda].contains(&step.kind))
             };
             if estimates.iter().filter(fits).map(size).sum::<f64>() > 0.1 * seconds {
                 helps.push("fit the curvature on a sample: a second `tokenize` step with `every = 10`".into());
@@ -270,7 +279,8 @@ fn changes(planned: &Planned) -> Vec<Change> {
 fn changed(planned: &Arc<Planned>, change: &Change) -> Arc<Planned> {
     let mut changed = Planned::clone(planned);
     // Of several ranks those that are smaller already stay.
-    let smaller = |value: &Value| change.knob == "rank" && value.as_u64().is_some_and(|rank| change.value.as_u64() > Some(rank));
+    let smaller =
+        |value: &Value| change.knob == "rank" && value.as_u64().is_some_and(|rank| change.value.as_u64() > Some(rank));
     if let Some(value) = changed.config.get_mut(change.knob).filter(|value| !smaller(value)) {
         value.clone_from(&change.value);
     }

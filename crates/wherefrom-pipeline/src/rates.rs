@@ -89,7 +89,12 @@ impl Work {
     pub(crate) fn new(stage: Stage, planned: &Planned, cost: &Cost, machine: &str) -> Option<Self> {
         let machine = machine.into();
         if cost.flops == 0.0 {
-            return (cost.disk > 0.0).then(|| Self { rate: stage.name().into(), amount: cost.disk, machine, moved: 0.0 });
+            return (cost.disk > 0.0).then(|| Self {
+                rate: stage.name().into(),
+                amount: cost.disk,
+                machine,
+                moved: 0.0,
+            });
         }
         let is = |name: &str, value: &Value| planned.knob(name).as_ref() == Some(value);
         let mut words = vec![stage.name().to_string()];
@@ -172,7 +177,8 @@ impl Known {
 
     fn file(&self) -> PathBuf {
         let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = own("XDG_CACHE_HOME").or_else(|| Some(own("HOME")?.join(".cache"))).filter(|cache| cache.is_absolute());
+        let cache =
+            own("XDG_CACHE_HOME").or_else(|| Some(own("HOME")?.join(".cache"))).filter(|cache| cache.is_absolute());
         let mine = cache.map(|cache| cache.join("wherefrom"));
         // A home that cannot be written to is none.
         let mine = mine.filter(|folder| fs::create_dir_all(folder).is_ok());

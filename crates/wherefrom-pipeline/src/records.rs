@@ -146,7 +146,9 @@ pub fn distinct(records: Vec<Recorded>) -> Vec<Recorded> {
     let looked = |(place, run): (usize, &Recorded)| {
         let mut before = records[place + 1..].iter().filter(|other| other.record.pipeline == run.record.pipeline);
         let cached = run.record.steps.iter().all(|step| step.state == Progress::Cached);
-        cached && run.record.outcome == Outcome::Finished && before.next().is_some_and(|before| keys(before) == keys(run))
+        cached
+            && run.record.outcome == Outcome::Finished
+            && before.next().is_some_and(|before| keys(before) == keys(run))
     };
     let looked: Vec<bool> = records.iter().enumerate().map(looked).collect();
     records.into_iter().zip(looked).filter(|(_, looked)| !looked).map(|(run, _)| run).collect()

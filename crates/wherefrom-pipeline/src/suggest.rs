@@ -23,7 +23,9 @@ impl Plan {
         };
         let (tokens, asked) = (self.before(ranking, "tokens"), asked(scores));
         let of_queries = |step: &&Step| {
-            step.kind == Kind::Losses && asked.is_some() && self.before(step, "tokens").map(|of| &of.name) == asked.map(|of| &of.name)
+            step.kind == Kind::Losses
+                && asked.is_some()
+                && self.before(step, "tokens").map(|of| &of.name) == asked.map(|of| &of.name)
         };
         let losses = self.steps.iter().find(of_queries);
         // What the queries cost the model is a short pass over them: a step more, where there is none.

@@ -312,7 +312,8 @@ impl Gathered {
     /// What a query is called: its id, or, where that is only the number of its row, how its prompt begins, behind what all
     /// prompts begin with.
     fn name(&self, query: u32, asked: &Asked) -> String {
-        let number = asked.id.strip_prefix("row ").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let number =
+            asked.id.strip_prefix("row ").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
         let own = opening(asked).get(self.shared..).map(|text| clipped(&one_line(text), NAME)).unwrap_or_default();
         match (number || asked.id.is_empty(), own.is_empty()) {
             (true, false) => visible(&own),

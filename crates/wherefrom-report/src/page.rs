@@ -31,8 +31,11 @@ const QUERY_COLUMNS: [(&str, &str, &str); 6] = [
         "share of the positive influence that the strongest 1 % of the sequences with positive influence hold",
         "Top 1 %",
     ),
-    ("participation_ratio", "participation ratio (Σx)² / Σx²: positive influence is as concentrated as if so many sequences had all of it, in equal parts",
-        "Effective"),
+    (
+        "participation_ratio",
+        "participation ratio (Σx)² / Σx²: positive influence is as concentrated as if so many sequences had all of it, in equal parts",
+        "Effective",
+    ),
     (
         "power_law",
         "exponent of the power law of the tail, its standard error, and the p-value; below 0.1 the law is rejected",
@@ -260,7 +263,12 @@ fn missing(header: &Header, gathered: &Gathered, summaries: &[Summary]) -> Marku
             "scores",
             "the step of stage = \"score\" that the ranking was made from",
         ),
-        (!gathered.has_tokenizer(), "the words of the tokens", "tokenizer", "the path of a tokenizer.json, beside `inputs`"),
+        (
+            !gathered.has_tokenizer(),
+            "the words of the tokens",
+            "tokenizer",
+            "the path of a tokenizer.json, beside `inputs`",
+        ),
     ];
     let absent: Vec<_> = absent.into_iter().filter(|(absent, ..)| *absent).collect();
     let what: Vec<&str> = absent.iter().map(|(_, what, ..)| *what).collect();

@@ -75,14 +75,21 @@ pub fn peek(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<(Form, 
 /// What is wrong with columns that were named, in the words of the command line; none if it is not their names.
 fn named(corpus: &Path, columns: &BTreeMap<String, String>) -> Option<anyhow::Error> {
     if let Some(role) = columns.keys().find(|role| !ROLES.contains(&&role[..])) {
-        return Some(bad_input(format!("--column {role}={}: `{role}` is no role; roles are {}", columns[role], ROLES.join(", "))));
+        return Some(bad_input(format!(
+            "--column {role}={}: `{role}` is no role; roles are {}",
+            columns[role],
+            ROLES.join(", ")
+        )));
     }
     let found = texts(corpus).unwrap_or_default();
-    let texts_only = |role: &str| ["text", "prompt", "completion", "contrast", "instruction", "input", "output"].contains(&role);
+    let texts_only =
+        |role: &str| ["text", "prompt", "completion", "contrast", "instruction", "input", "output"].contains(&role);
     let (role, name) = columns.iter().find(|(role, name)| texts_only(role) && !found.contains(name))?;
     let given = if role == "text" { name.clone() } else { format!("{role}={name}") };
     let (shown, known) = (corpus.display(), found.join(", "));
-    Some(bad_input(format!("--column {given}: no row of {shown} has text in a column `{name}`; those with text are {known}")))
+    Some(bad_input(format!(
+        "--column {given}: no row of {shown} has text in a column `{name}`; those with text are {known}"
+    )))
 }
 
 fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {

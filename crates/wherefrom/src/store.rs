@@ -8,7 +8,9 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use wherefrom_artifact::{Kind, State, Store, bad_input, bytes, used, utc};
-use wherefrom_pipeline::{Garbage, Plan, Recorded, distinct, garbage, pipeline_name, pipeline_path, records, remove_garbage};
+use wherefrom_pipeline::{
+    Garbage, Plan, Recorded, distinct, garbage, pipeline_name, pipeline_path, records, remove_garbage,
+};
 
 use crate::output::{say, say_json};
 

@@ -176,7 +176,8 @@ fn a_column_of_another_name_is_found_or_asked_for() {
     let text = runs(&bench, &[&asked[..], &["--column", "words"]].concat());
     assert!(text.contains("columns = { text = \"words\" }"), "{text}");
     let error = bench.refused(&[&["init"], &asked[..], &["--column", "context"]].concat());
-    let said = "--column context: no row of two.jsonl has text in a column `context`; those with text are abstract, words";
+    let said =
+        "--column context: no row of two.jsonl has text in a column `context`; those with text are abstract, words";
     assert!(error.contains(said), "{error}");
     for (query, fault) in [("w1 w2", "write \"prompt|completion\""), ("w1|", "the completion is empty")] {
         let words = ["init", "--output", "t.toml", "--model", "model", "--corpus", "one.jsonl", "--query", query];
@@ -210,7 +211,11 @@ fn what_is_no_checkpoint_and_no_corpus_is_said_as_plan_says_it() {
     assert!(asked.err.contains("no --query was given"), "{}", asked.err);
     let words = ["init", "--model", "model", "--corpus", "c.jsonl", "--output", "glued.toml", "--query", "The w1|w2"];
     let glued = bench.wherefrom(&words);
-    assert!(glued.err.contains("make one word, `The w1` + `w2`") && glued.err.contains("\"The w1| w2\""), "{}", glued.err);
+    assert!(
+        glued.err.contains("make one word, `The w1` + `w2`") && glued.err.contains("\"The w1| w2\""),
+        "{}",
+        glued.err
+    );
 }
 
 #[test]

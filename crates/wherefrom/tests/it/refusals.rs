@@ -455,7 +455,10 @@ fn one_slip_is_told_once() {
     let columns = |wire: &str| format!("{PIPELINE}\n[steps.columns]\nstage = \"columns\"\n{wire}\nkeep = [\"id\"]\n");
     for (text, said) in [
         (PIPELINE.replace("[model]", "[modell]"), "unknown key `modell`; did you mean `model`?"),
-        (PIPELINE.replacen(wire, "inputs = \"train\"", 1), "`inputs` is a table of roles: inputs = { role = \"train\" }"),
+        (
+            PIPELINE.replacen(wire, "inputs = \"train\"", 1),
+            "`inputs` is a table of roles: inputs = { role = \"train\" }",
+        ),
         (columns("inputs = { token = \"train\" }"), "unknown input `token`; did you mean `tokens`?"),
         (PIPELINE.replace("[\"model.layers.3.mlp.*\"]", "[\"x.*\"]"), "`modules`: the glob `x.*` matches no"),
     ] {

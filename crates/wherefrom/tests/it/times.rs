@@ -1,6 +1,5 @@
 //! What a plan says of time and memory: true where it can be checked.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::json;
@@ -167,10 +166,15 @@ fn a_study_of_days_and_terabytes_is_told_what_helps() {
     let rows = vec![json!({ "input_ids": vec![1; 256] }).to_string(); 2000].join("\n");
     bench.file("queries.jsonl", &rows);
     let said = bench.wherefrom(&["plan", "study.toml"]);
-    let line = |part: &str| said.err.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part}: {}", said.err));
+    let line = |part: &str| {
+        said.err.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part}: {}", said.err))
+    };
     // 2,000 queries of 6.5e9 numbers.
     let disk = line("the steps write ");
-    assert!(disk.contains(" TB, most of it `ihvp` (") && disk.contains(" free for ") && disk.contains("with `rank = "), "{disk}");
+    assert!(
+        disk.contains(" TB, most of it `ihvp` (") && disk.contains(" free for ") && disk.contains("with `rank = "),
+        "{disk}"
+    );
     let time = line("the steps take ");
     assert!(time.contains(" days here, most of it ") && time.contains("`modules = \"mlp\"` in [model]"), "{time}");
     // Four tenths of the maps, and of the embeddings nothing.
