@@ -80,21 +80,15 @@ impl Plan {
         let now = Whole::of(estimates.iter().filter_map(|estimate| Some((estimate.cost.as_ref()?, estimate.time))));
         if let Some(free) = free(self.store.root()).filter(|&free| now.disk > free) {
             let size = |estimate: &Estimate| estimate.cost.as_ref().map_or(0.0, |cost| cost.disk);
-            let shown = |trial: &Trial| format!("{} {}", trial.line, bytes(trial.whole.disk));
-            let mut sorted: Vec<&Trial> = trials.iter().filter(|trial| trial.whole.disk < 0.9 * now.disk).collect();
-            sorted.sort_by(|one, other| one.whole.disk.total_cmp(&other.whole.disk));
+            let shown = |trial: &Trial| format!("{} {} ({})", trial.line, bytes(trial.whole.disk), trial.means);
             let helps = match trials.iter().find(|trial| trial.whole.disk <= free) {
-                Some(trial) => format!("{}: {}", shown(trial), trial.means),
-                None => sorted.first().map_or_else(
-                    || "no knob makes that fit; give a --store on a larger disk".into(),
-                    |trial| {
-                        format!(
-                            "{}, which is still too much ({}); give a --store on a larger disk",
-                            shown(trial),
-                            trial.means
-                        )
-                    },
-                ),
+                Some(trial) => shown(trial),
+                None => {
+                    let mut less: Vec<String> =
+                        helpful(&trials, now.disk, |trial| Some(trial.whole.disk)).into_iter().map(shown).collect();
+                    less.push("no one of these fits: give a --store on a larger disk".into());
+                    less.join("; ")
+                }
             };
             let (all, most) = (bytes(now.disk), most(estimates, size, bytes));
             let at = self.store.root().display();
@@ -104,14 +98,11 @@ impl Plan {
         }
         if let Some(seconds) = now.seconds.filter(|&seconds| seconds > LONG) {
             let size = |estimate: &Estimate| estimate.time.map_or(0.0, |time| time.seconds);
-            let mut helps: Vec<String> = Vec::new();
-            for knob in ["precision", "rank", "blocks", "modules"] {
-                let faster = |trial: &&Trial| trial.whole.seconds.is_some_and(|less| less < 0.9 * seconds);
-                let of = trials.iter().filter(|trial| trial.knob == knob).find(faster);
-                helps.extend(of.map(|trial| {
-                    format!("{} {} ({})", trial.line, duration(trial.whole.seconds.unwrap_or(0.0)), trial.means)
-                }));
-            }
+            let shown = |trial: &Trial| {
+                format!("{} {} ({})", trial.line, duration(trial.whole.seconds.unwrap_or(0.0)), trial.means)
+            };
+            let mut helps: Vec<String> =
+                helpful(&trials, seconds, |trial| trial.whole.seconds).into_iter().map(shown).collect();
             let fits = |estimate: &&Estimate| {
                 self.steps
                     .iter()
@@ -205,6 +196,18 @@ struct Trial {
     line: String,
     means: &'static str,
     whole: Whole,
+}
+
+/// Of each knob the first value that helps by most of what any does, if that is a tenth or more of what there is.
+fn helpful(trials: &[Trial], now: f64, of: impl Fn(&Trial) -> Option<f64>) -> Vec<&Trial> {
+    let mut found = Vec::new();
+    for knob in ["store", "precision", "rank", "blocks", "modules"] {
+        let mine = || trials.iter().filter(|trial| trial.knob == knob);
+        let least = mine().filter_map(&of).fold(f64::INFINITY, f64::min);
+        let enough = now - 0.8 * (now - least);
+        found.extend(mine().find(|trial| of(trial).is_some_and(|is| is <= enough && is < 0.9 * now)));
+    }
+    found
 }
 
 /// The two steps that are most of it: `scores` (3 days), `lambda` (1.2 days).

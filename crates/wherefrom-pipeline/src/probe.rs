@@ -27,6 +27,9 @@ const SECONDS: f64 = 0.6;
 /// No attempt begins after these, and none that would take so much longer.
 const LONGEST: f64 = 3.0;
 const PATIENCE: f64 = 8.0;
+/// Queries, and tokens of each, beyond which a machine is no faster.
+const QUERIES: usize = 8;
+const QUERY: usize = 64;
 /// Bytes that are written to measure the disk.
 const WRITTEN: usize = 64 << 20;
 /// The steps that are measured.
@@ -119,8 +122,8 @@ impl Probe {
             precision: precision.unwrap_or_else(|| "f32".into()),
             modules: modules.into(),
             row: length(corpus, 128),
-            query: length(queries, 32),
-            queries: queries.map_or(8, |size| size.rows as usize).clamp(1, 16),
+            query: length(queries, 32).min(QUERY),
+            queries: queries.map_or(QUERIES, |size| size.rows as usize).clamp(1, QUERIES),
         })
     }
 
@@ -145,7 +148,7 @@ impl Probe {
         drop(model);
 
         let reporter = &exec.reporter;
-        reporter.begin("measuring this machine once, for the times", "tries", 2, 0);
+        reporter.begin("measuring this machine, once", "small studies", 2, 0);
         let exec = Exec { reporter: Arc::new(Silent), memory: None, ..exec.clone() };
         let begun = Instant::now();
         let mut tokens = (OPERATIONS / (4.0 * weights(&config) as f64)) as usize;

@@ -63,6 +63,13 @@ fn adapters() -> Value {
     })
 }
 
+/// What a knob of a stage is, in a sentence without its stop.
+pub(crate) fn means(stage: Stage, knob: &str) -> Option<String> {
+    let schema = step(stage);
+    let text = schema["properties"][knob]["description"].as_str()?;
+    Some(text.split(". ").next()?.trim_end_matches('.').to_string())
+}
+
 /// The knob `attribute`.
 fn attribute() -> (String, Value) {
     let what = "What is attributed of a model with adapters: their A and B, the weights that they are merged into, or those of the base.";

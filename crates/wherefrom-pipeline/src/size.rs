@@ -66,7 +66,9 @@ impl Plan {
         let bare = !self.bare_models().is_empty();
         let refused = self.steps.iter().filter(tokenises).filter_map(|step| {
             let made = step.wires.iter().any(|wire| matches!(wire.source, Source::Step(_)));
-            let waits = |inputs: &Inputs| made || bare && inputs.tokenizer.is_none();
+            // Of a model that is not there it is told once.
+            let lacks = self.lacking().any(|(name, _)| name == step.name);
+            let waits = |inputs: &Inputs| made || lacks || bare && inputs.tokenizer.is_none();
             let inputs = self.rows_of(step).filter(|inputs| inputs.corpus.exists() && !waits(inputs))?;
             let error = check_first_rows(step.config(), &inputs).err()?;
             Some((step.name.clone(), format!("{error:#}")))

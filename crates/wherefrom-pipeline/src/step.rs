@@ -10,6 +10,7 @@ use wherefrom_stage::{Configured, MODULES_PER_PASS};
 
 use crate::paths::Base;
 use crate::problems::{Problems, nearest};
+use crate::schema::means;
 use crate::stage::Stage;
 
 /// The role of an adapter.
@@ -188,7 +189,10 @@ pub(crate) fn configure(
             Some((name, _)) if message.starts_with("missing field") => {
                 // What is misspelt is not missing.
                 if !meant.iter().any(|meant| meant == name) {
-                    problems.other(place, &format!("the key `{name}` is missing; give it a value"));
+                    let means = means(stage, name).map_or_else(String::new, |means| format!(" ({means})"));
+                    let such =
+                        if *name == "max-tokens" { ": max-tokens = 512, at most the model's context" } else { "" };
+                    problems.other(place, &format!("the key `{name}` is missing{means}; give it a value{such}"));
                 }
                 return None;
             }

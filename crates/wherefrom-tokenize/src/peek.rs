@@ -53,7 +53,7 @@ pub fn peek(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<(Form, 
     let mut choices = Vec::new();
     if let (Some(prompt), Some(completion)) = (words::called("prompt", has), words::called("completion", has)) {
         choices.push(format!("--column prompt={prompt} --column completion={completion}"));
-    } else if found.iter().any(|name| names.reads(name)) {
+    } else if found.iter().any(|name| names.all().contains(&&name[..])) {
         // Its rows have a meaning, and something is wrong with it.
         return Err(error);
     }

@@ -25,6 +25,14 @@ const BATCH: usize = 32;
 /// Most items of a list.
 const ITEMS: u64 = 1 << 22;
 
+/// The column that most likely holds the text.
+fn suggested<'a>(found: &[&'a str]) -> &'a str {
+    let named = |name: &str| found.iter().copied().find(|own| *own == name);
+    let other = || words::called("text", |name| found.contains(&name)).and_then(named);
+    let near = || words::near("text", found.iter().copied());
+    named("text").or_else(other).or_else(near).or(found.first().copied()).unwrap_or("…")
+}
+
 /// Rows of a file in order, the columns of interest alone; a row group at a time.
 pub(crate) struct TableRows {
     path: PathBuf,
@@ -68,7 +76,7 @@ impl TableRows {
                 path.display(),
                 roles.join(", "),
                 found.join(", "),
-                found.first().unwrap_or(&"…")
+                suggested(&found)
             )));
         }
         let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());

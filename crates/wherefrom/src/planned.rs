@@ -218,5 +218,6 @@ fn costs(estimates: &[Estimate]) -> String {
     } else {
         ""
     };
-    format!("to do, roughly{known}: memory {memory}, disk {disk}, {}{time}\n\n{}", flops(total.flops), lines.join("\n"))
+    let work = if total.flops > 0.0 { format!(", {}", flops(total.flops)) } else { String::new() };
+    format!("to do, roughly{known}: memory {memory}, disk {disk}{work}{time}\n\n{}", lines.join("\n"))
 }

@@ -231,7 +231,7 @@ fn what_is_not_there_is_refused_by_name() {
     contains(
         &refused(&bench, model, "hf:owner/pickled"),
         &[
-            "neither a model.safetensors nor the model.safetensors.index.json",
+            "neither model.safetensors nor model.safetensors.index.json",
             "refs/pr/N",
             "save_pretrained",
             "pytorch_model.bin",

@@ -176,7 +176,10 @@ fn a_study_of_days_and_terabytes_is_told_what_helps() {
         "{disk}"
     );
     let time = line("the steps take ");
-    assert!(time.contains(" days here, most of it ") && time.contains("`modules = \"mlp\"` in [model]"), "{time}");
+    assert!(
+        time.contains(" days here, most of it ") && time.contains("with `modules = ") && time.contains("in [model]"),
+        "{time}"
+    );
     // Four tenths of the maps, and of the embeddings nothing.
     let globs = ["--set", "model.modules=[\"*.down_proj\"]"];
     let thin = bench.wherefrom(&[&["plan", "study.toml", "--machine", "1x1TB"][..], &globs].concat());
