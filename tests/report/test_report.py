@@ -397,7 +397,7 @@ def test_nothing_is_wider_than_the_window(browser, page, width):
 def test_plots_are_not_made_small_on_a_phone(browser, page):
     browser.size(390, 844)
     browser.open(page, "#query-0")
-    scales = browser.run("[...document.querySelectorAll('#query svg')].map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)")
+    scales = browser.run("[...document.querySelectorAll('#query figure svg')].map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)")
     assert scales and min(scales) > 0.99
     assert browser.run("document.documentElement.scrollWidth") <= 390
 
