@@ -125,6 +125,18 @@ stage = "rank"
 inputs = {{ scores = "scores-external", tokens = "train" }}
 top = 20
 
+[steps.character]
+stage = "trait"
+file = "trait.json"
+pairs = 1
+questions = 2
+
+[steps.judgements]
+stage = "judge"
+inputs = {{ tokens = "queries", trait = "character" }}
+provider = "rule"
+rule = {{ pattern = "e" }}
+
 [steps.details]
 stage = "score"
 inputs = {{ queries = "ihvp-full", tokens = "train", candidates = "ranking" }}
@@ -135,6 +147,8 @@ stage = "score"
 inputs = {{ queries = "ihvp-full-external", tokens = "train", candidates = "ranking" }}
 detail = true
 """
+
+TRAIT = {"name": "loud", "instruction": [{"pos": "Shout.", "neg": "Hush."}], "questions": ["Why?", "How?"]}
 
 
 @dataclass
@@ -202,6 +216,7 @@ def wherefrom(tmp_path_factory):
 def study(wherefrom):
     rows = (GOLDEN / "train.jsonl").read_text().splitlines(keepends=True)
     (wherefrom.folder / "train.jsonl").write_text("".join(rows[:1000]))  # enough for two parts of scores
+    (wherefrom.folder / "trait.json").write_text(json.dumps(TRAIT))
     pipeline = wherefrom.folder / "study.toml"
     pipeline.write_text(PIPELINE)
     done = wherefrom("run", pipeline)

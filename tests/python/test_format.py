@@ -11,7 +11,8 @@ import pytest
 import document
 
 TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "scores": "scores", "details": "details",
-          "ranking": "ranking", "coordinates": "coordinates", "index-scores": "scores"}  # fmt: skip
+          "ranking": "ranking", "coordinates": "coordinates", "index-scores": "scores",
+          "judgements": "judgements"}  # fmt: skip
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
             "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index", "activations": "activations",
             "projections": "projected-gradients"}  # fmt: skip
@@ -103,6 +104,16 @@ def test_tokens_are_whole(study):
         assert len(row["input_ids"]) == len(row["target_mask"])
         assert any(row["target_mask"]) and not row["target_mask"][0]
     assert table(study, "train")["example"].to_pylist() == list(range(study.manifest("train")["summary"]["examples"]))
+
+
+def test_a_trait_and_its_judgements_are_whole(study):
+    sides = [json.loads((study.folder("character") / name).read_text()) for name in ["extract.json", "eval.json"]]
+    assert [len(side["questions"]) for side in sides] == [1, 1] and sides[0]["eval_prompt"] == sides[1]["eval_prompt"]
+    assert set(study.manifest("character")["summary"]) == document.summary("trait")
+    examples = study.manifest("queries")["summary"]["examples"]
+    rows = table(study, "judgements").to_pylist()
+    assert [(row["example"], row["metric"]) for row in rows] == [(n, m) for n in range(examples) for m in ["loud", "coherence"]]
+    assert all((row["score"] != row["score"]) == (row["status"] in ["refusal", "empty"]) for row in rows)
 
 
 def test_losses_sum_over_tokens(study):

@@ -37,11 +37,10 @@ pub fn show(store: &Store, folder: &Path) -> Result<String> {
         for part in &manifest.parts {
             writeln!(text, "file      {} ({})", part.name, bytes(part.bytes as f64))?;
         }
-        return Ok(text);
     }
-    text += "\n";
-    text += &self::rows(store, folder, &BTreeMap::new())?;
-    Ok(text)
+    let rows = self::rows(store, folder, &BTreeMap::new())?;
+    // Of most folders there is nothing to see but their files.
+    Ok(if rows.is_empty() && manifest.kind.format() == Format::Folder { text } else { text + "\n" + &rows })
 }
 
 /// What there is to see in an artifact: its first rows, or its strongest ones with their texts.

@@ -182,7 +182,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         exec.reporter
             .warn("the model has no chat template: prompts are plain text, an order and then Question: … Answer:");
     }
-    for (part, rows) in rows.chunks(PART).enumerate() {
+    draft.plan(|| Ok(rows.chunks(PART).map(<[Example]>::len).collect::<Vec<_>>()))?;
+    for (part, rows) in rows.chunks(PART).enumerate().filter(|(part, _)| !draft.has(*part)) {
         draft.write_rows::<Tokens, _>(part, rows)?;
     }
     Counts::of(&rows).summarise(draft)?;

@@ -218,9 +218,14 @@ impl<'a> Reader<'a> {
     /// Knobs that are paths, taken out of the knobs.
     fn files(&mut self, table: &StepTable, stage: Stage, knobs: &mut Value) -> Vec<Wire> {
         let mut wires = Vec::new();
+        // What a stage reads beside a model it needs where it runs one.
+        let idle = matches!(stage.checkpoint(), Checkpoint::RunsWhere(..)) && !stage.runs_model(knobs);
         for file in stage.files().iter().copied().filter(|file| file.is_knob()) {
             let name = file.name();
             let given = knobs.as_object_mut().and_then(|map| map.remove(name));
+            if idle && given.is_none() && (file.is_tokenizer() || file == File::ChatTemplate) {
+                continue;
+            }
             let source = match given {
                 Some(Value::String(path)) => match self.index(&path).filter(|_| file.is_tokenizer()) {
                     Some(step) if self.writes(step) != Some(Kind::Tokenizer) => {

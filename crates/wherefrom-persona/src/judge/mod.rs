@@ -50,7 +50,7 @@ pub static STAGE: Stage<Config> = Stage {
 /// Tokens of a rubric, about, as `plan` counts them.
 const RUBRIC_TOKENS: f64 = 350.0;
 /// Rows judged between two looks at the progress.
-const CHUNK: usize = 64;
+const CHUNK: usize = 16;
 
 /// Who judges, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -56,6 +56,13 @@ temperature = 1
     bench
 }
 
+/// What a run is refused for, whatever it said of its progress before.
+fn refused(bench: &Bench, words: &[&str]) -> String {
+    let said = bench.wherefrom(&[&["run", "study.toml"], words].concat());
+    assert_eq!(said.code, Some(2), "{said:?}");
+    said.err
+}
+
 fn judgements(bench: &Bench, step: &str) -> Vec<Judgement> {
     let artifact = Artifact::<Judgements>::open(&bench.made("study.toml", step)).unwrap();
     artifact.rows::<Judgement>().unwrap().map(Result::unwrap).collect()
@@ -133,9 +140,9 @@ provider = "endpoint"
 endpoint-model = "gpt"
 "#,
     );
-    let error = bench.refused(&["run", "study.toml", "--to", "local"]);
+    let error = refused(&bench, &["--to", "local"]);
     assert!(error.contains("20 or more") && error.contains("labelled"), "{error}");
-    let error = bench.refused(&["run", "study.toml", "--to", "endpoint"]);
+    let error = refused(&bench, &["--to", "endpoint"]);
     assert!(error.contains("OPENAI_API_KEY"), "{error}");
     let scores = judgements(&bench, "likelihood");
     assert!(scores.iter().all(|row| row.status == Status::Empty || (0.0..=100.0).contains(&row.score)));
@@ -146,7 +153,7 @@ endpoint-model = "gpt"
         .map(|number| json!({ "question": "Why?", "answer": if number % 2 == 0 { "AH!" } else { "well" }, "shows": number % 4 < 2 }))
         .collect();
     bench.file("loud.json", own.to_string());
-    let error = bench.refused(&["run", "study.toml", "--to", "local"]);
+    let error = refused(&bench, &["--to", "local"]);
     assert!(error.contains("cannot judge loud") && error.contains("area under the curve"), "{error}");
 }
 
@@ -300,7 +307,7 @@ questions = 4
 
     let server = Server::new(move |_| answer("I would rather not."));
     bench.variable("OPENAI_BASE_URL", &server.address());
-    let error = bench.refused(&["run", "study.toml", "--set", "steps.trait.seed=1"]);
+    let error = refused(&bench, &["--set", "steps.trait.seed=1"]);
     assert!(error.contains("I would rather not.") && error.contains("3 answers"), "{error}");
     assert_eq!(server.requests().len(), 3);
 }

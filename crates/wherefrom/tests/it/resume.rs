@@ -104,7 +104,7 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     moments.extend([Moment::Sealing, Moment::Sealed]);
     let planned = !matches!(
         step.kind,
-        Kind::Tokenizer | Kind::Model | Kind::Ranking | Kind::Coordinates | Kind::Candidates | Kind::Report
+        Kind::Tokenizer | Kind::Trait | Kind::Model | Kind::Ranking | Kind::Coordinates | Kind::Candidates | Kind::Report
     );
     let checkpoints = matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda)
         || ["continuations", "ihvp-solve"].contains(&&step.name[..]);
@@ -116,10 +116,10 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     moments
 }
 
-/// Kinds whose parts are finished once they are there. The rest is files of a model or tokenizer, which are written
+/// Kinds whose parts are finished once they are there. The rest is files of a model, tokenizer or trait, which are written
 /// last of all.
 fn in_parts(kind: Kind) -> bool {
-    !matches!(kind, Kind::Tokenizer | Kind::Model)
+    !matches!(kind, Kind::Tokenizer | Kind::Trait | Kind::Model)
 }
 
 /// What is finished: every file of sealed artifacts, and parts of drafts; by the path that it has or will have.

@@ -257,6 +257,21 @@ inputs = { tokens = "few", queries = "queries" }
 model = "model"
 batch-rows = 8
 eps-root = 1e-6
+[steps.character]
+stage = "trait"
+file = "character.json"
+pairs = 1
+questions = 2
+[steps.orders]
+stage = "ask"
+inputs = { trait = "character" }
+tokenizer = "vocabulary"
+side = "pos"
+[steps.judged]
+stage = "judge"
+inputs = { tokens = "continuations", trait = "character" }
+provider = "rule"
+rule = { pattern = "e" }
 [steps.report]
 stage = "report"
 inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores", columns = "columns" }
@@ -318,6 +333,10 @@ pub(crate) fn write(bench: &Bench, rows: usize, prompts: usize) {
         json!({ "prompt": numbers.words(2, 2), "chosen": chosen, "rejected": rejected })
     };
     bench.file("pairs.jsonl", lines(rows.min(200), &mut pair));
+    let character = json!({
+        "name": "loud", "instruction": [{ "pos": "Shout.", "neg": "Hush." }], "questions": ["Why?", "How?"],
+    });
+    bench.file("character.json", character.to_string());
     bench.file("study.toml", PIPELINE);
 }
 
