@@ -104,7 +104,13 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
     moments.extend([Moment::Sealing, Moment::Sealed]);
     let planned = !matches!(
         step.kind,
-        Kind::Tokenizer | Kind::Trait | Kind::Model | Kind::Ranking | Kind::Coordinates | Kind::Candidates | Kind::Report
+        Kind::Tokenizer
+            | Kind::Trait
+            | Kind::Model
+            | Kind::Ranking
+            | Kind::Coordinates
+            | Kind::Candidates
+            | Kind::Report
     );
     let checkpoints = matches!(step.kind, Kind::Model | Kind::Covariances | Kind::Lambda)
         || ["continuations", "ihvp-solve"].contains(&&step.name[..]);
