@@ -1,8 +1,8 @@
 //! A judge at an endpoint: two questions an answer, by the trait's rubric and by that of coherence.
 //!
 //! A model that tells the probabilities of its first token is asked once, for one token, and its number is the expected one. One
-//! that does not is asked five times for a text, of which the first numbers are averaged. Which of the two it is the very first
-//! answer decides, so that it is the same whoever runs again.
+//! that does not is asked five times for a text, of which the first numbers are averaged. Which of the two it is the first answer of a part
+//! decides, so that it is the same whoever runs again.
 
 use anyhow::Result;
 use wherefrom_artifact::{Draft, Persona, Reporter, bad_input};
