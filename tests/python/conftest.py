@@ -131,6 +131,17 @@ file = "trait.json"
 pairs = 1
 questions = 2
 
+[steps.vectors]
+stage = "vector"
+inputs = {{ positive = "train", negative = "queries" }}
+trait = "loud"
+pairing = "none"
+minimum-pairs = 1
+
+[steps.along]
+stage = "project"
+inputs = {{ tokens = "queries", vectors = "vectors" }}
+
 [steps.judgements]
 stage = "judge"
 inputs = {{ tokens = "queries", trait = "character" }}

@@ -12,10 +12,10 @@ import document
 
 TABLES = {"train": "tokens", "losses": "losses", "candidates": "candidates", "scores": "scores", "details": "details",
           "ranking": "ranking", "coordinates": "coordinates", "index-scores": "scores",
-          "judgements": "judgements"}  # fmt: skip
+          "judgements": "judgements", "along": "projections"}  # fmt: skip
 MATRICES = {"covariances": "covariances", "basis": "eigenbasis", "lambda": "lambda", "gradients": "gradients",
             "ihvp": "preconditioned", "ihvp-full": "preconditioned", "index": "index", "activations": "activations",
-            "projections": "projected-gradients"}  # fmt: skip
+            "projections": "projected-gradients", "vectors": "vectors"}  # fmt: skip
 
 VERSIONS = {"tokens": 3, "covariances": 2, "eigenbasis": 2, "ranking": 2}  # The others are of version 1.
 
@@ -114,6 +114,22 @@ def test_a_trait_and_its_judgements_are_whole(study):
     rows = table(study, "judgements").to_pylist()
     assert [(row["example"], row["metric"]) for row in rows] == [(n, m) for n in range(examples) for m in ["loud", "coherence"]]
     assert all((row["score"] != row["score"]) == (row["status"] in ["refusal", "empty"]) for row in rows)
+
+
+def test_vectors_are_differences_of_means_and_projections_are_on_their_directions(study):
+    vectors = table(study, "vectors").to_pylist()
+    for row in vectors:
+        v = np.array(row["vector"])
+        assert np.allclose(v, np.subtract(row["positive"], row["negative"]), atol=1e-5)
+        assert row["norm"] == pytest.approx(np.linalg.norm(v), rel=1e-5)
+    chosen = [row for row in vectors if row["over"] == "response-avg"]
+    means = {row["example"]: row for row in table(study, "activations").to_pylist()}
+    rows = table(study, "along").to_pylist()
+    assert len(rows) == len(chosen) * len(means)
+    for row in rows:
+        direction = np.array(chosen[row["query"]]["vector"])
+        stream = matrix(means[row["example"]], "target_mean")[row["query"]]
+        assert row["projection"] == pytest.approx(stream @ direction / np.linalg.norm(direction), rel=1e-4, abs=1e-5)
 
 
 def test_losses_sum_over_tokens(study):

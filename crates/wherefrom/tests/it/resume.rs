@@ -107,6 +107,7 @@ fn moments(step: &Made, parts: &[String]) -> Vec<Moment> {
         Kind::Tokenizer
             | Kind::Trait
             | Kind::Model
+            | Kind::Vectors
             | Kind::Ranking
             | Kind::Coordinates
             | Kind::Candidates

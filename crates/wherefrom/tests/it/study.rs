@@ -272,6 +272,17 @@ stage = "judge"
 inputs = { tokens = "continuations", trait = "character" }
 provider = "rule"
 rule = { pattern = "e" }
+[steps.direction]
+stage = "vector"
+inputs = { positive = "train", negative = "queries" }
+model = "model"
+trait = "loud"
+pairing = "none"
+minimum-pairs = 1
+[steps.along]
+stage = "project"
+inputs = { tokens = "train", vectors = "direction" }
+model = "model"
 [steps.report]
 stage = "report"
 inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores", columns = "columns" }
