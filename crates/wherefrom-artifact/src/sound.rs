@@ -97,7 +97,7 @@ impl Sound {
 fn not_finite(column: &dyn Array, gaps: bool) -> Option<usize> {
     match column.data_type() {
         DataType::Float32 => {
-            let refused = |value: &f32| !value.is_finite() && !(gaps && value.is_nan());
+            let refused = |value: &f32| !(value.is_finite() || gaps && value.is_nan());
             column.as_primitive::<Float32Type>().values().iter().position(refused)
         }
         DataType::Float16 => column.as_primitive::<Float16Type>().values().iter().position(|value| !value.is_finite()),
