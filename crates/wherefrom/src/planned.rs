@@ -214,10 +214,10 @@ fn costs(estimates: &[Estimate]) -> String {
     let (memory, disk) = (bytes(total.memory), bytes(total.disk));
     let time = seconds(estimates).map_or_else(String::new, |seconds| format!(", {}", duration(seconds)));
     let known = if estimates.iter().filter_map(|estimate| estimate.cost.as_ref()).any(unknown) {
-        ", without the steps marked ?"
+        "; the steps marked ? come on top"
     } else {
         ""
     };
     let work = if total.flops > 0.0 { format!(", {}", flops(total.flops)) } else { String::new() };
-    format!("to do, roughly{known}: memory {memory}, disk {disk}{work}{time}\n\n{}", lines.join("\n"))
+    format!("to do, roughly: memory {memory}, disk {disk}{work}{time}{known}\n\n{}", lines.join("\n"))
 }
