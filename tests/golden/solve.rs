@@ -56,7 +56,7 @@ impl Truth {
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
         let config = wherefrom_gradients::Config { modules: modules.clone(), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), model: model.clone() };
+        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), vectors: None, model: model.clone() };
         let gradients =
             Study::produce(place.path(), "gradients", |draft| wherefrom_gradients::run(&config, &inputs, &exec, draft));
         let labels = LabelsKind::Empirical;

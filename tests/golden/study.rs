@@ -178,7 +178,7 @@ impl Study {
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
         let config = wherefrom_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), model: model() };
+        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), vectors: None, model: model() };
         let gradients =
             Self::produce(folder.path(), "g", |draft| wherefrom_gradients::run(&config, &inputs, &exec, draft));
         let queries = usize::try_from(asked.examples()).unwrap();
@@ -397,7 +397,7 @@ impl Study {
 
     pub(crate) fn gradients(&self, tokens: &Artifact<Tokens>) -> Artifact<Gradients> {
         let config = wherefrom_gradients::Config { modules: self.modules.clone(), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: tokens.clone(), model: model() };
+        let inputs = wherefrom_gradients::Inputs { tokens: tokens.clone(), vectors: None, model: model() };
         Self::produce(self.folder.path(), "of-slice", |draft| {
             wherefrom_gradients::run(&config, &inputs, &self.exec, draft)
         })

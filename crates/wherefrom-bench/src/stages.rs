@@ -31,8 +31,11 @@ pub(crate) fn fill(place: &Place, work: Work, exec: &Exec, draft: &mut Draft) ->
             lambda::run(&lambda::Config { seed: 1, precision, ..Default::default() }, &inputs, exec, draft)
         }
         Work::Gradients => {
-            let inputs =
-                wherefrom_gradients::Inputs { tokens: place.open(Work::Queries)?, model: place.model()?.into() };
+            let inputs = wherefrom_gradients::Inputs {
+                tokens: place.open(Work::Queries)?,
+                vectors: None,
+                model: place.model()?.into(),
+            };
             wherefrom_gradients::run(&wherefrom_gradients::Config::default(), &inputs, exec, draft)
         }
         Work::Precondition | Work::PreconditionFull => {

@@ -70,8 +70,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.metadata("method", config.method.name());
     draft.metadata("damping", serde_json::to_string(&config.damping)?);
     draft.metadata("rank", serde_json::to_string(&config.rank)?);
-    if let Some(coverage) = inputs.gradients.manifest().summary.get("coverage") {
-        draft.summary("coverage", coverage)?;
+    for name in ["coverage", "measured"] {
+        if let Some(value) = inputs.gradients.manifest().summary.get(name) {
+            draft.summary(name, value)?;
+        }
     }
     let modules = inputs.gradients.modules()?;
     let parts: Vec<(usize, usize)> = draft.plan(|| {

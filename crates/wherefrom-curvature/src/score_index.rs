@@ -102,8 +102,11 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let table = Table::read(&inputs.coordinates)?;
     let names: Vec<_> = table.shares.iter().map(|share| &share.module).collect();
-    draft.metadata("unit", "nats per added copy, within the index");
-    draft.metadata("sign", "positive = one more copy raises log p(completion)");
+    let measured = inputs.queries.manifest().summary.get("measured");
+    let said = |name: &str| measured.and_then(|measured| measured[name].as_str());
+    draft.metadata("unit", format!("{} per added copy, within the index", said("unit").unwrap_or("nats")));
+    draft
+        .metadata("sign", format!("positive = one more copy raises {}", said("raises").unwrap_or("log p(completion)")));
     draft.metadata("method", "ekfac");
     draft.metadata("modules", serde_json::to_string(&names)?);
     draft.summary("modules", &names)?;

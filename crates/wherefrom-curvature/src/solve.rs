@@ -173,8 +173,10 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.metadata("method", config.solver.name());
     draft.metadata("damping", serde_json::to_string(&config.damping)?);
     draft.metadata("rank", serde_json::to_string(&config.rank)?);
-    if let Some(coverage) = gradients.manifest().summary.get("coverage") {
-        draft.summary("coverage", coverage)?;
+    for name in ["coverage", "measured"] {
+        if let Some(value) = gradients.manifest().summary.get(name) {
+            draft.summary(name, value)?;
+        }
     }
     let names = match gradients.manifest().summary.get("modules") {
         Some(names) => serde_json::from_value(names.clone()).context("the gradients' manifest")?,

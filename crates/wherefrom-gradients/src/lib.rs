@@ -1,30 +1,32 @@
-//! Gradients of the summed loss, per example and module, as exact factors: G_z = sum_t d_t a_t^T.
+//! Gradients of the summed loss, or of another -f, per example and module, as exact factors: G_z = sum_t d_t a_t^T.
 //!
-//! reads   tokens, model
+//! reads   tokens, model, vectors
 //! writes  gradients
 
 pub mod activations;
 mod kept;
 pub mod losses;
+pub mod measure;
 pub mod preferences;
 pub mod project_gradients;
 
 use std::ops::Range;
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, bad_input, into_batches,
+    Artifact, BATCH_BYTES, Draft, Example, Factors, Gradients, Kind, Tokens, Vectors, bad_input, into_batches,
 };
-use wherefrom_model::{Coverage, Footprint, Labels, Module, Modules, Precision, Selection};
+use wherefrom_model::{Coverage, Footprint, Labels, Measurement, Module, Modules, Precision, Selection};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 use crate::kept::{Kept, Place};
+use crate::measure::{Measure, reached};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -39,14 +41,18 @@ pub static STAGE: Stage<Config> = Stage {
         inherits: &["modules", "precision"],
         ..About::new("gradients", VERSION).split()
     },
-    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    roles: &[
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::when("vectors", &[Kind::Vectors], |config| config.measure.is_some()),
+    ],
     parse: serde_json::from_value,
     check: |_| Ok(()),
     writes: Writes::One(Kind::Gradients),
     makes_model: |_| None,
     cost,
     run: |config, given, exec, draft| {
-        run(config, &Inputs { tokens: given.open("tokens")?, model: given.model()? }, exec, draft)
+        let vectors = given.maybe("vectors")?;
+        run(config, &Inputs { tokens: given.open("tokens")?, vectors, model: given.model()? }, exec, draft)
     },
 };
 
@@ -58,6 +64,9 @@ pub struct Config {
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
+    /// In place of the loss: minus the projection on a vector, `{ projection = SITE, over = "response-avg", trait = NAME }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
 }
 
 /// What they are taken of.
@@ -65,14 +74,25 @@ pub struct Config {
 pub struct Inputs {
     /// Queries, as a rule.
     pub tokens: Artifact<Tokens>,
+    /// Directions, where a projection is measured.
+    pub vectors: Option<Artifact<Vectors>>,
     /// Hugging Face folder.
     pub model: ModelFiles,
 }
 
-/// Gradients of L with the text's own labels. Segments keep their weights: a contrast query's L is L(completion) - L(rival).
+/// Gradients of L with the text's own labels, or of -f of the measurement. Segments keep their weights: a contrast query's L is
+/// L(completion) - L(rival), and its projection the difference of two means.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let model = open(&inputs.model, config.precision, exec)?;
-    let selection = Selection::new(&config.modules, model.modules())?;
+    let mut selection = Selection::new(&config.modules, model.modules())?;
+    let mut measurement = Measurement::LogProbability;
+    if let Some(measure) = &config.measure {
+        let vectors = inputs.vectors.as_ref().context("a projection is measured and no vectors are wired")?;
+        let (projection, measured) = measure.of(vectors, model.outline.hidden())?;
+        selection = reached(selection, &projection, &model.outline)?;
+        measurement = projection;
+        draft.summary("measured", measured)?;
+    }
     let each = token_bytes(selection.modules());
     let footprint = model.footprint(exec.batch_of(inputs.tokens.tokens()));
     let aside = beside(footprint, each, RUN, RUN, true);
@@ -83,12 +103,20 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         draft.summary("modules", selection.modules().iter().map(|module| &module.name).collect::<Vec<_>>())?;
     }
     let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
-    let pass = Pass { corpus, selection: &selection };
+    let pass = Pass { corpus, selection: &selection, measurement: &measurement };
     corpus.parts(corpus.spans(draft)?, |part, examples| {
         if let Some(row) = examples.iter().find(|row| !row.target_mask.contains(&true)) {
             return Err(bad_input(format!(
                 "row {} of the tokens has no completion, so its gradient is nothing; give it one, or let a `generate` step \
                  complete it: {}",
+                row.example,
+                inputs.tokens.folder().display()
+            )));
+        }
+        if let Some(row) = examples.iter().find(|row| config.measure.is_some() && !row.preference.is_empty()) {
+            return Err(bad_input(format!(
+                "row {} of the tokens is a preference, of which there is no projection; take its two answers as rows of their \
+                 own, or leave `measure` out: {}",
                 row.example,
                 inputs.tokens.folder().display()
             )));
@@ -117,6 +145,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 struct Pass<'a> {
     corpus: Corpus<'a>,
     selection: &'a Selection,
+    measurement: &'a Measurement,
 }
 
 impl Pass<'_> {
@@ -126,7 +155,7 @@ impl Pass<'_> {
         let model = self.corpus.model;
         self.corpus.batches(examples, |group, batch| {
             let mut overflow = None;
-            model.taps(batch, &Labels::Empirical, self.selection, &mut |tap| {
+            model.measurement_taps(batch, self.measurement, &Labels::Empirical, self.selection, &mut |tap| {
                 let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
                 let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
                 let wrong = |values: &[f32], width: usize| {

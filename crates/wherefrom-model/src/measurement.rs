@@ -19,7 +19,8 @@ pub enum Measurement {
     /// Log-probability of all targets, each times the weight of its segment. By weights it is a contrast (1 for the
     /// completion, -1 for its rival) or a mean of n completions (1/n each).
     LogProbability,
-    /// Mean over the target tokens of the residual stream at a site, projected on a direction.
+    /// Mean over the target tokens of the residual stream at a site, projected on a direction; of several segments each one's
+    /// mean times its weight.
     Projection {
         /// Where the stream is read.
         site: Site,
@@ -33,7 +34,7 @@ impl Measurement {
     pub fn unit(&self) -> &'static str {
         match self {
             Self::LogProbability => "nats",
-            Self::Projection { .. } => "activation",
+            Self::Projection { .. } => "projection",
         }
     }
 
@@ -49,7 +50,7 @@ impl Measurement {
     ///
     /// # Errors
     /// [`crate::BadInput`] for a site that the model does not have.
-    pub(crate) fn stream(&self, outline: &Outline) -> Result<usize> {
+    pub fn stream(&self, outline: &Outline) -> Result<usize> {
         match self {
             Self::LogProbability => Ok(outline.blocks.len()),
             Self::Projection { site, .. } => site.stream(outline.blocks.len()),
@@ -84,7 +85,7 @@ impl Model {
         }
     }
 
-    /// -(1/n) sum over the n target tokens t of <h_t, direction>.
+    /// -(w/n) sum over the n target tokens t of a segment of <h_t, direction>, w its weight, summed over segments.
     fn projected(
         &self,
         site: Site,
@@ -95,9 +96,12 @@ impl Model {
         let width = self.outline.hidden();
         ensure!(direction.len() == width, "a direction of {} values in a stream of {width}", direction.len());
         let direction = Tensor::from_data(TensorData::new(direction.to_vec(), [1, width]), &self.device);
-        let mut counts = vec![0_usize; batch.len()];
-        batch.targets.iter().for_each(|target| counts[target.sequence] += 1);
-        let weights: Vec<f32> = batch.targets.iter().map(|target| -1.0 / counts[target.sequence] as f32).collect();
+        // By segment: a contrast of two completions is the difference of their means.
+        let segment = |row: usize| batch.spans.partition_point(|span| span.end <= row);
+        let mut counts = vec![0_usize; batch.spans.len()];
+        batch.targets.iter().for_each(|target| counts[segment(target.row)] += 1);
+        let weights: Vec<f32> =
+            batch.targets.iter().map(|target| -target.weight / counts[segment(target.row)] as f32).collect();
         let weighted = Tensor::<2>::from_data(TensorData::new(weights.clone(), [weights.len(), 1]), &self.device);
 
         // A target's own row: its stream is read where it stands, and not where it is predicted.

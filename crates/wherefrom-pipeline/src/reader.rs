@@ -67,8 +67,12 @@ impl<'a> Reader<'a> {
             return None;
         };
         let stage = Stage::from_name(name);
-        if stage.is_none() {
-            self.problems.unknown(&table.place(), "stage", name, &known);
+        match (stage, Stage::renamed(name)) {
+            (Some(_), _) => {}
+            (None, Some(now)) => {
+                self.problems.other(&table.place(), &format!("the stage `{name}` is called `{now}` now"));
+            }
+            (None, None) => self.problems.unknown(&table.place(), "stage", name, &known),
         }
         stage
     }

@@ -37,6 +37,9 @@ pub struct Single {
 /// Runs it and moves the sealed artifact to `output`.
 pub fn run_stage(single: &Single, exec: &Exec) -> Result<PathBuf> {
     let Some(stage) = Stage::from_name(&single.stage) else {
+        if let Some(now) = Stage::renamed(&single.stage) {
+            return Err(bad_input(format!("the stage `{}` is called `{now}` now", single.stage)));
+        }
         return Err(bad_input(format!("no stage `{}`{}", single.stage, hint(&single.stage, &Stage::names()))));
     };
     let place = format!("stage `{}`", stage.name());

@@ -70,6 +70,15 @@ impl Stage {
         own.or_else(|| (name == EXTERNAL).then_some(Self::External))
     }
 
+    /// What a stage is called now that had another name before.
+    pub(crate) fn renamed(name: &str) -> Option<&'static str> {
+        match name {
+            "projections" => Some("project-gradients"),
+            "score-projections" => Some("score-projected-gradients"),
+            _ => None,
+        }
+    }
+
     /// Every stage.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         STAGES.iter().copied().map(Self::Own).chain([Self::External])

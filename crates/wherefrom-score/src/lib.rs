@@ -148,14 +148,20 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     };
     let scale = 1.0 / config.training_examples.unwrap_or_else(|| inputs.tokens.examples()) as f32;
 
-    let measurement = Measurement::LogProbability;
+    // What the queries' gradients are of; of most, and of older ones, the log-probability of a completion.
+    let measured = inputs.queries.manifest().summary.get("measured");
+    let said = |name: &str| measured.and_then(|measured| measured[name].as_str());
+    let log_probability = Measurement::LogProbability;
     let unit = match &survey.method[..] {
         "identity" => "gradient product / N".into(),
         "adam" => "gradient product over Adam's roots / N".into(),
-        _ => format!("{} per added copy", measurement.unit()),
+        _ => format!("{} per added copy", said("unit").unwrap_or(log_probability.unit())),
     };
     draft.metadata("unit", unit);
-    draft.metadata("sign", format!("positive = one more copy raises {}", measurement.sign()));
+    draft.metadata(
+        "sign",
+        format!("positive = one more copy raises {}", said("raises").unwrap_or(log_probability.sign())),
+    );
     draft.metadata("method", survey.method.clone());
     let names: Vec<_> = survey.selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("modules", serde_json::to_string(&names)?);

@@ -1,5 +1,7 @@
 //! Activations against hidden states of transformers in float64 (tests/fixtures/persona/README.md).
 
+mod measure;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,13 +28,17 @@ fn fixtures() -> PathBuf {
 }
 
 fn rows() -> Vec<Example> {
+    rows_of("rows.jsonl")
+}
+
+fn rows_of(file: &str) -> Vec<Example> {
     let row = |(example, line): (u64, &str)| {
         let mut row: Value = serde_json::from_str(line).unwrap();
         let input_ids: Vec<u32> = serde_json::from_value(row["input_ids"].take()).unwrap();
         let target_mask: Vec<bool> = serde_json::from_value(row["target_mask"].take()).unwrap();
         Example { example, docs: vec!["row".into()], doc_starts: vec![0], input_ids, target_mask, ..Example::default() }
     };
-    let text = std::fs::read_to_string(fixtures().join("rows.jsonl")).unwrap();
+    let text = std::fs::read_to_string(fixtures().join(file)).unwrap();
     (0..).zip(text.lines()).map(row).collect()
 }
 

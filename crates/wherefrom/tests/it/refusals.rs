@@ -526,6 +526,7 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
         ("path = \"model\"", "path = \"model\"\nmodule = \"mlp\"", &["[model]", "`module`", "did you mean `modules`?"]),
         ("[model]", "[modle]\npath = \"x\"\n[model]", &["unknown key `modle`", "did you mean `model`?"]),
         ("stage = \"covariance\"", "stage = \"covariances\"", &["unknown stage", "did you mean `covariance`?"]),
+        ("stage = \"rank\"", "stage = \"projections\"", &["the stage `projections` is called `project-gradients` now"]),
         ("stage = \"rank\"", "stage = \"zzz\"", &["unknown stage `zzz`", "known are `tokenizer`"]),
         ("eigenbasis = \"basis\" }", "eigenbasis = \"bassis\" }", &["no step `bassis`", "did you mean `basis`?"]),
         (
