@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use wherefrom_linalg::kernels::Ragged;
 
+use crate::change::Change;
 use crate::preference::Preference;
 
 /// One training sequence or query.
@@ -56,6 +57,8 @@ pub struct Batch {
     pub(crate) preferences: Vec<Option<Preference>>,
     /// Token ids: [rows].
     pub(crate) ids: Tensor<1, Int>,
+    /// What is done to the residual stream.
+    pub(crate) changes: Vec<Change>,
 }
 
 /// A token to be predicted.
@@ -97,7 +100,15 @@ impl Batch {
         let ids = Tensor::from_data(TensorData::new(ids, [rows]), device);
         let examples = sequences.iter().map(|sequence| sequence.example).collect();
         let preferences = sequences.iter().map(|sequence| sequence.preference).collect();
-        Self { examples, tokens, positions, spans, targets, preferences, ids }
+        Self { examples, tokens, positions, spans, targets, preferences, ids, changes: Vec::new() }
+    }
+
+    /// The same where the tokens of each sequence, which is one segment, come after so many others.
+    pub(crate) fn beginning_at(mut self, first: &[usize]) -> Self {
+        for (own, &first) in self.tokens.sequences.iter().zip(first) {
+            self.positions[own].iter_mut().for_each(|position| *position += first);
+        }
+        self
     }
 
     /// Number of sequences.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use wherefrom_linalg::kernels::{AttentionShape, round_like};
+use wherefrom_linalg::kernels::{AttentionShape, KeyValues, round_like};
 
 use crate::batch::Batch;
 use crate::blocks::{Block, Places, State};
@@ -70,14 +70,14 @@ impl Decoder<'_> {
         goal: Option<Goal<'_>>,
         see: &mut dyn FnMut(usize, &Tensor<2>),
     ) -> Result<Forward> {
-        let places = Arc::new(self.places(batch));
-        let mut x = self.embed(batch)?;
+        let places = Arc::new(self.places(batch, None));
+        let mut x = batch.changed(0, self.embed(batch)?);
         see(0, &x);
         let mut kept = Vec::new();
         for (index, block) in self.outline.blocks[..last].iter().enumerate() {
             let keep_heads = goal.is_some_and(|goal| block.attention.output.is_asked_for(goal));
-            let (state, output) = block.forward(self.weights, &places, x, keep_heads)?;
-            x = output;
+            let (state, output) = block.forward(self.weights, &places, x, keep_heads, None)?;
+            x = batch.changed(index + 1, output);
             see(index + 1, &x);
             match goal.filter(|goal| goal.first() < block.modules.end) {
                 Some(Goal::Taps(selection)) if selection.computes_again(&block.modules) => {
@@ -95,10 +95,11 @@ impl Decoder<'_> {
     /// With W [out, in] and y = a W^T: dL/da = d W. The states of blocks are dropped as they are passed.
     pub(crate) fn backward(self, batch: &Batch, forward: Forward, mut d: Tensor<2>, pass: &mut Pass<'_>) -> Result<()> {
         let Forward { mut kept, blocks, places, .. } = forward;
-        for block in self.outline.blocks[..blocks].iter().rev() {
+        for (index, block) in self.outline.blocks[..blocks].iter().enumerate().rev() {
+            d = batch.changed_backward(index + 1, d);
             let state = match kept.pop() {
                 Some(Kept::Whole(state)) => state,
-                Some(Kept::Input(input)) => block.forward(self.weights, &places, input, false)?.0,
+                Some(Kept::Input(input)) => block.forward(self.weights, &places, input, false, None)?.0,
                 None => return Ok(()),
             };
             match block.backward(state, &places, d, pass)? {
@@ -109,7 +110,24 @@ impl Decoder<'_> {
         pass.report(|| self.embedding_gradients(batch, d))
     }
 
-    fn places(self, batch: &Batch) -> Places {
+    /// The last residual stream of every token, with keys and values of each block kept in `layers`: of whole sequences, or
+    /// with `lengths` of one further token each, of sequences that are then so long.
+    pub(crate) fn forward_cached(
+        self,
+        batch: &Batch,
+        layers: &mut [KeyValues],
+        lengths: Option<&[usize]>,
+    ) -> Result<Tensor<2>> {
+        let places = self.places(batch, lengths);
+        let weights = Weights { once: lengths.is_some(), ..self.weights };
+        let mut x = batch.changed(0, self.embed(batch)?);
+        for (index, (block, cache)) in self.outline.blocks.iter().zip(layers).enumerate() {
+            x = batch.changed(index + 1, block.forward(weights, &places, x, false, Some(cache))?.1);
+        }
+        Ok(x)
+    }
+
+    fn places(self, batch: &Batch, lengths: Option<&[usize]>) -> Places {
         let config = self.config;
         let shape = AttentionShape {
             sequences: batch.tokens.sequences.clone(),
@@ -123,7 +141,10 @@ impl Decoder<'_> {
             sinks: None,
         };
         let table = |rotary: &Option<Rotary>| {
-            rotary.as_ref().map(|rotary| rotary.table(&batch.positions, &batch.spans, config.head_dim))
+            rotary.as_ref().map(|rotary| match lengths {
+                Some(lengths) => rotary.table_of_last(lengths, config.head_dim),
+                None => rotary.table(&batch.positions, &batch.spans, config.head_dim),
+            })
         };
         let tokens = batch.tokens.clone();
         Places { tokens, shape, table: table(&config.rotary), local: table(&config.local_rotary) }

@@ -15,7 +15,7 @@ use crate::decoder::scatter_rows;
 use crate::model::{Model, add};
 use crate::precision::Precision;
 use crate::preference::Weighed;
-use crate::weights::Parameters;
+use crate::weights::{Parameters, Weights};
 
 /// Logits in memory at once: 48 MiB of f32. A third less cost a twentieth of the speed.
 pub(crate) const HEAD_LOGITS: usize = 3 << 22;
@@ -97,11 +97,7 @@ impl Head<'_> {
 
     /// Logits of what was read.
     pub(crate) fn logits(&self, read: Tensor<2>) -> Tensor<2> {
-        let z = product(read, self.matrix.clone().transpose());
-        match self.model.config.logit_cap {
-            Some(cap) => (z / cap).tanh() * cap,
-            None => z,
-        }
+        self.model.capped(product(read, self.matrix.clone().transpose()))
     }
 
     /// From how x moves to how the logits z do.
@@ -134,8 +130,7 @@ impl Head<'_> {
     }
 
     fn divided(&self, x: Tensor<2>) -> Tensor<2> {
-        let divisor = self.model.config.logit_divisor;
-        if divisor == 1.0 { x } else { x / divisor }
+        self.model.divided(x)
     }
 }
 
@@ -144,8 +139,25 @@ impl Model {
         Ok(Head { model: self, matrix: self.weights().matrix(&self.outline.head)? })
     }
 
+    fn divided(&self, x: Tensor<2>) -> Tensor<2> {
+        let divisor = self.config.logit_divisor;
+        if divisor == 1.0 { x } else { x / divisor }
+    }
+
+    fn capped(&self, z: Tensor<2>) -> Tensor<2> {
+        match self.config.logit_cap {
+            Some(cap) => (z / cap).tanh() * cap,
+            None => z,
+        }
+    }
+
     /// Logits of rows of the last residual stream.
     pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Result<Tensor<2>> {
+        let weights = Weights { once: true, ..self.weights() };
+        if weights.reads_once(&stream) {
+            let read = self.divided(self.outline.final_norm.forward(weights, stream));
+            return Ok(self.capped(weights.product(&read, &self.outline.head)?));
+        }
         let head = self.head()?;
         Ok(head.logits(head.read(stream)))
     }

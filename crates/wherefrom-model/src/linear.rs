@@ -153,11 +153,14 @@ impl Linear {
 
     /// x W^T + b, and what adapters add.
     pub(crate) fn forward(&self, weights: Weights<'_>, x: &Tensor<2>) -> Result<Tensor<2>> {
-        let weight = weights.matrix(&self.weight)?.transpose();
-        let [rows, out] = [x.dims()[0], weight.dims()[1]];
         let y = match &self.bias {
-            Some(bias) => add_product(weights.vector(bias).expand([rows, out]), x.clone(), weight),
-            None => product(x.clone(), weight),
+            Some(bias) if !weights.reads_once(x) => {
+                let weight = weights.matrix(&self.weight)?.transpose();
+                let [rows, out] = [x.dims()[0], weight.dims()[1]];
+                add_product(weights.vector(bias).expand([rows, out]), x.clone(), weight)
+            }
+            Some(bias) => weights.product(x, &self.weight)? + weights.vector(bias),
+            None => weights.product(x, &self.weight)?,
         };
         self.adapted(weights, y, x)
     }
@@ -169,6 +172,9 @@ impl Linear {
             None => stream,
         };
         let stream = self.adapted(weights, stream, &x)?;
+        if weights.reads_once(&x) {
+            return Ok(stream + weights.product(&x, &self.weight)?);
+        }
         Ok(add_product(stream, x, weights.matrix(&self.weight)?.transpose()))
     }
 

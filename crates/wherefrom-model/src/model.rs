@@ -238,7 +238,7 @@ impl Model {
     }
 
     pub(crate) fn weights(&self) -> Weights<'_> {
-        Weights { parameters: &self.parameters, stored: self.stored.as_deref(), precision: self.precision }
+        Weights { parameters: &self.parameters, stored: self.stored.as_deref(), precision: self.precision, once: false }
     }
 
     /// Forward and activation-only backward of L = sum over target tokens of cross-entropy, times the segment's weight.

@@ -70,13 +70,10 @@ impl Rotary {
     /// long by itself, whatever stands beside it.
     pub(crate) fn table(&self, positions: &[usize], spans: &[Range<usize>], head_dim: usize) -> RotationTable {
         match &self.scaling {
-            Scaling::Long { short, long, context, amplitude } => {
-                let lists = [short, long].map(|factors| {
-                    self.plain().zip(factors).map(|(frequency, factor)| frequency / factor).collect::<Vec<_>>()
-                });
-                let list = |span: &Range<usize>| usize::from(span.len() as f64 > *context);
+            Scaling::Long { amplitude, .. } => {
+                let list = |span: &Range<usize>| usize::from(self.is_long(span.len()));
                 let rows = spans.iter().flat_map(|span| span.clone().map(move |row| (list(span), positions[row])));
-                RotationTable::of_several(&rows.collect::<Vec<_>>(), head_dim, &lists, *amplitude)
+                RotationTable::of_several(&rows.collect::<Vec<_>>(), head_dim, &self.long_lists(), *amplitude)
             }
             Scaling::Yarn { amplitude, .. } => {
                 let rows: Vec<_> = positions.iter().map(|&position| (0, position)).collect();
@@ -84,6 +81,28 @@ impl Rotary {
             }
             _ => RotationTable::new(positions.to_vec(), head_dim, &self.frequencies()),
         }
+    }
+
+    /// The same of the last token alone of sequences of these lengths.
+    pub(crate) fn table_of_last(&self, lengths: &[usize], head_dim: usize) -> RotationTable {
+        let (lists, amplitude) = match &self.scaling {
+            Scaling::Long { amplitude, .. } => (self.long_lists().to_vec(), *amplitude),
+            Scaling::Yarn { amplitude, .. } => (vec![self.frequencies()], *amplitude),
+            _ => (vec![self.frequencies()], 1.0),
+        };
+        let rows: Vec<_> = lengths.iter().map(|&length| (usize::from(self.is_long(length)), length - 1)).collect();
+        RotationTable::of_rows(&rows, head_dim, &lists, amplitude)
+    }
+
+    /// Whether a sequence of that length turns all its tokens by other frequencies than a short one.
+    pub(crate) fn is_long(&self, length: usize) -> bool {
+        matches!(self.scaling, Scaling::Long { context, .. } if length as f64 > context)
+    }
+
+    /// Frequencies of short and of long sequences.
+    fn long_lists(&self) -> [Vec<f64>; 2] {
+        let Scaling::Long { short, long, .. } = &self.scaling else { return [self.frequencies(), Vec::new()] };
+        [short, long].map(|factors| self.plain().zip(factors).map(|(frequency, factor)| frequency / factor).collect())
     }
 
     /// f(i) = theta^(-2 i / dims), for 2 i < dims.

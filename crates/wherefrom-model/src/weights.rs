@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use wherefrom_linalg::kernels::round;
+use wherefrom_linalg::kernels::{is_skinny, product, round, skinny_product, widen};
 
 use crate::checkpoint::{AdapterTensors, Checkpoint};
 use crate::config::Config;
@@ -38,6 +38,9 @@ pub(crate) struct Weights<'a> {
     /// The other matrices.
     pub(crate) stored: Option<&'a Stored>,
     pub(crate) precision: Precision,
+    /// Whether a product of a few rows reads its matrix once: where text is generated. Elsewhere a batch of few rows rounds as
+    /// any other does.
+    pub(crate) once: bool,
 }
 
 impl Weights<'_> {
@@ -57,6 +60,33 @@ impl Weights<'_> {
             (weight, _) => weight.cloned().with_context(|| format!("parameter {name}"))?,
         };
         Ok(round(weight, self.precision.matrices()))
+    }
+
+    /// Whether [`Weights::product`] reads a matrix once for these rows, in place of packing it.
+    pub(crate) fn reads_once(self, x: &Tensor<2>) -> bool {
+        self.once && self.precision != Precision::F16 && is_skinny(x)
+    }
+
+    /// x W^T. Of a few rows the matrix is read once, in the type in which it is held.
+    ///
+    /// # Errors
+    /// As [`Weights::matrix`].
+    pub(crate) fn product(self, x: &Tensor<2>, name: &str) -> Result<Tensor<2>> {
+        let few = match (self.precision, self.parameters.get(name).filter(|_| self.once)) {
+            (Precision::F32, Some(weight)) => skinny_product(x, weight),
+            (Precision::Bf16, Some(weight)) if weight.dtype() == DType::BF16 => {
+                skinny_product(&widen(round(x.clone(), FloatDType::BF16)), weight)
+            }
+            _ => None,
+        };
+        match few {
+            Some(few) => Ok(few),
+            None => {
+                let weight = self.matrix(name)?;
+                let few = (self.once && self.precision == Precision::F32).then(|| skinny_product(x, &weight)).flatten();
+                Ok(few.unwrap_or_else(|| product(x.clone(), weight.transpose())))
+            }
+        }
     }
 
     /// Rows of an embedding, in the type of activations.

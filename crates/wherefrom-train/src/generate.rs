@@ -6,14 +6,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Labels, Model, Precision, Sequence, Sizes, open_device};
+use wherefrom_model::{Batch, Cache, Labels, Model, Precision, Sequence, Sizes, open_device};
 use wherefrom_stage::{
     About, Checkpoint, Cost, Exec, File, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
 };
@@ -23,6 +23,9 @@ use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
 pub const VERSION: u32 = 4;
+
+/// Bytes that the keys and values of rows may take that are continued side by side.
+const CACHE_BYTES: u64 = 512 << 20;
 
 /// The stage `generate`.
 pub static STAGE: Stage<Config> = Stage {
@@ -207,21 +210,11 @@ impl Generator<'_> {
         for prompt in &prompts {
             self.check(prompt)?;
         }
-        let longest: Vec<_> = prompts.iter().map(|prompt| self.room(prompt.input_ids.len())).collect();
-        for members in self.model.batches(&longest, self.batch_tokens) {
-            let given: Vec<_> = members.iter().map(|&index| prompts[index].input_ids.len()).collect();
-            let mut open = members.clone();
-            while !open.is_empty() {
-                let next = self.next(&prompts, &open)?;
-                for (&index, id) in open.iter().zip(next) {
-                    prompts[index].input_ids.push(id);
-                    prompts[index].target_mask.push(true);
-                }
-                open.retain(|&index| {
-                    let ids = &prompts[index].input_ids;
-                    ids.len() < longest[index] && !ids.last().is_some_and(|last| self.ends.contains(last))
-                });
-            }
+        let given: Vec<_> = prompts.iter().map(|prompt| prompt.input_ids.len()).collect();
+        let longest: Vec<_> = given.iter().map(|&prompt| self.room(prompt)).collect();
+        for members in self.groups(&given, &longest) {
+            let given: Vec<_> = members.iter().map(|&index| given[index]).collect();
+            self.go_on(&mut prompts, &members, &longest)?;
             for (&index, given) in members.iter().zip(given) {
                 let prompt = &mut prompts[index];
                 // For show: the ids stay as they were drawn, and are not encoded again.
@@ -259,16 +252,66 @@ impl Generator<'_> {
         Ok(())
     }
 
+    /// Rows that are continued side by side: prompts that are read in one batch, with keys and values that have room.
+    fn groups(&self, given: &[usize], longest: &[usize]) -> Vec<Vec<usize>> {
+        let room = (CACHE_BYTES / Cache::bytes_of_token(&self.model.config).max(1)) as usize;
+        let mut groups = Vec::new();
+        for batch in self.model.batches(given, self.batch_tokens) {
+            let mut held = 0;
+            for (place, &row) in batch.iter().enumerate() {
+                held += longest[row];
+                if place == 0 || held > room {
+                    held = longest[row];
+                    groups.push(Vec::new());
+                }
+                groups.last_mut().expect("pushed above").push(row);
+            }
+        }
+        groups
+    }
+
+    /// Draws tokens for these rows until each has ended.
+    fn go_on(&self, prompts: &mut [&mut Example], members: &[usize], longest: &[usize]) -> Result<()> {
+        let several = members.iter().any(|&index| prompts[index].segments.len() > 1);
+        let ids: Vec<_> = members.iter().map(|&index| &prompts[index].input_ids[..]).collect();
+        let mut cached = (!several).then(|| self.model.prefill(&ids, &vec![&[][..]; ids.len()])).transpose()?;
+        let mut open = members.to_vec();
+        loop {
+            let logits = match &cached {
+                Some((_, logits)) => logits.clone(),
+                None => self.whole(prompts, &open)?,
+            };
+            let next = self.draw(prompts, &open, logits)?;
+            for (&index, &id) in open.iter().zip(&next) {
+                prompts[index].input_ids.push(id);
+                prompts[index].target_mask.push(true);
+            }
+            let goes_on = |&place: &usize| {
+                let ids = &prompts[open[place]].input_ids;
+                ids.len() < longest[open[place]] && !ids.last().is_some_and(|last| self.ends.contains(last))
+            };
+            let left: Vec<_> = (0..open.len()).filter(goes_on).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            open = left.iter().map(|&place| open[place]).collect();
+            if let Some((cache, logits)) = &mut cached {
+                cache.keep(&left);
+                let next: Vec<_> = left.iter().map(|&place| next[place]).collect();
+                *logits = self.model.step(cache, &next)?;
+            }
+        }
+    }
+
+    /// Logits after the last token of each row, of which some has several segments.
+    fn whole(&self, prompts: &[&mut Example], open: &[usize]) -> Result<Tensor<2>> {
+        let sequences: Vec<_> = open.iter().map(|&index| sequence(&prompts[index])).collect();
+        self.model.next_token_logits(&Batch::new(&sequences, &self.device))
+    }
+
     /// The next token of every open row. A draw depends on (seed, example, position) alone.
-    fn next(&self, prompts: &[&mut Example], open: &[usize]) -> Result<Vec<u32>> {
-        let sequences: Vec<_> = open
-            .iter()
-            .map(|&index| {
-                let Example { example, input_ids, target_mask, segments, .. } = &*prompts[index];
-                Sequence { example: *example, input_ids, target_mask, segments, weights: &[], preference: None }
-            })
-            .collect();
-        let logits = self.model.next_token_logits(&Batch::new(&sequences, &self.device))?;
+    fn draw(&self, prompts: &[&mut Example], open: &[usize], logits: Tensor<2>) -> Result<Vec<u32>> {
+        let sequences: Vec<_> = open.iter().map(|&index| sequence(&prompts[index])).collect();
         let sums: Vec<f32> = logits.clone().sum_dim(1).to_data().iter::<f32>().collect();
         if let Some(place) = sums.iter().position(|sum| !sum.is_finite()) {
             return Err(self.model.overflow(sequences[place], "a next token's logit", &Labels::Empirical));
@@ -297,13 +340,19 @@ impl Generator<'_> {
     }
 }
 
+fn sequence(prompt: &Example) -> Sequence<'_> {
+    let Example { example, input_ids, target_mask, segments, .. } = prompt;
+    Sequence { example: *example, input_ids, target_mask, segments, weights: &[], preference: None }
+}
+
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let sizes = sizes.held(config.precision, machine.device.gpu().is_none());
     let (Size { tokens, rows }, new) = (planned.size_of("tokens"), config.max_new_tokens as f64);
-    // Each new token is a forward pass over those before it, and a row of logits.
-    let passed = new * tokens + rows * new * (new - 1.0) / 2.0;
+    // Keys and values are kept, so that each token passes once; a row of logits for each new one.
+    let passed = tokens + rows * new;
     let flops = 2.0 * ((sizes.forward - sizes.head) * passed + sizes.head * rows * new);
-    let sizes = sizes.fitting(machine.memory, 0.0);
-    Cost::new(sizes.forward_bytes(), planned.size.tokens * 5.0, flops).note(sizes.footprint.note())
+    let sizes = sizes.fitting(machine.memory, CACHE_BYTES as f64);
+    let memory = sizes.forward_bytes() + CACHE_BYTES as f64;
+    Cost::new(memory, planned.size.tokens * 5.0, flops).note(sizes.footprint.note())
 }

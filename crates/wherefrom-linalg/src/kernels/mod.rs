@@ -9,6 +9,7 @@ mod activation;
 mod append;
 mod attention;
 mod bf16;
+mod cached;
 mod cpu;
 mod cross_entropy;
 mod examples;
@@ -20,6 +21,7 @@ mod queries;
 mod ragged;
 mod rms_norm;
 mod rope;
+mod skinny;
 mod sums;
 mod thin;
 mod tile;
@@ -29,6 +31,7 @@ pub use append::append_one;
 pub use attention::{
     AttentionShape, causal_attention, causal_attention_backward, causal_attention_tangent, sink_gradients,
 };
+pub use cached::KeyValues;
 pub use cross_entropy::{cross_entropy, cross_entropy_tangent, sample_rows, softmax};
 pub use examples::{example_products, paired_sums, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
@@ -39,6 +42,7 @@ pub use queries::{ScanShape, scan, scan_by_gradient};
 pub use ragged::Ragged;
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_gain_gradient};
 pub use rope::{Rotation, RotationTable, rotate};
+pub use skinny::{is_skinny, skinny_product};
 pub use sums::{Form, Sum, squared_products_bytes};
 pub(crate) use thin::{dots, multiply_out};
 

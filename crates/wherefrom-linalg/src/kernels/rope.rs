@@ -52,6 +52,15 @@ impl RotationTable {
         Self { positions: rows.iter().map(|&(list, t)| list * tokens + t).collect(), head_dim, half, cos, sin }
     }
 
+    /// The same for a few rows at high positions: cos and sin of no other position are computed.
+    pub fn of_rows(rows: &[(usize, usize)], head_dim: usize, lists: &[Vec<f64>], factor: f64) -> Self {
+        let half = lists.first().map_or(0, Vec::len);
+        assert!(2 * half <= head_dim && lists.iter().all(|list| list.len() == half), "frequencies of one head");
+        let angles = rows.iter().flat_map(|&(list, t)| lists[list].iter().map(move |frequency| t as f64 * frequency));
+        let (cos, sin) = angles.map(|angle| ((factor * angle.cos()) as f32, (factor * angle.sin()) as f32)).unzip();
+        Self { positions: (0..rows.len()).collect(), head_dim, half, cos, sin }
+    }
+
     /// cos and sin of every row: [rows, 1, half]
     fn tensors(&self, device: &Device) -> (Tensor<3>, Tensor<3>) {
         let (rows, half) = (self.positions.len(), self.half);

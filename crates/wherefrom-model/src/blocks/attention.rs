@@ -3,8 +3,8 @@
 use anyhow::Result;
 use burn::tensor::{Bool, Tensor};
 use wherefrom_linalg::kernels::{
-    AttentionShape, Rotation, RotationTable, causal_attention, causal_attention_backward, causal_attention_tangent,
-    rotate, round_like, sink_gradients, widen,
+    AttentionShape, KeyValues, Rotation, RotationTable, causal_attention, causal_attention_backward,
+    causal_attention_tangent, rotate, round_like, sink_gradients, widen,
 };
 
 use crate::batch::TokenRows;
@@ -81,12 +81,14 @@ impl Attention {
         }
     }
 
-    /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width].
+    /// input [rows, hidden] -> what is kept, and what the heads have read [rows, width]; with a cache, of the tokens before,
+    /// too.
     pub(crate) fn forward(
         &self,
         weights: Weights<'_>,
         places: &Places,
         input: &Tensor<2>,
+        cache: Option<&mut KeyValues>,
     ) -> Result<(Attended, Tensor<2>)> {
         let made: [Tensor<2>; 3] = self.inputs.forward(weights, input)?.try_into().expect("queries, keys and values");
         let [mut queries, mut keys, mut values] = made;
@@ -102,7 +104,11 @@ impl Attention {
         }
         let [queries, keys] = [queries, keys].map(|x| self.turn(places, x, Rotation::Forward));
         let shape = self.shape(weights, places)?;
-        let heads = causal_attention(queries.clone(), keys.clone(), values.clone(), &shape);
+        let [q, k, v] = [&queries, &keys, &values].map(Tensor::clone);
+        let heads = match cache {
+            Some(cache) => cache.attend(q, k, v, &shape),
+            None => causal_attention(q, k, v, &shape),
+        };
         Ok((Attended { queries, keys, values, plain, clipped }, heads))
     }
 

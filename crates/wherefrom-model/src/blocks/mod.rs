@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use wherefrom_linalg::kernels::KeyValues;
 
 pub(crate) use attention::{Attended, Attention, Places};
 pub(crate) use experts::{Experts, Mixed, Shared};
@@ -81,10 +82,11 @@ impl Block {
         places: &Places,
         input: Tensor<2>,
         keep_heads: bool,
+        cache: Option<&mut KeyValues>,
     ) -> Result<(State, Tensor<2>)> {
         let Self { attention, mlp, .. } = self;
         let read = self.attention_norms.entering(weights, &input);
-        let (attended, heads) = attention.forward(weights, places, &read)?;
+        let (attended, heads) = attention.forward(weights, places, &read, cache)?;
         let kept = keep_heads.then(|| heads.clone());
         let add = |stream: Option<Tensor<2>>| match stream {
             Some(stream) => attention.output.add_forward(weights, stream, heads.clone()),

@@ -6,7 +6,7 @@ use wherefrom_model::{Batch, Coverage, Labels, Model, Modules, Precision, Select
 
 use crate::{Fixture, assert_close, assert_close_or_zero, cosine, segments_agree_with_sequences, summed, values};
 
-const FAMILIES: [&str; 26] = [
+pub(crate) const FAMILIES: [&str; 26] = [
     "gemma",
     "gemma2",
     "gemma3",

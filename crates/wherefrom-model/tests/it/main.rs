@@ -1,6 +1,7 @@
 //! Tiny random Llamas against `transformers` in float64 (tests/fixtures/llama/make_fixtures.py).
 
 mod adapters;
+mod cached;
 mod checkpoints;
 mod configs;
 mod families;

@@ -1,0 +1,87 @@
+//! Text token by token, with keys and values that are kept, is the text of a whole pass.
+
+use wherefrom_model::{Addition, At, Batch, Model, Sequence};
+
+use crate::families::FAMILIES;
+use crate::{Fixture, assert_close, values};
+
+/// Logits of every position of whole sequences.
+fn whole(model: &Model, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
+    let masks: Vec<_> = sequences.iter().map(|ids| vec![false; ids.len()]).collect();
+    let rows: Vec<_> = sequences.iter().zip(&masks).map(|(ids, mask)| Sequence::new(0, ids, mask)).collect();
+    let batch = Batch::new(&rows, &model.device);
+    let (all, width) = (values(model.logits(&batch).unwrap()), model.config.vocab_size);
+    batch.tokens.sequences.iter().map(|rows| all[rows.start * width..rows.end * width].to_vec()).collect()
+}
+
+#[test]
+fn steps_are_the_whole_pass_for_every_family_in_batches_of_any_rows() {
+    for name in FAMILIES {
+        let Fixture { model, sequences, .. } = Fixture::family(name);
+        let width = model.config.vocab_size;
+        // A third row, and prompts of unlike lengths: rows end at different steps.
+        let rows: Vec<&[u32]> = vec![&sequences[0], &sequences[1], &sequences[0][..sequences[0].len().min(5)]];
+        let expected = whole(&model, &rows);
+        let prompts = [2, 3, 1];
+        let ids: Vec<&[u32]> = rows.iter().zip(prompts).map(|(ids, prompt)| &ids[..prompt]).collect();
+        let (mut cache, mut logits) = model.prefill(&ids, &[&[], &[], &[]]).unwrap();
+        let mut open: Vec<usize> = (0..rows.len()).collect();
+        let mut lengths = prompts.to_vec();
+        loop {
+            let found = values(logits);
+            for (place, &row) in open.iter().enumerate() {
+                let at = lengths[row] - 1;
+                let expected = &expected[row][at * width..(at + 1) * width];
+                assert_close(
+                    &format!("{name} row {row} token {at}"),
+                    &found[place * width..(place + 1) * width],
+                    expected,
+                );
+            }
+            let left: Vec<_> =
+                (0..open.len()).filter(|&place| lengths[open[place]] < rows[open[place]].len()).collect();
+            if left.is_empty() {
+                break;
+            }
+            open = left.iter().map(|&place| open[place]).collect();
+            let next: Vec<_> = open.iter().map(|&row| rows[row][lengths[row]]).collect();
+            open.iter().for_each(|&row| lengths[row] += 1);
+            cache.keep(&left);
+            logits = model.step(&mut cache, &next).unwrap();
+        }
+    }
+}
+
+/// What is added to the stream at chosen positions is the same with kept keys and values as in a whole pass, and nothing is added
+/// elsewhere.
+#[test]
+fn additions_are_the_same_with_kept_keys_and_values() {
+    let Fixture { model, sequences, .. } = Fixture::family("qwen3");
+    let (ids, width) = (&sequences[0][..], model.config.vocab_size);
+    let vector: Vec<f32> = (0..model.config.hidden_size).map(|i| if i % 3 == 0 { 0.5 } else { -0.25 }).collect();
+    let prompt = 4;
+    let plain = whole(&model, &[ids]).remove(0);
+    for at in [At::Response, At::AfterPrompt, At::Prompt, At::All] {
+        let addition = [Addition { site: 1, at, vector: vector.clone() }];
+        let mask = vec![false; ids.len()];
+        let batch = Batch::new(&[Sequence::new(0, ids, &mask)], &model.device).steered(&[&addition], &[0], &[prompt]);
+        let expected = values(model.logits(&batch).unwrap());
+        let (mut cache, mut logits) = model.prefill(&[&ids[..prompt]], &[&addition]).unwrap();
+        for end in prompt..=ids.len() {
+            let found = values(logits.clone());
+            assert_close(&format!("{at:?} token {}", end - 1), &found, &expected[(end - 1) * width..end * width]);
+            if end < ids.len() {
+                logits = model.step(&mut cache, &[ids[end]]).unwrap();
+            }
+        }
+        // The first position that is steered is the first whose logits differ.
+        let differs =
+            (0..ids.len()).find(|t| plain[t * width..(t + 1) * width] != expected[t * width..(t + 1) * width]);
+        let first = match at {
+            At::Response => prompt - 1,
+            At::AfterPrompt => prompt,
+            At::Prompt | At::All => 0,
+        };
+        assert_eq!(differs, Some(first), "{at:?}");
+    }
+}
