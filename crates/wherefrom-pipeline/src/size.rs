@@ -38,7 +38,11 @@ impl Plan {
         }
         if let Some(Size { tokens, rows }) = of("tokens") {
             let new = step.config()["max-new-tokens"].as_f64().unwrap_or(0.0);
-            return (Size { tokens: tokens + new * rows, rows }, None);
+            // A sweep of steering gives each row several texts.
+            let steer = &step.config()["steer"];
+            let count = |knob: &str| steer[knob].as_array().map_or(1, Vec::len) as f64;
+            let times = count("layers") * count("coefficients");
+            return (Size { tokens: times * (tokens + new * rows), rows: times * rows }, None);
         }
         if let (Some(Size { tokens, rows }), Some(samples)) = (of("trait"), step.config()["samples"].as_f64()) {
             return (Size { tokens: tokens * samples, rows: rows * samples }, None);

@@ -1,6 +1,6 @@
 //! The stage `generate`: rows without a target get a continuation, which is their target.
 //!
-//! reads   tokens, a model, tokenizer.json
+//! reads   tokens, a model, tokenizer.json; vectors, which steer it
 //! writes  tokens, in the parts of the input
 
 use std::path::{Path, PathBuf};
@@ -10,15 +10,16 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, Vectors, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Cache, Labels, Model, Precision, Sequence, Sizes, open_device};
+use wherefrom_model::{Addition, Batch, Cache, Labels, Model, Precision, Sequence, Sizes, open_device};
 use wherefrom_stage::{
     About, Checkpoint, Cost, Exec, File, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
 };
 
 use crate::checkpoint::checkpoint;
+use crate::steer::{Course, Steer};
 use crate::tokenizer;
 
 /// Raised when the tokens of the same configuration and inputs change.
@@ -34,7 +35,7 @@ pub static STAGE: Stage<Config> = Stage {
         model: Checkpoint::Runs,
         ..About::new("generate", VERSION)
     },
-    roles: &[Role::required("tokens", &[Kind::Tokens])],
+    roles: &[Role::required("tokens", &[Kind::Tokens]), Role::optional("vectors", &[Kind::Vectors])],
     parse: |knobs| at_least("max-new-tokens", 1, knobs),
     check: Config::check,
     writes: Writes::One(Kind::Tokens),
@@ -42,7 +43,8 @@ pub static STAGE: Stage<Config> = Stage {
     cost,
     run: |config, given, exec, draft| {
         let (tokens, tokenizer) = (given.open("tokens")?, given.required_file(File::Tokenizer)?);
-        run(config, &Inputs { tokens, model: given.model()?, tokenizer }, exec, draft)
+        let vectors = given.inputs.contains_key("vectors").then(|| given.open("vectors")).transpose()?;
+        run(config, &Inputs { tokens, vectors, model: given.model()?, tokenizer }, exec, draft)
     },
 };
 
@@ -63,6 +65,9 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     #[schemars(!skip_serializing_if)]
     pub precision: Precision,
+    /// What the input `vectors` adds to the residual stream; each prompt gets a text for each layer and coefficient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steer: Option<Steer>,
 }
 
 fn max_new_tokens() -> usize {
@@ -71,7 +76,7 @@ fn max_new_tokens() -> usize {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_new_tokens: max_new_tokens(), temperature: 0.0, seed: 0, precision: Precision::F32 }
+        Self { max_new_tokens: max_new_tokens(), temperature: 0.0, seed: 0, precision: Precision::F32, steer: None }
     }
 }
 
@@ -90,7 +95,7 @@ impl Config {
                 self.temperature
             )));
         }
-        Ok(())
+        self.steer.as_ref().map_or(Ok(()), Steer::check)
     }
 }
 
@@ -99,6 +104,8 @@ impl Config {
 pub struct Inputs {
     /// The rows; those with a target pass through unchanged.
     pub tokens: Artifact<Tokens>,
+    /// Directions that steer it.
+    pub vectors: Option<Artifact<Vectors>>,
     /// The model's folder.
     pub model: ModelFiles,
     /// Its `tokenizer.json`.
@@ -128,26 +135,42 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let device = open_device(exec.device.gpu())?;
     let tokenizer = wherefrom_vocabulary::open(&inputs.tokenizer)?;
     let limit = exec.device.limit(exec.memory, wherefrom_linalg::memory::available_bytes);
+    let batch_tokens = exec.batch_of(inputs.tokens.tokens());
+    let model = Model::open(checkpoint(&inputs.model)?, &device)?.with_precision(config.precision)?;
+    let model = model.fitting(batch_tokens, limit, CACHE_BYTES)?;
+    let courses = match (&config.steer, &inputs.vectors) {
+        (None, None) => vec![Course::plain()],
+        (Some(steer), Some(vectors)) => steer.courses(vectors, &model)?,
+        (Some(_), None) => {
+            return Err(bad_input(
+                "steer is by the input `vectors`, which is not there: wire a step of the stage `vector`",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(bad_input(
+                "the input `vectors` steers nothing: say how, steer = { layers = [12], coefficients = [1] }, or leave it out",
+            ));
+        }
+    };
+    let times = courses.len();
     let generator = Generator {
         config,
         ends: ends(&inputs.model.folder, &tokenizer)?,
         tokenizer,
-        model: Model::open(checkpoint(&inputs.model)?, &device)?.with_precision(config.precision)?.fitting(
-            exec.batch_of(inputs.tokens.tokens()),
-            limit,
-            0,
-        )?,
+        model,
+        courses,
         device,
         batch_tokens: exec.batch_tokens,
     };
-    let parts = draft.plan(|| Ok(inputs.tokens.manifest().parts.iter().map(|part| part.rows).collect::<Vec<_>>()))?;
+    let parts = draft
+        .plan(|| Ok(inputs.tokens.manifest().parts.iter().map(|part| part.rows * times as u64).collect::<Vec<_>>()))?;
     let done = (0..parts.len()).filter(|&part| draft.has(part)).map(|part| parts[part]).sum();
     exec.reporter.begin("generate", "rows", parts.iter().sum(), done);
     let mut all = Vec::new();
     for (part, &rows) in parts.iter().enumerate() {
         let name = format!("counts-{part:05}");
         if !draft.has(part) {
-            let mut examples = inputs.tokens.read::<Example>(part)?;
+            let mut examples = generator.courses_of(inputs.tokens.read::<Example>(part)?);
             generator.complete(&mut examples)?;
             draft.checkpoint(&name, &serde_json::to_vec(&Counts::of(&examples))?)?;
             draft.write_rows::<Tokens, _>(part, &examples)?;
@@ -163,6 +186,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("tokens", sum(|part| part.tokens))?;
     draft.summary("targets", sum(|part| part.targets))?;
     draft.summary("truncated", 0)?;
+    if config.steer.is_some() {
+        draft.summary("steering", generator.courses.iter().map(Course::to_json).collect::<Vec<_>>())?;
+    }
     draft.summary("longest", all.iter().map(|part| part.longest).max())?;
     // The first of equals.
     let largest = all.iter().rev().max_by_key(|part| part.largest_id).context("tokens have a part")?;
@@ -201,9 +227,31 @@ struct Generator<'a> {
     model: Model,
     device: Device,
     batch_tokens: usize,
+    /// What each prompt gets a text by.
+    courses: Vec<Course>,
 }
 
 impl Generator<'_> {
+    /// Each row as often as there are texts of it, numbered and named anew.
+    fn courses_of(&self, examples: Vec<Example>) -> Vec<Example> {
+        if self.config.steer.is_none() {
+            return examples;
+        }
+        let times = self.courses.len() as u64;
+        let each = |example: Example| {
+            (0..).zip(&self.courses).map(move |(place, course)| {
+                let docs = example.docs.iter().map(|doc| format!("{doc}/{}", course.name)).collect();
+                Example { example: example.example * times + place, docs, ..example.clone() }
+            })
+        };
+        examples.into_iter().flat_map(each).collect()
+    }
+
+    /// What is added to the stream of a row.
+    fn additions(&self, example: u64) -> &[Addition] {
+        &self.courses[(example % self.courses.len() as u64) as usize].additions
+    }
+
     fn complete(&self, examples: &mut [Example]) -> Result<()> {
         let mut prompts: Vec<&mut Example> =
             examples.iter_mut().filter(|example| !example.target_mask.contains(&true)).collect();
@@ -274,7 +322,16 @@ impl Generator<'_> {
     fn go_on(&self, prompts: &mut [&mut Example], members: &[usize], longest: &[usize]) -> Result<()> {
         let several = members.iter().any(|&index| prompts[index].segments.len() > 1);
         let ids: Vec<_> = members.iter().map(|&index| &prompts[index].input_ids[..]).collect();
-        let mut cached = (!several).then(|| self.model.prefill(&ids, &vec![&[][..]; ids.len()])).transpose()?;
+        let additions: Vec<_> = members.iter().map(|&index| self.additions(prompts[index].example)).collect();
+        if let (true, Some(&first)) =
+            (several && additions.iter().any(|additions| !additions.is_empty()), members.first())
+        {
+            return Err(bad_input(format!(
+                "row {} of the tokens is of several segments, or beside such a row, and is not steered: give prompts of one segment",
+                prompts[first].example
+            )));
+        }
+        let mut cached = (!several).then(|| self.model.prefill(&ids, &additions)).transpose()?;
         let mut open = members.to_vec();
         loop {
             let logits = match &cached {
@@ -319,7 +376,9 @@ impl Generator<'_> {
         if self.config.temperature == 0.0 {
             return Ok(logits.argmax(1).to_data().iter::<u32>().collect());
         }
-        let draw = |row: &Sequence<'_>| uniform(self.config.seed, row.example, row.input_ids.len() as u64);
+        // All texts of a prompt by the same numbers: what differs is what steers them.
+        let times = self.courses.len() as u64;
+        let draw = |row: &Sequence<'_>| uniform(self.config.seed, row.example / times, row.input_ids.len() as u64);
         let draws: Vec<_> = sequences.iter().map(draw).collect();
         Ok(sample_rows(logits / self.config.temperature, &draws))
     }
@@ -349,6 +408,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let sizes = sizes.held(config.precision, machine.device.gpu().is_none());
     let (Size { tokens, rows }, new) = (planned.size_of("tokens"), config.max_new_tokens as f64);
+    let times = config.steer.as_ref().map_or(1, Steer::count) as f64;
+    let (tokens, rows) = (tokens * times, rows * times);
     // Keys and values are kept, so that each token passes once; a row of logits for each new one.
     let passed = tokens + rows * new;
     let flops = 2.0 * ((sizes.forward - sizes.head) * passed + sizes.head * rows * new);

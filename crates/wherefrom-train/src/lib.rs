@@ -12,6 +12,7 @@ pub mod metasmoothness;
 pub mod moments;
 pub mod reverse;
 mod state;
+pub mod steer;
 mod tokenizer;
 pub mod train;
 

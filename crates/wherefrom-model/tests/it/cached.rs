@@ -1,9 +1,9 @@
 //! Text token by token, with keys and values that are kept, is the text of a whole pass.
 
-use wherefrom_model::{Addition, At, Batch, Model, Sequence};
+use wherefrom_model::{Addition, At, Batch, Model, Sequence, resolve_device};
 
 use crate::families::FAMILIES;
-use crate::{Fixture, assert_close, values};
+use crate::{DEVICE, Fixture, assert_close, fixtures, reference, values};
 
 /// Logits of every position of whole sequences.
 fn whole(model: &Model, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
@@ -83,5 +83,81 @@ fn additions_are_the_same_with_kept_keys_and_values() {
             At::Prompt | At::All => 0,
         };
         assert_eq!(differs, Some(first), "{at:?}");
+    }
+}
+
+/// Against float64 (tests/fixtures/persona/README.md): logits of whole rows, and what is written greedily.
+#[test]
+fn steering_is_that_of_float64() {
+    let folder = fixtures("persona");
+    let model = Model::load(&folder.join("model"), &resolve_device(DEVICE).unwrap()).unwrap();
+    let (floats, _) = reference(&folder.join("steering.safetensors"));
+    let text = std::fs::read_to_string(folder.join("further.jsonl")).unwrap();
+    let rows: Vec<Vec<u32>> = text
+        .lines()
+        .skip(3)
+        .take(3)
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            serde_json::from_value(row["input_ids"].clone()).unwrap()
+        })
+        .collect();
+    let modes = [
+        ("none", None),
+        ("all", Some(At::All)),
+        ("response", Some(At::Response)),
+        ("after", Some(At::AfterPrompt)),
+        ("prompt", Some(At::Prompt)),
+    ];
+    for (mode, (name, at)) in modes.into_iter().enumerate() {
+        let additions: Vec<_> =
+            at.map(|at| Addition { site: 3, at, vector: floats["v"].clone() }).into_iter().collect();
+        for (row, ids) in rows.iter().enumerate() {
+            let prompt = floats["n_prompt"][row] as usize;
+            if let Some(expected) = floats.get(&format!("f{}/{name}", row + 3)) {
+                let mask = vec![false; ids.len()];
+                let batch = Batch::new(&[Sequence::new(0, ids, &mask)], &model.device);
+                let batch = batch.steered(&[&additions], &[0], &[prompt]);
+                assert_close(&format!("f{}/{name}", row + 3), &values(model.logits(&batch).unwrap()), expected);
+            }
+            let (mut cache, mut logits) = model.prefill(&[&ids[..prompt]], &[&additions]).unwrap();
+            let mut written = Vec::new();
+            for _ in 0..12 {
+                let logit = values(logits);
+                let next = (0..logit.len()).max_by(|&one, &other| logit[one].total_cmp(&logit[other])).unwrap();
+                written.push(next as f32);
+                logits = model.step(&mut cache, &[next as u32]).unwrap();
+            }
+            assert_eq!(written, floats["continuations"][(row * 5 + mode) * 12..][..12], "f{}/{name}", row + 3);
+        }
+    }
+}
+
+/// Half of what training through it needs: the loss's gradient behind a direction that is taken out, against differences.
+#[test]
+fn gradients_through_additions_and_ablations_are_those_of_differences() {
+    let Fixture { mut model, sequences, .. } = Fixture::family("qwen3");
+    let ids = &sequences[0];
+    let mask: Vec<_> = (0..ids.len()).map(|t| t > 0).collect();
+    let vector: Vec<f32> = (0..model.config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
+    let plain = || Batch::new(&[Sequence::new(0, ids, &mask)], &model.device);
+    let batches = [plain().adding(1, &vector), plain().ablating(1, &vector)];
+    for (kind, batch) in ["addition", "ablation"].into_iter().zip(batches) {
+        let (gradients, ..) = model.parameter_gradients(&batch).unwrap();
+        let name = model.modules()[0].weight();
+        let gradient = values(gradients[&name].clone());
+        // Along the gradient itself the loss changes by its squared length.
+        let length = gradient.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+        let step = 2e-3 / length.sqrt();
+        let at = |model: &mut Model, scale: f64| -> f64 {
+            let old = model.parameters[&name].clone();
+            let moved = old.clone() + gradients[&name].clone() * scale;
+            model.parameters.insert(name.clone(), moved);
+            let loss = model.token_losses(&batch).unwrap().concat().iter().map(|&loss| f64::from(loss)).sum();
+            model.parameters.insert(name.clone(), old);
+            loss
+        };
+        let slope = (at(&mut model, step) - at(&mut model, -step)) / (2.0 * step);
+        assert!((slope / length - 1.0).abs() < 2e-2, "{kind}: {slope} where the gradient says {length}");
     }
 }

@@ -109,8 +109,12 @@ impl Bench {
         rows: &Artifact<Tokens>,
         model: &Path,
     ) -> Result<Artifact<Tokens>> {
-        let inputs =
-            generate::Inputs { tokens: rows.clone(), model: model.into(), tokenizer: model.join("tokenizer.json") };
+        let inputs = generate::Inputs {
+            tokens: rows.clone(),
+            vectors: None,
+            model: model.into(),
+            tokenizer: model.join("tokenizer.json"),
+        };
         let folder = self.produce(store, Kind::Tokens, serde_json::to_value(config)?, |draft| {
             generate::run(config, &inputs, &Exec::default(), draft)
         })?;

@@ -1,0 +1,167 @@
+//! Steering: vectors of a trait times a coefficient, added to the residual stream while text is generated,
+//! h_l <- h_l + c v_l (Chen et al. 2025, arXiv 2507.21509, section 3).
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use wherefrom_artifact::{Artifact, Over, TraitVector, Vectors, bad_input};
+use wherefrom_model::{Addition, At, Model, Site, Sites};
+
+/// What is added, and where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Steer {
+    /// Sites, one at a time, from 1 on; "all" is all of them at once, by what each adds to the one before: v_l - v_(l-1).
+    pub layers: Sites,
+    /// What v is multiplied by, one at a time. 0 is the text that is not steered.
+    pub coefficients: Vec<f64>,
+    /// At which tokens.
+    #[serde(default)]
+    pub at: At,
+    /// Which vectors, by the tokens that they were averaged over.
+    #[serde(default = "response")]
+    pub over: Over,
+    /// The trait; needed where the vectors are of several.
+    #[serde(rename = "trait", default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+fn response() -> Over {
+    Over::ResponseAvg
+}
+
+/// One text of each prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Course {
+    /// What is put behind the row's name: `l12/c1.5`.
+    pub(crate) name: String,
+    pub(crate) additions: Vec<Addition>,
+    /// |c| |v| over the median norm of the stream: how strong it is. None where the norm is not known.
+    strength: Option<f64>,
+}
+
+impl Course {
+    /// Nothing is added, and nothing put behind a name.
+    pub(crate) fn plain() -> Self {
+        Self { name: String::new(), additions: Vec::new(), strength: None }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "name": self.name, "strength": self.strength })
+    }
+}
+
+impl Steer {
+    /// Refuses knobs that steer nowhere.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`], by name.
+    pub(crate) fn check(&self) -> Result<()> {
+        if matches!(&self.layers, Sites::Some(sites) if sites.is_empty()) || self.coefficients.is_empty() {
+            return Err(bad_input("steer: `layers` and `coefficients` have to name one or more"));
+        }
+        if let Some(wrong) = self.coefficients.iter().find(|coefficient| !coefficient.is_finite()) {
+            return Err(bad_input(format!("steer: the coefficient {wrong} is no number")));
+        }
+        Ok(())
+    }
+
+    /// How many texts each prompt gets.
+    pub(crate) fn count(&self) -> usize {
+        let layers = if let Sites::Some(sites) = &self.layers { sites.len() } else { 1 };
+        layers * self.coefficients.len()
+    }
+
+    /// What is added for each text of a prompt: by layer, then by coefficient.
+    ///
+    /// # Errors
+    /// [`wherefrom_artifact::Error::Input`] for a site that cannot be steered or has no vector, and for vectors of another model.
+    pub(crate) fn courses(&self, vectors: &Artifact<Vectors>, model: &Model) -> Result<Vec<Course>> {
+        let rows = self.rows(vectors, model.config.hidden_size)?;
+        let blocks = model.config.num_hidden_layers;
+        let found = |site: usize| {
+            rows.get(&site).ok_or_else(|| {
+                bad_input(format!(
+                    "steer: there is no vector over {} at site {site}: {}",
+                    self.over,
+                    vectors.folder().display()
+                ))
+            })
+        };
+        let add = |site: usize, coefficient: f64, vector: &mut dyn Iterator<Item = f32>| Addition {
+            site,
+            at: self.at,
+            vector: vector.map(|value| (coefficient * f64::from(value)) as f32).collect(),
+        };
+        let strength = |row: &TraitVector, coefficient: f64| {
+            (!row.median_norm.is_nan()).then(|| (coefficient * f64::from(row.norm)).abs() / f64::from(row.median_norm))
+        };
+        let mut courses = Vec::new();
+        match &self.layers {
+            Sites::Some(sites) => {
+                for &site in sites {
+                    let site = Addition::site(site, blocks)?;
+                    let row = found(site)?;
+                    for &coefficient in &self.coefficients {
+                        let additions = vec![add(site, coefficient, &mut row.vector.iter().copied())];
+                        let name = format!("l{site}/c{coefficient}");
+                        courses.push(Course { name, additions, strength: strength(row, coefficient) });
+                    }
+                }
+            }
+            Sites::All => {
+                for &coefficient in &self.coefficients {
+                    let increments = (1..=blocks).map(|site| {
+                        let (own, before) = (found(site)?, found(site - 1)?);
+                        let mut increment = own.vector.iter().zip(&before.vector).map(|(own, before)| own - before);
+                        Ok(add(site, coefficient, &mut increment))
+                    });
+                    let additions = increments.collect::<Result<_>>()?;
+                    let strength = strength(found(blocks)?, coefficient);
+                    courses.push(Course { name: format!("lall/c{coefficient}"), additions, strength });
+                }
+            }
+        }
+        Ok(courses)
+    }
+
+    /// The vectors of the trait by the number of their site.
+    fn rows(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<BTreeMap<usize, TraitVector>> {
+        let mut rows = BTreeMap::new();
+        let mut names: Vec<String> = Vec::new();
+        for row in vectors.rows::<TraitVector>()? {
+            let row = row?;
+            let meant = self.name.as_ref().is_none_or(|name| *name == row.trait_name);
+            let Site::Stream(site) = row.site.parse()? else { continue };
+            if row.over != self.over || !meant {
+                continue;
+            }
+            if row.vector.len() != width {
+                return Err(bad_input(format!(
+                    "steer: the vector of {} has {} values and the model a stream of {width}: it is of another model",
+                    row.trait_name,
+                    row.vector.len()
+                )));
+            }
+            if !names.contains(&row.trait_name) {
+                names.push(row.trait_name.clone());
+            }
+            rows.insert(site, row);
+        }
+        match names.len() {
+            0 => Err(bad_input(format!(
+                "steer: there is no vector over {}{}: {}",
+                self.over,
+                self.name.as_ref().map_or(String::new(), |name| format!(" of {name}")),
+                vectors.folder().display()
+            ))),
+            1 => Ok(rows),
+            _ => {
+                Err(bad_input(format!("steer: the vectors are of {}: choose one of them by `trait`", names.join(", "))))
+            }
+        }
+    }
+}
