@@ -156,7 +156,7 @@ test-slurm: _python
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     .venv/bin/python -m pytest tests/engines/test_slurm.py
 
-# The quickstart in 512 shares of which many are lost, killed or done twice. Some 20 minutes on 2 cores; `SHARES=64 just test-many` is shorter.
+# The quickstart in 512 shares of which many are lost, killed or done twice; `SHARES=64 just test-many` is shorter.
 test-many: _python
     cargo build --release --workspace --bin wherefrom
     @test -x .venv/bin/pip || python3 -m venv --clear .venv
