@@ -66,6 +66,7 @@ impl Addition {
 }
 
 /// What happens to the stream at a site.
+#[allow(clippy::large_enum_variant)] // A batch has a few.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// Vectors [n, hidden] are added at n of the batch's rows.

@@ -23,8 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Web {
     agent: Agent,
+    /// As it was given.
+    base: String,
+    /// Without a password.
     address: String,
-    shown: String,
 }
 
 impl Web {
@@ -44,11 +46,11 @@ impl Web {
             .timeout_per_read(Some(PATIENCE))
             .build()
             .into();
-        Ok(Self { agent, address: address.into(), shown })
+        Ok(Self { agent, base: address.into(), address: shown })
     }
 
     fn url(&self, name: &str) -> String {
-        format!("{}/{name}", self.address)
+        format!("{}/{name}", self.base)
     }
 
     /// The answer; none for 404. Anything else that is no success is no answer to the question whether a file is there.
@@ -56,9 +58,9 @@ impl Web {
         match answer.status().as_u16() {
             200 | 206 => Ok(Some(answer)),
             404 => Ok(None),
-            status @ (401 | 403) => Err(bad_input(format!("{} refuses with status {status}", self.shown))),
-            status @ (429 | 500..) => Err(Error::Busy(format!("{} answers with status {status}", self.shown)).into()),
-            status => bail!("{} answers with status {status}", self.shown),
+            status @ (401 | 403) => Err(bad_input(format!("{} refuses with status {status}", self.address))),
+            status @ (429 | 500..) => Err(Error::Busy(format!("{} answers with status {status}", self.address)).into()),
+            status => bail!("{} answers with status {status}", self.address),
         }
     }
 
@@ -82,7 +84,7 @@ fn passing(error: &anyhow::Error) -> bool {
 
 impl Remote for Web {
     fn address(&self) -> &str {
-        &self.shown
+        &self.address
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -135,7 +137,7 @@ impl Remote for Web {
     fn create(&self, _name: &str, _bytes: &[u8]) -> Result<bool> {
         Err(bad_input(format!(
             "{} is read, and nothing is sent to a web server; push to a folder, s3://, gs:// or az://",
-            self.shown
+            self.address
         )))
     }
 

@@ -362,13 +362,13 @@ impl Generator<'_> {
 
     /// Logits after the last token of each row, of which some has several segments.
     fn whole(&self, prompts: &[&mut Example], open: &[usize]) -> Result<Tensor<2>> {
-        let sequences: Vec<_> = open.iter().map(|&index| sequence(&prompts[index])).collect();
+        let sequences: Vec<_> = open.iter().map(|&index| sequence(prompts[index])).collect();
         self.model.next_token_logits(&Batch::new(&sequences, &self.device))
     }
 
     /// The next token of every open row. A draw depends on (seed, example, position) alone.
     fn draw(&self, prompts: &[&mut Example], open: &[usize], logits: Tensor<2>) -> Result<Vec<u32>> {
-        let sequences: Vec<_> = open.iter().map(|&index| sequence(&prompts[index])).collect();
+        let sequences: Vec<_> = open.iter().map(|&index| sequence(prompts[index])).collect();
         let sums: Vec<f32> = logits.clone().sum_dim(1).to_data().iter::<f32>().collect();
         if let Some(place) = sums.iter().position(|sum| !sum.is_finite()) {
             return Err(self.model.overflow(sequences[place], "a next token's logit", &Labels::Empirical));

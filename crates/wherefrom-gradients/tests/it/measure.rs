@@ -76,7 +76,7 @@ fn gradients_of_a_projection_are_those_of_float64() {
     for (site, blocks) in [("3", 3), ("4", 4), ("post-norm", 4)] {
         let direction = &expected[&format!("{site}/direction")];
         let on = |times| {
-            let vectors = [vector("marker", "2", &vec![1.0; WIDTH], 1.0), vector("marker", site, direction, times)];
+            let vectors = [vector("marker", "2", &[1.0; WIDTH], 1.0), vector("marker", site, direction, times)];
             gradients(json!({ "projection": site }), &queries[..1], &vectors).unwrap()
         };
         let (rows, measured) = on(1.0);

@@ -19,6 +19,7 @@ pub struct KeyValues {
     store: Store,
 }
 
+#[allow(clippy::large_enum_variant)] // One a layer.
 #[derive(Debug, Clone)]
 enum Store {
     Empty,

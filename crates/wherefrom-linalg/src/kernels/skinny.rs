@@ -61,6 +61,7 @@ fn rows<T: Element + Pod>(w: &Buffer, length: usize) -> &[T] {
 }
 
 /// A block of rows in float32, in memory that is used again.
+#[allow(clippy::type_complexity)]
 fn widened<T>(widen: impl Fn(&[T], &mut [f32]) + Sync) -> impl Fn(&[T], &mut dyn FnMut(&[f32])) + Sync {
     move |w, each| {
         thread_local!(static WIDE: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) });
@@ -136,12 +137,8 @@ impl Block<'_> {
             }
             let mut sums = [[simd.splat_f32s(0.0); M]; R];
             let vectors = x[0].len();
-            for i in 0..M {
-                x[i] = &x[i][..vectors];
-            }
-            for r in 0..R {
-                w[r] = &w[r][..vectors];
-            }
+            x.iter_mut().for_each(|x| *x = &x[..vectors]);
+            w.iter_mut().for_each(|w| *w = &w[..vectors]);
             for j in 0..vectors {
                 for r in 0..R {
                     let own = w[r][j];

@@ -228,7 +228,10 @@ fn a_pipeline_without_a_report_is_told_the_lines_of_one() {
     let error = bench.refused(&["path", "study.toml", "report"]);
     let (_, lines) = error.split_once("add\n\n").unwrap();
     let (lines, rest) = lines.split_once("\n\nand run it").unwrap();
-    assert!(lines.contains("[steps.report]\nstage = \"report\"\n") && lines.contains("losses = \"query-losses\""), "{error}");
+    assert!(
+        lines.contains("[steps.report]\nstage = \"report\"\n") && lines.contains("losses = \"query-losses\""),
+        "{error}"
+    );
     assert!(rest.contains("wherefrom run study.toml"), "{error}");
     bench.file("study.toml", format!("{without}{lines}\n"));
     bench.ok(&["run", "study.toml"]);
