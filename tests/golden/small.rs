@@ -613,3 +613,33 @@ fn influences_foretell_responses_of_small_networks() {
         assert!(mean > 0.4, "{name}: {approximate:?}");
     }
 }
+
+/// (x - 1)² / 2, which says that its curvature is a tenth, and overflows beyond 2: the first step goes to 10.
+struct Cliff;
+
+impl Objective for Cliff {
+    type Place = ();
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn gradient(&self, at: &[f64]) -> Result<((), Vec<f64>)> {
+        anyhow::ensure!(at[0] <= 2.0, "overflow");
+        Ok(((), vec![at[0] - 1.0]))
+    }
+
+    fn curved(&self, (): &(), v: &[f64]) -> Result<Vec<f64>> {
+        Ok(vec![0.1 * v[0]])
+    }
+
+    fn precondition(&self, v: &[f64]) -> Result<Vec<f64>> {
+        Ok(v.to_vec())
+    }
+}
+
+#[test]
+fn a_step_so_far_that_the_objective_overflows_is_shortened() {
+    let ended = minimum(&Cliff, 1e-9, 20).unwrap();
+    assert!((ended.at[0] - 1.0).abs() < 1e-8 && ended.gradient <= 1e-9, "{ended:?}");
+}

@@ -70,17 +70,29 @@ pub fn minimum<O: Objective>(objective: &O, tolerance: f64, steps: usize) -> Res
         // Along it the objective falls until its slope there turns round: a step too far is shortened to where the slope, a line
         // between its ends, is zero.
         let slope = dot(&gradient, &direction);
-        let (mut far, mut next) = (1.0, None);
+        let (mut far, mut next, mut failed) = (1.0, None, None);
         for _ in 0..SHORTENINGS {
             let mut there = at.clone();
             add(&mut there, -far, &direction);
-            let (place, gradient) = objective.gradient(&there)?;
+            // So far that the model overflows is too far.
+            let (place, gradient) = match objective.gradient(&there) {
+                Ok(found) => found,
+                Err(error) => {
+                    failed = Some(error);
+                    far *= 0.1;
+                    continue;
+                }
+            };
+            failed = None;
             let left = dot(&gradient, &direction);
             if left >= -FLAT * slope {
                 next = Some((there, place, gradient));
                 break;
             }
             far *= (slope / (slope - left)).clamp(0.1, 0.9);
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         let Some((there, changed, steepest)) = next.filter(|_| slope > 0.0) else {
             if pairs.is_empty() {
