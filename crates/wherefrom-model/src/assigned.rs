@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     const SMI: &str = "GPU-aaaa1111-0, NVIDIA H100, 00000000:5D:00.0\nGPU-bbbb2222-0, NVIDIA H100, 00000000:3B:00.0\n\
-                       GPU-bbcc3333-0, NVIDIA H100, 00010000:3B:00.0\n";
+                       GPU-bbcc3333-0, NVIDIA H100, 00000001:3B:00.0\n";
 
     fn adapters(places: &[Option<&str>]) -> Vec<Adapter> {
         let adapter = |place: &Option<&str>| Adapter {

@@ -285,7 +285,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("trait", &name)?;
     draft.summary("sites", &names)?;
     draft.summary("pairs", pairs)?;
-    draft.write_rows::<Vectors, _>(0, &vectors)
+    // A process that was killed before it sealed has left the part whole.
+    if draft.has(0) { Ok(()) } else { draft.write_rows::<Vectors, _>(0, &vectors) }
 }
 
 /// Scores by example and metric.

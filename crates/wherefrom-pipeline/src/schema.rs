@@ -189,6 +189,8 @@ mod tests {
         let value = |name: &str| match name {
             "keep" => json!(["source"]),
             "column" => json!("source"),
+            "provider" => json!("file"),
+            "side" => json!("pos"),
             _ => json!(320),
         };
         required.iter().map(|name| (name.clone(), value(name))).collect()
