@@ -74,7 +74,7 @@ impl Model {
         let mut layers = vec![KeyValues::default(); self.outline.blocks.len()];
         let stream = self.decoder().forward_cached(&batch, &mut layers, None)?;
         let last = batch.tokens.sequences.iter().map(|rows| rows.end - 1).collect();
-        let logits = self.head_logits(stream.select(0, self.indices(last)))?;
+        let logits = self.head_logits(stream.select(0, self.indices(last)), false)?;
         Ok((Cache { layers, open }, logits))
     }
 
@@ -98,7 +98,7 @@ impl Model {
         let first: Vec<_> = lengths.iter().map(|length| length - 1).collect();
         let batch = self.steered(&ids, &cache.open, &first);
         let stream = self.decoder().forward_cached(&batch, &mut cache.layers, Some(&lengths))?;
-        self.head_logits(stream)
+        self.head_logits(stream, true)
     }
 
     /// Tokens of open sequences that begin at these positions.

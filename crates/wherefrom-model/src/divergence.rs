@@ -38,7 +38,7 @@ impl Model {
             let x = forward.output.clone().select(0, rows.clone());
             let logits = head.logits(head.read(x.clone()));
             let p = softmax(logits.clone());
-            let was = softmax(before.head_logits(reference.clone().select(0, rows.clone()))?);
+            let was = softmax(before.head_logits(reference.clone().select(0, rows.clone()), false)?);
             let weight: Vec<_> = targets.iter().map(|target| target.weight).collect();
             let weight = Tensor::<2>::from_data(TensorData::new(weight, [targets.len(), 1]), &self.device);
             let d_hidden = head.backward((p - was) * weight, &logits);

@@ -151,9 +151,9 @@ impl Model {
         }
     }
 
-    /// Logits of rows of the last residual stream.
-    pub(crate) fn head_logits(&self, stream: Tensor<2>) -> Result<Tensor<2>> {
-        let weights = Weights { once: true, ..self.weights() };
+    /// Logits of rows of the last residual stream; where text is generated the matrix is read once.
+    pub(crate) fn head_logits(&self, stream: Tensor<2>, once: bool) -> Result<Tensor<2>> {
+        let weights = Weights { once, ..self.weights() };
         if weights.reads_once(&stream) {
             let read = self.divided(self.outline.final_norm.forward(weights, stream));
             return Ok(self.capped(weights.product(&read, &self.outline.head)?));
@@ -223,7 +223,7 @@ impl Model {
         let mut sums = vec![0.0; batch.len()];
         for targets in targets.chunks((HEAD_LOGITS / self.config.vocab_size).max(1)) {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
-            let logits = self.head_logits(output.clone().select(0, rows))?;
+            let logits = self.head_logits(output.clone().select(0, rows), false)?;
             let own: Vec<_> = targets.iter().map(|target| target.id).collect();
             for (target, loss) in targets.iter().zip(cross_entropy(logits, &own).0) {
                 sums[target.sequence] += f64::from(target.weight) * f64::from(loss);

@@ -338,14 +338,14 @@ impl Model {
     /// Logits of every token: [rows, vocabulary].
     pub fn logits(&self, batch: &Batch) -> Result<Tensor<2>> {
         let forward = self.decoder().forward(batch, None)?;
-        self.head_logits(forward.output)
+        self.head_logits(forward.output, false)
     }
 
     /// Logits after each sequence's last token: [batch, vocabulary].
     pub fn next_token_logits(&self, batch: &Batch) -> Result<Tensor<2>> {
         let forward = self.decoder().forward(batch, None)?;
         let rows = batch.tokens.sequences.iter().map(|rows| rows.end - 1).collect();
-        self.head_logits(forward.output.select(0, self.indices(rows)))
+        self.head_logits(forward.output.select(0, self.indices(rows)), false)
     }
 
     /// Whether training changes adapters and nothing else: where they are what is attributed.

@@ -79,7 +79,7 @@ impl Model {
         let predictions = batch.targets.chunks(chunk).map(|targets| {
             let rows = self.indices(targets.iter().map(|target| target.row).collect());
             let stream = forward.output.clone().select(0, rows.clone());
-            let logits = self.head_logits(stream.clone())?;
+            let logits = self.head_logits(stream.clone(), false)?;
             let bent = self.config.logit_cap.map(|_| logits.clone());
             Ok(Prediction { targets, rows, stream, probabilities: softmax(logits), logits: bent })
         });

@@ -94,7 +94,7 @@ fn what_has_no_other_form_is_refused_with_what_has() {
     let error = export(&bench.store, &folder, None, &bench.folder.path().join("no")).unwrap_err().to_string();
     assert_eq!(
         error,
-        "losses has no other form to export than .csv: a ranking becomes JSON lines; activations, covariances, eigenbasis, \
+        "losses has no other form to export than .csv: a ranking becomes JSON lines; vectors, activations, covariances, eigenbasis, \
          lambda, gradients, preconditioned and projected-gradients become safetensors; what is Parquet can be read as it is (FORMAT.md)"
     );
     assert!(!bench.folder.path().join("no").exists());
