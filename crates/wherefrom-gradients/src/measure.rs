@@ -1,6 +1,6 @@
 //! What gradients are taken of: the log-probability of the targets, or how far their residual stream lies along a vector,
 //!
-//! f(x)  =  (1/n) sum over the n target tokens t of <h_l[t], v / ||v||>.
+//! f(x)  =  (1/n) sum over the n target tokens t of <h_(l, t), v / ||v||>.
 
 use anyhow::Result;
 use schemars::JsonSchema;
