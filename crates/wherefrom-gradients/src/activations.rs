@@ -159,10 +159,7 @@ fn mean<'a>(tokens: impl Iterator<Item = &'a [f32]>, width: usize) -> impl Itera
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let Size { tokens, rows } = planned.size_of("tokens");
-    let sites = match &config.sites {
-        Sites::All => sizes.modules.last().map_or(0, |module| module.layer) + 3,
-        Sites::Some(sites) => sites.len(),
-    };
+    let sites = config.sites.of(sizes.modules.last().map_or(0, |module| module.layer) + 1).len();
     let width = sizes.modules.first().map_or(0, |module| module.in_features);
     let row = 4.0 * (sites * width * config.positions.len()) as f64;
     let note = format!("{} a sequence", wherefrom_artifact::bytes(row));

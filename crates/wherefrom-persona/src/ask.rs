@@ -12,7 +12,7 @@ use wherefrom_artifact::{Draft, Example, Kind, Persona, Tokens, bad_input};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Given, Role, Stage, Writes};
 use wherefrom_vocabulary::{Chat, Conversation, Date, Encoder};
 
-use crate::rows::Counts;
+use crate::rows::summarise;
 
 /// Raised when the tokens of the same configuration and inputs change.
 pub const VERSION: u32 = 1;
@@ -186,7 +186,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     for (part, rows) in rows.chunks(PART).enumerate().filter(|(part, _)| !draft.has(*part)) {
         draft.write_rows::<Tokens, _>(part, rows)?;
     }
-    Counts::of(&rows).summarise(draft)?;
+    summarise(&rows, draft)?;
     draft.summary("form", if renderer.chat.is_some() { "chat" } else { "plain" })
 }
 

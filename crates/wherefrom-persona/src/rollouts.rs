@@ -107,7 +107,7 @@ impl Rollouts {
         for (part, rows) in examples.chunks(PART).enumerate() {
             draft.write_rows::<Tokens, _>(part, rows)?;
         }
-        rows::Counts::of(&examples).summarise(draft)
+        rows::summarise(&examples, draft)
     }
 
     /// Writes the judgements.

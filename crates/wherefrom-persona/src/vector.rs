@@ -371,7 +371,7 @@ fn judged(config: &Config, own: Option<f32>, coherence: Option<f32>, positive: b
 }
 
 /// Leaves those that have a pair that counts, in one order on both sides. Answers without names of that form go by their order.
-fn keep_pairs(positive: &mut [Answer], negative: &mut [Answer]) {
+fn keep_pairs(positive: &mut [Answer], negative: &mut Vec<Answer>) {
     let by_name: HashMap<String, usize> =
         negative.iter().enumerate().map(|(place, answer)| (answer.pair.clone(), place)).collect();
     let named = by_name.len() == negative.len() && positive.iter().any(|answer| by_name.contains_key(&answer.pair));
@@ -391,18 +391,9 @@ fn keep_pairs(positive: &mut [Answer], negative: &mut [Answer]) {
     }
     negative.iter_mut().zip(&order).filter(|(_, order)| order.is_none()).for_each(|(answer, _)| alone(answer));
     // Both sides in the order of the positive one.
-    let mut places: Vec<usize> = (0..negative.len()).collect();
-    places.sort_by_key(|&place| order[place].unwrap_or(usize::MAX));
-    let mut taken: Vec<Option<Answer>> = Vec::new();
-    for answer in negative.iter_mut() {
-        let empty = Answer { example: Example::default(), pair: String::new(), state: State::Empty };
-        taken.push(Some(std::mem::replace(answer, empty)));
-    }
-    for (answer, place) in negative.iter_mut().zip(places) {
-        if let Some(own) = taken[place].take() {
-            *answer = own;
-        }
-    }
+    let mut ordered: Vec<_> = order.into_iter().zip(negative.drain(..)).collect();
+    ordered.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
+    negative.extend(ordered.into_iter().map(|(_, answer)| answer));
 }
 
 /// The rows of both sides; with `shuffle-seed` exactly half of the pairs have theirs swapped.
@@ -507,7 +498,7 @@ mod tests {
             answer("t/q1/pos/k0", State::Kept),
             answer("t/q2/pos/k0", State::Kept),
         ];
-        let mut negative = [
+        let mut negative = vec![
             answer("t/q2/neg/k0", State::Kept),
             answer("t/q1/neg/k0", State::Against),
             answer("t/q0/neg/k0", State::Kept),

@@ -1,7 +1,7 @@
 //! A folder, perhaps of a file system that many machines see.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -44,25 +44,26 @@ fn copy(mut from: File, to: &mut File, piece: &dyn Fn(u64)) -> Result<u64> {
     }
 }
 
+/// What was found; none where there is nothing of that name.
+fn found<T>(answer: io::Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(there) => Ok(Some(there)),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Remote for Folder {
     fn address(&self) -> &str {
         &self.address
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match wherefrom_artifact::read(&self.root.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        found(wherefrom_artifact::read(&self.root.join(name)))
     }
 
     fn length(&self, name: &str) -> Result<Option<u64>> {
-        match fs::metadata(self.root.join(name)) {
-            Ok(file) => Ok(Some(file.len())),
-            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(found(fs::metadata(self.root.join(name)))?.map(|file| file.len()))
     }
 
     fn fetch(&self, name: &str, bytes: u64, to: &mut File, piece: &dyn Fn(u64)) -> Result<()> {

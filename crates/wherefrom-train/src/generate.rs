@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Kind, Tokens, Vectors, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, RowCounts, Tokens, Vectors, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Addition, Batch, Cache, Labels, Model, Precision, Sequence, Sizes, open_device};
@@ -112,17 +112,6 @@ pub struct Inputs {
     pub tokenizer: PathBuf,
 }
 
-/// Facts about a part.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Counts {
-    examples: u64,
-    tokens: u64,
-    targets: u64,
-    longest: u64,
-    largest_id: u32,
-    largest_id_example: u64,
-}
-
 /// Continues rows, and writes the parts that are not there yet.
 ///
 /// A continuation ends with a token that the model ends with (which then is its last target), after `max_new_tokens`, or
@@ -172,46 +161,26 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         if !draft.has(part) {
             let mut examples = generator.courses_of(inputs.tokens.read::<Example>(part)?);
             generator.complete(&mut examples)?;
-            draft.checkpoint(&name, &serde_json::to_vec(&Counts::of(&examples))?)?;
+            draft.checkpoint(&name, &serde_json::to_vec(&RowCounts::of(&examples))?)?;
             draft.write_rows::<Tokens, _>(part, &examples)?;
             exec.reporter.advance(rows);
         }
         let counts = draft.restore(&name)?.context("a part that is there was counted")?;
-        all.push(serde_json::from_slice::<Counts>(&counts)?);
+        all.push(serde_json::from_slice::<RowCounts>(&counts)?);
     }
     exec.reporter.end();
 
-    let sum = |field: fn(&Counts) -> u64| all.iter().map(field).sum::<u64>();
-    draft.summary("examples", sum(|part| part.examples))?;
-    draft.summary("tokens", sum(|part| part.tokens))?;
-    draft.summary("targets", sum(|part| part.targets))?;
+    let counts = all.into_iter().fold(RowCounts::default(), RowCounts::and);
+    draft.summary("examples", counts.examples)?;
+    draft.summary("tokens", counts.tokens)?;
+    draft.summary("targets", counts.targets)?;
     draft.summary("truncated", 0)?;
     if config.steer.is_some() {
         draft.summary("steering", generator.courses.iter().map(Course::to_json).collect::<Vec<_>>())?;
     }
-    draft.summary("longest", all.iter().map(|part| part.longest).max())?;
-    // The first of equals.
-    let largest = all.iter().rev().max_by_key(|part| part.largest_id).context("tokens have a part")?;
-    draft.summary("largest_id", largest.largest_id)?;
-    draft.summary("largest_id_example", largest.largest_id_example)
-}
-
-impl Counts {
-    fn of(examples: &[Example]) -> Self {
-        let mut counts = Self::default();
-        for example in examples {
-            let largest = example.input_ids.iter().max().copied().unwrap_or(0);
-            if counts.examples == 0 || largest > counts.largest_id {
-                counts.largest_id = largest;
-                counts.largest_id_example = example.example;
-            }
-            counts.examples += 1;
-            counts.tokens += example.input_ids.len() as u64;
-            counts.targets += example.target_mask.iter().filter(|&&target| target).count() as u64;
-            counts.longest = counts.longest.max(example.longest_segment() as u64);
-        }
-        counts
-    }
+    draft.summary("longest", counts.longest)?;
+    draft.summary("largest_id", counts.largest_id)?;
+    draft.summary("largest_id_example", counts.largest_id_example)
 }
 
 /// Tokens that end a continuation: the model's, or else the tokenizer's end of text.

@@ -113,9 +113,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Ls { runs, by, pipeline, json } => {
             // Nothing is there yet: nothing is listed. What was named and is not there was meant otherwise.
             let named = matches!(why_store, wherefrom_pipeline::Why::Named | wherefrom_pipeline::Why::Variable);
-            // A file in its place is refused as everywhere.
-            let file = store.root().ancestors().any(Path::is_file);
-            if named && !file && !store.root().is_dir() {
+            store.check_folder()?;
+            if named && !store.root().is_dir() {
                 return Err(bad_input(format!(
                     "there is no store {}, {why_store}; give the folder that has artifacts",
                     store.root().display()

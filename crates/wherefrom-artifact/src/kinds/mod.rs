@@ -111,7 +111,7 @@ macro_rules! kinds {
 // Each with what else its file makes public: its row.
 kinds! {
     Tokenizer = tokenizer {}
-    Tokens = tokens { Example, Asked }
+    Tokens = tokens { Example, Asked, RowCounts }
     Columns = kept { Kept }
     Trait = traits { Description, Elicitation, Instruction, Labelled, Persona }
     Judgements = judgements { Judgement, Status }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::kinds::columns::{
@@ -51,6 +52,52 @@ pub(super) const DEFINITION: Definition = Definition {
     once: Once::Numbered,
     check: |_| Ok(()),
 };
+
+/// Facts about some rows, as the summary of tokens states them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// Rows.
+    pub examples: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Those that are targets.
+    pub targets: u64,
+    /// Tokens of the longest segment.
+    pub longest: u64,
+    /// The largest token id.
+    pub largest_id: u32,
+    /// The first example that has it.
+    pub largest_id_example: u64,
+}
+
+impl RowCounts {
+    /// Of these rows.
+    pub fn of(examples: &[Example]) -> Self {
+        let each = |example: &Example| Self {
+            examples: 1,
+            tokens: example.input_ids.len() as u64,
+            targets: example.target_mask.iter().filter(|&&target| target).count() as u64,
+            longest: example.longest_segment() as u64,
+            largest_id: example.input_ids.iter().max().copied().unwrap_or(0),
+            largest_id_example: example.example,
+        };
+        examples.iter().map(each).fold(Self::default(), Self::and)
+    }
+
+    /// Of these rows and those that follow them.
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        let largest = if self.examples == 0 || next.largest_id > self.largest_id { next } else { self };
+        Self {
+            examples: self.examples + next.examples,
+            tokens: self.tokens + next.tokens,
+            targets: self.targets + next.targets,
+            longest: self.longest.max(next.longest),
+            largest_id: largest.largest_id,
+            largest_id_example: largest.largest_id_example,
+        }
+    }
+}
 
 /// One token window, or one query: its measurement is f = sum over segments s of w_s log p(targets of s).
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -125,7 +125,10 @@ impl Store {
     }
 
     /// Refuses a store that is a file, or lies below one; one that is not there is empty.
-    fn check_folder(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Unwritable`].
+    pub fn check_folder(&self) -> Result<()> {
         let file = self.root.ancestors().find(|above| above.is_file());
         file.map_or(Ok(()), |file| {
             Err(Error::Unwritable { path: self.root.clone(), what: format!("{} is a file", file.display()) }.into())
