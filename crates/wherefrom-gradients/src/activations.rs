@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Activations, Artifact, Draft, Example, Kind, Position, Streams, Tokens, bad_input};
 use wherefrom_model::{Labels, Precision, Site, Sites};
-use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
+use wherefrom_pass::{Corpus, mean, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 /// Raised when results change.
@@ -144,16 +144,6 @@ fn keep(row: &mut Streams, positions: &[Position], targets: &[bool], stream: &[f
             }
         }
     }
-}
-
-/// The mean of some tokens, of which there is one at least.
-fn mean<'a>(tokens: impl Iterator<Item = &'a [f32]>, width: usize) -> impl Iterator<Item = f32> {
-    let (mut sum, mut count) = (vec![0.0_f64; width], 0.0);
-    for token in tokens {
-        sum.iter_mut().zip(token).for_each(|(sum, &value)| *sum += f64::from(value));
-        count += 1.0;
-    }
-    sum.into_iter().map(move |sum| (sum / count) as f32)
 }
 
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {

@@ -110,3 +110,13 @@ impl<'a> Corpus<'a> {
         })
     }
 }
+
+/// The mean of the stream of some tokens, [width] each, summed in float64; of none zeros.
+pub fn mean<'a>(tokens: impl Iterator<Item = &'a [f32]>, width: usize) -> impl Iterator<Item = f32> {
+    let (mut sum, mut count) = (vec![0.0_f64; width], 0.0_f64);
+    for token in tokens {
+        sum.iter_mut().zip(token).for_each(|(sum, &value)| *sum += f64::from(value));
+        count += 1.0;
+    }
+    sum.into_iter().map(move |sum| (sum / count.max(1.0)) as f32)
+}

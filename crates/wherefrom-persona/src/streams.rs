@@ -57,11 +57,6 @@ pub(crate) fn mean(stream: &[f32], width: usize, targets: &[bool], over: Over) -
         Over::PromptLast => first.saturating_sub(1)..first.max(1),
     };
     let counts = |token: &usize| over != Over::ResponseAvg || targets[*token];
-    let (mut sum, mut count) = (vec![0.0_f64; width], 0.0_f64);
-    for token in span.filter(counts) {
-        let values = &stream[token * width..][..width];
-        sum.iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value));
-        count += 1.0;
-    }
-    sum.into_iter().map(|sum| (sum / count.max(1.0)) as f32).collect()
+    let tokens = span.filter(counts).map(|token| &stream[token * width..][..width]);
+    wherefrom_pass::mean(tokens, width).collect()
 }
