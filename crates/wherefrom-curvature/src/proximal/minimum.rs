@@ -1,7 +1,8 @@
 //! Where an objective is least, when most of its curvature is known: BFGS that starts from a Gauss-Newton matrix.
 
 use anyhow::Result;
-use wherefrom_artifact::bad_input;
+use wherefrom_artifact::{Error, bad_input};
+use wherefrom_model::BadInput;
 
 use crate::solve::system::{add, dot};
 
@@ -51,7 +52,8 @@ pub struct Ended {
 }
 
 /// Steps of BFGS (Nocedal and Wright 2006, algorithm 7.4) from the objective's own matrix; what the steps find of the curvature that
-/// it lacks, a model's own bends, is kept in `pairs`. Ends where the gradient's norm is `tolerance` of what it was, or after `steps`.
+/// it lacks, a model's own bends, is kept in `pairs`. Ends where the gradient's norm is `tolerance` of what it was, after `steps`, or
+/// where no step can be taken.
 ///
 /// # Errors
 /// Those of the objective and of [`solved`].
@@ -66,33 +68,33 @@ pub fn minimum<O: Objective>(objective: &O, tolerance: f64, steps: usize) -> Res
         if ended <= tolerance || step == steps {
             break;
         }
-        let direction = bfgs(objective, &place, &gradient, &pairs)?;
+        // Where the steps have led to a place at which the curvature overflows, they do not converge.
+        let direction = match bfgs(objective, &place, &gradient, &pairs) {
+            Err(error) if step > 0 && overflows(&error) => break,
+            direction => direction?,
+        };
         // Along it the objective falls until its slope there turns round: a step too far is shortened to where the slope, a line
         // between its ends, is zero.
         let slope = dot(&gradient, &direction);
-        let (mut far, mut next, mut failed) = (1.0, None, None);
+        let (mut far, mut next) = (1.0, None);
         for _ in 0..SHORTENINGS {
             let mut there = at.clone();
             add(&mut there, -far, &direction);
-            // So far that the model overflows is too far.
-            let (place, gradient) = match objective.gradient(&there) {
-                Ok(found) => found,
-                Err(error) => {
-                    failed = Some(error);
-                    far *= 0.1;
-                    continue;
-                }
+            // So far that the model overflows, or its gradient does, is too far.
+            let found = match objective.gradient(&there) {
+                Ok((place, gradient)) => Some((dot(&gradient, &direction), place, gradient)),
+                Err(error) if overflows(&error) => None,
+                Err(error) => return Err(error),
             };
-            failed = None;
-            let left = dot(&gradient, &direction);
+            let Some((left, place, gradient)) = found.filter(|(left, ..)| left.is_finite()) else {
+                far *= 0.1;
+                continue;
+            };
             if left >= -FLAT * slope {
                 next = Some((there, place, gradient));
                 break;
             }
             far *= (slope / (slope - left)).clamp(0.1, 0.9);
-        }
-        if let Some(error) = failed {
-            return Err(error);
         }
         let Some((there, changed, steepest)) = next.filter(|_| slope > 0.0) else {
             if pairs.is_empty() {
@@ -157,6 +159,11 @@ pub fn solved<O: Objective>(objective: &O, place: &O::Place, b: &[f64], toleranc
         rho = next;
     }
     Ok(x)
+}
+
+/// Whether it is the place that is refused, as one where the model overflows is, and not a file.
+fn overflows(error: &anyhow::Error) -> bool {
+    error.is::<BadInput>() || matches!(error.downcast_ref(), Some(Error::Input(_)))
 }
 
 fn length(vector: &[f64]) -> f64 {
