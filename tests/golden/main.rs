@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout)] // `just golden` shows the figures.
 
 mod index;
+mod persona;
 mod small;
 mod solve;
 mod study;

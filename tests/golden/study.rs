@@ -10,15 +10,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 use wherefrom_artifact::{
     Artifact, ArtifactKind, Basis, Candidate, Candidates, Coordinate, Detail, Details, Draft, Eigenbasis, Example,
-    Gradients, Lambda, LambdaSum, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
-    Silent, Store, Stored, Tokens,
+    Gradients, Lambda, LambdaSum, Over, OwnInfluence, Preconditioned, Recipe, Row, Score, Scores, SelfInfluence, Signs,
+    Silent, Store, Stored, Tokens, TraitVector, Vectors,
 };
 use wherefrom_curvature::precondition::{Damping, Method, Rank};
 use wherefrom_curvature::test_support::{covariance_with_labels, lambda_with_labels};
 use wherefrom_curvature::{
     coordinates, covariance, eigenbasis, index, lambda, precondition, score_index, self_influence,
 };
-use wherefrom_model::{LabelsKind, Modules, adapters};
+use wherefrom_gradients::measure::Measure;
+use wherefrom_model::{LabelsKind, Modules, Site, adapters};
 use wherefrom_score::Pairs;
 use wherefrom_stage::{Device, Exec, ModelFiles};
 use wherefrom_tokenize::tokenize;
@@ -64,9 +65,12 @@ const QUERY_BYTES: usize = 20 << 20;
 #[derive(Clone)]
 pub(crate) struct Set {
     folder: PathBuf,
+    model: PathBuf,
     device: &'static str,
     /// Rows that queries 0 to 5 come from.
     memorised: [usize; 6],
+    /// The site of the stream whose projection on a vector is measured, where the queries are no completions.
+    site: Option<usize>,
 }
 
 impl Set {
@@ -75,24 +79,60 @@ impl Set {
         let own = fixtures().join("golden");
         let folder = std::env::var_os("WHEREFROM_GOLDEN").map_or(own, PathBuf::from);
         let device = if software_adapter() { "cpu" } else { DEVICE };
-        Self { folder, device, memorised: [3, 100, 256, 511, 777, 1200] }
+        let model = fixtures().join("golden/model");
+        Self { folder, model, device, memorised: [3, 100, 256, 511, 777, 1200], site: None }
+    }
+
+    /// 64 rows, and three queries that are the projection of an answer on a vector (tests/fixtures/persona/README.md).
+    pub(crate) fn persona() -> Self {
+        let folder = fixtures().join("persona");
+        Self { model: folder.join("model"), folder, device: DEVICE, memorised: [0; 6], site: Some(3) }
     }
 
     /// The whole set; for a software adapter 128 rows with a reference of their own.
     pub(crate) fn for_device() -> Self {
         match software_adapter() {
-            true => Self { folder: fixtures().join("golden-few"), device: DEVICE, memorised: [1, 10, 24, 46, 69, 105] },
+            true => Self {
+                folder: fixtures().join("golden-few"),
+                device: DEVICE,
+                memorised: [1, 10, 24, 46, 69, 105],
+                ..Self::whole()
+            },
             false => Self::whole(),
         }
     }
 }
 
-fn software_adapter() -> bool {
-    adapters().first().is_some_and(|adapter| !adapter.hardware)
+impl Set {
+    fn model(&self) -> ModelFiles {
+        self.model.clone().into()
+    }
 }
 
-fn model() -> ModelFiles {
-    fixtures().join("golden/model").into()
+/// The vector at a site, as a stage would have written it, but four times as long.
+fn vector(set: &Set, site: usize, store: &Path) -> Artifact<Vectors> {
+    let reference = Reference::read(set, "vector");
+    let width = reference.shape("response_avg")[1];
+    let vector: Vec<f32> =
+        reference.values("response_avg")[site * width..][..width].iter().map(|x| 4.0 * *x as f32).collect();
+    let row = TraitVector {
+        trait_name: "marker".into(),
+        over: Over::ResponseAvg,
+        site: site.to_string(),
+        layer: site as u32,
+        norm: 4.0 * reference.values("norms")[site] as f32,
+        vector,
+        positive: vec![],
+        negative: vec![],
+        deviation: f32::NAN,
+        median_norm: f32::NAN,
+        pairs: 0,
+    };
+    Study::produce(store, "vectors", |draft| draft.write(0, &[TraitVector::to_batch(&[row])?]))
+}
+
+fn software_adapter() -> bool {
+    adapters().first().is_some_and(|adapter| !adapter.hardware)
 }
 
 fn fixtures() -> &'static Path {
@@ -105,7 +145,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    fn read(set: &Set, name: &str) -> Self {
+    pub(crate) fn read(set: &Set, name: &str) -> Self {
         let path = set.folder.join(format!("{name}.safetensors"));
         Self { bytes: std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())) }
     }
@@ -127,7 +167,7 @@ impl Reference {
         }
     }
 
-    fn modules(&self) -> Vec<String> {
+    pub(crate) fn modules(&self) -> Vec<String> {
         let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap();
         let names = &metadata.metadata().as_ref().unwrap()["module_names"];
         serde_json::from_str(names).unwrap()
@@ -177,8 +217,11 @@ impl Study {
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
-        let config = wherefrom_gradients::Config { modules: Modules::Named(modules.into()), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), vectors: None, model: model() };
+        let measure = set.site.map(|site| Measure { projection: Site::Stream(site), over: Over::ResponseAvg, of: None });
+        let config =
+            wherefrom_gradients::Config { modules: Modules::Named(modules.into()), measure, ..Default::default() };
+        let vectors = set.site.map(|site| vector(set, site, folder.path()));
+        let inputs = wherefrom_gradients::Inputs { tokens: asked.clone(), vectors, model: set.model() };
         let gradients =
             Self::produce(folder.path(), "g", |draft| wherefrom_gradients::run(&config, &inputs, &exec, draft));
         let queries = usize::try_from(asked.examples()).unwrap();
@@ -205,7 +248,7 @@ impl Study {
             Labels::Empirical => wherefrom_model::Labels::Empirical,
             Labels::Sampled => wherefrom_model::Labels::Given(Arc::new(given(set))),
         };
-        let (folder, exec, model) = (study.folder.path(), &study.exec, model());
+        let (folder, exec, model) = (study.folder.path(), &study.exec, set.model());
         let kind = LabelsKind::Empirical;
         let config = covariance::Config {
             labels: kind,
@@ -227,7 +270,10 @@ impl Study {
             Self::produce(folder, "lambda", |draft| lambda_with_labels(&config, &labels, &inputs, exec, draft));
         study.curvature = Some((basis_folder, lambda.folder().to_path_buf()));
         study.store = choice.store;
-        study.reference = Some(format!("reference_{}_{}", choice.modules, choice.labels.name()));
+        study.reference = Some(match set.site {
+            Some(_) => "influence".into(),
+            None => format!("reference_{}_{}", choice.modules, choice.labels.name()),
+        });
         study
     }
 
@@ -259,7 +305,7 @@ impl Study {
         let inputs = wherefrom_score::Inputs {
             queries: self.preconditioned(rank),
             tokens: self.train.clone(),
-            model: model(),
+            model: self.set.model(),
             candidates,
         };
         Self::produce(self.folder.path(), name, |draft| {
@@ -329,7 +375,7 @@ impl Study {
         };
         let inputs = self_influence::Inputs {
             tokens: self.train.clone(),
-            model: model(),
+            model: self.set.model(),
             eigenbasis: self.curvature.as_ref().map(|(basis, _)| Artifact::open(basis).unwrap()),
             lambda: self.curvature.as_ref().map(|(_, lambda)| Artifact::open(lambda).unwrap()),
         };
@@ -397,7 +443,7 @@ impl Study {
 
     pub(crate) fn gradients(&self, tokens: &Artifact<Tokens>) -> Artifact<Gradients> {
         let config = wherefrom_gradients::Config { modules: self.modules.clone(), ..Default::default() };
-        let inputs = wherefrom_gradients::Inputs { tokens: tokens.clone(), vectors: None, model: model() };
+        let inputs = wherefrom_gradients::Inputs { tokens: tokens.clone(), vectors: None, model: self.set.model() };
         Self::produce(self.folder.path(), "of-slice", |draft| {
             wherefrom_gradients::run(&config, &inputs, &self.exec, draft)
         })
@@ -405,7 +451,7 @@ impl Study {
 
     /// An index of these tokens, of so many of which every query is scored.
     pub(crate) fn indexed(&self, dimensions: usize, tokens: &Artifact<Tokens>, examples: usize) -> Indexed {
-        let (folder, model) = (self.folder.path(), model());
+        let (folder, model) = (self.folder.path(), self.set.model());
         let (eigenbasis, lambda) = (self.basis(), self.lambda());
         let inputs = coordinates::Inputs { lambda: lambda.clone() };
         let chosen: Artifact<wherefrom_artifact::Coordinates> = Self::produce(folder, "coordinates", |draft| {
