@@ -217,7 +217,8 @@ impl Study {
             Self::produce::<Tokens>(folder.path(), name, |draft| tokenize::run(&config, &inputs, &exec, draft))
         };
         let (train, asked) = (tokens("train"), tokens("queries"));
-        let measure = set.site.map(|site| Measure { projection: Site::Stream(site), over: Over::ResponseAvg, of: None });
+        let measure =
+            set.site.map(|site| Measure { projection: Site::Stream(site), over: Over::ResponseAvg, of: None });
         let config =
             wherefrom_gradients::Config { modules: Modules::Named(modules.into()), measure, ..Default::default() };
         let vectors = set.site.map(|site| vector(set, site, folder.path()));
