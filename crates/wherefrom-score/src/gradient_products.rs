@@ -218,7 +218,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let (Size { tokens, rows }, queries) = (planned.size_of("tokens"), planned.size_of("queries"));
     let kept = planned.input("model").and_then(|model| model.config["checkpoints"].as_f64()).unwrap_or(1.0);
     let steps = if config.checkpoints { kept.max(1.0) } else { 1.0 };
-    let held = (4.0 * queries.rows * sizes.products).min(WHOLE_QUERY_BYTES as f64);
+    let query = 4.0 * sizes.products;
+    let held = (queries.rows * query).min(query.max(WHOLE_QUERY_BYTES as f64));
     let sizes = sizes.fitting(machine.memory, held);
     let memory = sizes.footprint.total() as f64 + held;
     let products = 2.0 * sizes.products * (tokens + queries.tokens + queries.rows * rows);

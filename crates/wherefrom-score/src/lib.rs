@@ -141,7 +141,9 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     let model = open(&inputs.model, config.precision, exec)?;
     let survey = Survey::new(&inputs.queries, model.modules())?;
     let most = if survey.whole() { WHOLE_QUERY_BYTES.min(query_bytes) } else { query_bytes };
-    let (model, _) = place(model, &inputs.tokens, exec, survey.bytes(survey.count).min(most) as u64)?;
+    // One at least.
+    let most_held = survey.bytes(survey.count).min(most.max(survey.bytes(1)));
+    let (model, _) = place(model, &inputs.tokens, exec, most_held as u64)?;
     let wanted = match &inputs.candidates {
         Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
         None => None,
@@ -459,7 +461,8 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let rank = planned.input("queries").map_or(Some(32.0), |step| step.config["rank"].as_f64());
     let query = 4.0 * sizes.query(rank);
     let most = if rank.is_some() { QUERY_BYTES } else { WHOLE_QUERY_BYTES } as f64;
-    let sizes = sizes.fitting(machine.memory, (queries * query).min(most));
+    // One at least.
+    let sizes = sizes.fitting(machine.memory, (queries * query).min(most.max(query)));
     let footprint = sizes.footprint.total() as f64;
     let beside = machine.memory.map_or(GPU_QUERY_BYTES as f64, |all| (all as f64 - footprint).max(all as f64 / 4.0));
     let together = (beside.min(most) / query.max(1.0)).floor().clamp(1.0, queries.max(1.0));

@@ -159,6 +159,25 @@ fn advice_is_followed_and_the_step_fits() {
     assert!(written > 0 && hopeless > 0, "{written} lines to write, {hopeless} without");
 }
 
+/// Fewer bytes a weight need no more memory: neither where they leave room for the weights but not for a query beside them.
+#[test]
+fn half_the_bytes_need_no_more_memory() {
+    let bench = Bench::new();
+    seven_billion(&bench);
+    for memory in ["3GB", "21GB", "40GB"] {
+        let gigabytes = |precision: &str| {
+            let set = format!("model.precision={precision}");
+            let said = bench.wherefrom(&["plan", "study.toml", "--machine", &format!("1x{memory}"), "--set", &set]);
+            let mut words = costs(&said.out, "scores").split_whitespace();
+            let number: f64 = words.next().unwrap().parse().unwrap();
+            assert_eq!(words.next(), Some("GB"), "{}", said.out);
+            number
+        };
+        let (half, whole) = (gigabytes("\"bf16\""), gigabytes("\"f32\""));
+        assert!(half <= whole, "{memory}: {half} GB in bf16, {whole} in float32");
+    }
+}
+
 #[test]
 fn a_study_of_days_and_terabytes_is_told_what_helps() {
     let bench = Bench::new();
