@@ -33,6 +33,21 @@ impl Bench {
         Self { folder: TempDir::new().unwrap(), variables: BTreeMap::new() }
     }
 
+    /// One that lasts as long as the process. Those of processes that have ended are removed.
+    pub(crate) fn shared() -> Self {
+        let prefix = "wherefrom-shared-";
+        for entry in fs::read_dir(std::env::temp_dir()).unwrap().map(|entry| entry.unwrap()) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next());
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                // By another process, perhaps, at the same time.
+                let _removed = fs::remove_dir_all(entry.path());
+            }
+        }
+        let folder = tempfile::Builder::new().prefix(&format!("{prefix}{}-", std::process::id())).tempdir();
+        Self { folder: folder.unwrap(), variables: BTreeMap::new() }
+    }
+
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }

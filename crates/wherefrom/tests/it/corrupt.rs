@@ -11,13 +11,6 @@ use crate::study::{self, Made};
 const RUN: &[&str] = &["run", "study.toml"];
 
 /// A finished study, small.
-fn finished() -> (Bench, Vec<Made>) {
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(RUN));
-    (bench, steps)
-}
-
 fn step<'a>(steps: &'a [Made], name: &str) -> &'a Made {
     steps.iter().find(|step| step.name == name).unwrap()
 }
@@ -86,7 +79,7 @@ fn is_found(bench: &Bench, path: &Path, damage: Damage) {
 
 #[test]
 fn every_damage_to_every_kind_of_file_is_found() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     for name in ["vocabulary", "train", "model", "losses", "covariances", "basis", "lambda", "query-gradients", "ihvp"]
         .into_iter()
         .chain(["candidates", "self", "scores", "details", "final"])
@@ -139,7 +132,7 @@ const WIRES: [(&str, &str, &str); 27] = [
 
 #[test]
 fn nothing_is_computed_from_a_damaged_file() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let before = digests(&bench, &steps);
     for (from, file, to) in WIRES {
         let (from, to) = (step(&steps, from), step(&steps, to));
@@ -174,7 +167,7 @@ fn digests(bench: &Bench, steps: &[Made]) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_changed_manifest_is_refused() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let scores = step(&steps, "scores");
     let path = scores.sealed(&bench).join(MANIFEST);
     let whole = fs::read_to_string(&path).unwrap();
@@ -202,7 +195,7 @@ fn a_changed_manifest_is_refused() {
 
 #[test]
 fn an_artifact_under_another_key_is_not_taken_for_it() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let (train, queries) = (step(&steps, "train"), step(&steps, "queries"));
     copy(&train.sealed(&bench), &bench.path("aside"));
     fs::remove_dir_all(train.sealed(&bench)).unwrap();

@@ -13,13 +13,6 @@ use wherefrom_artifact::{
 use crate::bench::Bench;
 use crate::study::{self, Made};
 
-fn finished() -> (Bench, Vec<Made>) {
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(&["run", "study.toml"]));
-    (bench, steps)
-}
-
 fn step<'a>(steps: &'a [Made], name: &str) -> &'a Made {
     steps.iter().find(|step| step.name == name).unwrap()
 }
@@ -37,7 +30,7 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 
 #[test]
 fn exports_hold_what_the_artifacts_hold() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let export = |name: &str, file: &str| {
         let said = bench.ok(&["export", step(&steps, name).key(), "--output", file]);
         assert_eq!(said.trim(), file);
@@ -133,7 +126,7 @@ fn exports_hold_what_the_artifacts_hold() {
 
 #[test]
 fn the_report_says_what_each_step_was() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let report = Artifact::<Report>::open(&step(&steps, "report").sealed(&bench)).unwrap();
     let html = fs::read_to_string(report.file("index.html").unwrap()).unwrap();
     // Every artifact that led to it, with a link that works from its folder.

@@ -297,9 +297,7 @@ fn a_waiting_process_takes_over_from_a_killed_one() {
 #[test]
 fn what_a_killed_sealing_leaves_is_taken_up() {
     // As `kill -9` leaves it once the manifest is written: working files are still there, or not.
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(RUN));
+    let (bench, steps) = study::finished();
     for step in &steps {
         let (sealed, draft) = (step.sealed(&bench), step.draft(&bench));
         for left in
@@ -318,9 +316,7 @@ fn what_a_killed_sealing_leaves_is_taken_up() {
 
 #[test]
 fn what_a_killed_removal_leaves_is_made_again() {
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(RUN));
+    let (bench, steps) = study::finished();
     for step in &steps {
         // `rm` takes the manifest first.
         fs::remove_file(step.sealed(&bench).join(MANIFEST)).unwrap();

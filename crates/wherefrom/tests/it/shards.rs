@@ -54,9 +54,8 @@ fn drive(bench: &Bench, pipeline: &str, count: usize, numbers: &mut Numbers) -> 
 
 #[test]
 fn a_study_made_by_shares_is_the_study_of_one_process() {
-    let one = Bench::new();
-    study::write(&one, 300, 40);
-    let expected = Results::read(&one, &study::made(&one.ok(&["run", "study.toml"])));
+    let (one, steps) = study::finished();
+    let expected = Results::read(&one, &steps);
     let many = Bench::new();
     study::write(&many, 300, 40);
     assert!(drive(&many, "study.toml", 3, &mut Numbers(5)) > 20);

@@ -11,13 +11,6 @@ use crate::study::{self, Made};
 
 const DAMPED: &str = "steps.ihvp-full.damping=10";
 
-fn finished() -> (Bench, Vec<Made>) {
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(&["run", "study.toml"]));
-    (bench, steps)
-}
-
 fn step<'a>(steps: &'a [Made], name: &str) -> &'a Made {
     steps.iter().find(|step| step.name == name).unwrap()
 }
@@ -38,7 +31,7 @@ fn records(bench: &Bench) -> Vec<Value> {
 
 #[test]
 fn ls_says_whose_an_artifact_is_since_when_and_how_large_and_adds_up() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let list = bench.ok(&["ls"]);
     let json: Value = serde_json::from_str(&bench.ok(&["ls", "--json"])).unwrap();
     let entries = json["artifacts"].as_array().unwrap();
@@ -82,7 +75,7 @@ fn ls_says_whose_an_artifact_is_since_when_and_how_large_and_adds_up() {
 
 #[test]
 fn steps_are_named_with_their_pipeline() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let last = step(&steps, "final");
     let by_key = bench.ok(&["show", last.key()]);
     assert_eq!(bench.ok(&["show", "final", "--pipeline", "study.toml"]), by_key);
@@ -176,7 +169,7 @@ fn every_run_has_a_record() {
 
 #[test]
 fn what_a_named_pipeline_or_one_of_the_last_runs_needs_is_kept() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let damped = study::made(&bench.ok(&["run", "study.toml", "--set", DAMPED]));
     let (plain, other) = (keys(&steps), keys(&damped));
     let only_plain: BTreeSet<_> = plain.difference(&other).cloned().collect();
@@ -210,7 +203,7 @@ fn what_a_named_pipeline_or_one_of_the_last_runs_needs_is_kept() {
 
 #[test]
 fn unfinished_damaged_and_outdated_artifacts_go_unless_they_are_needed() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let key = "0123456789abcdef0123456789abcdef";
     for folder in [format!("tokens-v3/{key}.draft"), format!("tokens-v1/{key}"), format!("scores-v1/{key}")] {
         bench.file(&format!("data/store/{folder}/part-00000.parquet"), "x");
@@ -242,7 +235,7 @@ fn unfinished_damaged_and_outdated_artifacts_go_unless_they_are_needed() {
 
 #[test]
 fn without_a_word_of_what_is_needed_nothing_goes() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     fs::remove_dir_all(bench.path("data/store/records")).unwrap();
     let (nothing, empty) = (["gc", "--yes"], Bench::new());
     empty.refused(&nothing);
@@ -292,7 +285,7 @@ fn a_run_and_several_collections_do_not_meet() {
 
 #[test]
 fn rankings_are_compared_by_overlap_correlation_and_moves() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let pipeline = ["--pipeline", "study.toml"];
     let compare = |a: &str, b: &str| -> Value {
         let words = [&["compare", a, b, "--json", "--top", "5"][..], &pipeline].concat();

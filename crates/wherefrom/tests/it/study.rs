@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::json;
 use wherefrom_artifact::{
@@ -9,7 +10,7 @@ use wherefrom_artifact::{
     Ranking, Row, Score, Scores, SelfInfluence, Signs, Tokens,
 };
 
-use crate::bench::{Bench, files};
+use crate::bench::{Bench, copy, files};
 
 const PIPELINE: &str = r#"
 [steps.vocabulary]
@@ -374,6 +375,20 @@ impl Made {
     pub(crate) fn key(&self) -> &str {
         self.folder.file_name().unwrap().to_str().unwrap()
     }
+}
+
+/// A study of 300 rows and 40 prompts that was run, and its steps: a copy of one that the tests of a process share.
+pub(crate) fn finished() -> (Bench, Vec<Made>) {
+    static ONE: LazyLock<(Bench, String)> = LazyLock::new(|| {
+        let bench = Bench::shared();
+        write(&bench, 300, 40);
+        let out = bench.ok(&["run", "study.toml"]);
+        (bench, out)
+    });
+    let (one, out) = &*ONE;
+    let bench = Bench::new();
+    copy(&one.path(""), &bench.path(""));
+    (bench, made(out))
 }
 
 /// The lines of `run` between the device and the ranking.

@@ -8,13 +8,6 @@ use wherefrom_artifact::Manifest;
 use crate::bench::{Bench, fixture, results};
 use crate::study::{self, Made};
 
-fn finished() -> (Bench, Vec<Made>) {
-    let bench = Bench::new();
-    study::write(&bench, 300, 40);
-    let steps = study::made(&bench.ok(&["run", "study.toml"]));
-    (bench, steps)
-}
-
 #[test]
 fn plan_prints_every_step_name_first_and_then_the_cost() {
     let bench = Bench::new();
@@ -31,7 +24,7 @@ fn plan_prints_every_step_name_first_and_then_the_cost() {
     assert!(of("lambda").ends_with("2 passes over the tokens"), "{cost}");
     assert!(results(&bench.store()).is_empty(), "a plan makes nothing");
 
-    let steps = study::made(&bench.ok(&["run", "study.toml"]));
+    let (bench, steps) = study::finished();
     assert_eq!(names, steps.iter().map(|step| &step.name[..]).collect::<Vec<_>>());
     let after = bench.ok(&["plan", "study.toml"]);
     for (line, step) in after.lines().zip(&steps) {
@@ -68,7 +61,7 @@ fn a_leaf_that_is_not_there_is_planned_and_not_run() {
 
 #[test]
 fn path_prints_the_folder_and_nothing_else() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     for step in &steps {
         assert_eq!(bench.ok(&["path", "study.toml", &step.name]), format!("{}\n", step.folder.display()));
     }
@@ -81,7 +74,7 @@ fn path_prints_the_folder_and_nothing_else() {
 
 #[test]
 fn ls_show_and_verify_know_every_artifact() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let list = bench.ok(&["ls"]);
     assert_eq!(list.lines().count(), steps.len() + 1, "and a line for all of them");
     let verified = bench.ok(&["verify"]);
@@ -108,7 +101,7 @@ fn ls_show_and_verify_know_every_artifact() {
 
 #[test]
 fn rm_takes_one_artifact_and_leaves_the_rest() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let scores = steps.iter().find(|step| step.name == "scores").unwrap();
     assert_eq!(bench.ok(&["rm", scores.key()]), format!("removed {}\n", scores.folder.display()));
     assert!(!scores.sealed(&bench).exists());
@@ -164,7 +157,7 @@ fn same(left: &Path, right: &Path) {
 
 #[test]
 fn a_stage_runs_on_its_own() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let folder = |name: &str| steps.iter().find(|step| step.name == name).unwrap().folder.display().to_string();
     bench.file("tokenize.json", r#"{"max-tokens": 12}"#);
     let tokenizer = format!("tokenizer={}", folder("vocabulary"));
@@ -263,7 +256,7 @@ fn the_reference_model_needs_no_tokenizer_for_rows_of_ids() {
 
 #[test]
 fn self_influence_shows_the_strongest_with_their_texts() {
-    let (bench, steps) = finished();
+    let (bench, steps) = study::finished();
     let own = steps.iter().find(|step| step.name == "self").unwrap();
     let shown = bench.ok(&["show", own.key()]);
     assert!(shown.contains("influence on itself in nats per added copy"), "{shown}");
