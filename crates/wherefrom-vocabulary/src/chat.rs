@@ -165,7 +165,12 @@ impl Chat {
         };
         let answers = answers::answers(&messages, &rendered.text, &render);
         let answers = if left.get() == 0 { Err(self.too_many_turns()) } else { answers }?;
-        learnt(Rendered { answers, ..rendered }, conversation)
+        let learnt = learnt(Rendered { answers, ..rendered }, conversation)?;
+        let answers = answers::without_tools(&messages, &learnt.text, learnt.answers, &render);
+        if left.get() == 0 {
+            return Err(self.too_many_turns());
+        }
+        Ok(Rendered { answers, ..learnt })
     }
 
     /// The template for a conversation.

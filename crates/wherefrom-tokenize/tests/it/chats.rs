@@ -101,6 +101,73 @@ fn conversations_render_as_transformers_renders_them_and_answers_are_the_targets
     }
 }
 
+/// As Mistral, Command R7B, Apriel and Gemma 4 have them, cut down.
+#[test]
+fn calls_and_prompts_that_are_always_there_are_told_from_answers() {
+    let turns = |name: &str, begin: &str, calls: &str, tool: &str, end: &str| {
+        json!({ "chat_template": format!(
+            "{{% for m in messages %}}{{% if m.role == 'tool' %}}{tool}{{% elif m.role == 'user' %}}<turn><user>{{{{ m.content }}}}<end>\
+             {{% elif m.tool_calls %}}{begin}{calls}{end}{{% else %}}{begin}{{{{ m.content }}}}{end}{{% endif %}}{{% endfor %}}{name}"
+        ) })
+    };
+    let call = "{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments | tojson }}";
+    let cases = [
+        // No prompt: what a plain answer begins with is none of the calls' mark.
+        (
+            turns("", "", &format!("<calls>{call}"), "<tool>{{ m.content }}</tool>", "<end>"),
+            ["<calls>weather{\"place\": \"Oslo\"}<end>", "Seven.<end>"],
+        ),
+        // A prompt that is always there, and that no answer begins with.
+        (
+            turns(
+                "<turn><bot><think></think>",
+                "<turn><bot><say>",
+                call,
+                "<turn><tool>{{ m.content }}<end>",
+                "</say><end>",
+            ),
+            ["weather{\"place\": \"Oslo\"}</say><end>", "Seven.</say><end>"],
+        ),
+        // The last turn's calls have no number.
+        (
+            turns(
+                "",
+                "<turn><bot>",
+                &format!("<calls>[{call}{{% if not loop.last %}}, {{{{ m.tool_calls[0].id }}}}{{% endif %}}]</calls>"),
+                "<tool>{{ m.content }}</tool>",
+                "{% if not loop.last %}<end>{% endif %}",
+            ),
+            ["<calls>[weather{\"place\": \"Oslo\"}, c7]</calls><end>", "Seven."],
+        ),
+        // What the tool says stands within the turn that calls it.
+        (
+            turns(
+                "",
+                "<turn><bot>",
+                &format!(
+                    "<call>{call}</call>{{% if messages[loop.index].role == 'tool' %}}<tool>{{{{ messages[loop.index].content }}}}</tool>{{% endif %}}{{{{ m.content }}}}"
+                ),
+                "",
+                "<end>",
+            ),
+            ["<call>weather{\"place\": \"Oslo\"}</call>", "Let me see.<end>"],
+        ),
+    ];
+    for (chat, expected) in cases {
+        let bench = Bench::new();
+        let chat = template(&bench, &chat);
+        let calls = json!([{ "type": "function", "id": "c7", "function": { "name": "weather", "arguments": { "place": "Oslo" } } }]);
+        let row = json!({ "messages": [
+            { "role": "user", "content": "Warm?" },
+            { "role": "assistant", "content": "Let me see.", "tool_calls": calls },
+            { "role": "tool", "content": "7" },
+            { "role": "assistant", "content": "Seven." },
+        ] });
+        let row = first(&bench, &config(4096), &row, &chat).unwrap();
+        assert_eq!(answers(&row)[..2], expected, "{}", row.text);
+    }
+}
+
 #[test]
 fn a_prompt_may_be_what_a_user_asks() {
     let fixture = fixture();
@@ -452,7 +519,7 @@ fn templates_that_have_no_end_or_no_bounds_are_refused() {
         let message = refusal(&bench, &config(64), &template);
         assert!(message.contains(said), "{shown}: {message}");
         assert!(message.len() < 4096, "{shown}: {} bytes", message.len());
-        assert!(begun.elapsed().as_secs() < 20, "{shown}: {:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 60, "{shown}: {:?}", begun.elapsed());
     }
 }
 

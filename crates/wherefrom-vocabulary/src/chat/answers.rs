@@ -59,7 +59,8 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
                         .map(|words| &answered[words.end..]),
                     None => None,
                 };
-                Some(start..words.end + end(&text[..start], &text[words.end..], own, heeds))
+                let prompt = |own: &str| asked.as_deref().map_or(0, |asked| prompt(asked, own, render));
+                Some(start..words.end + end(&text[..start], &text[words.end..], own, heeds, prompt))
             }
         };
         found.extend(answer.map(|answer| {
@@ -102,6 +103,9 @@ fn words(
             all = Some(all.map_or(range.clone(), |all| all.start.min(range.start)..all.end.max(range.end)));
         }
     }
+    if let Some(range) = calls(messages, turns, turn, text, render) {
+        all = Some(all.map_or(range.clone(), |all| all.start.min(range.start)..all.end.max(range.end)));
+    }
     match (all, error) {
         (None, Some(error)) => Err(format!(
             "what the assistant wrote in turn {turn} cannot be told, as the chat template does not render other words there \
@@ -109,6 +113,60 @@ fn words(
         )),
         (all, _) => Ok(all),
     }
+}
+
+/// The bytes of `text` that are there because a turn calls tools: what differs from a plain answer in its place, the marks round
+/// the calls included. None where it calls none, or the template takes no other turn there.
+fn calls(messages: &[Object], turns: &[Value], turn: usize, text: &str, render: &Render<'_>) -> Option<Range<usize>> {
+    messages[turn].get("tool_calls").and_then(Json::as_array).filter(|calls| !calls.is_empty())?;
+    let (mut before, mut after) = (text.len(), text.len());
+    for other in OTHERS {
+        let plain = Object::from_iter([("role".to_string(), ASSISTANT.into()), ("content".to_string(), other.into())]);
+        let plain = [&turns[..turn], &[dict(&plain)]].concat();
+        // What follows may answer the calls.
+        let (begun, whole) = (render(&plain, false), render(&[&plain[..], &turns[turn + 1..]].concat(), false));
+        before = before.min(common_prefix(text, whole.as_ref().or(begun.as_ref()).ok()?));
+        after = after.min(whole.map_or(text.len(), |whole| common_suffix(text, &whole)));
+    }
+    let end = if after == text.len() { before } else { text.len() - after };
+    Some(before..end.max(before))
+}
+
+/// Takes the turns of tools out of answers that a template writes them into; in what order, whoever calls does not mind.
+pub(super) fn without_tools(
+    messages: &[Object],
+    text: &str,
+    answers: Vec<Range<usize>>,
+    render: &Render<'_>,
+) -> Vec<Range<usize>> {
+    let mut left = answers;
+    for (turn, message) in messages.iter().enumerate() {
+        let is_tool = message.get("role").and_then(Json::as_str) == Some("tool");
+        let said = message.get("content").and_then(Json::as_str).map(str::trim).filter(|said| !said.is_empty());
+        let Some(said) = said.filter(|said| is_tool && left.iter().any(|answer| text[answer.clone()].contains(said)))
+        else {
+            continue;
+        };
+        let others: Vec<_> =
+            messages.iter().enumerate().filter(|&(other, _)| other != turn).map(|(_, one)| dict(one)).collect();
+        let Ok(others) = render(&others, false) else { continue };
+        // What it adds, and nothing else.
+        let Some(length) = text.len().checked_sub(others.len()).filter(|&length| length > 0) else { continue };
+        let start = common_prefix(text, &others);
+        let added = start..start + length;
+        if !text.is_char_boundary(added.end)
+            || text[added.end..] != others[start..]
+            || !text[added.clone()].contains(said)
+        {
+            continue;
+        }
+        let cut = |answer: Range<usize>| {
+            let parts = [answer.start..answer.end.min(added.start), answer.start.max(added.end)..answer.end];
+            parts.into_iter().filter(|part| part.start < part.end)
+        };
+        left = left.into_iter().flat_map(cut).collect();
+    }
+    left
 }
 
 /// The words of a field, and nothing else in it, changed.
@@ -167,11 +225,15 @@ fn start(text: &str, from: usize, asked: Option<&str>, unasked: Option<&str>) ->
 
 /// How many bytes after the answer's words are still the assistant's. `before` is the text before the answer, `after` that
 /// after its words; `own` is what follows them where the conversation ends with the answer, `heeds` whether the template
-/// writes a prompt only if asked.
-fn end(before: &str, after: &str, own: Option<&str>, heeds: bool) -> usize {
+/// writes a prompt only if asked, `prompt` how much of the end of its own is one.
+fn end(before: &str, after: &str, own: Option<&str>, heeds: bool, prompt: impl Fn(&str) -> usize) -> usize {
     let Some(own) = own else { return closing(after) };
     // A template that does not heed may write the next answer's header after each turn.
-    let header = if heeds { 0 } else { aligned_suffix(own, before) };
+    let header = match aligned_suffix(own, before) {
+        _ if heeds => 0,
+        0 => prompt(own),
+        header => header,
+    };
     if !own[own.len() - header..].trim().is_empty() {
         let closed = own[..own.len() - header].trim_end().len();
         return if closed > 0 && after.starts_with(&own[..closed]) { closed } else { closing(after) };
@@ -181,6 +243,20 @@ fn end(before: &str, after: &str, own: Option<&str>, heeds: bool) -> usize {
         0 => closing(after),
         closed => closed,
     }
+}
+
+/// How many bytes of the end of what follows an answer are a prompt for the next, as a template writes one that always asks:
+/// what the question ends with, too, from the token that begins a turn.
+fn prompt(asked: &str, own: &str, render: &Render<'_>) -> usize {
+    let alone = |role: &str| {
+        let turn = Object::from_iter([("role".to_string(), role.into()), ("content".to_string(), OTHERS[0].into())]);
+        render(&[dict(&turn)], false)
+    };
+    let (Ok(user), Ok(assistant)) = (alone("user"), alone(ASSISTANT)) else { return 0 };
+    let shared = &user[..aligned_prefix(&user, &assistant)];
+    let begins = shared.rfind(['<', '[']).map(|at| &shared[at..]).filter(|mark| control(mark) == Some(mark.len()));
+    let tail = &own[own.len() - aligned_suffix(own, asked)..];
+    begins.and_then(|begins| tail.rfind(begins)).map_or(0, |at| tail.len() - at)
 }
 
 /// The bytes up to the end of a token that closes a turn: one that another token follows, or nothing.
