@@ -1,4 +1,4 @@
-//! Artifacts in the formats of other tools, by the ending of the file: CSV, JSON lines, safetensors.
+//! Artifacts in the formats of other tools, by the ending of the file: CSV, JSON lines, safetensors, GGUF.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,13 +11,14 @@ use wherefrom_artifact::{
     open_any, replace,
 };
 
-use crate::csv;
+use crate::{csv, gguf};
 
-/// Writes the artifact in the folder `artifact` to the file `output`; with `group_by` the influence of groups.
+/// Writes the artifact in the folder `artifact` to the file `output`; with `group_by` the influence of groups. What there is to say of
+/// the file that it does not say itself.
 ///
 /// # Errors
 /// [`wherefrom_artifact::Error::Input`] for a kind that has no other form than its own.
-pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &Path) -> Result<()> {
+pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &Path) -> Result<Option<String>> {
     let manifest = open_any(artifact)?;
     let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let (kind, shown) = (manifest.kind.name(), output.display());
@@ -25,7 +26,8 @@ pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &P
     let table = TableFormat::of(output).filter(|_| pairs);
     let fits = match (&ending[..], manifest.kind.export()) {
         _ if pairs => table.is_some(),
-        ("csv", _) => manifest.kind.format() == Format::Parquet,
+        ("csv", _) => manifest.kind.format() == Format::Parquet || manifest.kind == Kind::Vectors,
+        ("gguf", _) => manifest.kind == Kind::Vectors,
         ("jsonl" | "ndjson" | "json", export) => !matches!(export, Export::Tensors(_)),
         ("safetensors", export) => !matches!(export, Export::Lines(_)),
         ("parquet" | "arrow" | "tsv" | "xlsx", _) => false,
@@ -42,6 +44,7 @@ pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &P
         let table = match manifest.kind.format() {
             _ if pairs => ".csv, .jsonl and .parquet",
             Format::Parquet => ".csv",
+            _ if manifest.kind == Kind::Vectors => ".csv, .gguf",
             _ => "",
         };
         let other = match manifest.kind.export() {
@@ -55,19 +58,36 @@ pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &P
             "{shown}: {kind} is not exported as .{ending}: it has {known}; its parts can be read as they are (FORMAT.md)"
         )));
     }
+    if ending == "gguf" {
+        return gguf::write(artifact, output).map(Some);
+    }
+    written(store, artifact, &manifest, group_by, table, output).map(|()| None)
+}
+
+fn written(
+    store: &Store,
+    artifact: &Path,
+    manifest: &Manifest,
+    group_by: Option<&str>,
+    table: Option<TableFormat>,
+    output: &Path,
+) -> Result<()> {
     if let Some(format) = table {
         return match group_by {
             Some(column) => export_groups(store, artifact, column, format, output),
             None => export_pairs(store, artifact, format, output),
         };
     }
+    let kind = manifest.kind.name();
     match manifest.kind.export() {
-        _ if ending == "csv" => csv::write(artifact, output),
+        _ if output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) => {
+            csv::write(artifact, output)
+        }
         Export::Lines(lines) => {
             let lines = lines(artifact, &Lineage::new(store, &BTreeMap::new()))?;
             replace(output, |into| lines.iter().try_for_each(|line| writeln!(into, "{line}").context("write a line")))
         }
-        Export::Tensors(tensors) => write(&tensors(artifact)?, &manifest, output),
+        Export::Tensors(tensors) => write(&tensors(artifact)?, manifest, output),
         Export::None => Err(bad_input(format!(
             "{kind} has no other form to export{}: a {} becomes JSON lines; {} become safetensors; what is Parquet can be read \
              as it is (FORMAT.md)",

@@ -1,7 +1,7 @@
 //! Artifacts as people and other tools read them.
 //!
 //! reads   artifacts
-//! writes  text, CSV, JSON lines, safetensors
+//! writes  text, CSV, JSON lines, safetensors, GGUF
 //!
 //! [`show()`] is an artifact's manifest and first rows as text, [`export()`] a file in the format of another tool,
 //! [`compare()`] what two rankings have in common.
@@ -9,6 +9,7 @@
 mod compare;
 mod csv;
 mod export;
+mod gguf;
 mod show;
 mod spearman;
 

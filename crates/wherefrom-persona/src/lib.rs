@@ -4,6 +4,7 @@
 pub mod ask;
 mod author;
 pub mod description;
+pub mod import;
 pub mod judge;
 pub mod project;
 mod provider;

@@ -1,14 +1,14 @@
 //! What other programs have written, as artifacts of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use wherefrom_artifact::origin::Fact;
-use wherefrom_artifact::{Draft, Kind, Recipe, Store, bad_input};
-use wherefrom_persona::description;
+use wherefrom_artifact::{Draft, Kind, Over, Recipe, Store, bad_input};
 use wherefrom_persona::rollouts::Rollouts;
+use wherefrom_persona::{description, import};
 use wherefrom_stage::{Exec, File, Given};
 
 use crate::files::{self, Files};
@@ -29,17 +29,29 @@ pub struct Import {
     pub name: Option<String>,
     /// The tokenizer of its texts.
     pub tokenizer: Option<PathBuf>,
+    /// Over which tokens vectors were averaged, where the file does not say it.
+    pub over: Option<Over>,
+    /// Of GGUF, the site of `direction.N` less N.
+    pub offset: Option<usize>,
 }
 
 impl Import {
-    /// The artifacts that are made of the file: of a CSV file answers and judgements, of any other a trait.
+    /// The artifacts that are made of the file: of a CSV file answers and judgements, of `.pt`, `.safetensors` and `.gguf` vectors,
+    /// of any other a trait.
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] for a file that is none of these.
     pub fn run(&self, store: &Store, exec: &Exec) -> Result<Vec<(Kind, PathBuf)>> {
         let ending = self.file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        if (self.over.is_some() || self.offset.is_some()) && !import::is_known(&ending) {
+            return Err(bad_input(format!(
+                "{}: --over and --offset are of vectors; leave them out",
+                self.file.display()
+            )));
+        }
         match &*ending {
             "csv" => self.rollouts(store, exec),
+            ending if import::is_known(ending) => Ok(vec![self.vectors(store, exec)?]),
             _ => Ok(vec![self.described(store, exec)?]),
         }
     }
@@ -69,6 +81,24 @@ impl Import {
             read.guard(draft, &*exec.reporter, |draft| fill(&*configured, &given, exec, draft))
         })?;
         Ok((Kind::Trait, folder))
+    }
+
+    /// Vectors of any of the three formats.
+    fn vectors(&self, store: &Store, exec: &Exec) -> Result<(Kind, PathBuf)> {
+        let said = import::Said { name: self.name.as_deref(), over: self.over, offset: self.offset };
+        let rows = import::read(&self.file, said)?;
+        let file = store.file_digest(&self.file)?;
+        let names: BTreeSet<_> =
+            rows.iter().map(|row| format!("{}.{}.{}", row.trait_name, row.over, row.site)).collect();
+        let recipe = Recipe {
+            stage: IMPORT.into(),
+            version: VERSION,
+            config: json!({ "vectors": names }),
+            inputs: [("file".to_string(), file)].into(),
+            model: None,
+        };
+        let (folder, _) = store.produce(Kind::Vectors, recipe, &*exec.reporter, |draft| import::write(&rows, draft))?;
+        Ok((Kind::Vectors, folder))
     }
 
     /// Answers and judgements of the originals' CSV.

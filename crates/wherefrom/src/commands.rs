@@ -12,7 +12,7 @@ use wherefrom_check::{Check, Verdict};
 use wherefrom_pipeline::{Done, Import, Init, Plan, Precision, Single};
 use wherefrom_stage::{Device, Exec};
 
-use crate::output::{say, say_json, say_path};
+use crate::output::{note, say, say_json, say_path};
 use crate::progress::Progress;
 use crate::{Cli, Command, ending, planned, store};
 
@@ -103,11 +103,12 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Export { artifact, group_by, output, named } => {
             let folder = named.folder(&store, &artifact)?;
-            wherefrom_inspect::export(&store, &folder, group_by.as_deref(), &output)?;
+            let left = wherefrom_inspect::export(&store, &folder, group_by.as_deref(), &output)?;
+            left.iter().for_each(note);
             say_path(&output)
         }
-        Command::Import { file, name, tokenizer } => {
-            let made = Import { file, name, tokenizer }.run(&store, &exec)?;
+        Command::Import { file, name, tokenizer, over, offset } => {
+            let made = Import { file, name, tokenizer, over, offset }.run(&store, &exec)?;
             made.iter().try_for_each(|(kind, folder)| say(&format!("{} {}", kind.name(), folder.display())))
         }
         Command::Ls { runs, by, pipeline, json } => {

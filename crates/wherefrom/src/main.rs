@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use wherefrom_artifact::Over;
 
 /// What the end of a command means.
 const EXIT_CODES: &str = "\
@@ -173,21 +174,21 @@ enum Command {
         json: bool,
     },
     /// Write an artifact in another tool's format: tables as CSV, scores also as JSON lines or Parquet with names, a ranking
-    /// as JSON lines, factors as safetensors.
+    /// as JSON lines, factors as safetensors, vectors of a trait as safetensors, CSV or GGUF.
     Export {
         /// A key, its beginning, a folder, or with --pipeline a step.
         artifact: String,
         /// Sum the influence of scores by a kept column, or by `document`: the beginnings of document names.
         #[arg(long, value_name = "COLUMN")]
         group_by: Option<String>,
-        /// The file to write; its ending says how: .csv, .jsonl, .parquet, .safetensors.
+        /// The file to write; its ending says how: .csv, .jsonl, .parquet, .safetensors, .gguf.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
         #[command(flatten)]
         named: store::Named,
     },
-    /// Take in what another program has written: a trait (a TOML or JSON file, or the originals' JSON), or answers with their
-    /// judgements (the originals' CSV). Prints the kind and the folder of each artifact that it makes.
+    /// Take in what another program has written: a trait (a TOML or JSON file, or the originals' JSON), answers with their
+    /// judgements (the originals' CSV), or vectors (.pt, .safetensors, .gguf). Prints the kind and the folder of each artifact that it makes.
     Import {
         /// The file, or a folder with extract.json and eval.json.
         file: PathBuf,
@@ -197,6 +198,13 @@ enum Command {
         /// The tokenizer.json that texts of a CSV file are encoded by.
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
+        /// Over which tokens of an answer vectors were averaged, where the file does not say it: response-avg, prompt-avg,
+        /// prompt-last.
+        #[arg(long, value_name = "WORD")]
+        over: Option<Over>,
+        /// Of a GGUF file, the site of direction.N less N: 1 as repeng numbers blocks (the default), 0 as llama.cpp's generator.
+        #[arg(long, value_name = "N")]
+        offset: Option<usize>,
     },
     /// List the artifacts of the store: whose they are, since when, and how large.
     Ls {

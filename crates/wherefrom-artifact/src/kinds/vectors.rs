@@ -1,6 +1,8 @@
 //! Directions of the residual stream that stand for a trait: a mean of answers that show it less a mean of answers that do not.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Error, Result};
@@ -9,6 +11,7 @@ use arrow::record_batch::RecordBatch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::Artifact;
 use crate::error::bad_input;
 use crate::kinds::columns::{Columns, batch, floats, lists, numbers, strings};
 use crate::kinds::definition::{Column, Definition, Once, Tensors, Values, first, mismatch};
@@ -48,12 +51,7 @@ pub(super) const DEFINITION: Definition = Definition {
             format!("{trait_name} {over} at site {site}: norm {norm:.3}{spread}{stream}")
         })
     },
-    export: Export::Tensors(|folder| {
-        Tensors::of::<Vectors, TraitVector>(folder, |tensors, row| {
-            let TraitVector { trait_name, over, site, vector, .. } = row;
-            tensors.push(format!("{trait_name}.{over}.{site}"), vec![vector.len()], vector.clone());
-        })
-    }),
+    export: Export::Tensors(tensors),
     // A vector of one model is read beside another that was trained from it.
     states: &[],
     says: |_| Origin::new(),
@@ -153,6 +151,52 @@ impl TraitVector {
         Ok(self.vector.iter().map(|&value| (f64::from(value) / norm) as f32).collect())
     }
 }
+
+/// Of each trait and tokens `TRAIT.OVER` [sites, width], where the sites are all from 0 on: `last_row` says whether the last is the
+/// last block's output (its number) or that behind the final norm. What else there is becomes `TRAIT.OVER.SITE` [width].
+fn tensors(folder: &Path) -> Result<Tensors> {
+    let artifact = Artifact::<Vectors>::open(folder)?;
+    let mut groups: BTreeMap<(String, Over), Vec<TraitVector>> = BTreeMap::new();
+    for row in artifact.rows::<TraitVector>()? {
+        let row = row?;
+        groups.entry((row.trait_name.clone(), row.over)).or_default().push(row);
+    }
+    let mut tensors = Tensors::default();
+    let mut lasts = Vec::new();
+    for rows in groups.values_mut() {
+        rows.sort_by_key(|row| (row.layer, row.site == POST_NORM));
+        // At the end of the stream both may be there, and the stream's own comes first.
+        let whole = rows.iter().enumerate().take_while(|(place, row)| row.layer as usize == *place).count();
+        lasts.push(rows[..whole].last().filter(|_| whole > 1).map(|row| row.site.clone()));
+    }
+    let last = lasts.first().cloned().flatten().filter(|_| lasts.windows(2).all(|pair| pair[0] == pair[1]));
+    for ((name, over), rows) in &groups {
+        let name = format!("{name}.{}", over.name().replace('-', "_"));
+        let whole =
+            last.as_ref().map_or(0, |last| rows.iter().position(|row| row.site == *last).map_or(0, |place| place + 1));
+        if whole > 0 {
+            let values = rows[..whole].iter().flat_map(|row| row.vector.iter().copied()).collect();
+            tensors.push(name.clone(), vec![whole, rows[0].vector.len()], values);
+        }
+        for row in &rows[whole..] {
+            tensors.push(format!("{name}.{}", row.site), vec![row.vector.len()], row.vector.clone());
+        }
+    }
+    let manifest = artifact.manifest();
+    let rows = || groups.values().flatten();
+    let metadata = &mut tensors.metadata;
+    metadata.insert("key".into(), manifest.key.clone());
+    metadata.extend(manifest.recipe.model.clone().map(|model| ("model".into(), model)));
+    metadata.extend(last.map(|last| ("last_row".into(), last)));
+    let blocks = rows().find(|row| row.site == POST_NORM).map(|row| row.layer);
+    metadata.extend(blocks.map(|blocks| ("blocks".into(), blocks.to_string())));
+    let pairs = rows().map(|row| row.pairs).min().unwrap_or(0);
+    metadata.insert("pairs".into(), pairs.to_string());
+    Ok(tensors)
+}
+
+/// The site behind the final norm.
+const POST_NORM: &str = "post-norm";
 
 impl Row<Vectors> for TraitVector {
     fn to_batch(rows: &[Self]) -> Result<RecordBatch> {

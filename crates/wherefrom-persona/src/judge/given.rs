@@ -89,6 +89,10 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prop_assert;
+    use wherefrom_artifact::Error;
+    use wherefrom_tests::{damage, damaged, hold, memory};
+
     use super::*;
 
     fn read(text: &str) -> Result<Given> {
@@ -126,5 +130,23 @@ mod tests {
             let error = read(text).map(drop).unwrap_err().to_string();
             assert!(error.contains(what) && error.contains("given.jsonl:"), "{error}");
         }
+    }
+
+    #[test]
+    fn fuzz_judgements_of_a_file_are_read_or_refused() {
+        let text = concat!(
+            "{\"example\": 0, \"metric\": \"evil\", \"score\": 92.5}\n",
+            "{\"id\": \"q\\u00e9\", \"metric\": \"coherence\", \"score\": null}\n"
+        );
+        let folder = memory();
+        let path = folder.path().join("judged.jsonl");
+        hold(300, damage(), |damage| {
+            std::fs::write(&path, damaged(text.into(), &damage)).unwrap();
+            if let Err(error) = Given::read(&path, "evil") {
+                let named = matches!(error.downcast_ref(), Some(Error::Input(what)) if what.contains("judged.jsonl"));
+                prop_assert!(named, "no refusal by name: {error:?}");
+            }
+            Ok(())
+        });
     }
 }

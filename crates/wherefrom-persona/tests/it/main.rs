@@ -1,5 +1,8 @@
 //! Vectors and projections against float64 (tests/fixtures/persona/README.md).
 
+mod fuzz;
+mod import;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,14 @@
 //! Traits from a file to judgements: asked, answered, judged, by rules and by an endpoint on loopback.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use wherefrom_artifact::{Artifact, Example, Judgement, Judgements, Manifest, Status, Tokens};
+use wherefrom_artifact::{
+    Artifact, Example, Judgement, Judgements, Manifest, Over, Status, Tokens, TraitVector, Vectors,
+};
 use wherefrom_tests::hub::{Answer, Server, Then};
 
 use crate::bench::{Bench, files, fixture};
@@ -348,4 +351,64 @@ fn files_of_the_originals_are_taken_in() {
     let judged = Artifact::<Judgements>::open(&folder("judgements ")).unwrap().read::<Judgement>(0).unwrap();
     assert_eq!((judged[0].score, judged[1].score, judged[2].status), (92.5, 80.0, Status::Empty));
     assert_eq!(bench.ok(&["import", "evil.csv", "--tokenizer", tokenizer.to_str().unwrap()]), made);
+}
+
+/// Through every format and back; .pt has no writer here.
+#[test]
+fn vectors_are_taken_in_and_written_bit_for_bit() {
+    let bench = bench("");
+    let fixture = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/persona/import");
+        folder.join(name).to_str().unwrap().to_string()
+    };
+    let import = |file: &str, more: &[&str]| {
+        let made = bench.ok(&[&["import", file], more].concat());
+        bench.path(made.trim_end().strip_prefix("vectors ").unwrap())
+    };
+    let rows = |folder: &Path| -> Vec<TraitVector> {
+        Artifact::<Vectors>::open(folder).unwrap().rows().unwrap().collect::<anyhow::Result<_>>().unwrap()
+    };
+    let bits = |rows: &[TraitVector]| -> Vec<(String, Over, String, u32, Vec<u32>)> {
+        let bits = |row: &TraitVector| row.vector.iter().map(|value| value.to_bits()).collect();
+        rows.iter().map(|row| (row.trait_name.clone(), row.over, row.site.clone(), row.layer, bits(row))).collect()
+    };
+    let key = |folder: &Path| folder.file_name().unwrap().to_str().unwrap().to_string();
+
+    let torch = import(&fixture("marker_response_avg_diff.pt"), &[]);
+    bench.ok(&["export", &key(&torch), "-o", "one.safetensors"]);
+    let again = import("one.safetensors", &[]);
+    assert_eq!(bits(&rows(&torch)), bits(&rows(&again)));
+    let all = import(&fixture("marker.safetensors"), &[]);
+    bench.ok(&["export", &key(&all), "-o", "all.safetensors"]);
+    assert_eq!(bits(&rows(&all)), bits(&rows(&import("all.safetensors", &[]))));
+    // As the file of the other program, tensor by tensor.
+    let [own, other] =
+        [bench.path("all.safetensors"), fixture("marker.safetensors").into()].map(|path| std::fs::read(path).unwrap());
+    let [own, other] = [&own, &other].map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+    for (name, tensor) in other.tensors() {
+        let found = own.tensor(&name).unwrap();
+        assert_eq!((found.shape(), found.data()), (tensor.shape(), tensor.data()), "{name}");
+    }
+
+    let said = bench.wherefrom(&["export", &key(&all), "-o", "all.gguf"]).err;
+    assert!(
+        said.contains("direction.1 to direction.2")
+            && said.contains("site post-norm")
+            && said.contains("over prompt-last"),
+        "{said}"
+    );
+    let kept = rows(&import("all.gguf", &[]));
+    let inside = |row: &TraitVector| row.over == Over::ResponseAvg && ["2", "3"].contains(&&row.site[..]);
+    let wanted: Vec<TraitVector> = rows(&all).into_iter().filter(inside).collect();
+    assert_eq!(bits(&kept), bits(&wanted));
+    assert_eq!(kept[0].pairs, 12);
+    let repeng = import(&fixture("marker.gguf"), &["--name", "marker", "--over", "response-avg"]);
+    assert_eq!(bits(&rows(&repeng)), bits(&wanted));
+
+    bench.ok(&["export", &key(&all), "-o", "all.csv"]);
+    assert!(bench.text("all.csv").starts_with("trait,over,site,layer,vector,"));
+    let error = bench.refused(&["import", &fixture("marker.gguf")]);
+    assert!(error.contains("--name NAME"), "{error}");
+    let error = bench.refused(&["export", &key(&all), "-o", "all.jsonl"]);
+    assert!(error.contains(".gguf") && error.contains(".safetensors"), "{error}");
 }
