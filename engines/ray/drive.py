@@ -22,9 +22,10 @@ class TryAgain(RuntimeError):
     """A share that may be done again: Ray retries what is named, and nothing else."""
 
 
-def work(words, folder):
+def work(words, folder, variables):
     """Runs a command on a worker; its last words, if it fails."""
-    said = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, **variables}
+    said = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if said.returncode == AGAIN:
         raise TryAgain(said.stdout[-2000:])
     return said.returncode, said.stdout[-2000:]
@@ -39,9 +40,9 @@ def main():
 
     import ray
 
-    # Variables of the driver do not reach workers.
+    # Variables of the driver do not reach workers by themselves.
     variables = {name: value for name, value in os.environ.items() if name.startswith(("WHEREFROM_", "HF_", "RAYON_"))}
-    ray.init(address=args.address, runtime_env={"env_vars": variables}, log_to_driver=False)
+    ray.init(address=args.address, log_to_driver=False)
     plan, steps = engine.read(args.wherefrom, args.pipeline, args.shards, args.set, args.store)
     store = str(Path(plan["store"]["path"]).resolve())
     folder = os.getcwd()
@@ -52,8 +53,9 @@ def main():
         if shards["share"]:
             print(f"{step['name']}: {len(shards['missing'])} of {shards['count']} shares", flush=True)
             commands = [engine.command(args.wherefrom, shards["share"], share) for share in shards["missing"]]
-            ended(ray.get([task.remote(in_store(words, store), folder) for words in commands]))
-        ended(ray.get([task.remote(in_store(engine.command(args.wherefrom, shards["seal"]), store), folder)]))
+            ended(ray.get([task.remote(in_store(words, store), folder, variables) for words in commands]))
+        seal = in_store(engine.command(args.wherefrom, shards["seal"]), store)
+        ended(ray.get([task.remote(seal, folder, variables)]))
         print(f"{step['name']}: made", flush=True)
 
 

@@ -1,12 +1,14 @@
-"""The quickstart in 512 shares of which many are lost, killed or done twice, in any order, is the study of one process.
+"""Studies in many shares of which some are lost, killed or done twice, in any order, are the study of one process.
 
-Minutes: three steps of 512 processes each. `SHARES=64` makes it shorter.
+Minutes: of the quickstart three steps of 512 processes each. `SHARES=64` makes it shorter.
 """
 
 import json
 import os
 import random
+import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,9 +29,9 @@ def run(*words):
     return said.stdout
 
 
-def shards(store, step):
+def shards(store, step, pipeline=PIPELINE, count=SHARES):
     """What an engine is told of a step; nothing if it is sealed."""
-    plan = json.loads(run("plan", PIPELINE, "--shards", str(SHARES), "--json", "--store", store))
+    plan = json.loads(run("plan", pipeline, "--shards", str(count), "--json", "--store", store))
     return next(found for found in plan["steps"] if found["name"] == step)["shards"]
 
 
@@ -42,10 +44,24 @@ def killed(command, seconds):
         child.wait()
 
 
-def ranking(store):
-    folder = Path(run("path", PIPELINE, "final", "--store", store).strip())
-    rows = pq.read_table(sorted(folder.glob("*.parquet"))).to_pylist()
+def folder(store, step, pipeline=PIPELINE):
+    return Path(run("path", pipeline, step, "--store", store).strip())
+
+
+def ranking(store, pipeline=PIPELINE):
+    rows = pq.read_table(sorted(folder(store, "final", pipeline).glob("*.parquet"))).to_pylist()
     return {(row["query"], row["sign"], row["rank"]): (row["example"], row["influence"]) for row in rows}
+
+
+def agree(expected, found):
+    """The same ranking, but for two that are closer than influences are compared."""
+    assert expected.keys() == found.keys()
+    largest = max(abs(influence) for _, influence in expected.values())
+    differences = [abs(found[place][1] - influence) / largest for place, (_, influence) in expected.items()]
+    others = [place for place, (example, _) in expected.items() if found[place][0] != example]
+    print(f"{len(expected)} rows, largest difference {max(differences):.1e} of the largest influence, {len(others)} of another example")
+    assert max(differences) < 1e-6
+    assert all(abs(expected[place][1] - found[place][1]) < 1e-6 * largest for place in others)
 
 
 def test_nothing_is_lost_or_counted_twice(tmp_path):
@@ -79,12 +95,113 @@ def test_nothing_is_lost_or_counted_twice(tmp_path):
         counts[step] = {"rounds": rounds, "processes": processes}
     run("run", PIPELINE, "--to", "final", "--store", many)
     print(json.dumps(counts))
-    expected, found = ranking(one), ranking(many)
-    assert expected.keys() == found.keys()
-    largest = max(abs(influence) for _, influence in expected.values())
-    differences = [abs(found[place][1] - influence) / largest for place, (_, influence) in expected.items()]
-    others = [place for place, (example, _) in expected.items() if found[place][0] != example]
-    print(f"{len(expected)} rows, largest difference {max(differences):.1e} of the largest influence, {len(others)} of another example")
-    assert max(differences) < 1e-6
-    # Two that are closer than that may change places.
-    assert all(abs(expected[place][1] - found[place][1]) < 1e-6 * largest for place in others)
+    agree(ranking(one), ranking(many))
+
+
+# A program that writes a corpus in so many parts, each of which is a unit of work whatever the number of shares.
+WRITER = """
+import argparse, json, random
+import pyarrow as pa, pyarrow.parquet as pq
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--config")
+parser.add_argument("--output")
+given = parser.parse_args()
+request = json.load(open(given.config))
+config, metadata = request["config"], {f"wherefrom.{name}": str(request[name]) for name in ("kind", "version", "key")}
+chance = random.Random(config["seed"])
+for part in range(config["units"]):
+    ids = [chance.randrange(config["vocabulary"]) for _ in range(chance.randrange(8, 24))]
+    table = pa.table({
+        "example": pa.array([part], pa.uint64()), "docs": pa.array([[f"row {part}"]]),
+        "doc_starts": pa.array([[0]], pa.list_(pa.uint32())), "input_ids": pa.array([ids], pa.list_(pa.uint32())),
+        "target_mask": pa.array([[False] + [True] * (len(ids) - 1)]), "text": pa.array([f"row {part}"]),
+    })
+    pq.write_table(table.replace_schema_metadata(metadata), f"{given.output}/part-{part:05}.parquet", compression="zstd")
+"""
+STUDY = """
+[model]
+path = "{model}"
+modules = "mlp"
+[steps.train]
+stage = "external"
+command = ["{python}", "write.py"]
+writes = "tokens"
+version = 1
+units = {units}
+vocabulary = {vocabulary}
+seed = 1
+[steps.queries]
+stage = "external"
+command = ["{python}", "write.py"]
+writes = "tokens"
+version = 1
+units = 4
+vocabulary = {vocabulary}
+seed = 2
+[steps.losses]
+stage = "losses"
+inputs = {{ tokens = "train" }}
+[steps.covariances]
+stage = "covariance"
+inputs = {{ tokens = "train" }}
+[steps.basis]
+stage = "eigenbasis"
+inputs = {{ covariances = "covariances" }}
+[steps.lambda]
+stage = "lambda"
+inputs = {{ tokens = "train", eigenbasis = "basis" }}
+seed = 1
+[steps.query-gradients]
+stage = "gradients"
+inputs = {{ tokens = "queries" }}
+[steps.ihvp]
+stage = "precondition"
+inputs = {{ gradients = "query-gradients", eigenbasis = "basis", lambda = "lambda" }}
+rank = 32
+[steps.scores]
+stage = "score"
+inputs = {{ queries = "ihvp", tokens = "train" }}
+[steps.final]
+stage = "rank"
+inputs = {{ scores = "scores", queries = "queries", tokens = "train" }}
+"""
+UNITS = 2000
+
+
+def by_shares(pipeline, store, count, chance):
+    """Each step by so many shares in shuffled order, one of them killed and one done twice before all are done."""
+    plan = json.loads(run("plan", pipeline, "--shards", str(count), "--json", "--store", store))
+    for step in [step for step in plan["steps"] if step["shards"]]:
+        told = step["shards"]
+        if told["share"]:
+            assert told["count"] == count
+            order = chance.sample(range(count), count)
+            words = [[PROGRAM, *(word.replace("{K}", str(share)) for word in told["share"][1:])] for share in order]
+            killed(words[-1], chance.uniform(0.05, 0.5))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda command: run(*command[1:]), [words[0], *words]))
+            assert shards(store, step["name"], pipeline, count)["missing"] == []
+        run(*told["seal"][1:])
+
+
+def test_two_thousand_units_by_one_three_and_seven_shares(tmp_path):
+    vocabulary = json.loads((ROOT / "data/models/quickstart/config.json").read_text())["vocab_size"]
+    pipeline, given = tmp_path / "study.toml", tmp_path / "given"
+    (tmp_path / "write.py").write_text(WRITER)
+    model = ROOT / "data/models/quickstart"
+    pipeline.write_text(STUDY.format(model=model, python=sys.executable, units=UNITS, vocabulary=vocabulary))
+    for step in ("train", "queries"):
+        run("run", pipeline, "--to", step, "--store", given)
+    stores = {count: tmp_path / f"by-{count}" for count in (1, 3, 7)}
+    for count, store in stores.items():
+        shutil.copytree(given, store)
+        by_shares(pipeline, store, count, random.Random(count))
+    manifests = [json.loads((folder(store, "losses", pipeline) / "manifest.json").read_text()) for store in stores.values()]
+    assert len(manifests[0]["parts"]) == UNITS
+    assert all(manifest["parts"] == manifests[0]["parts"] for manifest in manifests), "the same bytes whoever made them"
+    scores = [json.loads((folder(store, "scores", pipeline) / "manifest.json").read_text())["parts"] for store in stores.values()]
+    assert all(len(parts) == UNITS for parts in scores)
+    expected = ranking(stores[1], pipeline)
+    for count in (3, 7):
+        agree(expected, ranking(stores[count], pipeline))

@@ -177,7 +177,9 @@ pub(crate) fn run_with_labels(
         None => BTreeMap::new(),
     };
     let corpus = Corpus::new("covariance", &model, &inputs.tokens, exec);
-    for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
+    let numbers = |module: &Module| numbers(config, module);
+    let reduction = Reduction { corpus, labels, selection: &selection, room, numbers: &numbers };
+    for pass in reduction.passes(draft, needs)? {
         let modules = config.factors.modules(pass.selection.modules());
         let slots = slots(&modules, config.blocks);
         let forms: Vec<_> = slots.iter().map(|slot| (slot.module, Form::Symmetric(slot.block.len()))).collect();
@@ -281,6 +283,12 @@ fn aside(config: &Config, modules: &[Module]) -> u64 {
     if config.factors == Factors::Kfac { 0 } else { 12 * largest.max(GRADIENTS) as u64 }
 }
 
+/// Numbers of the triangles that are summed for a module.
+fn numbers(config: &Config, module: &Module) -> u64 {
+    let own = config.factors.modules(std::slice::from_ref(module));
+    sizes(&own, config.blocks).map(|n| Form::Symmetric(n).len() as u64).sum()
+}
+
 /// Numbers of the matrices that are summed over these modules in one pass, and stored.
 pub fn summed(modules: &[Module], blocks: usize) -> u64 {
     sizes(modules, blocks).map(|n| n.pow(2) as u64).sum()
@@ -316,7 +324,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Size { tokens, rows } = planned.size_of("tokens");
     let all = summed(&config.factors.modules(&sizes.modules), config.blocks) as f64;
     let needs = |modules: &[Module]| bytes(&config.factors.modules(modules), config.blocks) + aside(config, modules);
-    let passes = planned_passes(&sizes, planned, machine, needs);
+    let passes = planned_passes(&sizes, planned, machine, needs, |module| numbers(config, module));
     let work = match config.factors {
         Factors::Kfac => 2.0 * tokens * summed_by_token(&sizes.modules, config.blocks),
         Factors::Shampoo => {
@@ -328,7 +336,7 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
         }
     };
     let flops = passes.count as f64 * sizes.scan(tokens) + work;
-    Cost::new(passes.memory, all * 4.0, flops).note(passes.note)
+    Cost::new(passes.memory, all * 4.0, flops).sums(passes.sums).note(passes.note)
 }
 
 /// One block of one matrix.

@@ -110,7 +110,8 @@ pub(crate) fn run_with_labels(
         counts.note(draft)?;
     }
     let corpus = Corpus::new("lambda", &model, &inputs.tokens, exec);
-    for pass in (Reduction { corpus, labels, selection: &selection, room }).passes(draft, needs)? {
+    let reduction = Reduction { corpus, labels, selection: &selection, room, numbers: &numbers };
+    for pass in reduction.passes(draft, needs)? {
         let modules = pass.selection.modules();
         let shapes: Vec<_> = modules.iter().map(|module| [module.out_features, module.in_features]).collect();
         let rotations = match &inputs.eigenbasis {
@@ -175,14 +176,19 @@ pub(crate) fn bytes(modules: &[Module], blocks: Option<usize>, number: u64) -> u
     held + modules.iter().map(squared).max().unwrap_or(0)
 }
 
+/// Numbers that are summed for a module.
+fn numbers(module: &Module) -> u64 {
+    (module.out_features * module.in_features) as u64
+}
+
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = sizes_of(planned, machine) else { return Cost::new(0.0, 0.0, 0.0) };
     let rotated = planned.input("eigenbasis").map(|_| blocks_of(planned));
     let number = number_bytes(&machine.device);
-    let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number));
+    let passes = planned_passes(&sizes, planned, machine, |modules| bytes(modules, rotated, number), numbers);
     let tokens = planned.size_of("tokens").tokens;
     let rotations = |blocks| covariance::summed_by_token(&sizes.modules, blocks);
     let work = sizes.token_products + rotated.map_or(0.0, rotations);
     let flops = passes.count as f64 * sizes.scan(tokens) + 2.0 * tokens * work;
-    Cost::new(passes.memory, sizes.products * config.store.bytes(), flops).note(passes.note)
+    Cost::new(passes.memory, sizes.products * config.store.bytes(), flops).sums(passes.sums).note(passes.note)
 }

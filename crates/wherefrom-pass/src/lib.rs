@@ -17,6 +17,5 @@ mod units;
 
 pub use corpus::{Corpus, mean, open, sequence};
 pub use memory::{PlannedPasses, limit, number_bytes, place, place_beside_sums, planned_passes, sizes_of};
-pub use shares::PARTIAL_SUMS;
 pub use sums::{Counts, Pass, Reduction, Sums};
 pub use units::Units;

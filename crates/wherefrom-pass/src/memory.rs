@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wherefrom_artifact::{Artifact, Tokens};
 use wherefrom_model::{Footprint, Model, Module, Selection, Sizes};
-use wherefrom_stage::{Device, Exec, Machine, Planned};
+use wherefrom_stage::{Device, Exec, Machine, Planned, Sums};
 
 /// Bytes that may be held, as [`Device::limit`] has it.
 pub fn limit(exec: &Exec) -> Option<u64> {
@@ -124,16 +124,19 @@ pub struct PlannedPasses {
     pub count: usize,
     /// Bytes of the largest, with what running the model takes.
     pub memory: f64,
+    /// What shares would leave.
+    pub sums: Sums,
     /// What a plan says of them.
     pub note: String,
 }
 
-/// The passes of a planned step, where one takes so many `bytes` for its modules.
+/// The passes of a planned step, where one takes so many `bytes` for its modules, and so many `numbers` are summed for each.
 pub fn planned_passes(
     sizes: &Sizes,
     planned: &Planned,
     machine: &Machine,
     bytes: impl Fn(&[Module]) -> u64,
+    numbers: impl Fn(&Module) -> u64,
 ) -> PlannedPasses {
     let (modules, per_pass) = (&sizes.modules, planned.modules_per_pass);
     let (footprint, passes) = arranged(sizes.footprint, (&machine.device, machine.memory), modules, per_pass, &bytes);
@@ -144,5 +147,6 @@ pub fn planned_passes(
         notes.push(format!("{count} passes over the tokens"));
     }
     notes.retain(|note| !note.is_empty());
-    PlannedPasses { count, memory: (footprint.total() + largest) as f64, note: notes.join("; ") }
+    let sums = Sums { modules: modules.len(), bytes: modules.iter().map(|module| 8 * numbers(module)).sum() };
+    PlannedPasses { count, memory: (footprint.total() + largest) as f64, sums, note: notes.join("; ") }
 }

@@ -6,11 +6,10 @@ use std::io::Read;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, Share, bad_input};
+use wherefrom_stage::Sums;
 
 use crate::sums::{CHUNK, read_values};
 
-/// Bytes that the sums of all shares may take on disk. With more, shares take fewer modules and more spans each.
-pub const PARTIAL_SUMS: u64 = 256 << 30;
 /// Name of the state that says how the shares lie.
 const GRID: &str = "shares";
 
@@ -26,13 +25,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// As few groups of modules as keep the sums of all shares, which have so many bytes a module, within `limit`: each is a
-    /// pass of its own over the tokens.
+    /// Of modules whose sums have so many bytes each, as [`Sums::groups`] has them.
     pub(crate) fn new(of: usize, bytes: &[u64], limit: u64) -> Self {
         let total: u64 = bytes.iter().sum();
-        let mut possible = (1..=of).filter(|groups| of.is_multiple_of(*groups) && *groups <= bytes.len().max(1));
-        let fits = |groups: &usize| total.saturating_mul((of / groups) as u64) <= limit;
-        let groups = possible.clone().find(fits).or(possible.next_back()).unwrap_or(1);
+        let (groups, span_groups) = Sums { modules: bytes.len(), bytes: total }.groups(of, limit);
         let mut modules = vec![Vec::new(); groups];
         let mut before = 0;
         for (place, bytes) in bytes.iter().enumerate() {
@@ -42,7 +38,7 @@ impl Grid {
             modules[group.min(groups - 1)].push(place);
             before += bytes;
         }
-        Self { of, span_groups: of / groups, modules }
+        Self { of, span_groups, modules }
     }
 
     /// As the first share of the draft laid them.

@@ -15,7 +15,7 @@ use wherefrom_model::{ACTIVATION_BYTES, Labels, Model, Module, Selection, Sequen
 
 use crate::corpus::{Corpus, sequence};
 use crate::memory::{fits, split};
-use crate::shares::{Grid, PARTIAL_SUMS, add_in_pairs};
+use crate::shares::{Grid, add_in_pairs};
 
 /// Seconds between checkpoints at least; writing one may take a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -66,6 +66,8 @@ pub struct Reduction<'a> {
     pub selection: &'a Selection,
     /// Bytes for sums, as [`crate::place_beside_sums`] has them.
     pub room: Option<u64>,
+    /// How many numbers are summed for a module.
+    pub numbers: &'a dyn Fn(&Module) -> u64,
 }
 
 impl<'a> Reduction<'a> {
@@ -85,8 +87,8 @@ impl<'a> Reduction<'a> {
         let grid = match share {
             Share::WHOLE => Grid::found(draft)?,
             Share { of, .. } => Some(Grid::agreed(draft, || {
-                let alone: Vec<_> = (0..modules.len()).map(|place| bytes(&[place])).collect();
-                Grid::new(of, &alone, PARTIAL_SUMS)
+                let bytes: Vec<_> = modules.iter().map(|module| 8 * (self.numbers)(module)).collect();
+                Grid::new(of, &bytes, wherefrom_stage::Sums::LIMIT)
             })?),
         };
         let (own, group): (Vec<usize>, usize) = match &grid {

@@ -20,8 +20,34 @@ pub struct Cost {
     pub read: f64,
     /// Floating point operations.
     pub flops: f64,
+    /// What shares leave on disk until they are joined, of a step that sums.
+    pub sums: Option<Sums>,
     /// What else there is to say: passes over the tokens, bytes a query.
     pub note: String,
+}
+
+/// Sums of a step that several processes make: a share sums a group of modules over a group of spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sums {
+    /// Modules that are summed.
+    pub modules: usize,
+    /// Bytes of the sums of all modules over one group of spans.
+    pub bytes: u64,
+}
+
+impl Sums {
+    /// Bytes that the sums of all shares may take on disk. With more, shares take fewer modules and more spans each.
+    pub const LIMIT: u64 = 256 << 30;
+
+    /// Groups of modules and groups of spans of so many shares: as few of modules as keep all sums within `limit` bytes, since
+    /// each is a pass of its own over the tokens.
+    pub fn groups(self, shares: usize, limit: u64) -> (usize, usize) {
+        let mut possible =
+            (1..=shares).filter(|groups| shares.is_multiple_of(*groups) && *groups <= self.modules.max(1));
+        let fits = |groups: &usize| self.bytes.saturating_mul((shares / groups) as u64) <= limit;
+        let modules = possible.clone().find(fits).or(possible.next_back()).unwrap_or(1);
+        (modules, shares / modules)
+    }
 }
 
 impl Cost {
@@ -30,7 +56,12 @@ impl Cost {
 
     /// Bytes held beside those of any process, bytes written, and operations.
     pub fn new(memory: f64, disk: f64, flops: f64) -> Self {
-        Self { memory: IDLE + memory, disk, read: 0.0, flops, note: String::new() }
+        Self { memory: IDLE + memory, disk, read: 0.0, flops, sums: None, note: String::new() }
+    }
+
+    /// The same of a step that sums.
+    pub fn sums(self, sums: Sums) -> Self {
+        Self { sums: Some(sums), ..self }
     }
 
     /// The same of a step that reads so many bytes.

@@ -13,7 +13,7 @@ mod model_files;
 mod schema;
 mod stage;
 
-pub use cost::{Cost, Machine, Planned, Size};
+pub use cost::{Cost, Machine, Planned, Size, Sums};
 pub use erased::{AnyStage, Configured, Input};
 pub use exec::{Device, Exec};
 pub use given::Given;

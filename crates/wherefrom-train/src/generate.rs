@@ -1,7 +1,7 @@
 //! The stage `generate`: rows without a target get a continuation, which is their target.
 //!
 //! reads   tokens, a model, tokenizer.json; vectors, which steer it
-//! writes  tokens, in the parts of the input
+//! writes  tokens, a part for each span of the input
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
-use wherefrom_artifact::{Artifact, Draft, Example, Kind, RowCounts, Tokens, Vectors, bad_input};
+use wherefrom_artifact::{Artifact, Draft, Example, Kind, RowCounts, Span, Tokens, Vectors, bad_input};
 use wherefrom_linalg::kernels::sample_rows;
 use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Addition, Batch, Cache, Labels, Model, Precision, Sequence, Sizes, open_device};
@@ -33,7 +33,7 @@ pub static STAGE: Stage<Config> = Stage {
     about: About {
         files: &[File::Tokenizer, File::GenerationConfig],
         model: Checkpoint::Runs,
-        ..About::new("generate", VERSION)
+        ..About::new("generate", VERSION).split()
     },
     roles: &[Role::required("tokens", &[Kind::Tokens]), Role::optional("vectors", &[Kind::Vectors])],
     parse: |knobs| at_least("max-new-tokens", 1, knobs),
@@ -151,26 +151,26 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         device,
         batch_tokens: exec.batch_tokens,
     };
-    let parts = draft
-        .plan(|| Ok(inputs.tokens.manifest().parts.iter().map(|part| part.rows * times as u64).collect::<Vec<_>>()))?;
-    let done = (0..parts.len()).filter(|&part| draft.has(part)).map(|part| parts[part]).sum();
-    exec.reporter.begin("generate", "rows", parts.iter().sum(), done);
-    let mut all = Vec::new();
-    for (part, &rows) in parts.iter().enumerate() {
+    let spans: Vec<Span> = draft.plan(|| inputs.tokens.spans(draft.share()))?;
+    let own: Vec<_> = spans.iter().enumerate().filter(|(part, _)| draft.share().owns(*part)).collect();
+    let texts = |span: &Span| (span.len() * times) as u64;
+    let done = own.iter().filter(|(part, _)| draft.made(*part)).map(|(_, span)| texts(span)).sum();
+    exec.reporter.begin("generate", "rows", own.iter().map(|(_, span)| texts(span)).sum(), done);
+    let mut counts = RowCounts::default();
+    for (part, span) in own {
         let name = format!("counts-{part:05}");
-        if !draft.has(part) {
-            let mut examples = generator.courses_of(inputs.tokens.read::<Example>(part)?);
+        if !draft.made(part) {
+            let mut examples = generator.courses_of(inputs.tokens.read_span(span)?);
             generator.complete(&mut examples)?;
-            draft.checkpoint(&name, &serde_json::to_vec(&RowCounts::of(&examples))?)?;
+            draft.hand_over(&name, |into| Ok(serde_json::to_writer(into, &RowCounts::of(&examples))?))?;
             draft.write_rows::<Tokens, _>(part, &examples)?;
-            exec.reporter.advance(rows);
+            exec.reporter.advance(texts(span));
         }
-        let counts = draft.restore(&name)?.context("a part that is there was counted")?;
-        all.push(serde_json::from_slice::<RowCounts>(&counts)?);
+        let counted = draft.restore(&name)?.context("a part that is there was counted")?;
+        counts = counts.and(serde_json::from_slice(&counted)?);
     }
     exec.reporter.end();
 
-    let counts = all.into_iter().fold(RowCounts::default(), RowCounts::and);
     draft.summary("examples", counts.examples)?;
     draft.summary("tokens", counts.tokens)?;
     draft.summary("targets", counts.targets)?;

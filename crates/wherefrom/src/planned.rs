@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use wherefrom_artifact::{State, bytes, duration, flops};
 use wherefrom_pipeline::{Cost, Estimate, Machine, Plan, Source, Step, Why};
-use wherefrom_stage::Exec;
+use wherefrom_stage::{Exec, Sums};
 
 use crate::output::{say, say_json};
 
@@ -55,7 +55,7 @@ pub(crate) struct Shards<'a> {
 
 impl Shards<'_> {
     /// What an engine runs of a step that is missing: its shares, then what joins and seals them; `{K}` is a share's number.
-    fn of(&self, plan: &Plan, step: &Step, exec: &Exec) -> Value {
+    fn of(&self, plan: &Plan, step: &Step, cost: Option<&Cost>, exec: &Exec) -> Value {
         if step.state == State::Cached {
             return Value::Null;
         }
@@ -69,12 +69,18 @@ impl Shards<'_> {
             words.chain(places).chain([store]).chain(share.iter().cloned()).chain(sets).collect::<Vec<_>>()
         };
         let share = (count > 1).then(|| command(&["--shard".into(), format!("{{K}}/{count}")]));
+        let sums = cost.and_then(|cost| cost.sums).filter(|_| count > 1).map(|sums| {
+            let (modules, spans) = sums.groups(count, Sums::LIMIT);
+            let bytes = sums.bytes.saturating_mul(spans as u64);
+            json!({ "module_groups": modules, "span_groups": spans, "bytes": bytes, "limit": Sums::LIMIT })
+        });
         json!({
             "count": count,
             "missing": step.key().map(|key| plan.store.missing_shares(step.kind, &key, count)),
             "waits_for": missing.map(|before| &before.name).collect::<Vec<_>>(),
             "share": share,
             "seal": command(&[]),
+            "sums": sums,
             "runs_model": step.runs_model(),
             "gpu": step.runs_model() && exec.device.gpu().is_some(),
         })
@@ -111,7 +117,7 @@ pub(crate) fn json(
             "time": estimate.time.map(|time| json!({ "seconds": time.seconds, "basis": time.basis.to_string() })),
         });
         if let Some(shards) = &shards {
-            said["shards"] = shards.of(plan, step, exec);
+            said["shards"] = shards.of(plan, step, estimate.cost.as_ref(), exec);
         }
         said
     });

@@ -311,3 +311,29 @@ fn a_model_of_52_billion_parameters_is_planned_from_its_config() {
     assert!(line("train ").ends_with("10,000 rows of 512 tokens assumed: the corpus is not there"), "{plan}");
     assert!(plan.contains("EFLOP") || plan.contains("ZFLOP"), "{plan}");
 }
+
+#[test]
+fn a_model_of_52_billion_parameters_is_planned_for_512_shares() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let words = ["plan", "examples/52b/pipeline.toml", "--machine", "8x80GB", "--shards", "512", "--json"];
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_wherefrom")).args(words).current_dir(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shards = |name: &str| {
+        let mut steps = plan["steps"].as_array().unwrap().iter();
+        steps.find(|step| step["name"] == name).unwrap()["shards"].clone()
+    };
+    for step in ["covariances", "basis", "lambda", "query-gradients", "ihvp", "scores"] {
+        assert_eq!(shards(step)["count"], 512, "{step}");
+        assert_eq!(shards(step)["missing"].as_array().map_or(512, Vec::len), 512, "{step}");
+    }
+    // Triangles of A (the inputs of q, k and v are one, those of gate and up too) and S of 64 layers, in float64: already those of
+    // one group of spans are above the limit, and 448 modules make no 512 groups.
+    let triangle = |n: u64| n * (n + 1) / 2;
+    let bytes = 8 * 64 * ((3 + 5) * triangle(8192) + (1 + 2) * triangle(22016));
+    let sums = &shards("covariances")["sums"];
+    assert_eq!((&sums["module_groups"], &sums["span_groups"]), (&256.into(), &2.into()), "{sums}");
+    assert_eq!((sums["bytes"].as_u64(), sums["limit"].as_u64()), (Some(2 * bytes), Some(256 << 30)), "{sums}");
+    assert!(shards("scores")["sums"].is_null());
+}
