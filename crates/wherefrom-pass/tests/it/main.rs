@@ -78,8 +78,13 @@ impl Study {
     fn sums(&self, name: &str, share: Share, visit: Visit<'_>) -> Vec<Result<Option<Sums>>> {
         let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
         let selection = Selection::new(&choice, self.model.modules()).unwrap();
-        let reduction =
-            Reduction { corpus: self.corpus(), labels: &Labels::Empirical, selection: &selection, room: None, numbers: &|_| 1 };
+        let reduction = Reduction {
+            corpus: self.corpus(),
+            labels: &Labels::Empirical,
+            selection: &selection,
+            room: None,
+            numbers: &|_| 1,
+        };
         self.draft(name, Kind::Covariances, share, |draft| {
             let passes = reduction.passes(draft, |_| 0)?;
             Ok(passes.iter().map(|pass| pass.sum(draft, &forms(pass), |tap, sums| visit(tap, sums))).collect())
@@ -161,7 +166,13 @@ fn shares_of_another_number_and_sums_of_another_shape_are_refused() {
     }
     let choice = Modules::Globs(vec!["model.layers.1.mlp.*_proj".into()]);
     let selection = Selection::new(&choice, study.model.modules()).unwrap();
-    let reduction = Reduction { corpus: study.corpus(), labels: &Labels::Empirical, selection: &selection, room: None, numbers: &|_| 1 };
+    let reduction = Reduction {
+        corpus: study.corpus(),
+        labels: &Labels::Empirical,
+        selection: &selection,
+        room: None,
+        numbers: &|_| 1,
+    };
     let refused = study.draft("again", Kind::Covariances, Share::WHOLE, |draft| {
         let passes = reduction.passes(draft, |_| 0)?;
         let halves: Vec<_> = forms(&passes[0]).iter().map(|&(module, _)| (module, Form::Symmetric(8))).collect();
