@@ -159,12 +159,15 @@ impl Known {
         Some(Time { seconds: work.amount / rate + disk.map_or(0.0, |rate| work.moved / rate), basis })
     }
 
-    /// Takes what was measured, and keeps it.
+    /// Takes what was measured, and keeps it, but for what a busy machine gave.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(crate) fn keep(&mut self, measured: Rates) -> anyhow::Result<()> {
+    pub(crate) fn keep(&mut self, measured: Rates, busy: bool) -> anyhow::Result<()> {
         self.measured.extend(measured);
+        if busy {
+            return Ok(());
+        }
         let mut all = self.kept();
         all.insert(self.machine.clone(), self.measured.clone());
         write_atomically(&self.file(), serde_json::to_string_pretty(&all)?.as_bytes())
@@ -184,6 +187,13 @@ impl Known {
         let mine = mine.filter(|folder| fs::create_dir_all(folder).is_ok());
         mine.unwrap_or_else(|| self.store.root().into()).join("rates.json")
     }
+}
+
+/// Programs that wanted a processor in the last minute, of which there are so many, where those were four times as many or more.
+pub(crate) fn busy() -> Option<(f64, usize)> {
+    let processors = std::thread::available_parallelism().ok()?.get();
+    let load = fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok()?;
+    (load >= 4.0 * processors as f64).then_some((load, processors))
 }
 
 /// Names of rates that will do, the best first: without what makes the step another computation, then of a stage alike, or else

@@ -50,7 +50,11 @@ pub(super) fn answers(messages: &[Object], text: &str, render: &Render<'_>) -> R
                     _ => self::words(messages, &turns, turn - 1, text, render).ok().flatten().map(|words| words.end),
                 };
                 let from = before.or(found.last().map(|answer| answer.end)).unwrap_or(0).min(words.start);
-                let start = start(&text[..words.start], from, asked.as_deref(), unasked.as_deref());
+                // What the prompt has is given, though an answer of another form begins before.
+                let given = asked.as_deref().filter(|asked| text.starts_with(*asked)).map(str::len);
+                let start = given
+                    .filter(|given| (words.start + 1..=words.end).contains(given))
+                    .unwrap_or_else(|| start(&text[..words.start], from, asked.as_deref(), unasked.as_deref()));
                 let own = match &answered {
                     Some(answered) if last => Some(&answered[words.end.min(answered.len())..]),
                     Some(answered) => self::words(messages, &turns[..=turn], turn, answered, render)
@@ -119,16 +123,21 @@ fn words(
 /// the calls included. None where it calls none, or the template takes no other turn there.
 fn calls(messages: &[Object], turns: &[Value], turn: usize, text: &str, render: &Render<'_>) -> Option<Range<usize>> {
     messages[turn].get("tool_calls").and_then(Json::as_array).filter(|calls| !calls.is_empty())?;
-    let (mut before, mut after) = (text.len(), text.len());
+    // The conversation up to there, unless the template waits for what is called.
+    let own = render(&turns[..=turn], false).unwrap_or_default();
+    let (mut before, mut own_end, mut end) = (text.len(), 0, 0);
     for other in OTHERS {
         let plain = Object::from_iter([("role".to_string(), ASSISTANT.into()), ("content".to_string(), other.into())]);
         let plain = [&turns[..turn], &[dict(&plain)]].concat();
-        // What follows may answer the calls.
-        let (begun, whole) = (render(&plain, false), render(&[&plain[..], &turns[turn + 1..]].concat(), false));
-        before = before.min(common_prefix(text, whole.as_ref().or(begun.as_ref()).ok()?));
-        after = after.min(whole.map_or(text.len(), |whole| common_suffix(text, &whole)));
+        let begun = render(&plain, false).ok()?;
+        before = before.min(aligned_prefix(text, &begun));
+        own_end = own_end.max(own.len() - aligned_suffix(&own, &begun));
+        // What follows may answer the calls, and be refused.
+        if let Ok(whole) = render(&[&plain[..], &turns[turn + 1..]].concat(), false) {
+            end = end.max(text.len() - aligned_suffix(text, &whole));
+        }
     }
-    let end = if after == text.len() { before } else { text.len() - after };
+    let end = if own_end > 0 && text.starts_with(&own[..own_end]) { own_end } else { end };
     Some(before..end.max(before))
 }
 
@@ -149,17 +158,16 @@ pub(super) fn without_tools(
         };
         let others: Vec<_> =
             messages.iter().enumerate().filter(|&(other, _)| other != turn).map(|(_, one)| dict(one)).collect();
-        let Ok(others) = render(&others, false) else { continue };
-        // What it adds, and nothing else.
-        let Some(length) = text.len().checked_sub(others.len()).filter(|&length| length > 0) else { continue };
-        let start = common_prefix(text, &others);
-        let added = start..start + length;
-        if !text.is_char_boundary(added.end)
-            || text[added.end..] != others[start..]
-            || !text[added.clone()].contains(said)
-        {
-            continue;
-        }
+        // What it adds, or, where that is not all that changes without it, its words.
+        let added = render(&others, false).ok().and_then(|others| {
+            let start = common_prefix(text, &others);
+            let added = start..start + text.len().checked_sub(others.len())?;
+            let fits = text.get(added.end..) == others.get(start..) && text.get(added.clone())?.contains(said);
+            fits.then_some(added)
+        });
+        let turns = || messages.iter().map(dict).collect::<Vec<_>>();
+        let added = added.or_else(|| words(messages, &turns(), turn, text, render).ok().flatten());
+        let Some(added) = added else { continue };
         let cut = |answer: Range<usize>| {
             let parts = [answer.start..answer.end.min(added.start), answer.start.max(added.end)..answer.end];
             parts.into_iter().filter(|part| part.start < part.end)
