@@ -156,6 +156,13 @@ test-slurm: _python
     .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
     .venv/bin/python -m pytest tests/engines/test_slurm.py
 
+# Ray for real, on this machine: three raylets in a network of their own, one of them lost. Fetches Ray.
+test-ray: _python
+    cargo build --release --workspace --bin wherefrom
+    @test -x .venv-ray/bin/pip || python3 -m venv --clear .venv-ray
+    .venv-ray/bin/pip install --quiet --requirement tests/engines/requirements.txt
+    RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest tests/engines/test_ray.py
+
 # The quickstart in 512 shares of which many are lost, killed or done twice; `SHARES=64 just test-many` is shorter.
 test-many: _python
     cargo build --release --workspace --bin wherefrom

@@ -53,9 +53,8 @@ def main():
         if shards["share"]:
             print(f"{step['name']}: {len(shards['missing'])} of {shards['count']} shares", flush=True)
             commands = [engine.command(args.wherefrom, shards["share"], share) for share in shards["missing"]]
-            ended(ray.get([task.remote(in_store(words, store), folder, variables) for words in commands]))
-        seal = in_store(engine.command(args.wherefrom, shards["seal"]), store)
-        ended(ray.get([task.remote(seal, folder, variables)]))
+            ended([task.remote(in_store(words, store), folder, variables) for words in commands])
+        ended([task.remote(in_store(engine.command(args.wherefrom, shards["seal"]), store), folder, variables)])
         print(f"{step['name']}: made", flush=True)
 
 
@@ -65,9 +64,19 @@ def in_store(words, store):
     return words
 
 
-def ended(said):
-    """Ends the run where a command has failed."""
-    for code, text in said:
+def ended(tasks):
+    """Waits for commands, and ends the run where one has failed, or could not be done however often it was tried."""
+    import ray
+
+    for task in tasks:
+        try:
+            code, text = ray.get(task)
+        except TryAgain as error:
+            code, text = AGAIN, str(error)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            code, text = AGAIN, str(error)
         if code:
             sys.stderr.write(f"{text}\nended with {code}; mend it, and run this again: {engine.shown(sys.argv)}\n")
             sys.exit(code)

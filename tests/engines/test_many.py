@@ -111,11 +111,12 @@ request = json.load(open(given.config))
 config, metadata = request["config"], {f"wherefrom.{name}": str(request[name]) for name in ("kind", "version", "key")}
 chance = random.Random(config["seed"])
 for part in range(config["units"]):
-    ids = [chance.randrange(config["vocabulary"]) for _ in range(chance.randrange(8, 24))]
+    numbers = range(part * config["rows"], (part + 1) * config["rows"])
+    ids = [[chance.randrange(config["vocabulary"]) for _ in range(chance.randrange(8, 24))] for _ in numbers]
     table = pa.table({
-        "example": pa.array([part], pa.uint64()), "docs": pa.array([[f"row {part}"]]),
-        "doc_starts": pa.array([[0]], pa.list_(pa.uint32())), "input_ids": pa.array([ids], pa.list_(pa.uint32())),
-        "target_mask": pa.array([[False] + [True] * (len(ids) - 1)]), "text": pa.array([f"row {part}"]),
+        "example": pa.array(numbers, pa.uint64()), "docs": pa.array([[f"row {number}"] for number in numbers]),
+        "doc_starts": pa.array([[0] for _ in numbers], pa.list_(pa.uint32())), "input_ids": pa.array(ids, pa.list_(pa.uint32())),
+        "target_mask": pa.array([[False] + [True] * (len(row) - 1) for row in ids]), "text": pa.array([f"row {number}" for number in numbers]),
     })
     pq.write_table(table.replace_schema_metadata(metadata), f"{given.output}/part-{part:05}.parquet", compression="zstd")
 """
@@ -129,6 +130,7 @@ command = ["{python}", "write.py"]
 writes = "tokens"
 version = 1
 units = {units}
+rows = {rows}
 vocabulary = {vocabulary}
 seed = 1
 [steps.queries]
@@ -137,6 +139,7 @@ command = ["{python}", "write.py"]
 writes = "tokens"
 version = 1
 units = 4
+rows = 1
 vocabulary = {vocabulary}
 seed = 2
 [steps.losses]
@@ -185,12 +188,18 @@ def by_shares(pipeline, store, count, chance):
         run(*told["seal"][1:])
 
 
-def test_two_thousand_units_by_one_three_and_seven_shares(tmp_path):
-    vocabulary = json.loads((ROOT / "data/models/quickstart/config.json").read_text())["vocab_size"]
-    pipeline, given = tmp_path / "study.toml", tmp_path / "given"
-    (tmp_path / "write.py").write_text(WRITER)
+def study(folder, units, rows):
+    """The pipeline of a corpus of so many units, each of so many rows."""
     model = ROOT / "data/models/quickstart"
-    pipeline.write_text(STUDY.format(model=model, python=sys.executable, units=UNITS, vocabulary=vocabulary))
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    (folder / "write.py").write_text(WRITER)
+    pipeline = folder / "study.toml"
+    pipeline.write_text(STUDY.format(model=model, python=sys.executable, units=units, rows=rows, vocabulary=vocabulary))
+    return pipeline
+
+
+def test_two_thousand_units_by_one_three_and_seven_shares(tmp_path):
+    pipeline, given = study(tmp_path, UNITS, 1), tmp_path / "given"
     for step in ("train", "queries"):
         run("run", pipeline, "--to", step, "--store", given)
     stores = {count: tmp_path / f"by-{count}" for count in (1, 3, 7)}
@@ -205,3 +214,26 @@ def test_two_thousand_units_by_one_three_and_seven_shares(tmp_path):
     expected = ranking(stores[1], pipeline)
     for count in (3, 7):
         agree(expected, ranking(stores[count], pipeline))
+
+
+def seconds(*words):
+    """Processor seconds of a command: what it would take alone on one processor."""
+    child = subprocess.Popen([PROGRAM, *words], env={**os.environ, "RAYON_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    assert status == 0, words
+    return used.ru_utime + used.ru_stime
+
+
+def test_two_workers_take_half_of_the_time_of_one(tmp_path):
+    pipeline, one, two = study(tmp_path, 40, 400), tmp_path / "one", tmp_path / "two"
+    run("run", pipeline, "--to", "ihvp", "--store", one)
+    shutil.copytree(one, two)
+    scan = ("run", pipeline, "--to", "scores", "--store")
+    alone = seconds(*scan, one)
+    shares = [seconds(*scan, two, "--shard", f"{share}/2") for share in (0, 1)]
+    seal = seconds(*scan, two)
+    speed = alone / (max(shares) + seal)
+    print(f"40 units: {alone:.1f} s of one process; {shares[0]:.1f} and {shares[1]:.1f} s of two shares, {seal:.1f} s of the seal: {speed:.2f} times")
+    parts = [json.loads((folder(store, "scores", pipeline) / "manifest.json").read_text())["parts"] for store in (one, two)]
+    assert len(parts[0]) == 40 and parts[0] == parts[1]
+    assert speed >= 1.8

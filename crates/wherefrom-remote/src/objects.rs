@@ -103,10 +103,10 @@ impl Remote for Objects {
 
     fn send(&self, name: &str, from: &LocalPath, piece: &dyn Fn(u64)) -> Result<()> {
         let path = self.path(name);
-        let mut file = wherefrom_artifact::open(from)?;
-        let mut next = || -> std::io::Result<Vec<u8>> {
+        let file = wherefrom_artifact::open(from)?;
+        let next = || -> std::io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            file.by_ref().take(PIECE).read_to_end(&mut bytes)?;
+            (&file).take(PIECE).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         self.runtime.block_on(async {
