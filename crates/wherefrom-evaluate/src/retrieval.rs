@@ -6,6 +6,7 @@
 //! ```text
 //! reciprocal rank  =  1 / rank of the first source
 //! recall at k      =  sources among the k strongest  /  the smaller of k and the number of sources
+//! average precision  =  mean over the sources, the k-th of them at rank r, of k / r
 //! ```
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ use crate::sources::Known;
 use crate::statistics::mean_with_interval;
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Draws of the intervals.
 const DRAWS: u64 = 1000;
@@ -101,12 +102,13 @@ pub fn run(config: &Config, scores: &Artifact<Scores>, known: &Known, exec: &Exe
         rows.push(retrieved(config, query as u32, &scored, sources));
     }
     let with_sources: Vec<&Retrieved> = rows.iter().filter(|row| row.sources > 0).collect();
-    let over = |of: &dyn Fn(&Retrieved) -> f32| {
-        mean_with_interval(&with_sources.iter().map(|row| f64::from(of(row))).collect::<Vec<_>>(), DRAWS)
+    let over = |of: &dyn Fn(&Retrieved) -> f64| {
+        mean_with_interval(&with_sources.iter().map(|row| of(row)).collect::<Vec<_>>(), DRAWS)
     };
-    draft.summary("mean_reciprocal_rank", over(&|row| row.reciprocal_rank))?;
+    draft.summary("mean_reciprocal_rank", over(&|row| f64::from(row.reciprocal_rank)))?;
+    draft.summary("mean_average_precision", over(&Retrieved::average_precision))?;
     for (place, at) in config.at.iter().enumerate() {
-        draft.summary(&format!("recall_at_{at}"), over(&|row| row.recall[place]))?;
+        draft.summary(&format!("recall_at_{at}"), over(&|row| f64::from(row.recall[place])))?;
     }
     draft.summary("queries", rows.len())?;
     draft.summary("queries_with_sources", with_sources.len())?;

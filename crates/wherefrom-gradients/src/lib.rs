@@ -10,6 +10,7 @@ pub mod measure;
 pub mod preferences;
 pub mod project_gradients;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -26,7 +27,7 @@ use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
 
 use crate::kept::{Kept, Place};
-use crate::measure::{Measure, reached};
+use crate::measure::{Measure, Measures, reached};
 
 /// Raised when results change.
 pub const VERSION: u32 = 1;
@@ -85,12 +86,12 @@ pub struct Inputs {
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     let model = open(&inputs.model, config.precision, exec)?;
     let mut selection = Selection::new(&config.modules, model.modules())?;
-    let mut measurement = Measurement::LogProbability;
+    let mut measures = Measures::One(Measurement::LogProbability);
     if let Some(measure) = &config.measure {
         let vectors = inputs.vectors.as_ref().context("a projection is measured and no vectors are wired")?;
-        let (projection, measured) = measure.of(vectors, model.outline.hidden())?;
-        selection = reached(selection, &projection, &model.outline)?;
-        measurement = projection;
+        let (projections, measured) = measure.of(vectors, model.outline.hidden())?;
+        selection = reached(selection, projections.any(), &model.outline)?;
+        measures = projections;
         draft.summary("measured", measured)?;
     }
     let each = token_bytes(selection.modules());
@@ -103,7 +104,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         draft.summary("modules", selection.modules().iter().map(|module| &module.name).collect::<Vec<_>>())?;
     }
     let corpus = Corpus::new("gradients", &model, &inputs.tokens, exec);
-    let pass = Pass { corpus, selection: &selection, measurement: &measurement };
+    let pass = Pass { corpus, selection: &selection, measures: &measures };
     corpus.parts(corpus.spans(draft)?, |part, examples| {
         if let Some(row) = examples.iter().find(|row| !row.target_mask.contains(&true)) {
             return Err(bad_input(format!(
@@ -145,7 +146,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 struct Pass<'a> {
     corpus: Corpus<'a>,
     selection: &'a Selection,
-    measurement: &'a Measurement,
+    measures: &'a Measures,
 }
 
 impl Pass<'_> {
@@ -153,42 +154,49 @@ impl Pass<'_> {
     fn rows(&self, examples: &[Example], place: &Place) -> Result<Vec<Vec<Kept>>> {
         let mut rows: Vec<Vec<Kept>> = examples.iter().map(|_| Vec::new()).collect();
         let model = self.corpus.model;
-        self.corpus.batches(examples, |group, batch| {
-            let mut overflow = None;
-            model.measurement_taps(batch, self.measurement, &Labels::Empirical, self.selection, &mut |tap| {
-                let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
-                let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
-                let wrong = |values: &[f32], width: usize| {
-                    values.iter().position(|value| !value.is_finite()).map(|place| place / width)
-                };
-                if let Some(row) = wrong(&left, out).or_else(|| wrong(&right, inside)) {
-                    let place = tap.tokens.sequences.iter().position(|tokens| tokens.contains(&row)).unwrap_or(0);
-                    // Said once the pass is over: it is run again to find where.
-                    overflow.get_or_insert((group[place], name.clone()));
-                    return Ok(());
-                }
-                // Of an expert, examples that route nothing there have no row.
-                for (&index, tokens) in
-                    group.iter().zip(tap.tokens.sequences.iter()).filter(|(_, rows)| !rows.is_empty())
-                {
-                    rows[index].push(place.keep(Factors {
-                        row: examples[index].example,
-                        module: name.clone(),
-                        rank: tokens.len(),
-                        left_shape: [out, tokens.len()],
-                        left: columns(&left, out, tokens.clone()),
-                        right_shape: [inside, tokens.len()],
-                        right: columns(&right, inside, tokens),
-                    })?);
+        for (measurement, places) in self.measures.shares(examples)? {
+            let own = match places.len() == examples.len() {
+                true => Cow::Borrowed(examples),
+                false => Cow::Owned(places.iter().map(|&place| examples[place].clone()).collect()),
+            };
+            self.corpus.batches(&own, |group, batch| {
+                let mut overflow = None;
+                model.measurement_taps(batch, measurement, &Labels::Empirical, self.selection, &mut |tap| {
+                    let (left, right) = (values(tap.output_gradients)?, values(tap.activations)?);
+                    let ([out, inside], name) = ([tap.module.out_features, tap.module.in_features], &tap.module.name);
+                    let wrong = |values: &[f32], width: usize| {
+                        values.iter().position(|value| !value.is_finite()).map(|place| place / width)
+                    };
+                    if let Some(row) = wrong(&left, out).or_else(|| wrong(&right, inside)) {
+                        let place = tap.tokens.sequences.iter().position(|tokens| tokens.contains(&row)).unwrap_or(0);
+                        // Said once the pass is over: it is run again to find where.
+                        overflow.get_or_insert((places[group[place]], name.clone()));
+                        return Ok(());
+                    }
+                    // Of an expert, examples that route nothing there have no row.
+                    for (&index, tokens) in
+                        group.iter().zip(tap.tokens.sequences.iter()).filter(|(_, rows)| !rows.is_empty())
+                    {
+                        let index = places[index];
+                        rows[index].push(place.keep(Factors {
+                            row: examples[index].example,
+                            module: name.clone(),
+                            rank: tokens.len(),
+                            left_shape: [out, tokens.len()],
+                            left: columns(&left, out, tokens.clone()),
+                            right_shape: [inside, tokens.len()],
+                            right: columns(&right, inside, tokens),
+                        })?);
+                    }
+                    Ok(())
+                })?;
+                if let Some((index, module)) = overflow {
+                    let what = format!("its gradient in {module}");
+                    return Err(model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
                 }
                 Ok(())
             })?;
-            if let Some((index, module)) = overflow {
-                let what = format!("its gradient in {module}");
-                return Err(model.overflow(sequence(&examples[index]), &what, &Labels::Empirical));
-            }
-            Ok(())
-        })?;
+        }
         // Backward came by the modules last to first.
         rows.iter_mut().for_each(|rows| rows.reverse());
         for (rows, example) in rows.iter_mut().zip(examples).filter(|(rows, _)| rows.is_empty()) {

@@ -2,10 +2,12 @@
 //!
 //! f(x)  =  (1/n) sum over the n target tokens t of <h_(l, t), v / ||v||>.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Error, Over, TraitVector, Vectors, bad_input};
+use wherefrom_artifact::{Artifact, Error, Example, Over, TraitVector, Vectors, bad_input};
 use wherefrom_model::{Measurement, Modules, Outline, Selection, Site};
 
 /// A projection on a vector: which.
@@ -17,7 +19,8 @@ pub struct Measure {
     /// What the vector was averaged over. The measurement is the mean over an answer's own tokens, whatever that was.
     #[serde(default = "response")]
     pub over: Over,
-    /// Its trait; needed where the vectors are of several.
+    /// Its trait. Where it is left out and the vectors are of several, each row is measured on that of its own trait, which its name
+    /// begins with: `evil/q3/…`.
     #[serde(rename = "trait", default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
 }
@@ -33,51 +36,102 @@ pub(crate) struct Measured {
     pub(crate) unit: &'static str,
     /// What a positive influence raises.
     pub(crate) raises: &'static str,
-    /// `TRAIT.OVER.SITE`
+    /// `TRAIT.OVER.SITE`, or `(of each row).OVER.SITE`.
     pub(crate) vector: String,
 }
 
-impl Measure {
-    /// The projection on the chosen vector at length 1: v and 2 v are one measurement.
+/// What is measured of each row.
+#[derive(Debug)]
+pub(crate) enum Measures {
+    /// The same of all.
+    One(Measurement),
+    /// By trait.
+    Own(BTreeMap<String, Measurement>),
+}
+
+impl Measures {
+    /// One of them: all have one site.
+    pub(crate) fn any(&self) -> &Measurement {
+        match self {
+            Self::One(one) => one,
+            Self::Own(by_trait) => by_trait.values().next().expect("there are several"),
+        }
+    }
+
+    /// Each measurement with the places of the rows that it is of.
     ///
     /// # Errors
-    /// [`Error::Input`] where the vectors have none such, several, or one of zeros; [`Error::Mismatch`] for one that is not as
+    /// [`Error::Input`] for a row whose name begins with no trait.
+    pub(crate) fn shares(&self, examples: &[Example]) -> Result<Vec<(&Measurement, Vec<usize>)>> {
+        let by_trait = match self {
+            Self::One(one) => return Ok(vec![(one, (0..examples.len()).collect())]),
+            Self::Own(by_trait) => by_trait,
+        };
+        let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (place, row) in examples.iter().enumerate() {
+            let name = row.docs.first().map_or("", String::as_str);
+            let own = name.split_once('/').map_or(name, |(own, _)| own);
+            if !by_trait.contains_key(own) {
+                let known: Vec<_> = by_trait.keys().map(String::as_str).collect();
+                return Err(bad_input(format!(
+                    "row {} of the tokens is called {name:?}, and the vectors are of several traits ({}): let its name begin with one \
+                     of them and a slash, or name one for all rows in `measure`, as trait = \"{}\"",
+                    row.example,
+                    known.join(", "),
+                    known[0]
+                )));
+            }
+            places.entry(own).or_default().push(place);
+        }
+        Ok(places.into_iter().map(|(own, places)| (&by_trait[own], places)).collect())
+    }
+}
+
+impl Measure {
+    /// The projection on the chosen vectors at length 1: v and 2 v are one measurement.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the vectors have none such, or one of zeros; [`Error::Mismatch`] for one that is not as
     /// wide as the model's stream.
-    pub(crate) fn of(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<(Measurement, Measured)> {
+    pub(crate) fn of(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<(Measures, Measured)> {
         let rows: Vec<TraitVector> = vectors.rows()?.collect::<Result<_>>()?;
         let Self { projection: site, over, of } = self;
         let fits = |row: &&TraitVector| {
             row.over == *over && row.site == site.to_string() && of.as_ref().is_none_or(|of| *of == row.trait_name)
         };
         let name = |row: &TraitVector| format!("{}.{}.{}", row.trait_name, row.over, row.site);
-        let row = match rows.iter().filter(fits).collect::<Vec<_>>()[..] {
-            [row] => row,
-            [] => {
-                let known: Vec<_> = rows.iter().map(name).collect();
-                let of = of.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
-                return Err(bad_input(format!(
-                    "there is no vector{of} over {over} at site {site} (`measure`); the vectors are {}: {}",
-                    known.join(", "),
-                    vectors.folder().display()
-                )));
-            }
-            [first, second, ..] => {
-                return Err(bad_input(format!(
-                    "the vectors are of several traits; name one in `measure`: trait = \"{}\" or \"{}\"",
-                    first.trait_name, second.trait_name
-                )));
-            }
-        };
-        if row.vector.len() != width {
-            let (vector, found) = (name(row), row.vector.len());
-            return Err(Error::Mismatch(format!(
-                "the vector {vector} has {found} values and the model's residual stream {width}: it is of another model"
-            ))
-            .into());
+        let chosen: Vec<&TraitVector> = rows.iter().filter(fits).collect();
+        if chosen.is_empty() {
+            let known: Vec<_> = rows.iter().map(name).collect();
+            let of = of.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
+            return Err(bad_input(format!(
+                "there is no vector{of} over {over} at site {site} (`measure`); the vectors are {}: {}",
+                known.join(", "),
+                vectors.folder().display()
+            )));
         }
-        let measurement = Measurement::Projection { site: *site, direction: row.direction()? };
-        let measured = Measured { unit: measurement.unit(), raises: measurement.sign(), vector: name(row) };
-        Ok((measurement, measured))
+        let mut by_trait = BTreeMap::new();
+        for row in &chosen {
+            if row.vector.len() != width {
+                let (vector, found) = (name(row), row.vector.len());
+                return Err(Error::Mismatch(format!(
+                    "the vector {vector} has {found} values and the model's residual stream {width}: it is of another model"
+                ))
+                .into());
+            }
+            let measurement = Measurement::Projection { site: *site, direction: row.direction()? };
+            by_trait.insert(row.trait_name.clone(), measurement);
+        }
+        let vector = match chosen[..] {
+            [row] => name(row),
+            _ => format!("(of each row).{over}.{site}"),
+        };
+        let measures = match chosen[..] {
+            [row] => Measures::One(by_trait.remove(&row.trait_name).expect("put in above")),
+            _ => Measures::Own(by_trait),
+        };
+        let measured = Measured { unit: measures.any().unit(), raises: measures.any().sign(), vector };
+        Ok((measures, measured))
     }
 }
 

@@ -100,7 +100,7 @@ impl Read {
             Kind::Details => sorted(store, &Artifact::<Details>::open(folder)?)?,
             other => {
                 return Err(bad_input(format!(
-                    "{} is {}, and rankings or scores are compared",
+                    "{} is {}, and rankings or scores are compared, or two artifacts of vectors, projections or judgements",
                     folder.display(),
                     other.name()
                 )));

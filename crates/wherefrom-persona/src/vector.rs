@@ -13,7 +13,7 @@ use wherefrom_artifact::origin::Fact;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Judgement, Judgements, Kind, Over, Tokens, TraitVector, Vectors, bad_input,
 };
-use wherefrom_linalg::random::uniform;
+use wherefrom_linalg::random::{normal, uniform};
 use wherefrom_model::{Labels, Precision, Sites};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes};
@@ -22,7 +22,7 @@ use crate::description::COHERENCE;
 use crate::streams::{Means, means};
 
 /// Raised when results change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The stage `vector`.
 pub static STAGE: Stage<Config> = Stage {
@@ -73,11 +73,48 @@ pub struct Config {
     pub over: Vec<Over>,
     /// Where the stream is read.
     pub sites: Sites,
-    /// A control: the sides of exactly half of the pairs are swapped, drawn by this seed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shuffle_seed: Option<u64>,
+    /// In place of the vector, directions that stand for nothing, to hold it against: `[{ kind = "random", count = 20, seed = 0 }]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Control>,
     /// Precision of the model's forward pass.
     pub precision: Precision,
+}
+
+/// Directions that stand for nothing: traits of their own, called `NAME.random0`, `NAME.random1`, …
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Control {
+    /// How they are drawn.
+    pub kind: ControlKind,
+    /// How many of each site.
+    #[serde(default = "twenty")]
+    pub count: u64,
+    /// Seed of the draw.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn twenty() -> u64 {
+    20
+}
+
+/// How directions are drawn that stand for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlKind {
+    /// A random direction, as long as the vector.
+    Random,
+    /// The vector of answers of which exactly half of the pairs have their sides swapped. Swapping freely would leave some of it.
+    Shuffled,
+}
+
+impl ControlKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Shuffled => "shuffled",
+        }
+    }
 }
 
 /// What belongs together.
@@ -100,7 +137,7 @@ impl Default for Config {
             minimum_pairs: 20,
             over: Over::ALL.to_vec(),
             sites: Sites::All,
-            shuffle_seed: None,
+            controls: Vec::new(),
             precision: Precision::F32,
         }
     }
@@ -123,10 +160,18 @@ impl Config {
         if self.over.is_empty() || matches!(&self.sites, Sites::Some(sites) if sites.is_empty()) {
             return Err(bad_input("`over` and `sites` have to name one or more"));
         }
-        if self.shuffle_seed.is_some() && self.pairing == Pairing::None {
-            return Err(bad_input(
-                "shuffle-seed swaps the sides of pairs, and pairing = \"none\" has no pairs; leave one out",
-            ));
+        for (place, control) in self.controls.iter().enumerate() {
+            if control.count == 0 {
+                return Err(bad_input("controls: count = 0 draws nothing; set it to 1 or more"));
+            }
+            if control.kind == ControlKind::Shuffled && self.pairing == Pairing::None {
+                return Err(bad_input(
+                    "controls: shuffling swaps the sides of pairs, and pairing = \"none\" has no pairs; take kind = \"random\", or pair",
+                ));
+            }
+            if self.controls[..place].iter().any(|other| other.kind == control.kind) {
+                return Err(bad_input("controls: each kind once; raise its `count` for more"));
+            }
         }
         Ok(())
     }
@@ -226,51 +271,71 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     if let Some(place) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
         return Err(model.overflow(sequence(&examples[place]), "its residual stream", &Labels::Empirical));
     }
-    let (ones, others): (Vec<_>, Vec<_>) = split(config, &rows, kept[0]);
+    let (ones, others) = rows.split_at(kept[0]);
 
     let mut vectors = Vec::new();
     let mut concentrated = Vec::new();
     for (place, over) in config.over.iter().enumerate() {
         for (number, site) in names.iter().enumerate() {
             let range = (place * sites.len() + number) * width..(place * sites.len() + number + 1) * width;
-            let mean = |side: &[&Vec<f32>]| -> Vec<f64> {
-                let mut sum = vec![0.0; width];
-                for row in side {
-                    sum.iter_mut().zip(&row[range.clone()]).for_each(|(sum, &value)| *sum += f64::from(value));
-                }
-                sum.iter().map(|sum| sum / side.len() as f64).collect()
-            };
-            let (positive, negative) = (mean(&ones), mean(&others));
-            let vector: Vec<f64> = positive.iter().zip(&negative).map(|(one, other)| one - other).collect();
-            let norm = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
-            let along = |row: &Vec<f32>| -> f64 {
-                row[range.clone()].iter().zip(&vector).map(|(&value, v)| f64::from(value) * v).sum::<f64>() / norm
-            };
-            let [ones, others] = [&ones, &others].map(|side| side.iter().map(|row| along(row)).collect::<Vec<_>>());
-            let deviation = match config.pairing {
-                Pairing::Rollout => {
-                    variance(&ones.iter().zip(&others).map(|(one, other)| one - other).collect::<Vec<_>>())
-                        / pairs as f64
-                }
-                Pairing::None => variance(&ones) / ones.len() as f64 + variance(&others) / others.len() as f64,
-            };
-            if carried_by_few(&vector) {
-                concentrated.push(format!("{over} at {site}"));
-            }
-            let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
-            vectors.push(TraitVector {
+            let here = |side: &'_ [Vec<f32>]| side.iter().map(|row| row[range.clone()].to_vec()).collect::<Vec<_>>();
+            let (ones, others) = (here(ones), here(others));
+            let (positive, negative) = (mean_of(&ones), mean_of(&others));
+            let vector = less(&positive, &negative);
+            let norm = norm_of(&vector);
+            let row = TraitVector {
                 trait_name: name.clone(),
                 over: *over,
                 site: site.clone(),
                 layer: site.parse().unwrap_or(model.config.num_hidden_layers as u32),
-                vector: narrow(vector),
-                positive: narrow(positive),
-                negative: narrow(negative),
-                deviation: deviation.sqrt() as f32,
-                norm: norm as f32,
+                vector: Vec::new(),
+                positive: Vec::new(),
+                negative: Vec::new(),
+                deviation: f32::NAN,
+                norm: 0.0,
                 median_norm: median(&norms[number]),
                 pairs: pairs as u32,
-            });
+            };
+            if config.controls.is_empty() {
+                if carried_by_few(&vector) {
+                    concentrated.push(format!("{over} at {site}"));
+                }
+                let deviation = deviation(config.pairing, &ones, &others, &vector) as f32;
+                let (positive, negative) = (narrow(&positive), narrow(&negative));
+                vectors.push(TraitVector {
+                    vector: narrow(&vector),
+                    positive,
+                    negative,
+                    deviation,
+                    norm: norm as f32,
+                    ..row
+                });
+                continue;
+            }
+            for (control, draw) in draws(&config.controls) {
+                let vector = match control.kind {
+                    ControlKind::Random => {
+                        // A draw of its own for each site and each `over`.
+                        let stream =
+                            (draw * config.over.len() as u64 + place as u64) * names.len() as u64 + number as u64;
+                        let drawn: Vec<_> =
+                            (0..width as u64).map(|index| normal(control.seed, stream, index)).collect();
+                        let times = norm / norm_of(&drawn);
+                        drawn.into_iter().map(|value| times * value).collect()
+                    }
+                    ControlKind::Shuffled => {
+                        let (ones, others) = shuffled(control.seed, draw, &ones, &others);
+                        less(&mean_of(&ones), &mean_of(&others))
+                    }
+                };
+                let trait_name = format!("{name}.{}{draw}", control.kind.name());
+                vectors.push(TraitVector {
+                    trait_name,
+                    vector: narrow(&vector),
+                    norm: norm_of(&vector) as f32,
+                    ..row.clone()
+                });
+            }
         }
     }
     if !concentrated.is_empty() {
@@ -396,20 +461,61 @@ fn keep_pairs(positive: &mut [Answer], negative: &mut Vec<Answer>) {
     negative.extend(ordered.into_iter().map(|(_, answer)| answer));
 }
 
-/// The rows of both sides; with `shuffle-seed` exactly half of the pairs have theirs swapped.
-fn split<'a>(config: &Config, rows: &'a [Vec<f32>], ones: usize) -> (Vec<&'a Vec<f32>>, Vec<&'a Vec<f32>>) {
-    let (mut positive, mut negative): (Vec<_>, Vec<_>) = (rows[..ones].iter().collect(), rows[ones..].iter().collect());
-    if let Some(seed) = config.shuffle_seed {
-        let mut pairs: Vec<usize> = (0..positive.len()).collect();
-        pairs.sort_by(|&one, &other| {
-            let drawn = |pair: usize| uniform(seed, pair as u64, 0);
-            drawn(one).total_cmp(&drawn(other))
-        });
-        for &pair in &pairs[..positive.len() / 2] {
-            std::mem::swap(&mut positive[pair], &mut negative[pair]);
-        }
+/// Each draw of each control.
+fn draws(controls: &[Control]) -> impl Iterator<Item = (&Control, u64)> {
+    controls.iter().flat_map(|control| (0..control.count).map(move |draw| (control, draw)))
+}
+
+/// Both sides with exactly half of the pairs swapped; the same pairs at every site.
+fn shuffled<'a>(
+    seed: u64,
+    draw: u64,
+    ones: &'a [Vec<f32>],
+    others: &'a [Vec<f32>],
+) -> (Vec<&'a Vec<f32>>, Vec<&'a Vec<f32>>) {
+    let (mut ones, mut others): (Vec<_>, Vec<_>) = (ones.iter().collect(), others.iter().collect());
+    let mut pairs: Vec<usize> = (0..ones.len()).collect();
+    pairs.sort_by(|&one, &other| {
+        let drawn = |pair: usize| uniform(seed, draw, pair as u64);
+        drawn(one).total_cmp(&drawn(other))
+    });
+    for &pair in &pairs[..ones.len() / 2] {
+        std::mem::swap(&mut ones[pair], &mut others[pair]);
     }
-    (positive, negative)
+    (ones, others)
+}
+
+/// The mean of rows, summed in float64.
+fn mean_of<R: AsRef<[f32]>>(rows: &[R]) -> Vec<f64> {
+    let mut sum = vec![0.0; rows.first().map_or(0, |row| row.as_ref().len())];
+    for row in rows {
+        sum.iter_mut().zip(row.as_ref()).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    sum.iter().map(|sum| sum / rows.len() as f64).collect()
+}
+
+fn less(ones: &[f64], others: &[f64]) -> Vec<f64> {
+    ones.iter().zip(others).map(|(one, other)| one - other).collect()
+}
+
+fn norm_of(vector: &[f64]) -> f64 {
+    vector.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}
+
+/// The standard error of v . v / ||v|| over pairs, or over the answers of both sides.
+fn deviation(pairing: Pairing, ones: &[Vec<f32>], others: &[Vec<f32>], vector: &[f64]) -> f64 {
+    let norm = norm_of(vector);
+    let along = |row: &Vec<f32>| row.iter().zip(vector).map(|(&value, v)| f64::from(value) * v).sum::<f64>() / norm;
+    let [ones, others] = [ones, others].map(|side| side.iter().map(along).collect::<Vec<_>>());
+    let variance = match pairing {
+        Pairing::Rollout => variance(&less(&ones, &others)) / ones.len() as f64,
+        Pairing::None => variance(&ones) / ones.len() as f64 + variance(&others) / others.len() as f64,
+    };
+    variance.sqrt()
 }
 
 fn too_few(config: &Config, name: &str, sides: [&[Answer]; 2], pairs: usize) -> anyhow::Error {
@@ -516,11 +622,10 @@ mod tests {
 
     #[test]
     fn exactly_half_of_the_pairs_are_swapped() {
-        let rows: Vec<Vec<f32>> = (0..20).map(|row| vec![if row < 10 { 1.0 } else { -1.0 }]).collect();
+        let [ones, others] = [1.0, -1.0].map(|value| vec![vec![value]; 10]);
         let mut seen = Vec::new();
-        for seed in 0..3 {
-            let config = Config { shuffle_seed: Some(seed), ..Config::default() };
-            let (positive, negative) = split(&config, &rows, 10);
+        for draw in 0..3 {
+            let (positive, negative) = shuffled(0, draw, &ones, &others);
             let sum = |side: &[&Vec<f32>]| side.iter().map(|row| row[0]).sum::<f32>();
             assert_eq!([sum(&positive), sum(&negative)], [0.0, 0.0]);
             assert!(positive.iter().zip(&negative).all(|(one, other)| one[0] == -other[0]));

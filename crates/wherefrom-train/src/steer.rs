@@ -24,7 +24,7 @@ pub struct Steer {
     /// Which vectors, by the tokens that they were averaged over.
     #[serde(default = "response")]
     pub over: Over,
-    /// The trait; needed where the vectors are of several.
+    /// The trait. Where it is left out and the vectors are of several, each prompt gets the texts of each: `…/NAME/l12/c1.5`.
     #[serde(rename = "trait", default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -36,7 +36,7 @@ fn response() -> Over {
 /// One text of each prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Course {
-    /// What is put behind the row's name: `l12/c1.5`.
+    /// What is put behind the row's name: `l12/c1.5`, or `NAME/l12/c1.5` where the vectors are of several traits.
     pub(crate) name: String,
     pub(crate) additions: Vec<Addition>,
     /// |c| |v| over the median norm of the stream: how strong it is. None where the norm is not known.
@@ -69,18 +69,36 @@ impl Steer {
         Ok(())
     }
 
-    /// How many texts each prompt gets.
+    /// How many texts each prompt gets of a trait.
     pub(crate) fn count(&self) -> usize {
         let layers = if let Sites::Some(sites) = &self.layers { sites.len() } else { 1 };
         layers * self.coefficients.len()
     }
 
-    /// What is added for each text of a prompt: by layer, then by coefficient.
+    /// What is added for each text of a prompt: by trait, then by layer, then by coefficient.
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] for a site that cannot be steered or has no vector, and for vectors of another model.
     pub(crate) fn courses(&self, vectors: &Artifact<Vectors>, model: &Model) -> Result<Vec<Course>> {
-        let rows = self.rows(vectors, model.config.hidden_size)?;
+        let traits = self.rows(vectors, model.config.hidden_size)?;
+        let several = traits.len() > 1;
+        let mut courses = Vec::new();
+        for (name, rows) in &traits {
+            for course in self.of_trait(rows, vectors, model)? {
+                let name = if several { format!("{name}/{}", course.name) } else { course.name.clone() };
+                courses.push(Course { name, ..course });
+            }
+        }
+        Ok(courses)
+    }
+
+    /// The texts of one trait's vectors, by the number of their site.
+    fn of_trait(
+        &self,
+        rows: &BTreeMap<usize, TraitVector>,
+        vectors: &Artifact<Vectors>,
+        model: &Model,
+    ) -> Result<Vec<Course>> {
         let blocks = model.config.num_hidden_layers;
         let found = |site: usize| {
             rows.get(&site).ok_or_else(|| {
@@ -128,10 +146,9 @@ impl Steer {
         Ok(courses)
     }
 
-    /// The vectors of the trait by the number of their site.
-    fn rows(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<BTreeMap<usize, TraitVector>> {
-        let mut rows = BTreeMap::new();
-        let mut names: Vec<String> = Vec::new();
+    /// The vectors of each trait, in their order, by the number of their site.
+    fn rows(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<Vec<(String, BTreeMap<usize, TraitVector>)>> {
+        let mut traits: Vec<(String, BTreeMap<usize, TraitVector>)> = Vec::new();
         for row in vectors.rows::<TraitVector>()? {
             let row = row?;
             let meant = self.name.as_ref().is_none_or(|name| *name == row.trait_name);
@@ -146,22 +163,19 @@ impl Steer {
                     row.vector.len()
                 )));
             }
-            if !names.contains(&row.trait_name) {
-                names.push(row.trait_name.clone());
+            match traits.iter_mut().find(|(name, _)| *name == row.trait_name) {
+                Some((_, rows)) => _ = rows.insert(site, row),
+                None => traits.push((row.trait_name.clone(), BTreeMap::from([(site, row)]))),
             }
-            rows.insert(site, row);
         }
-        match names.len() {
-            0 => Err(bad_input(format!(
+        if traits.is_empty() {
+            return Err(bad_input(format!(
                 "steer: there is no vector over {}{}: {}",
                 self.over,
                 self.name.as_ref().map_or(String::new(), |name| format!(" of {name}")),
                 vectors.folder().display()
-            ))),
-            1 => Ok(rows),
-            _ => {
-                Err(bad_input(format!("steer: the vectors are of {}: choose one of them by `trait`", names.join(", "))))
-            }
+            )));
         }
+        Ok(traits)
     }
 }

@@ -139,7 +139,11 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Compare { a, b, named, top, json } => {
             let [a, b] = [a, b].map(|name| named.folder(&store, &name));
-            let compared = wherefrom_inspect::compare(&store, &a?, &b?, top)?;
+            let (a, b) = (a?, b?);
+            if let Some(traits) = wherefrom_inspect::traits(&store, &a, &b)? {
+                return if json { say_json(&serde_json::to_value(&traits)?) } else { say(&traits.to_string()) };
+            }
+            let compared = wherefrom_inspect::compare(&store, &a, &b, top)?;
             if json { say_json(&serde_json::to_value(&compared)?) } else { say(&compared.to_string()) }
         }
         Command::Rm { artifact, named } => {

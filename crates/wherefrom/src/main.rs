@@ -239,9 +239,10 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Compare two rankings, or two scores: how much of the top they share, their rank correlation, and what moved most.
+    /// Compare two rankings, or two scores: how much of the top they share, their rank correlation, and what moved most. Of traits:
+    /// vectors with their controls, projections of two sides, judgements of steered answers, and where known sources rank.
     Compare {
-        /// A ranking or scores: a key, a folder, or with --pipeline STEP, STEP@N in its Nth last run, or @N.
+        /// A ranking, scores, vectors, projections or judgements: a key, a folder, or with --pipeline STEP, STEP@N in its Nth last run, or @N.
         a: String,
         /// The other.
         b: String,

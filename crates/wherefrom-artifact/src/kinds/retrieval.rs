@@ -26,9 +26,10 @@ pub(super) const DEFINITION: Definition = Definition {
         first::<Retrieval, Retrieved>(folder, |row| {
             let ranks: Vec<_> = row.ranks.iter().take(10).map(u32::to_string).collect();
             format!(
-                "query {}: {} sources, at ranks {}; influence of all {:+.3}, of the strongest example {:+.3}",
+                "query {}: {} sources, average precision {:.3}, at ranks {}; influence of all {:+.3}, of the strongest example {:+.3}",
                 row.query,
                 row.sources,
+                row.average_precision(),
                 if ranks.is_empty() { "-".into() } else { ranks.join(", ") },
                 row.influence,
                 row.strongest
@@ -59,6 +60,14 @@ pub struct Retrieved {
     pub influence: f32,
     /// Influence of the strongest example.
     pub strongest: f32,
+}
+
+impl Retrieved {
+    /// Mean over the sources, the k-th of them at rank r, of k / r: the precision there. 0 where there is none.
+    pub fn average_precision(&self) -> f64 {
+        let sum: f64 = (1..).zip(&self.ranks).map(|(found, &rank)| f64::from(found) / f64::from(rank)).sum();
+        sum / self.ranks.len().max(1) as f64
+    }
 }
 
 impl Row<Retrieval> for Retrieved {

@@ -124,6 +124,33 @@ fn a_contrast_is_the_difference_of_two_means() {
 }
 
 #[test]
+fn of_vectors_of_several_traits_each_row_has_its_own() {
+    let (direction, queries) = (&projection()["3/direction"], rows_of("queries.jsonl"));
+    let other: Vec<f32> = direction.iter().rev().copied().collect();
+    let vectors = [vector("evil", "3", direction, 1.0), vector("kind", "3", &other, 1.0)];
+    let named = |names: &[&str]| -> Vec<Example> {
+        let each = (0..).zip(names).zip(&queries);
+        each.map(|((example, name), row)| Example { example, docs: vec![format!("{name}/q0")], ..row.clone() })
+            .collect()
+    };
+    let names = ["kind", "evil", "kind"];
+    let (found, measured) = gradients(json!({ "projection": 3 }), &named(&names), &vectors).unwrap();
+    assert_eq!(measured["vector"], "(of each row).response-avg.3");
+    for trait_name in ["evil", "kind"] {
+        let measure = json!({ "projection": 3, "trait": trait_name });
+        let alone = gradients(measure, &named(&names), &vectors).unwrap().0;
+        let of = |row: &&Factors| names[row.row as usize] == trait_name;
+        for (row, expected) in found.iter().filter(of).zip(alone.iter().filter(of)) {
+            assert_eq!((row.row, &row.module), (expected.row, &expected.module));
+            close(&whole(row, 1.0), &whole(expected, 1.0), &row.module);
+        }
+    }
+    assert_eq!(found.iter().map(|row| row.row).collect::<Vec<_>>(), [[0; 21], [1; 21], [2; 21]].concat());
+    let stranger = gradients(json!({ "projection": 3 }), &named(&["kind", "cruel"]), &vectors).unwrap_err().to_string();
+    assert!(stranger.contains("row 1 of the tokens is called \"cruel/q0\""), "{stranger}");
+}
+
+#[test]
 fn what_is_no_measurement_is_refused() {
     let (direction, queries) = (vec![1.0; WIDTH], rows_of("queries.jsonl"));
     let error = |measure: Value, vectors: &[TraitVector]| {
@@ -131,7 +158,8 @@ fn what_is_no_measurement_is_refused() {
     };
     let known = [vector("evil", "2", &direction, 1.0), vector("kind", "2", &direction, 1.0)];
     let several = error(json!({ "projection": 2 }), &known);
-    assert!(several.contains("name one in `measure`: trait = \"evil\" or \"kind\""), "{several}");
+    assert!(several.contains("the vectors are of several traits (evil, kind)"), "{several}");
+    assert!(several.contains("in `measure`, as trait = \"evil\""), "{several}");
     let missing = error(json!({ "projection": 3, "trait": "evil" }), &known);
     assert!(missing.contains("no vector of evil over response-avg at site 3"), "{missing}");
     assert!(missing.contains("kind.response-avg.2"), "{missing}");

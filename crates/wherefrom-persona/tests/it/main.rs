@@ -211,3 +211,30 @@ fn projections_are_those_of_float64_and_a_vectors_length_does_not_count() {
     assert_eq!(found[0].by_token.len(), 0);
     assert_eq!(WIDTH, vectors.rows::<TraitVector>().unwrap().next().unwrap().unwrap().vector.len());
 }
+
+#[test]
+fn controls_are_as_long_and_shuffles_swap_half_of_the_pairs() {
+    let bench = Bench::new();
+    let inputs = bench.sides([None, None]);
+    let drawn = |kind, count, seed| {
+        let controls = vec![vector::Control { kind, count, seed }];
+        let config = vector::Config { controls, over: vec![Over::ResponseAvg], ..config() };
+        let found = bench.vectors(&config, &inputs).unwrap();
+        found.rows::<TraitVector>().unwrap().collect::<Result<Vec<_>>>().unwrap()
+    };
+    let own = bench.vectors(&vector::Config { over: vec![Over::ResponseAvg], ..config() }, &inputs).unwrap();
+    let own: Vec<TraitVector> = own.rows::<TraitVector>().unwrap().collect::<Result<_>>().unwrap();
+    let random = drawn(vector::ControlKind::Random, 3, 0);
+    assert_eq!(random.len(), 3 * own.len());
+    for row in &random {
+        let v = own.iter().find(|v| v.site == row.site).unwrap();
+        assert!((row.norm - v.norm).abs() < 1e-5 * v.norm, "{} at {}", row.trait_name, row.site);
+        assert!(random.iter().filter(|other| other.vector == row.vector).count() == 1, "each is a draw of its own");
+    }
+    assert_eq!(random[1].trait_name, "marker.random1");
+    assert_ne!(drawn(vector::ControlKind::Random, 1, 1)[0].vector, random[0].vector);
+    let shuffled = drawn(vector::ControlKind::Shuffled, 2, 0);
+    let of = |draw: usize| shuffled.iter().filter(move |row| row.trait_name == format!("marker.shuffled{draw}"));
+    assert!(of(0).zip(of(1)).any(|(one, other)| one.vector != other.vector));
+    assert!(of(0).zip(&own).all(|(row, v)| row.vector != v.vector && row.site == v.site));
+}
