@@ -44,6 +44,16 @@ _fetch-smollm2: _python
 # Where SmolLM2's answers come from: 7 to 16 minutes on 2 cores; what is there is reused.
 smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
 
+# A trait of character of SmolLM2: its direction beside controls, held-out answers along it, and steered answers. What is there is reused.
+persona: fetch-smollm2 (run "pipelines/persona.toml")
+    cargo run --release --quiet -p wherefrom -- compare french-vector french-controls --pipeline pipelines/persona.toml
+    cargo run --release --quiet -p wherefrom -- compare french-eval-pos-projected french-eval-neg-projected --pipeline pipelines/persona.toml
+    cargo run --release --quiet -p wherefrom -- compare french-steered-judged french-random-steered-judged --pipeline pipelines/persona.toml
+
+# Whether influence on a projection finds the rows that plant a trait, beside directions that stand for nothing and other methods.
+persona-planted: (run "pipelines/persona-planted.toml")
+    for other in controls log-p bm25; do echo "beside retrieval-$other"; cargo run --release --quiet -p wherefrom -- compare retrieval-projection retrieval-$other --pipeline pipelines/persona-planted.toml; done
+
 # Whether SmolLM2 is whole: its perplexity against `transformers`, and what it says of the capital of France.
 test-smollm2: fetch-smollm2
     cargo test --release --workspace --features wherefrom/real-model --test smollm2
