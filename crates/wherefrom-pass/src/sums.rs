@@ -119,14 +119,13 @@ impl<'a> Reduction<'a> {
         passes.extend(split(&handed, per_pass, room, bytes));
         for pass in &passes {
             if let (Some(room), [alone]) = (room.filter(|&room| per_pass.is_none() && bytes(pass) > room), &pass[..]) {
-                let (name, gigabytes) = (&modules[*alone].name, |bytes: u64| bytes as f64 / 1e9);
                 exec.reporter.warn(&format!(
-                    "{}: {name} alone needs {:.1} GB where {:.1} GB are left; give more --memory, or set blocks of the \
-                     covariance step",
-                    task,
-                    gigabytes(bytes(pass)),
-                    gigabytes(room)
+                    "{task}: {} alone needs {} where {} are left; give more --memory, or set blocks of the covariance step",
+                    modules[*alone].name,
+                    wherefrom_artifact::bytes(bytes(pass) as f64),
+                    wherefrom_artifact::bytes(room as f64)
                 ));
+                break;
             }
         }
         let of = passes.len();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use wherefrom_artifact::{Kind, bytes, duration};
-use wherefrom_model::{Config, Outline};
+use wherefrom_model::{Config, Modules, Outline, Selection};
 use wherefrom_stage::{Cost, MODULES_PER_PASS, Machine, Planned};
 
 use crate::cost::Estimate;
@@ -270,8 +270,12 @@ fn changes(planned: &Planned) -> Vec<Change> {
     if let Some(config) =
         planned.nearest(|step| Config::from_json(step.model.as_ref()?).ok()).filter(|_| knob("modules").is_some())
     {
+        // Of those that are attributed: others would answer another question.
         let outline = Outline::new(&config);
-        let first = outline.modules().iter().filter(|module| module.layer == 0);
+        let chosen = knob("modules").and_then(|value| serde_json::from_value(value).ok());
+        let chosen = chosen.and_then(|modules: Modules| Selection::new(&modules, outline.modules()).ok());
+        let chosen = chosen.as_ref().map_or(&[][..], Selection::modules);
+        let first = chosen.iter().filter(|module| module.layer == chosen[0].layer);
         let names = first.filter_map(|module| module.name.rsplit('.').next());
         names.rev().for_each(|name| add("modules", json!([format!("*.{name}")]), fewer));
     }

@@ -1,6 +1,6 @@
 //! A pipeline for a model and a corpus that somebody has: complete, commented, and ending in a report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use toml::Value;
 use wherefrom_artifact::{Reporter, bad_input, bytes};
 use wherefrom_model::{Checkpoint, Config, Coverage, Modules, Outline, Selection};
 use wherefrom_stage::{ATTRIBUTE, Device, Exec};
-use wherefrom_tokenize::{Form, corpus_files, glued, keepable, peek};
+use wherefrom_tokenize::{Form, corpus_files, glued, identifier, keepable, peek};
 use wherefrom_vocabulary::Beside;
 
 use crate::cost::this_machine;
@@ -92,7 +92,9 @@ pub fn init(init: &Init, exec: &Exec) -> Result<Vec<PathBuf>> {
              place, or give --query \"PROMPT|COMPLETION\"",
         );
     }
-    let lines = init.queries.iter().map(|query| row(query, &found, &*exec.reporter)).collect::<Result<Vec<_>>>()?;
+    let mut ids = HashSet::new();
+    let lines = init.queries.iter().map(|query| row(query, &mut ids, &found, &*exec.reporter));
+    let lines = lines.collect::<Result<Vec<_>>>()?;
     let text = pipeline(init, &found)?;
     let folder = paths::folder(&init.output);
     std::fs::create_dir_all(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
@@ -124,7 +126,10 @@ fn look(init: &Init, (model, adapters): (&Path, &[PathBuf]), corpus: &Path, exec
     let read = |text: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&text).ok();
     let family = std::fs::read(model.join("config.json")).ok().and_then(read);
     let family = family.and_then(|json| Some(json["model_type"].as_str()?.to_string())).unwrap_or_default();
-    let (form, columns) = peek(corpus, &init.columns)?;
+    let (form, mut columns) = peek(corpus, &init.columns)?;
+    if let Some(name) = identifier(corpus, &columns)? {
+        columns.insert("id".into(), name);
+    }
     let shown = init.model.display();
     let has_tokenizer = model.join("tokenizer.json").exists();
     if (form != Form::Ids || !init.queries.is_empty()) && !has_tokenizer {
@@ -181,7 +186,7 @@ fn look(init: &Init, (model, adapters): (&Path, &[PathBuf]), corpus: &Path, exec
 }
 
 /// A line of the queries' file.
-fn row(query: &str, found: &Found, reporter: &dyn Reporter) -> Result<String> {
+fn row(query: &str, ids: &mut HashSet<String>, found: &Found, reporter: &dyn Reporter) -> Result<String> {
     let Some((prompt, completion)) = query.split_once('|') else {
         return Err(bad_input(format!(
             "--query {query:?}: write \"prompt|completion\", a space before a new word included"
@@ -198,12 +203,27 @@ fn row(query: &str, found: &Found, reporter: &dyn Reporter) -> Result<String> {
              with a space: \"{prompt}| {completion}\""
         ));
     }
+    let id = id(prompt, completion, ids);
     let row = if found.chat {
-        json!({ "messages": [{ "role": "user", "content": prompt }, { "role": "assistant", "content": completion }] })
+        json!({ "id": id, "messages": [{ "role": "user", "content": prompt }, { "role": "assistant", "content": completion }] })
     } else {
-        json!({ "prompt": prompt, "completion": completion })
+        json!({ "id": id, "prompt": prompt, "completion": completion })
     };
     Ok(format!("{row}\n"))
+}
+
+/// What a query is called: the words about where its completion begins, and a number where another is called so.
+fn id(prompt: &str, completion: &str, taken: &mut HashSet<String>) -> String {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(|word| word.to_lowercase().chars().take(20).collect()).collect()
+    };
+    let (before, after) = (words(prompt), words(completion));
+    let near = before[before.len().saturating_sub(3)..].iter().chain(after.iter().take(2));
+    let name = near.cloned().collect::<Vec<_>>().join("-");
+    let name = if name.is_empty() { "query".into() } else { name };
+    let mut names = std::iter::once(name.clone()).chain((2..).map(|number| format!("{name}-{number}")));
+    names.find(|name| taken.insert(name.clone())).expect("there is always another number")
 }
 
 /// A path as the pipeline's file names it: as it is where it is absolute or of the hub.

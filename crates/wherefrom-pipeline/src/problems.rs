@@ -76,7 +76,10 @@ impl Problems {
     /// One error of all problems, if there are any: a line for each, however many steps have it.
     pub(crate) fn check(&self, more: &[Problem]) -> Result<()> {
         let mut faults: Vec<(&Problem, Vec<&str>)> = Vec::new();
-        for problem in self.unknown.iter().chain(&self.other).chain(more) {
+        let all = || self.unknown.iter().chain(&self.other).chain(more);
+        // Where there is no model, nothing lies beside it.
+        let no_model = all().any(|problem| problem.what.starts_with("`model`: "));
+        for problem in all().filter(|problem| !no_model || !problem.what.contains("none lies beside the model")) {
             let alike = |other: &Problem| match (problem.step(), other.step()) {
                 (Some((_, place)), Some((_, its))) => place == its && problem.what == other.what,
                 _ => problem == other,

@@ -147,6 +147,7 @@ impl<'a> Reader<'a> {
     ) -> Option<Wire> {
         let place = format!("step `{}`: inputs.{role}", table.name);
         let base = self.file.base(&table.key(&format!("inputs.{role}")));
+        let known = stage.inputs(configured).unwrap_or_default().into_iter().find(|known| known.name == role);
         let (source, kind) = match (self.index(wire), step::outside(self.store, wire, base)) {
             (Some(index), _) => (Source::Step(index), kinds[index]),
             (None, Some(Ok(source))) => {
@@ -163,12 +164,14 @@ impl<'a> Reader<'a> {
                 return None;
             }
             (None, None) => {
-                let known = hint(wire, &self.names());
-                self.problems.other(&place, &format!("no step `{wire}`{known}"));
+                let takes = known.map(|known| known.kinds).unwrap_or_default();
+                let hint = hint(wire, &self.names());
+                let hint =
+                    if takes.is_empty() || hint.contains("did you mean") { hint } else { self.makers(&takes, kinds) };
+                self.problems.other(&place, &format!("no step `{wire}`{hint}"));
                 return None;
             }
         };
-        let known = stage.inputs(configured).unwrap_or_default().into_iter().find(|known| known.name == role);
         if let (Some(known), Some(kind)) = (known, kind)
             && !known.kinds.contains(&kind)
         {
@@ -177,6 +180,21 @@ impl<'a> Reader<'a> {
         }
         let used = known.is_none_or(|known| known.used);
         Some(Wire { role: role.into(), source, used })
+    }
+
+    /// Steps that make one of the kinds, or else the stages that do.
+    fn makers(&self, takes: &[Kind], kinds: &[Option<Kind>]) -> String {
+        let listed = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let fits = |kind: &Option<Kind>| kind.is_some_and(|kind| takes.contains(&kind));
+        let steps: Vec<_> =
+            self.names().into_iter().zip(kinds).filter(|(_, kind)| fits(kind)).map(|(name, _)| name).collect();
+        if !steps.is_empty() {
+            return format!("; of those that fit there are {}", listed(steps));
+        }
+        let stages: Vec<_> =
+            Stage::all().filter(|stage| fits(&stage.writes(None, &Value::Null))).map(Stage::name).collect();
+        let kinds = takes.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ");
+        format!("; no step makes {kinds}: add one with the stage {}", listed(stages))
     }
 
     /// Where the path that a knob has lies: from the base of its place (`steps.x.corpus`), or what a name of the hub stands

@@ -27,6 +27,6 @@ mod words;
 pub use boundary::{glued, row_warnings};
 pub use corpus::check_rows;
 pub use estimate::{Estimate, check_first_rows, estimate};
-pub use peek::{Form, keepable, peek};
+pub use peek::{Form, identifier, keepable, peek};
 pub use source::{CorpusFile, corpus_files};
 pub use wherefrom_vocabulary::{encode_with, size as vocabulary_size};

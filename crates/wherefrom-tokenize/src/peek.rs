@@ -1,6 +1,6 @@
 //! What a corpus seems to be, by its first rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -19,6 +19,8 @@ use crate::words;
 const ROWS: usize = 64;
 /// Columns that are worth keeping are no more than so many.
 const KEPT: usize = 12;
+/// What others call a row's `id`.
+const IDENTIFIERS: [&str; 7] = ["doc_id", "document_id", "docid", "uuid", "_id", "url", "uri"];
 /// Characters of the longest value that is no text of its own.
 const SHORT: usize = 100;
 
@@ -119,6 +121,36 @@ fn form(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Form> {
     found.ok_or_else(|| bad_input(format!("{}: has no rows that say anything", corpus.display())))
 }
 
+/// The column of another name that calls each of the first rows otherwise; none where rows have an `id`, or nothing does.
+///
+/// # Errors
+/// [`wherefrom_artifact::Error::Input`] for a corpus that cannot be read.
+pub fn identifier(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Option<String>> {
+    let names = Names::new("text", columns)?;
+    let wanted: Vec<String> = [names.of("id")].into_iter().chain(IDENTIFIERS).map(String::from).collect();
+    let rows = Corpus::open(corpus, Names::kept(wanted.clone()))?.rows(Place::default()).chunk(ROWS)?;
+    let rows: Vec<Object> = rows.iter().filter_map(object).collect();
+    let value = |row: &Object, name: &str| row.get(name).filter(|value| !value.is_null()).map(Json::shown);
+    let (id, others) = wanted.split_first().expect("a row's name is one");
+    if rows.is_empty() || rows.iter().any(|row| value(row, id).is_some()) {
+        return Ok(None);
+    }
+    let tells = |name: &&String| {
+        let values: Option<BTreeSet<_>> = rows.iter().map(|row| value(row, name)).collect();
+        let plain = rows.iter().all(|row| matches!(row.get(&name[..]), Some(Json::String(_) | Json::Number(_))));
+        plain && values.is_some_and(|values| values.len() == rows.len())
+    };
+    Ok(others.iter().find(tells).cloned())
+}
+
+fn object(raw: &RawRow) -> Option<Object> {
+    match &raw.raw {
+        Raw::Json(line) => json::object(line, &|_| true).ok(),
+        Raw::Object(object) => object.clone().ok(),
+        Raw::Text(_) => None,
+    }
+}
+
 /// Columns beside those of a meaning whose values in the first rows are plain and short: what the stage `columns` may keep.
 ///
 /// # Errors
@@ -141,11 +173,6 @@ pub fn keepable(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<Vec
         return Ok(names);
     }
     let rows = Corpus::open(corpus, Names::kept(names.clone()))?.rows(Place::default()).chunk(ROWS)?;
-    let object = |raw: &RawRow| match &raw.raw {
-        Raw::Json(line) => json::object(line, &|_| true).ok(),
-        Raw::Object(object) => object.clone().ok(),
-        Raw::Text(_) => None,
-    };
     let rows: Vec<Object> = rows.iter().filter_map(object).collect();
     let plain = |value: &&Json| match value {
         Json::Array(_) | Json::Object(_) => false,

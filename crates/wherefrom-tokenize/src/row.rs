@@ -119,7 +119,7 @@ impl Names {
     }
 
     /// The column of a role; nothing has that of a role without one.
-    fn of(&self, role: &str) -> &str {
+    pub(crate) fn of(&self, role: &str) -> &str {
         self.roles.get(role).map_or("", String::as_str)
     }
 }

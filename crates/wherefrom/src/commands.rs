@@ -62,8 +62,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let init = Init { model, adapters, corpus, queries, columns, chat: chat.map(|chat| chat == "yes"), output };
             let written = wherefrom_pipeline::init(&init, &exec)?;
             written.iter().try_for_each(|path| say(&format!("wrote {}", path.display())))?;
-            let output = init.output.display();
-            say(&format!("now: wherefrom plan '{output}', then wherefrom run '{output}'"))
+            let output = init.output.display().to_string();
+            let plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+            let output = if output.chars().all(plain) { output } else { format!("'{output}'") };
+            say(&format!("now: wherefrom plan {output}, then wherefrom run {output}"))
         }
         Command::Plan { pipeline, why, shards, machine, set, json } => {
             let given = set.clone();

@@ -89,6 +89,8 @@ fn a_pythia_checkpoint_and_parquet() {
     assert!(text.contains("max-tokens = 32\n"), "{text}");
     // What tells rows apart goes with them, and what was asked.
     assert!(text.contains("keep = [\"source\"]\n"), "{text}");
+    let asked = bench.text("my study/s-queries.jsonl");
+    assert!(asked.starts_with("{\"completion\":\" w4 w5\",\"id\":\"w1-w2-w3-w4-w5\""), "{asked}");
     assert_eq!(
         (text.matches("columns = \"columns\"").count(), text.matches(", queries = \"queries\"").count()),
         (2, 3)
@@ -236,4 +238,24 @@ fn a_pipeline_without_a_report_is_told_the_lines_of_one() {
     bench.file("study.toml", format!("{without}{lines}\n"));
     bench.ok(&["run", "study.toml"]);
     assert!(bench.path(bench.ok(&["path", "study.toml", "report"]).trim()).join("index.html").exists());
+}
+
+#[test]
+fn what_others_call_an_id_is_taken_for_one() {
+    let bench = Bench::new();
+    model(&bench, "llama", true, false);
+    let rows = |row: &dyn Fn(usize) -> serde_json::Value| (0..30).map(|n| format!("{}\n", row(n))).collect::<String>();
+    let written = |name: &str, rows: String| {
+        bench.file("c.jsonl", rows);
+        let output = format!("{name}.toml");
+        bench.ok(&["init", "--model", "model", "--corpus", "c.jsonl", "--output", &output]);
+        bench.text(&output)
+    };
+    let url = written("url", rows(&|n| json!({ "text": "w1 w2", "url": format!("https://{n}"), "lang": "en" })));
+    assert!(url.contains("columns = { id = \"url\" }\n") && url.contains("keep = [\"lang\"]"), "{url}");
+    // Not where it is the same in two rows, and not beside an `id`.
+    let same = written("same", rows(&|n| json!({ "text": "w1 w2", "url": format!("https://{}", n / 2) })));
+    assert!(!same.contains("columns = {") && same.contains("keep = [\"url\"]"), "{same}");
+    let own = written("own", rows(&|n| json!({ "text": "w1 w2", "id": n, "url": format!("https://{n}") })));
+    assert!(!own.contains("columns = {") && own.contains("keep = [\"url\"]"), "{own}");
 }
