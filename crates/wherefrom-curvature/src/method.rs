@@ -79,12 +79,17 @@ impl TryFrom<DampingForm> for Damping {
     }
 }
 
+/// Of damping beyond it, float32 leaves little of what is divided by it, or nothing.
+const LARGEST: f64 = 1e15;
+
 impl Damping {
     /// Refuses what is out of range.
     pub(crate) fn check(self) -> Result<()> {
         let (Self::Relative(value) | Self::Absolute(value)) = self;
-        if !(value >= 0.0 && value.is_finite()) {
-            return Err(bad_input(format!("damping = {value} is out of range; set it to 0 or more (0.1 is usual)")));
+        if !(0.0..=LARGEST).contains(&value) {
+            return Err(bad_input(format!(
+                "damping = {value} is out of range; set it to 0 or more, and to {LARGEST:e} or less (0.1 is usual)"
+            )));
         }
         Ok(())
     }

@@ -30,13 +30,14 @@ pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &P
         ("gguf", _) => manifest.kind == Kind::Vectors,
         ("jsonl" | "ndjson" | "json", export) => !matches!(export, Export::Tensors(_)),
         ("safetensors", export) => !matches!(export, Export::Lines(_)),
-        ("parquet" | "arrow" | "tsv" | "xlsx", _) => false,
-        _ => true,
+        // Without an ending, what the kind has.
+        (ending, _) => ending.is_empty(),
     };
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
     if output.is_dir() {
         return Err(bad_input(format!("{shown} is a folder; give the name of a file in it")));
     }
+    replaceable(output)?;
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(bad_input(format!("{shown}: there is no folder {}; make it, or give another", folder.display())));
     }
@@ -62,6 +63,21 @@ pub fn export(store: &Store, artifact: &Path, group_by: Option<&str>, output: &P
         return gguf::write(artifact, output).map(Some);
     }
     written(store, artifact, &manifest, group_by, table, output).map(|()| None)
+}
+
+/// Refuses to write over anything but a file that may be written.
+fn replaceable(output: &Path) -> Result<()> {
+    let (shown, Ok(there)) = (output.display(), std::fs::symlink_metadata(output)) else { return Ok(()) };
+    if there.is_symlink() {
+        return Err(bad_input(format!("{shown} is a link, and is not written over; give the file that it leads to")));
+    }
+    if !there.is_file() {
+        return Err(bad_input(format!("{shown} is no file, and is not written over; give another name")));
+    }
+    if there.permissions().readonly() {
+        return Err(bad_input(format!("{shown} is read-only, and is not written over; give another name")));
+    }
+    Ok(())
 }
 
 fn written(

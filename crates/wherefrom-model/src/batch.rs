@@ -57,6 +57,8 @@ pub struct Batch {
     pub(crate) preferences: Vec<Option<Preference>>,
     /// Token ids: [rows].
     pub(crate) ids: Tensor<1, Int>,
+    /// The largest of them, and the example it is in.
+    pub(crate) largest_id: (u32, u64),
     /// What is done to the residual stream.
     pub(crate) changes: Vec<Change>,
 }
@@ -96,11 +98,13 @@ impl Batch {
                 }
             }
         }
+        let largest = |sequence: &Sequence<'_>| Some((*sequence.input_ids.iter().max()?, sequence.example));
+        let largest_id = sequences.iter().filter_map(largest).max().unwrap_or_default();
         let rows = ids.len();
         let ids = Tensor::from_data(TensorData::new(ids, [rows]), device);
         let examples = sequences.iter().map(|sequence| sequence.example).collect();
         let preferences = sequences.iter().map(|sequence| sequence.preference).collect();
-        Self { examples, tokens, positions, spans, targets, preferences, ids, changes: Vec::new() }
+        Self { examples, tokens, positions, spans, targets, preferences, ids, largest_id, changes: Vec::new() }
     }
 
     /// The same where the tokens of each sequence, which is one segment, come after so many others.

@@ -9,6 +9,7 @@ use wherefrom_linalg::kernels::{AttentionShape, KeyValues, round_like};
 use crate::batch::Batch;
 use crate::blocks::{Block, Places, State};
 use crate::config::Config;
+use crate::error::bad_input;
 use crate::outline::Outline;
 use crate::rotary::Rotary;
 use crate::taps::{Goal, Pass};
@@ -152,12 +153,26 @@ impl Decoder<'_> {
 
     /// Embedding of tokens, scaled, and of positions.
     fn embed(self, batch: &Batch) -> Result<Tensor<2>> {
+        let ((id, example), vocabulary) = (batch.largest_id, self.outline.vocabulary());
+        if id as usize >= vocabulary {
+            return Err(bad_input(format!(
+                "token id {id} in example {example} is outside the model's vocabulary of {vocabulary}; tokenise with the model's own \
+                 tokenizer.json"
+            )));
+        }
         let mut x = self.weights.rows(&self.outline.embedding, batch.ids.clone())?;
         let scale = self.embedding_scale();
         if scale != 1.0 {
             x = x * scale;
         }
         if let Some(positions) = &self.outline.positions {
+            let (last, table) = (batch.positions.iter().max(), self.config.max_position_embeddings);
+            if let Some(last) = last.filter(|&&last| last >= table) {
+                return Err(bad_input(format!(
+                    "a window has {} tokens, the model has {table} positions; set max-tokens of the tokenize step to that or less",
+                    last + 1
+                )));
+            }
             let places = positions_of(batch, &x);
             x = x + self.weights.rows(positions, places)?;
         }

@@ -3,7 +3,7 @@
 //! reads   a file of the user's, or nothing
 //! writes  trait
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -304,7 +304,8 @@ pub(crate) fn key(text: &str) -> String {
 
 /// The first place that is as an earlier one.
 fn twice(keys: &[String]) -> Option<(usize, usize)> {
-    (0..keys.len()).find_map(|again| Some((keys[..again].iter().position(|key| *key == keys[again])?, again)))
+    let mut seen = HashMap::new();
+    keys.iter().enumerate().find_map(|(place, key)| Some((seen.insert(key, place)?, place)))
 }
 
 /// The files that a trait is read from, by name: what a key is made of.

@@ -67,6 +67,9 @@ impl Rollouts {
                 |column: usize| score(&record[column]).map_err(|what| refuse(format!("`{}` {what}", header[column])));
             let scores = [score(own)?, score(coherence)?];
             let text = |column: usize| record[column].clone();
+            if record[prompt].is_empty() {
+                return Err(refuse("has an empty `prompt`, behind which no answer is measured; give the prompt that the model was shown".into()));
+            }
             rows.push(Rollout { prompt: text(prompt), answer: text(answer), id: text(id), scores });
         }
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -239,6 +242,7 @@ mod tests {
             ("prompt,answer,question_id,evil,kind,coherence\nb,c,d,1,2,3", "--name evil"),
             ("prompt,answer,question_id,evil\nb,c,d,1", "no column `coherence`"),
             ("prompt,answer,question_id,evil,coherence\nb,c,d,1,2\nb,c,d,101,2", "evil.csv:3: `evil` is \"101\""),
+            ("prompt,answer,question_id,evil,coherence\n,c,d,1,2", "evil.csv:2: has an empty `prompt`"),
             ("prompt,answer,question_id,evil,coherence\nb,c,d,1", "evil.csv:2: has 4 cells for 5 columns"),
             ("prompt,answer,question_id,evil,coherence\nb,\"c", "no last quote"),
             ("prompt,answer,question_id,evil,coherence\nb,\"c\"d,e,1,2", "double the quotes"),

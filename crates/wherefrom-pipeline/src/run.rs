@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
-    Artifact, Draft, Example, Format, Kind, MANIFEST, State, Tokens, bad_input, open_any, write_atomically,
+    Artifact, Draft, Example, Format, Kind, MANIFEST, Manifest, State, Tokens, bad_input, open_any, write_atomically,
 };
 use wherefrom_stage::{Configured, Exec, File, Given, ModelFiles, Size};
 
@@ -257,8 +257,19 @@ fn provenance(config: &Value, draft: &mut Draft, exec: &Exec) -> Result<()> {
 
 /// Refuses tokens that the model has no embedding or no position for.
 fn check_tokens(given: &Given) -> Result<()> {
-    let (Some(folder), Some(model)) = (given.inputs.get("tokens"), &given.model) else { return Ok(()) };
-    let ([largest, example, longest], model) = (extent(folder)?, wherefrom_model::Config::load(&model.folder)?);
+    let Some(model) = &given.model else { return Ok(()) };
+    let model = wherefrom_model::Config::load(&model.folder)?;
+    for (role, folder) in &given.inputs {
+        if Manifest::read(folder).is_ok_and(|manifest| manifest.kind == Kind::Tokens) {
+            fits(folder, &model).with_context(|| format!("the input `{role}`"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses tokens that the model cannot read.
+fn fits(folder: &Path, model: &wherefrom_model::Config) -> Result<()> {
+    let [largest, example, longest] = extent(folder)?;
     if largest >= model.vocab_size as u64 {
         return Err(bad_input(format!(
             "token id {largest} in example {example} is outside the model's vocabulary of {}; tokenise with the model's own \

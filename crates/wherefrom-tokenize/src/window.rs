@@ -195,6 +195,12 @@ impl<'a> Windows<'a> {
         if completion.is_none() && (self.config.untargeted != Untargeted::Keep || contrast.is_some()) {
             return Err(NO_COMPLETION.into());
         }
+        if contrast.is_some() && contrast == completion {
+            return Err(
+                "`contrast` is the `completion` again, so that nothing is compared; give another text, or leave it out"
+                    .into(),
+            );
+        }
         if contrast.as_ref().is_some_and(String::is_empty) {
             return Err(NO_CONTRAST.into());
         }

@@ -10,10 +10,17 @@ use wherefrom_artifact::{Example, Status, bad_input};
 use super::number::Verdict;
 use crate::description::COHERENCE;
 
-/// Scores by row and metric.
+/// Scores by row, and whether they are of coherence.
 pub(crate) struct Given {
-    scores: HashMap<(String, bool), Option<f64>>,
+    scores: HashMap<(Named, bool), Option<f64>>,
     shown: String,
+}
+
+/// What a line calls its row.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Named {
+    Example(u64),
+    Id(String),
 }
 
 /// A line.
@@ -42,8 +49,8 @@ impl Given {
                 refuse(format!("is no judgement ({error}); write {{\"example\" or \"id\", \"metric\", \"score\"}}"))
             })?;
             let row = match (line.example, line.id) {
-                (Some(example), None) => example.to_string(),
-                (None, Some(id)) => id,
+                (Some(example), None) => Named::Example(example),
+                (None, Some(id)) => Named::Id(id),
                 _ => return Err(refuse("names its row by neither or by both of `example` and `id`; give one".into())),
             };
             let coherence = line.metric == COHERENCE;
@@ -57,6 +64,10 @@ impl Given {
                 return Err(refuse("has a score that is not from 0 to 100; mend it, or write null".into()));
             }
             if scores.insert((row.clone(), coherence), line.score).is_some() {
+                let row = match row {
+                    Named::Example(example) => example.to_string(),
+                    Named::Id(id) => id,
+                };
                 return Err(refuse(format!("judges {row} by {} again; keep one", line.metric)));
             }
         }
@@ -68,16 +79,19 @@ impl Given {
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] for one that is not there.
     pub(crate) fn verdicts(&self, row: &Example) -> Result<[Verdict; 2]> {
-        let names = [row.example.to_string(), row.docs.first().cloned().unwrap_or_default()];
+        let (number, id) = (row.example, row.docs.first().cloned().unwrap_or_default());
         let of = |coherence: bool| -> Result<Verdict> {
-            let found = names.iter().find_map(|name| self.scores.get(&(name.clone(), coherence)));
-            let score = found.ok_or_else(|| {
-                let what = if coherence { COHERENCE } else { "the trait" };
-                bad_input(format!(
-                    "{}: row {} ({}) is not judged by {what}; add it, with a score of null if there is none",
-                    self.shown, names[0], names[1]
-                ))
-            })?;
+            let names = [Named::Example(number), Named::Id(id.clone())];
+            let mut found = names.into_iter().filter_map(|name| self.scores.get(&(name, coherence)));
+            let refuse = |what: &str, remedy: &str| {
+                let metric = if coherence { COHERENCE } else { "the trait" };
+                bad_input(format!("{}: row {number} ({id}) is {what} by {metric}; {remedy}", self.shown))
+            };
+            let score =
+                found.next().ok_or_else(|| refuse("not judged", "add it, with a score of null if there is none"))?;
+            if found.next().is_some() {
+                return Err(refuse("judged twice", "keep the line with its `example` or that with its `id`"));
+            }
             Ok(match score {
                 Some(score) => Verdict::scored(*score),
                 None => Verdict { status: Status::Refusal, ..Verdict::empty() },
@@ -113,6 +127,17 @@ mod tests {
         let [own, coherence] = given.verdicts(&row).unwrap();
         assert_eq!((own.score, own.status), (70.5, Status::Scored));
         assert!(coherence.score.is_nan() && coherence.status == Status::Refusal);
+        // A name that is a number is no row number.
+        let line = |key: &str, score: u32| {
+            format!(
+                "{{{key}, \"metric\": \"evil\", \"score\": {score}}}\n{{{key}, \"metric\": \"coherence\", \"score\": 9}}\n"
+            )
+        };
+        let named = [1, 2].map(|id| Example { example: id - 1, docs: vec![id.to_string()], ..Example::default() });
+        let given_by_name = read(&[line("\"id\": \"1\"", 10), line("\"id\": \"2\"", 20)].concat()).unwrap();
+        assert_eq!(named.each_ref().map(|row| given_by_name.verdicts(row).unwrap()[0].score), [10.0, 20.0]);
+        let both = read(&[line("\"id\": \"1\"", 10), line("\"example\": 0", 20)].concat()).unwrap();
+        assert!(both.verdicts(&named[0]).unwrap_err().to_string().contains("judged twice by the trait"));
         let error = given.verdicts(&Example { example: 5, ..row }).unwrap_err().to_string();
         assert!(error.contains("row 5") && error.contains("coherence"), "{error}");
     }

@@ -72,6 +72,10 @@ fn each_bad_row_is_named_with_what_to_do() {
         ("{\"prompt\": \"And\"}", &["no completion tokens", "untargeted"]),
         ("{\"prompt\": \"And\", \"completion\": \"\"}", &["no completion tokens", "untargeted"]),
         ("{\"prompt\": \"And\", \"completion\": \"x\", \"contrast\": \"\"}", &["`contrast` has no tokens"]),
+        (
+            "{\"prompt\": \"And\", \"completion\": \"x\", \"contrast\": \"x\"}",
+            &["`contrast` is the `completion` again"],
+        ),
         ("{\"prompt\": [], \"completion\": \"x\"}", &["`prompt` is a list"]),
         (
             "{\"prompt\": \"\", \"completion\": \"x\", \"contrast\": \"0123456789\"}",

@@ -112,7 +112,12 @@ fn exports_hold_what_the_artifacts_hold() {
     assert_eq!((lines.next(), text.lines().count()), (None, ranked.len() + 1));
     let error = bench.refused(&["export", step(&steps, "scores").key(), "--output", "scores"]);
     assert!(error.contains("it has .csv, .jsonl and .parquet"), "{error}");
+    std::os::unix::fs::symlink(bench.path("corpus.jsonl"), bench.path("link.csv")).unwrap();
+    let corpus = bench.text("corpus.jsonl");
     for (name, file, fragment) in [
+        ("final", "link.csv", "link.csv is a link, and is not written over"),
+        ("final", "/dev/null", "/dev/null is no file, and is not written over"),
+        ("final", "top.zzz", "ranking is not exported as .zzz: it has .csv and .jsonl"),
         ("final", "top.parquet", "ranking is not exported as .parquet: it has .csv and .jsonl"),
         ("final", "none/top.csv", "none/top.csv: there is no folder none"),
         ("final", "data", "data is a folder; give the name of a file in it"),
@@ -120,8 +125,10 @@ fn exports_hold_what_the_artifacts_hold() {
         ("model", "model.csv", "model is not exported as .csv: it has no other form"),
     ] {
         let error = bench.refused(&["export", step(&steps, name).key(), "-o", file]);
-        assert!(error.contains(fragment) && !bench.path(file).is_file(), "{error}");
+        assert!(error.contains(fragment), "{error}");
+        assert!(file == "link.csv" || !bench.path(file).is_file(), "{error}");
     }
+    assert_eq!(bench.text("corpus.jsonl"), corpus);
 }
 
 #[test]

@@ -138,7 +138,14 @@ fn tokens_that_no_model_can_read_are_refused_by_row() {
             door.refuses(stage, "tokens", &tokens, &[], fragments);
         }
         door.refuses("score", "tokens", &tokens, &[("queries", "ihvp")], fragments);
+        door.refuses("gradient-products", "queries", &tokens, &[("tokens", "train")], fragments);
     }
+    // Whatever a manifest says of its rows.
+    let tokens = door.changed::<Tokens, Example>("train", |rows| rows[7].input_ids[1] = 320);
+    let mut manifest = Manifest::read(&tokens).unwrap();
+    ["largest_id", "longest"].into_iter().for_each(|name| drop(manifest.summary.insert(name.into(), 3.into())));
+    manifest.write(&tokens).unwrap();
+    door.refuses("losses", "tokens", &tokens, &[], &["token id 320", "example 7", "vocabulary of 320"]);
 }
 
 #[test]

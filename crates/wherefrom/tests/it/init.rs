@@ -105,7 +105,8 @@ fn a_pythia_checkpoint_and_parquet() {
     let queries = bench.text("my study/s-queries.jsonl");
     assert_eq!(
         queries,
-        "{\"completion\":\" w4 w5\",\"prompt\":\"w1 w2 w3\"}\n{\"completion\":\" w9\",\"prompt\":\"w7\"}\n"
+        "{\"completion\":\" w4 w5\",\"id\":\"w1-w2-w3-w4-w5\",\"prompt\":\"w1 w2 w3\"}\n\
+         {\"completion\":\" w9\",\"id\":\"w7-w9\",\"prompt\":\"w7\"}\n"
     );
     // What is there stays.
     for (there, gone) in
@@ -243,7 +244,7 @@ fn a_pipeline_without_a_report_is_told_the_lines_of_one() {
 #[test]
 fn what_others_call_an_id_is_taken_for_one() {
     let bench = Bench::new();
-    model(&bench, "llama", true, false);
+    model(&bench, "gpt_neox", true, false);
     let rows = |row: &dyn Fn(usize) -> serde_json::Value| (0..30).map(|n| format!("{}\n", row(n))).collect::<String>();
     let written = |name: &str, rows: String| {
         bench.file("c.jsonl", rows);

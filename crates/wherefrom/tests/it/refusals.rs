@@ -603,6 +603,11 @@ fn what_a_pipeline_cannot_mean_is_refused_by_step_and_key() {
         ),
         (
             "stage = \"precondition\"",
+            "stage = \"precondition\"\ndamping = { relative = 1e300 }",
+            &["step `ihvp`", "damping", "1e15 or less"],
+        ),
+        (
+            "stage = \"precondition\"",
             "stage = \"precondition\"\ndamping = { relative = 0.1, absolute = 1.0 }",
             &["step `ihvp`", "damping"],
         ),
