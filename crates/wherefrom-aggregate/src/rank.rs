@@ -6,8 +6,8 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Asked, Cells, Columns, Details, Draft, Error, Example, Kind, Ranked, Ranking, Score, Scores, Tokens,
-    bad_input,
+    Artifact, Asked, Cells, Columns, Details, Draft, Error, Example, Kind, Projection, Projections, Ranked, Ranking,
+    Reading, Score, Scores, Tokens, bad_input,
 };
 use wherefrom_stage::{About, Cost, Exec, Role, Stage, Writes, at_least};
 
@@ -18,7 +18,7 @@ pub const VERSION: u32 = 2;
 pub static STAGE: Stage<Config> = Stage {
     about: About::new("rank", VERSION),
     roles: &[
-        Role::required("scores", &[Kind::Scores, Kind::Details]),
+        Role::required("scores", &[Kind::Scores, Kind::Details, Kind::Projections]),
         Role::required("tokens", &[Kind::Tokens]),
         Role::optional("queries", &[Kind::Tokens]),
         Role::optional("columns", &[Kind::Columns]),
@@ -31,6 +31,7 @@ pub static STAGE: Stage<Config> = Stage {
     run: |config, given, exec, draft| {
         let scores = match given.kind("scores")? {
             Some(Kind::Details) => Scored::Details(given.open("scores")?),
+            Some(Kind::Projections) => Scored::Projections(given.open("scores")?),
             _ => Scored::Scores(given.open("scores")?),
         };
         let (queries, columns) = (given.maybe("queries")?, given.maybe("columns")?);
@@ -44,11 +45,14 @@ pub static STAGE: Stage<Config> = Stage {
 pub struct Config {
     /// Rows per query and sign.
     pub top: usize,
+    /// Of projections, which number counts: the difference where there is one, unless it is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Reading>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { top: 100 }
+        Self { top: 100, by: None }
     }
 }
 
@@ -69,6 +73,8 @@ pub enum Scored {
     Scores(Artifact<Scores>),
     /// A second pass'.
     Details(Artifact<Details>),
+    /// How far examples lie along directions, each of which is a query.
+    Projections(Artifact<Projections>),
 }
 
 /// What is ranked, and where its text is.
@@ -90,11 +96,30 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let total = match &inputs.scores {
         Scored::Scores(scores) => scores.manifest().rows(),
         Scored::Details(details) => details.manifest().rows(),
+        Scored::Projections(projections) => projections.manifest().rows(),
+    };
+    let mut asked: HashMap<u64, Asked> = HashMap::new();
+    let reading = match (&inputs.scores, config.by) {
+        (Scored::Projections(projections), by) => {
+            if inputs.queries.is_some() {
+                return Err(bad_input("the queries of projections are directions: leave the input `queries` out"));
+            }
+            let reading = by.map_or_else(|| Reading::of(projections), Ok)?;
+            draft.metadata("unit", reading.unit());
+            draft.metadata("sign", reading.sign());
+            asked.extend(
+                (0..).zip(projections.directions()?).map(|(query, id)| (query, Asked { id, ..Asked::default() })),
+            );
+            reading
+        }
+        (_, Some(_)) => return Err(bad_input("`by` says which number of projections counts; leave it out for scores")),
+        (_, None) => Reading::Projection,
     };
     for name in ["unit", "sign", "method"] {
         let value = match &inputs.scores {
             Scored::Scores(scores) => scores.metadata(name)?,
             Scored::Details(details) => details.metadata(name)?,
+            Scored::Projections(_) => None,
         };
         value.into_iter().for_each(|value| draft.metadata(name, value));
     }
@@ -135,6 +160,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     match &inputs.scores {
         Scored::Scores(scores) => scores.rows::<Score>()?.try_for_each(&mut push)?,
         Scored::Details(details) => details.rows::<Score>()?.try_for_each(&mut push)?,
+        Scored::Projections(projections) => {
+            projections.rows::<Projection>()?.try_for_each(|row| push(row.and_then(|row| reading.score(&row))))?
+        }
     }
     let mut texts: HashMap<u64, (String, String, Cells)> = HashMap::new();
     for ((query, _), kept) in &mut best {
@@ -165,7 +193,6 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         }
         draft.keep(&kept);
     }
-    let mut asked: HashMap<u64, Asked> = HashMap::new();
     if let Some(queries) = &inputs.queries {
         for query in queries.rows::<Example>()? {
             let query = query?;
@@ -239,7 +266,8 @@ mod tests {
         let tokens: Vec<Example> = (0..12).map(example).collect();
         let tokens = sealed::<Tokens>(&store, |draft| draft.write(0, &[Example::to_batch(&tokens)?]));
         let inputs = Inputs { scores: Scored::Scores(scores), tokens, queries: None, columns: None };
-        let ranking = sealed::<Ranking>(&store, |draft| run(&Config { top }, &inputs, &Exec::default(), draft));
+        let ranking =
+            sealed::<Ranking>(&store, |draft| run(&Config { top, by: None }, &inputs, &Exec::default(), draft));
         let rows = ranking.read::<Ranked>(0).unwrap();
         for row in &rows {
             assert_eq!((&row.doc, &row.text), (&format!("doc {}", row.example), &format!("text {}", row.example)));
@@ -254,5 +282,65 @@ mod tests {
             [(0, true, 1, 3), (0, true, 2, 1), (0, true, 3, 4), (0, false, 1, 2), (0, false, 2, 6), (1, true, 1, 7)];
         assert_eq!(ranked(9, &scores), all);
         assert_eq!(ranked(1, &scores), [all[0], all[3], all[5]]);
+    }
+
+    /// Each direction is a query with its name; the difference counts, or the number that is asked for.
+    #[test]
+    fn projections_are_ranked_by_their_difference() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let example = |number: u64| Example {
+            example: number,
+            docs: vec![format!("doc {number}")],
+            doc_starts: vec![0],
+            input_ids: vec![1, 2],
+            target_mask: vec![false, true],
+            ..Example::default()
+        };
+        let examples: Vec<Example> = (0..3).map(example).collect();
+        let tokens = sealed::<Tokens>(&store, |draft| draft.write(0, &[Example::to_batch(&examples)?]));
+        let row = |query, example, projection, difference| Projection {
+            query,
+            example,
+            projection,
+            cosine: 0.1,
+            difference,
+            by_token: vec![],
+        };
+        let ranked = |differences: [f32; 4], by: Option<Reading>| -> Result<Vec<Ranked>> {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::new(folder.path());
+            let [a, b, c, d] = differences;
+            let rows = [row(0, 0, 5.0, a), row(0, 1, 4.0, b), row(0, 2, -3.0, c), row(1, 0, 2.0, d)];
+            let projections = sealed::<Projections>(&store, |draft| {
+                draft.summary("directions", ["evil.response-avg.3", "kind.response-avg.3"])?;
+                draft.write_rows::<Projections, _>(0, &rows)
+            });
+            let inputs = Inputs {
+                scores: Scored::Projections(projections),
+                tokens: tokens.clone(),
+                queries: None,
+                columns: None,
+            };
+            let recipe =
+                Recipe { stage: "rank".into(), version: 1, config: Value::Null, inputs: BTreeMap::new(), model: None };
+            let config = Config { by, ..Config::default() };
+            let (folder, _) = store
+                .produce(Kind::Ranking, recipe, &Silent, |draft| run(&config, &inputs, &Exec::default(), draft))?;
+            let ranking = Artifact::<Ranking>::open(&folder)?;
+            let unit = ranking.metadata("unit")?.unwrap();
+            assert_eq!(unit == "projection difference", by.is_none() && !a.is_nan(), "{unit}");
+            ranking.read::<Ranked>(0)
+        };
+        let order =
+            |rows: &[Ranked]| rows.iter().map(|row| (row.query, row.example, row.influence)).collect::<Vec<_>>();
+        let found = ranked([-1.0, 2.0, 0.5, 0.25], None).unwrap();
+        assert_eq!(order(&found), [(0, 1, 2.0), (0, 2, 0.5), (0, 0, -1.0), (1, 0, 0.25)]);
+        assert_eq!((&found[0].asked.id[..], &found[3].asked.id[..]), ("evil.response-avg.3", "kind.response-avg.3"));
+        let raw = [(0, 0, 5.0), (0, 1, 4.0), (0, 2, -3.0), (1, 0, 2.0)];
+        assert_eq!(order(&ranked([f32::NAN; 4], None).unwrap()), raw);
+        assert_eq!(order(&ranked([1.0; 4], Some(Reading::Projection)).unwrap()), raw);
+        let error = ranked([f32::NAN; 4], Some(Reading::Difference)).unwrap_err().to_string();
+        assert!(error.contains("have no difference"), "{error}");
     }
 }

@@ -34,6 +34,7 @@ pub mod text;
 mod thrift;
 mod units;
 mod visible;
+mod wanted;
 
 pub use artifact::{Artifact, open_any, table, verify};
 pub use batches::{BATCH_BYTES, in_batches, into_batches};
@@ -60,3 +61,4 @@ pub use stored::Stored;
 pub use tables::{TableFormat, export_groups, export_pairs};
 pub use units::{bytes, duration, flops, parse_bytes, utc};
 pub use visible::{visible, visible_after};
+pub use wanted::Wanted;

@@ -35,6 +35,10 @@ impl<'a> Lineage<'a> {
         if manifest.kind == Kind::Tokens {
             return Artifact::open(folder).ok();
         }
+        // Theirs are directions.
+        if manifest.kind == Kind::Projections {
+            return None;
+        }
         let next = ["scores", "queries", "gradients", "tokens"].into_iter();
         let role = next.into_iter().find(|role| manifest.recipe.inputs.contains_key(*role))?;
         self.queries(&self.input(&manifest, role)?)

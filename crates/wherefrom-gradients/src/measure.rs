@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Error, Example, Over, TraitVector, Vectors, bad_input};
+use wherefrom_artifact::{Artifact, Example, Over, Vectors, Wanted, bad_input};
 use wherefrom_model::{Measurement, Modules, Outline, Selection, Site};
 
 /// A projection on a vector: which.
@@ -61,7 +61,7 @@ impl Measures {
     /// Each measurement with the places of the rows that it is of.
     ///
     /// # Errors
-    /// [`Error::Input`] for a row whose name begins with no trait.
+    /// [`wherefrom_artifact::Error::Input`] for a row whose name begins with no trait.
     pub(crate) fn shares(&self, examples: &[Example]) -> Result<Vec<(&Measurement, Vec<usize>)>> {
         let by_trait = match self {
             Self::One(one) => return Ok(vec![(one, (0..examples.len()).collect())]),
@@ -91,42 +91,22 @@ impl Measure {
     /// The projection on the chosen vectors at length 1: v and 2 v are one measurement.
     ///
     /// # Errors
-    /// [`Error::Input`] where the vectors have none such, or one of zeros; [`Error::Mismatch`] for one that is not as
-    /// wide as the model's stream.
+    /// As [`Wanted::of_any_trait`]; [`wherefrom_artifact::Error::Input`] for a vector of zeros.
     pub(crate) fn of(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<(Measures, Measured)> {
-        let rows: Vec<TraitVector> = vectors.rows()?.collect::<Result<_>>()?;
         let Self { projection: site, over, of } = self;
-        let fits = |row: &&TraitVector| {
-            row.over == *over && row.site == site.to_string() && of.as_ref().is_none_or(|of| *of == row.trait_name)
-        };
-        let name = |row: &TraitVector| format!("{}.{}.{}", row.trait_name, row.over, row.site);
-        let chosen: Vec<&TraitVector> = rows.iter().filter(fits).collect();
-        if chosen.is_empty() {
-            let known: Vec<_> = rows.iter().map(name).collect();
-            let of = of.as_ref().map_or_else(String::new, |of| format!(" of {of}"));
-            return Err(bad_input(format!(
-                "there is no vector{of} over {over} at site {site} (`measure`); the vectors are {}: {}",
-                known.join(", "),
-                vectors.folder().display()
-            )));
-        }
+        let wanted = Wanted { knob: "measure", over: *over, trait_name: of.as_deref(), width };
+        let own = site.to_string();
+        let chosen = wanted.of_any_trait(vectors, |site| site == own)?;
         let mut by_trait = BTreeMap::new();
         for row in &chosen {
-            if row.vector.len() != width {
-                let (vector, found) = (name(row), row.vector.len());
-                return Err(Error::Mismatch(format!(
-                    "the vector {vector} has {found} values and the model's residual stream {width}: it is of another model"
-                ))
-                .into());
-            }
             let measurement = Measurement::Projection { site: *site, direction: row.direction()? };
             by_trait.insert(row.trait_name.clone(), measurement);
         }
-        let vector = match chosen[..] {
-            [row] => name(row),
+        let vector = match &chosen[..] {
+            [row] => format!("{}.{over}.{site}", row.trait_name),
             _ => format!("(of each row).{over}.{site}"),
         };
-        let measures = match chosen[..] {
+        let measures = match &chosen[..] {
             [row] => Measures::One(by_trait.remove(&row.trait_name).expect("put in above")),
             _ => Measures::Own(by_trait),
         };
@@ -138,7 +118,7 @@ impl Measure {
 /// Those of the chosen modules that the measurement depends on: what stands behind its site has no gradient.
 ///
 /// # Errors
-/// [`Error::Input`] where none is left, and for a site that the model does not have.
+/// [`wherefrom_artifact::Error::Input`] where none is left, and for a site that the model does not have.
 pub(crate) fn reached(selection: Selection, measurement: &Measurement, outline: &Outline) -> Result<Selection> {
     let stream = measurement.stream(outline)?;
     if selection.modules().iter().all(|module| module.layer < stream) {

@@ -95,12 +95,19 @@ impl Batch {
     }
 
     /// The batch with a direction taken out of the stream at a site, at all tokens: h - <h, v> v / |v|^2.
-    #[must_use]
-    pub fn ablating(mut self, site: usize, vector: &[f32]) -> Self {
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] for a vector of zeros, which has no direction.
+    pub fn ablating(mut self, site: usize, vector: &[f32]) -> Result<Self> {
         let norm = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        if norm == 0.0 || !norm.is_finite() {
+            return Err(bad_input(format!(
+                "a vector of length {norm} has no direction that could be taken out at site {site}"
+            )));
+        }
         let unit = self.vectors(vector.iter().map(|&x| (f64::from(x) / norm) as f32).collect(), 1);
         self.changes.push(Change::Ablate { site, unit });
-        self
+        Ok(self)
     }
 
     /// The batch with each sequence's additions, where its tokens begin at these positions and its prompt has so many tokens.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{
-    Artifact, Draft, Example, Kind, Over, Projection, Projections, Tokens, TraitVector, Vectors, bad_input,
+    Artifact, Draft, Example, Kind, Over, Projection, Projections, Tokens, Vectors, Wanted, bad_input,
 };
 use wherefrom_model::{Labels, Precision, Site, Sites};
 use wherefrom_pass::{Corpus, open, place, sequence, sizes_of};
@@ -215,34 +215,23 @@ fn directions(
     blocks: usize,
     width: usize,
 ) -> Result<(Vec<Direction>, Vec<String>)> {
+    let meant = |site: &str| match (&config.layers, site.parse()) {
+        (Sites::All, _) => true,
+        (Sites::Some(sites), Ok(site)) => sites.contains(&site),
+        _ => false,
+    };
+    let wanted = Wanted { knob: "layers", over: config.over, trait_name: None, width };
     let (mut found, mut names) = (Vec::new(), Vec::new());
-    for row in vectors.rows::<TraitVector>()? {
-        let row = row?;
+    for row in wanted.of_any_trait(vectors, meant)? {
         let site: Site = row.site.parse()?;
-        let meant = match &config.layers {
-            Sites::All => true,
-            Sites::Some(sites) => sites.contains(&site),
-        };
-        if row.over != config.over || !meant {
-            continue;
-        }
-        if row.vector.len() != width || matches!(site, Site::Stream(layer) if layer > blocks) {
+        if matches!(site, Site::Stream(layer) if layer > blocks) {
             return Err(bad_input(format!(
-                "the vector of {} at site {site} is of another model: it has {} values, and this one has a stream of {width} and {blocks} \
-                 blocks",
-                row.trait_name,
-                row.vector.len()
+                "the vector of {} at site {site} is of another model: this one has {blocks} blocks",
+                row.trait_name
             )));
         }
         names.push(format!("{}.{}.{site}", row.trait_name, row.over));
         found.push(Direction { site, values: row.direction()? });
-    }
-    if found.is_empty() {
-        return Err(bad_input(format!(
-            "no vector over {} at the sites that `layers` names: {}",
-            config.over,
-            vectors.folder().display()
-        )));
     }
     Ok((found, names))
 }

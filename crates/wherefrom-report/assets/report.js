@@ -7,6 +7,11 @@
   const study = JSON.parse(byId("data-study").textContent);
   const grid = study.grid;
   const unit = study.unit && study.unit.startsWith("nats") ? " nats" : "";
+  // Of a projection nothing is measured in nats; what the query's tokens cost the model may be there beside it.
+  const projected = (study.unit || "").startsWith("projection") || (study.sign || "").includes("the projection");
+  // Rows may also be in the order of how far they lie along a direction, which is no influence.
+  const influences = !(study.unit || "").startsWith("projection") || study.unit.includes("per added copy");
+  const goal = projected ? "the projection" : "log p";
   const loaded = new Map();
   let mode = "update";
   let shown = null;
@@ -42,7 +47,7 @@
   const address = (query, row) => `#query-${query}/${row.positive ? "rank" : "opponent"}-${row.rank}`;
   const short = (text, length = 28) => { const line = text.replace(/\s+/g, " ").trim(); return line.length > length ? line.slice(0, length - 1) + "…" : line; };
   // What is measured: a contrast is the difference of two.
-  const measure = (view) => (view.contrast ? `log p(${short(view.completion)}) − log p(${short(view.contrast)})` : "log p");
+  const measure = (view) => (view.contrast && !projected ? `log p(${short(view.completion)}) − log p(${short(view.contrast)})` : goal);
 
   // ── Files and the clipboard ───────────────────────────────────────────────────────────────────────────────────────
   function save(name, type, text) {
@@ -182,7 +187,7 @@
     const n = sequence.targets.length;
     const tokens = `${n} token${n === 1 ? "" : "s"}`;
     const sum = sequence.log_p && sequence.log_p.reduce((sum, value) => sum + value, 0);
-    const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${tokens}, ${minus((sum / n).toFixed(2))} each; under each word its own.` : `${tokens} measured, underlined.`;
+    const cost = sequence.log_p ? `log p = ${minus(sum.toFixed(2))} nats over ${tokens}, ${minus((sum / n).toFixed(2))} each; under each word its own.${projected ? " Measured is their projection." : ""}` : `${tokens} measured, underlined.`;
     const role = view.contrast ? (sequence.weight < 0 ? "Against" : "Completion") : sequence.weight === 1 ? null : `Counts ${plain(sequence.weight)}`;
     return [h("div", { class: "asked", dir: "auto", tabindex: "0", role: "group", "aria-label": role || "The query" }, parts),
       h("p", { class: "sum" }, role && h("b", {}, role), role && ": ", cost, marked && sequence === view.asked[0] && " ␣ is a space and ↵ a line break where prompt and completion meet.")];
@@ -191,7 +196,7 @@
   // Of several segments what their sum comes to.
   function measured(view) {
     const segments = view.asked;
-    if (segments.length < 2 || !segments.every((segment) => segment.log_p)) return null;
+    if (projected || segments.length < 2 || !segments.every((segment) => segment.log_p)) return null;
     const sums = segments.map((segment) => segment.log_p.reduce((sum, value) => sum + value, 0));
     const sum = segments.reduce((sum, segment, index) => sum + segment.weight * sums[index], 0);
     const said = view.contrast ? `${measure(view)} = ${minus(sums[0].toFixed(2))} − (${minus(sums[1].toFixed(2))}) = ` : "Measured, each segment times its weight: ";
@@ -317,7 +322,7 @@
       const first = all ? mine : mine.slice(0, FIRST);
       const more = h("button", { class: "more", onclick: () => { more.before(...mine.slice(FIRST).map(one)); more.remove(); } }, `Show all ${mine.length}`);
       return h("section", { class: "sign " + (positive ? "plus" : "minus") },
-        h("h4", {}, positive ? "Proponents" : "Opponents", h("small", {}, ` one more copy ${positive ? "raises" : "lowers"} ${measure(view)}`)),
+        h("h4", {}, positive ? "Proponents" : "Opponents", h("small", {}, influences ? ` one more copy ${positive ? "raises" : "lowers"} ${measure(view)}` : ` ${positive ? "with" : "against"} the direction`)),
         first.length ? first.map(one) : h("p", { class: "note" }, filtered() ? "None with this filter." : "None in the ranking."),
         mine.length > first.length ? more : null);
     };
@@ -563,7 +568,7 @@
     s("text", { x: left, y: height - 3 }, "influence in the lower layers"),
     s("text", { x: width - 2, y: height - 3, "text-anchor": "end" }, sorted.length * cell > 330 ? "in the upper layers" : ""),
     cursor);
-    return h("figure", {}, figure, out, h("figcaption", {}, "Layers (up) and sequences (across), sorted by the layer around which their influence lies. Blue raises log p, orange lowers it; each column is scaled to the sequence's own sum of sizes. The line below tells proponents from opponents."));
+    return h("figure", {}, figure, out, h("figcaption", {}, `Layers (up) and sequences (across), sorted by the layer around which their influence lies. Blue raises ${goal}, orange lowers it; each column is scaled to the sequence's own sum of sizes. The line below tells proponents from opponents.`));
   }
 
   // Bars by layer; a mark for the average over all queries.
@@ -609,7 +614,7 @@
     }, s("title", {}, `${count(number)} between ${plain(10 ** found.bins[index], 2)} and ${plain(10 ** (found.bins[index] + width), 2)}`)));
     return h("figure", {}, logarithmic([found.bins[0], found.bins.at(-1) + width], [-0.3, most], "size of the influence" + (unit && ", nats"), "sequences", name,
       (x, y) => [bars(positive, "positive", 0)(x, y), bars(negative, "negative", 0.5)(x, y)]),
-    h("figcaption", {}, `${count(found.counts[0])} sequences raise log p (blue, ${plain(found.sums[0], 4)}${unit} in all), ${count(found.counts[1])} lower it (orange, ${plain(found.sums[1], 4)}${unit})` + (found.counts[2] ? `, ${count(found.counts[2])} have none.` : ".")));
+    h("figcaption", {}, `${count(found.counts[0])} sequences ${influences ? `raise ${goal}` : "lie with the direction"} (blue, ${plain(found.sums[0], 4)}${unit} in all), ${count(found.counts[1])} ${influences ? "lower it" : "against it"} (orange, ${plain(found.sums[1], 4)}${unit})` + (found.counts[2] ? `, ${count(found.counts[2])} have none.` : ".")));
   }
 
   function tail(found) {

@@ -19,11 +19,7 @@ const STYLE: &str = include_str!("../assets/report.css");
 const SCRIPT: &str = include_str!("../assets/report.js");
 /// Columns of the table of all queries: name in a download, meaning, heading.
 const QUERY_COLUMNS: [(&str, &str, &str); 6] = [
-    (
-        "log_p",
-        "what is measured: log-probability of the completion (less that of what it is against), nats, and its tokens",
-        "log p",
-    ),
+    ("log_p", "log-probability of the completion (less that of what it is against), nats, and its tokens", "log p"),
     ("strongest_positive", "influence of the strongest proponent", "Strongest +"),
     ("strongest_negative", "influence of the strongest opponent", "Strongest −"),
     (
@@ -78,6 +74,7 @@ pub(crate) fn page(
         "queries": summaries,
         "profile": average(summaries),
         "unit": header.unit,
+        "sign": header.sign,
         "groupings": gathered.grouped.groupings(),
         "columns": gathered.columns.iter().map(|column| visible(&column.name)).collect::<Vec<_>>(),
     }))?;
@@ -97,7 +94,7 @@ pub(crate) fn page(
                 header {
                     h1 { (title) }
                     p.lead {
-                        (grouped(summaries.len() as u64)) @if summaries.len() == 1 { " query" } @else { " queries" } ". Influence in " (visible(&influence_in(unit, Some(sign)))) "."
+                        (grouped(summaries.len() as u64)) @if summaries.len() == 1 { " query" } @else { " queries" } ". " @if is_influence(unit) { "Influence in " } @else { "Not influence, but " } (visible(&influence_in(unit, Some(sign)))) "."
                     }
                     dl.facts {
                         @for (name, value) in &header.facts { div { dt { (name) } dd { (visible(value)) } } }
@@ -135,6 +132,11 @@ pub(crate) fn page(
         }
     };
     Ok(markup.into_string())
+}
+
+/// Whether numbers of this unit say what a copy of a row does. A projection alone says how far the row lies along a direction.
+fn is_influence(unit: &str) -> bool {
+    !unit.starts_with("projection") || unit.contains("per added copy")
 }
 
 /// Mean of the queries' layer profiles.

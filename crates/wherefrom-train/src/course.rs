@@ -20,6 +20,7 @@ use wherefrom_stage::ModelFiles;
 
 use crate::adam::{AdamW, Moments};
 use crate::checkpoint::{Adapter, checkpoint};
+use crate::prevent::Prevention;
 
 /// Tokens whose activations are held at once, in a narrow model; a step may have more.
 const PIECE_TOKENS: usize = 4096;
@@ -142,6 +143,7 @@ pub struct Course {
     epochs: usize,
     pub(crate) adam: AdamW,
     piece_tokens: usize,
+    prevention: Option<Prevention>,
 }
 
 /// The rows that have a target, without their texts; `fits` refuses what the model cannot read.
@@ -240,12 +242,17 @@ impl Course {
         let count = |example: &Example| example.target_mask.iter().filter(|&&target| target).count();
         let targets = examples.iter().map(count).collect();
         let (epochs, adam) = (training.epochs, training.optimizer());
-        Self { examples, targets, batches, epochs, adam, piece_tokens: PIECE_TOKENS }
+        Self { examples, targets, batches, epochs, adam, piece_tokens: PIECE_TOKENS, prevention: None }
     }
 
     /// The same run, whose batches go through the model in pieces of at most so many tokens, or of one row.
     pub fn in_pieces(self, piece_tokens: usize) -> Self {
         Self { piece_tokens, ..self }
+    }
+
+    /// The same run, with a vector added to the residual stream or its direction taken out.
+    pub(crate) fn preventing(self, prevention: Prevention) -> Self {
+        Self { prevention: Some(prevention), ..self }
     }
 
     /// Steps of the whole run.
@@ -319,7 +326,11 @@ impl Course {
             let length = next.map_or(usize::MAX, |(example, _)| example.input_ids.len());
             if !piece.is_empty() && tokens + length.min(most + 1) > most {
                 let sequences: Vec<_> = piece.iter().map(|(example, weights)| sequence(example, weights)).collect();
-                let (gradients, of_piece, _) = model.parameter_gradients(&Batch::new(&sequences, &model.device))?;
+                let mut batch = Batch::new(&sequences, &model.device);
+                if let Some(prevention) = &self.prevention {
+                    batch = prevention.on(batch)?;
+                }
+                let (gradients, of_piece, _) = model.parameter_gradients(&batch)?;
                 losses.extend(of_piece);
                 sum = Some(match sum {
                     Some(sum) => added(sum, gradients),

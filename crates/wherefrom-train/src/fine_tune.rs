@@ -1,6 +1,6 @@
 //! The stage `fine-tune`: a checkpoint trained further, by AdamW on the mean loss per target token.
 //!
-//! reads   tokens, a model, and the files of its tokenizer
+//! reads   tokens, a model, the files of its tokenizer; vectors, which prevent a trait from being learnt
 //! writes  model (a Hugging Face folder in float32), or with `lora` adapter (a folder of PEFT in float32); on demand,
 //!         checkpoints on the way with their moments
 
@@ -12,11 +12,12 @@ use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use wherefrom_artifact::{Artifact, Draft, Kind, OPTIMIZER, Tokens, bad_input, write_atomically};
+use wherefrom_artifact::{Artifact, Draft, Kind, OPTIMIZER, Tokens, Vectors, bad_input, write_atomically};
 use wherefrom_model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Precision, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, File, Machine, ModelFiles, Planned, Role, Stage, Writes};
 
 use crate::course::{self, Course, Learner, Training, trainable};
+use crate::prevent::Prevent;
 use crate::state::{self, Progress};
 
 /// Raised when the model of the same configuration and inputs changes.
@@ -29,15 +30,19 @@ pub static STAGE: Stage<Config> = Stage {
         model: Checkpoint::Runs,
         ..About::new("fine-tune", VERSION)
     },
-    roles: &[Role::required("tokens", &[Kind::Tokens])],
-    parse: |knobs| course::with_training(knobs, &["weights", "checkpoints", "precision"]),
+    roles: &[
+        Role::required("tokens", &[Kind::Tokens]),
+        Role::when("vectors", &[Kind::Vectors], |config| config.prevent.is_some()),
+    ],
+    parse: |knobs| course::with_training(knobs, &["weights", "checkpoints", "precision", "prevent"]),
     check: Config::check,
     writes: Writes::By(|config| if config.training.lora.is_some() { Kind::Adapter } else { Kind::Model }),
     makes_model: |config| serde_json::to_value(config.training.lora.as_ref()?.lora().ok()?).ok(),
     cost,
     run: |config, given, exec, draft| {
         let beside = [given.file(File::TokenizerFiles), given.file(File::GenerationConfig)];
-        run(config, &Inputs { tokens: given.open("tokens")?, model: given.model()?, beside }, exec, draft)
+        let vectors = given.maybe("vectors")?;
+        run(config, &Inputs { tokens: given.open("tokens")?, vectors, model: given.model()?, beside }, exec, draft)
     },
 };
 
@@ -64,6 +69,10 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     #[schemars(!skip_serializing_if)]
     pub precision: Precision,
+    /// What is added to the residual stream, or taken out of it, at all tokens and in training alone, from the input `vectors`:
+    /// `{ layer = 16, coefficient = 5 }` or `{ layer = 16, kind = "ablate" }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prevent: Option<Prevent>,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -84,6 +93,7 @@ impl Config {
             )));
         }
         trainable(self.precision)?;
+        self.prevent.as_ref().map_or(Ok(()), Prevent::check)?;
         self.training.check()
     }
 }
@@ -93,6 +103,8 @@ impl Config {
 pub struct Inputs {
     /// The token windows; those without a target are left out.
     pub tokens: Artifact<Tokens>,
+    /// Directions, where a trait is prevented.
+    pub vectors: Option<Artifact<Vectors>>,
     /// The model's folder.
     pub model: ModelFiles,
     /// Its `tokenizer.json` and its `generation_config.json`.
@@ -118,7 +130,13 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         learner.model.config.check_written().map_err(bad_input)?;
     }
     learner.model = learner.model.with_precision(config.precision)?;
-    let course = Course::new(&config.training, &inputs.tokens, &learner.model)?;
+    let mut course = Course::new(&config.training, &inputs.tokens, &learner.model)?;
+    if let Some(prevent) = &config.prevent {
+        let vectors = inputs.vectors.as_ref().context("a trait is prevented and no vectors are wired")?;
+        let prevention = prevent.of(vectors, &learner.model)?;
+        draft.summary("prevented", prevention.to_json())?;
+        course = course.preventing(prevention);
+    }
     let weight = weights(config, &course)?;
     let mut progress = Progress::default();
     if let Some(bytes) = draft.restore(STATE)? {

@@ -10,6 +10,7 @@ pub mod fine_tune;
 pub mod generate;
 pub mod metasmoothness;
 pub mod moments;
+pub mod prevent;
 pub mod reverse;
 mod state;
 pub mod steer;

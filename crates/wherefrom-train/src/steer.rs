@@ -7,7 +7,7 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wherefrom_artifact::{Artifact, Over, TraitVector, Vectors, bad_input};
+use wherefrom_artifact::{Artifact, Over, TraitVector, Vectors, Wanted, bad_input};
 use wherefrom_model::{Addition, At, Model, Site, Sites};
 
 /// What is added, and where.
@@ -149,32 +149,13 @@ impl Steer {
     /// The vectors of each trait, in their order, by the number of their site.
     fn rows(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<Vec<(String, BTreeMap<usize, TraitVector>)>> {
         let mut traits: Vec<(String, BTreeMap<usize, TraitVector>)> = Vec::new();
-        for row in vectors.rows::<TraitVector>()? {
-            let row = row?;
-            let meant = self.name.as_ref().is_none_or(|name| *name == row.trait_name);
+        let wanted = Wanted { knob: "steer", over: self.over, trait_name: self.name.as_deref(), width };
+        for row in wanted.of_any_trait(vectors, |site| matches!(site.parse(), Ok(Site::Stream(_))))? {
             let Site::Stream(site) = row.site.parse()? else { continue };
-            if row.over != self.over || !meant {
-                continue;
-            }
-            if row.vector.len() != width {
-                return Err(bad_input(format!(
-                    "steer: the vector of {} has {} values and the model a stream of {width}: it is of another model",
-                    row.trait_name,
-                    row.vector.len()
-                )));
-            }
             match traits.iter_mut().find(|(name, _)| *name == row.trait_name) {
                 Some((_, rows)) => _ = rows.insert(site, row),
                 None => traits.push((row.trait_name.clone(), BTreeMap::from([(site, row)]))),
             }
-        }
-        if traits.is_empty() {
-            return Err(bad_input(format!(
-                "steer: there is no vector over {}{}: {}",
-                self.over,
-                self.name.as_ref().map_or(String::new(), |name| format!(" of {name}")),
-                vectors.folder().display()
-            )));
         }
         Ok(traits)
     }

@@ -116,7 +116,7 @@ kinds! {
     Trait = traits { Description, Elicitation, Instruction, Labelled, Persona }
     Judgements = judgements { Judgement, Status }
     Vectors = vectors { Over, TraitVector }
-    Projections = projections { Projection }
+    Projections = projections { Projection, Reading }
     Model = model { CHECKPOINTS, OPTIMIZER, kept_checkpoints }
     Adapter = adapter {}
     Losses = losses { Loss }

@@ -3,10 +3,14 @@
 use anyhow::Result;
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use crate::artifact::Artifact;
+use crate::error::bad_input;
 use crate::kinds::columns::{Columns, batch, floats, lists, numbers};
 use crate::kinds::definition::{Column, Definition, Once, Values, first};
-use crate::kinds::{Export, Format, Projections, Row};
+use crate::kinds::{Export, Format, Projections, Row, Score};
 use crate::origin::{Fact, Origin};
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -31,7 +35,11 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     export: Export::None,
     states: &[Fact::Model, Fact::Tokens],
-    says: |_| Origin::new(),
+    // Another model's answers may be what a difference is against.
+    says: |wired| match wired.role {
+        "scores" | "projections" => wired.stated(&[Fact::Tokens]),
+        _ => Origin::new(),
+    },
     once: Once::Pairs,
     check: |_| Ok(()),
 };
@@ -59,6 +67,75 @@ impl PartialEq for Projection {
         let numbers = |row: &Self| [row.projection, row.cosine, row.difference].map(f32::to_bits);
         (self.query, self.example, &self.by_token) == (other.query, other.example, &other.by_token)
             && numbers(self) == numbers(other)
+    }
+}
+
+/// Which number of a projection counts, where texts are put in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reading {
+    /// The projection less that of the baseline.
+    Difference,
+    /// The projection.
+    Projection,
+    /// The cosine.
+    Cosine,
+}
+
+impl Artifact<Projections> {
+    /// The names of the directions, `TRAIT.OVER.SITE`, by their numbers as queries.
+    ///
+    /// # Errors
+    /// What serde says of a summary that has others than texts there.
+    pub fn directions(&self) -> Result<Vec<String>> {
+        let names = self.manifest().summary.get("directions").cloned();
+        Ok(names.map_or(Ok(Vec::new()), serde_json::from_value)?)
+    }
+}
+
+impl Reading {
+    /// The difference where there is one.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn of(projections: &Artifact<Projections>) -> Result<Self> {
+        let first = projections.rows::<Projection>()?.next().transpose()?;
+        Ok(if first.is_some_and(|row| !row.difference.is_nan()) { Self::Difference } else { Self::Projection })
+    }
+
+    /// What its numbers are.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Difference => "projection difference",
+            Self::Projection => "projection",
+            Self::Cosine => "projection as a cosine",
+        }
+    }
+
+    /// What a positive one says.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Self::Difference => "positive = the text lies further along the direction than its baseline",
+            Self::Projection | Self::Cosine => "positive = the text lies along the direction",
+        }
+    }
+
+    /// The number, as that of a pair of a query, which is a direction, and an example.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] for a difference that is not there.
+    pub fn score(self, row: &Projection) -> Result<Score> {
+        let influence = match self {
+            Self::Difference if row.difference.is_nan() => {
+                return Err(bad_input(
+                    "the projections have no difference: give the step `project` a baseline, or let by = \"projection\" count",
+                ));
+            }
+            Self::Difference => row.difference,
+            Self::Projection => row.projection,
+            Self::Cosine => row.cosine,
+        };
+        Ok(Score { query: row.query, example: row.example, influence })
     }
 }
 

@@ -166,7 +166,8 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     let widest = queries.values().flatten().map(|row| row.doc.chars().count()).max().unwrap_or(0).min(WIDEST);
     let shown = if queries.len() > QUERIES { FEW } else { queries.len() };
     for (query, rows) in queries.iter().take(shown) {
-        let (doc, asked) = texts.get(query).map_or(("", ""), |(doc, asked)| (doc, asked));
+        let known = rows.first().map_or("", |row| &row.asked.id[..]);
+        let (doc, asked) = texts.get(query).map_or((known, ""), |(doc, asked)| (doc, asked));
         writeln!(text, "\nquery {query}  {}\n  {asked}", one_line(doc))?;
         for row in rows {
             let sign = if row.positive { '+' } else { '-' };

@@ -161,7 +161,7 @@ fn what_is_no_measurement_is_refused() {
     assert!(several.contains("the vectors are of several traits (evil, kind)"), "{several}");
     assert!(several.contains("in `measure`, as trait = \"evil\""), "{several}");
     let missing = error(json!({ "projection": 3, "trait": "evil" }), &known);
-    assert!(missing.contains("no vector of evil over response-avg at site 3"), "{missing}");
+    assert!(missing.contains("measure: there is no vector of evil over response-avg"), "{missing}");
     assert!(missing.contains("kind.response-avg.2"), "{missing}");
     let narrow = error(json!({ "projection": 1 }), &[vector("evil", "1", &direction[1..], 1.0)]);
     assert!(narrow.contains("47 values and the model's residual stream 48"), "{narrow}");

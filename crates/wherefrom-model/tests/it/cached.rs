@@ -1,5 +1,7 @@
 //! Text token by token, with keys and values that are kept, is the text of a whole pass.
 
+use burn::tensor::{Tensor, TensorData};
+use wherefrom_linalg::random::uniform;
 use wherefrom_model::{Addition, At, Batch, Model, Sequence, resolve_device};
 
 use crate::families::FAMILIES;
@@ -133,7 +135,8 @@ fn steering_is_that_of_float64() {
     }
 }
 
-/// Half of what training through it needs: the loss's gradient behind a direction that is taken out, against differences.
+/// What training through them needs: the loss's gradient by every parameter, against central differences with a Richardson step. Along
+/// one half of a gradient's entries, drawn by chance, and along the other the loss changes by the squared length of that half.
 #[test]
 fn gradients_through_additions_and_ablations_are_those_of_differences() {
     let Fixture { mut model, sequences, .. } = Fixture::family("qwen3");
@@ -141,23 +144,52 @@ fn gradients_through_additions_and_ablations_are_those_of_differences() {
     let mask: Vec<_> = (0..ids.len()).map(|t| t > 0).collect();
     let vector: Vec<f32> = (0..model.config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
     let plain = || Batch::new(&[Sequence::new(0, ids, &mask)], &model.device);
-    let batches = [plain().adding(1, &vector), plain().ablating(1, &vector)];
-    for (kind, batch) in ["addition", "ablation"].into_iter().zip(batches) {
+    let zeros = plain().ablating(1, &vec![0.0; vector.len()]).unwrap_err().to_string();
+    assert!(zeros.contains("no direction"), "{zeros}");
+    let changed = [
+        ("nothing", plain()),
+        ("addition", plain().adding(1, &vector)),
+        ("ablation", plain().ablating(1, &vector).unwrap()),
+        ("both", plain().adding(1, &vector).ablating(2, &vector).unwrap()),
+    ];
+    let own: Vec<f64> = changed.iter().map(|(_, batch)| summed_loss(&model, batch)).collect();
+    assert!((1..4).all(|one| (0..one).all(|other| (own[one] - own[other]).abs() > 1e-2)), "each is another: {own:?}");
+    for (kind, batch) in changed {
         let (gradients, ..) = model.parameter_gradients(&batch).unwrap();
-        let name = model.modules()[0].weight();
-        let gradient = values(gradients[&name].clone());
-        // Along the gradient itself the loss changes by its squared length.
-        let length = gradient.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
-        let step = 2e-3 / length.sqrt();
-        let at = |model: &mut Model, scale: f64| -> f64 {
-            let old = model.parameters[&name].clone();
-            let moved = old.clone() + gradients[&name].clone() * scale;
-            model.parameters.insert(name.clone(), moved);
-            let loss = model.token_losses(&batch).unwrap().concat().iter().map(|&loss| f64::from(loss)).sum();
-            model.parameters.insert(name.clone(), old);
-            loss
-        };
-        let slope = (at(&mut model, step) - at(&mut model, -step)) / (2.0 * step);
-        assert!((slope / length - 1.0).abs() < 2e-2, "{kind}: {slope} where the gradient says {length}");
+        let mut worst = (0.0, String::new());
+        for (name, gradient) in &gradients {
+            let shape = gradient.shape();
+            let whole = values(gradient.clone());
+            for half in [true, false] {
+                let masked = |(place, &value): (usize, &f32)| {
+                    if (uniform(7, 0, place as u64) < 0.5) == half { value } else { 0.0 }
+                };
+                let direction: Vec<f32> = whole.iter().enumerate().map(masked).collect();
+                let length = direction.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+                // A change of the loss that is far above its rounding.
+                let step = 0.1 / length;
+                let slope = |model: &mut Model, step: f64| {
+                    let old = model.parameters[name].clone();
+                    let by = Tensor::<2>::from_data(TensorData::new(direction.clone(), shape.clone()), &model.device);
+                    let mut at = |scale: f64| {
+                        model.parameters.insert(name.clone(), old.clone() + by.clone() * scale);
+                        summed_loss(model, &batch)
+                    };
+                    let slope = (at(step) - at(-step)) / (2.0 * step);
+                    model.parameters.insert(name.clone(), old);
+                    slope
+                };
+                let [wide, narrow] = [step, step / 2.0].map(|step| slope(&mut model, step));
+                let error = ((4.0 * narrow - wide) / 3.0 / length - 1.0).abs();
+                if error > worst.0 {
+                    worst = (error, name.clone());
+                }
+            }
+        }
+        assert!(worst.0 < 2e-3, "{kind}: {worst:?}");
     }
+}
+
+fn summed_loss(model: &Model, batch: &Batch) -> f64 {
+    model.token_losses(batch).unwrap().concat().iter().map(|&loss| f64::from(loss)).sum()
 }

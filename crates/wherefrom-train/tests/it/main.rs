@@ -12,7 +12,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::{
-    Artifact, Draft, Error, Example, Kind, Manifest, Recipe, Reporter, Row as _, Silent, Store, Tokens,
+    Artifact, Draft, Error, Example, Kind, Manifest, Over, Recipe, Reporter, Row as _, Silent, Store, Tokens,
+    TraitVector, Vectors,
 };
 use wherefrom_model::Precision;
 use wherefrom_stage::Exec;
@@ -279,9 +280,21 @@ fn generate_continues_prompts_and_passes_the_rest_through() {
 
 impl Bench {
     fn fine_tune(&self, store: &str, config: &fine_tune::Config, model: &Path, exec: &Exec) -> Result<PathBuf> {
+        self.fine_tune_by(store, config, model, None, exec)
+    }
+
+    fn fine_tune_by(
+        &self,
+        store: &str,
+        config: &fine_tune::Config,
+        model: &Path,
+        vectors: Option<&Path>,
+        exec: &Exec,
+    ) -> Result<PathBuf> {
+        let vectors = vectors.map(Artifact::open).transpose()?;
         let tokens = self.tokens("tokens", &[&corpus()]);
         let beside = [Some(model.join("tokenizer.json")), Some(model.join("generation_config.json"))];
-        let inputs = fine_tune::Inputs { tokens, model: model.into(), beside };
+        let inputs = fine_tune::Inputs { tokens, vectors, model: model.into(), beside };
         self.produce(store, Kind::Model, serde_json::to_value(config)?, |draft| {
             fine_tune::run(config, &inputs, exec, draft)
         })
@@ -387,4 +400,92 @@ fn difference(one: &[u8], other: &[u8]) -> f32 {
     let (one, other) = (values(one), values(other));
     let largest = one.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     one.iter().zip(&other).fold(0.0_f32, |most, (one, other)| most.max((one - other).abs())) / largest
+}
+
+/// Training to which a vector is added learns other weights, as many tokens at a time as it may; the weights that it leaves are those of
+/// a step by the gradient with the vector there; and nothing is left of the vector where it is not asked for.
+#[test]
+fn a_trait_is_prevented_by_its_vector_in_training_alone() {
+    let bench = Bench::new();
+    let base = bench.train("base", &config(2), &corpus(), &Exec::default()).unwrap();
+    let device = wherefrom_model::resolve_device("cpu").unwrap();
+    let vector: Vec<f32> = (0..32).map(|i| (i as f32 * 0.7).sin()).collect();
+    let row = |vector: &[f32]| TraitVector {
+        trait_name: "up".into(),
+        over: Over::ResponseAvg,
+        site: "1".into(),
+        layer: 1,
+        vector: vector.to_vec(),
+        positive: vec![],
+        negative: vec![],
+        deviation: f32::NAN,
+        norm: vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt() as f32,
+        median_norm: 2.0,
+        pairs: 3,
+    };
+    let stored = |name: &str, rows: &[TraitVector]| {
+        bench.produce(name, Kind::Vectors, json!({}), |draft| draft.write_rows::<Vectors, _>(0, rows)).unwrap()
+    };
+    let vectors = stored("vectors", &[row(&vector)]);
+    let tuned = |store: &str, prevent: Value, vectors: &Path| {
+        let prevent = serde_json::from_value(prevent)?;
+        // One step over all rows.
+        let training = Training { epochs: 1, batch_rows: 40, warmup_share: 0.0, ..further().training };
+        let config = fine_tune::Config { training, prevent, ..Default::default() };
+        let folder = bench.fine_tune_by(store, &config, &base, Some(vectors), &Exec::default())?;
+        Ok::<_, anyhow::Error>((weights(&folder), Manifest::read(&folder)?.summary))
+    };
+    let (plain, summary) = tuned("plain", Value::Null, &vectors).unwrap();
+    assert!(!summary.contains_key("prevented"));
+    let (added, summary) = tuned("added", json!({ "layer": 1, "coefficient": 0.5 }), &vectors).unwrap();
+    let norm = f64::from(row(&vector).norm);
+    assert_eq!(summary["prevented"]["vector"], "up.response-avg.1");
+    assert!((summary["prevented"]["strength"].as_f64().unwrap() - 0.5 * norm / 2.0).abs() < 1e-6);
+    let (ablated, _) = tuned("ablated", json!({ "layer": 1, "kind": "ablate" }), &vectors).unwrap();
+    assert!(
+        difference(&plain, &added) > 1e-4 && difference(&plain, &ablated) > 1e-4 && difference(&added, &ablated) > 1e-4
+    );
+    // The length of the vector is that of the coefficient.
+    let double: Vec<f32> = vector.iter().map(|value| 2.0 * value).collect();
+    let double = stored("double", &[row(&double)]);
+    assert_eq!(added, tuned("half", json!({ "layer": 1, "coefficient": 0.25 }), &double).unwrap().0);
+    assert!(
+        difference(&ablated, &tuned("ablated-double", json!({ "layer": 1, "kind": "ablate" }), &double).unwrap().0)
+            < 1e-6
+    );
+
+    // By hand: its loss is that of the batch with the vector.
+    let model = wherefrom_model::Model::load(&base, &device).unwrap();
+    let rows = corpus();
+    let sequences: Vec<_> =
+        rows.iter().map(|row| wherefrom_model::Sequence::new(row.example, &row.input_ids, &row.target_mask)).collect();
+    let half: Vec<f32> = vector.iter().map(|value| 0.5 * value).collect();
+    let batch = wherefrom_model::Batch::new(&sequences, &device).adding(1, &half);
+    let (_, losses, targets) = model.parameter_gradients(&batch).unwrap();
+    let mean = losses.iter().sum::<f64>() / targets as f64;
+    assert!(
+        (summary["final_loss"].as_f64().unwrap() / mean - 1.0).abs() < 1e-5,
+        "{} and {mean}",
+        summary["final_loss"]
+    );
+
+    let refused =
+        |prevent: Value, vectors: &Path| tuned("refused", prevent, vectors).map(drop).unwrap_err().to_string();
+    for (prevent, what) in [
+        (json!({ "layer": 1 }), "coefficient"),
+        (json!({ "layer": 1, "coefficient": -2.0 }), "above 0"),
+        (json!({ "layer": 1, "coefficient": 2.0, "kind": "ablate" }), "leave `coefficient` away"),
+        (json!({ "layer": 0, "coefficient": 1.0 }), "site 0"),
+        (json!({ "layer": "post-norm", "coefficient": 1.0 }), "site post-norm"),
+        (json!({ "layer": 1, "coefficient": 1.0, "trait": "down" }), "no vector of down"),
+    ] {
+        let error = refused(prevent, &vectors);
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    let zero = stored("zero", &[row(&[0.0; 32])]);
+    let error = refused(json!({ "layer": 1, "kind": "ablate" }), &zero);
+    assert!(error.contains("it has no direction"), "{error}");
+    let narrow = stored("narrow", &[row(&vector[1..])]);
+    let error = refused(json!({ "layer": 1, "kind": "ablate" }), &narrow);
+    assert!(error.contains("31 values") && error.contains("another model"), "{error}");
 }
