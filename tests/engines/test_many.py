@@ -225,15 +225,15 @@ def seconds(*words):
 
 
 def test_two_workers_take_half_of_the_time_of_one(tmp_path):
-    pipeline, one, two = study(tmp_path, 40, 400), tmp_path / "one", tmp_path / "two"
-    run("run", pipeline, "--to", "ihvp", "--store", one)
+    pipeline, one, two = study(tmp_path, 40, 200), tmp_path / "one", tmp_path / "two"
+    run("run", pipeline, "--to", "train", "--store", one)
     shutil.copytree(one, two)
-    scan = ("run", pipeline, "--to", "scores", "--store")
+    scan = ("run", pipeline, "--to", "losses", "--store")
     alone = seconds(*scan, one)
     shares = [seconds(*scan, two, "--shard", f"{share}/2") for share in (0, 1)]
     seal = seconds(*scan, two)
     speed = alone / (max(shares) + seal)
     print(f"40 units: {alone:.1f} s of one process; {shares[0]:.1f} and {shares[1]:.1f} s of two shares, {seal:.1f} s of the seal: {speed:.2f} times")
-    parts = [json.loads((folder(store, "scores", pipeline) / "manifest.json").read_text())["parts"] for store in (one, two)]
+    parts = [json.loads((folder(store, "losses", pipeline) / "manifest.json").read_text())["parts"] for store in (one, two)]
     assert len(parts[0]) == 40 and parts[0] == parts[1]
     assert speed >= 1.8

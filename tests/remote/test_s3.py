@@ -145,6 +145,43 @@ def test_two_who_send_at_once(bucket, first, tmp_path):
     assert manifests and all(text in (contents(first)[path], contents(own)[path]) for path, text in manifests.items())
 
 
+# Twelve megabytes that cannot be packed, in one part: it is sent and fetched in several requests.
+LARGE = """
+import argparse, json, os
+import pyarrow as pa, pyarrow.parquet as pq
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--config")
+parser.add_argument("--output")
+given = parser.parse_args()
+request = json.load(open(given.config))
+rows, length = 300, 10_000
+numbers = pa.Array.from_buffers(pa.uint32(), rows * length, [None, pa.py_buffer(os.urandom(4 * rows * length))])
+starts = pa.array(range(0, (rows + 1) * length, length), pa.int32())
+table = pa.table({
+    "example": pa.array(range(rows), pa.uint64()), "docs": pa.array([["row"]] * rows), "doc_starts": pa.array([[0]] * rows, pa.list_(pa.uint32())),
+    "input_ids": pa.ListArray.from_arrays(starts, numbers), "target_mask": pa.array([[False] + [True] * (length - 1)] * rows),
+    "text": pa.array(["row"] * rows),
+})
+metadata = {f"wherefrom.{name}": str(request[name]) for name in ("kind", "version", "key")}
+pq.write_table(table.replace_schema_metadata(metadata), given.output + "/part-00000.parquet", compression="zstd")
+"""
+
+
+def test_a_large_file_goes_in_pieces(bucket, tmp_path):
+    (tmp_path / "large.py").write_text(LARGE)
+    pipeline = tmp_path / "large.toml"
+    pipeline.write_text(f'[steps.large]\nstage = "external"\ncommand = ["{sys.executable}", "large.py"]\nwrites = "tokens"\nversion = 1\n')
+    first, second = tmp_path / "first", tmp_path / "second"
+    subprocess.run([PROGRAM, "run", pipeline, "--store", first], check=True, stdout=subprocess.DEVNULL)
+    for verb, store in (("push", first), ("run", second)):
+        said = subprocess.run([PROGRAM, verb, pipeline, "--store", store], env=bucket.environment, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+    assert "  fetched  " in said.stdout
+    assert contents(second) == contents(first)
+    assert max(len(content) for content in contents(first).values()) > 12_000_000
+
+
 def test_a_bucket_that_is_not_there_and_a_wrong_key(bucket, first, server):
     bucket.environment["WHEREFROM_REMOTE"] = "s3://nobody-made-this/x"
     said = bucket.wherefrom("push", first)
