@@ -90,7 +90,7 @@ impl Plan {
             if let Some((load, processors)) = busy_with {
                 exec.reporter.warn(&format!(
                     "other programs kept this machine busy while it was measured (a load of {load:.0} on {processors} processors): the times \
-                     are those of a busy machine, and the next `wherefrom plan` measures again"
+                     are those of a busy machine, and a `wherefrom plan` when it is idle measures again"
                 ));
             }
         }

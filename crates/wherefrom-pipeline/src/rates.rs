@@ -138,7 +138,10 @@ impl Known {
     pub(crate) fn new(store: &Store, machine: String) -> Self {
         let earlier = earlier(store, &machine, SECONDS);
         let mut known = Self { store: store.clone(), machine, earlier, measured: Rates::new() };
-        known.measured = known.kept().remove(&known.machine).unwrap_or_default();
+        let mut kept = known.kept();
+        let mut of = |machine: &str| kept.remove(machine);
+        let measured = of(&known.machine).or_else(|| busy().and_then(|_| of(&while_busy(&known.machine))));
+        known.measured = measured.unwrap_or_default();
         known
     }
 
@@ -159,17 +162,15 @@ impl Known {
         Some(Time { seconds: work.amount / rate + disk.map_or(0.0, |rate| work.moved / rate), basis })
     }
 
-    /// Takes what was measured, and keeps it, but for what a busy machine gave.
+    /// Takes what was measured, and keeps it; what a busy machine gave, for as long as it is busy.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn keep(&mut self, measured: Rates, busy: bool) -> anyhow::Result<()> {
         self.measured.extend(measured);
-        if busy {
-            return Ok(());
-        }
         let mut all = self.kept();
-        all.insert(self.machine.clone(), self.measured.clone());
+        let machine = if busy { while_busy(&self.machine) } else { self.machine.clone() };
+        all.insert(machine, self.measured.clone());
         write_atomically(&self.file(), serde_json::to_string_pretty(&all)?.as_bytes())
     }
 
@@ -187,6 +188,11 @@ impl Known {
         let mine = mine.filter(|folder| fs::create_dir_all(folder).is_ok());
         mine.unwrap_or_else(|| self.store.root().into()).join("rates.json")
     }
+}
+
+/// The machine, where rates are kept of it that other programs have slowed down.
+fn while_busy(machine: &str) -> String {
+    format!("{machine}, busy")
 }
 
 /// Programs that wanted a processor in the last minute, of which there are so many, where those were four times as many or more.
