@@ -130,15 +130,18 @@ pub fn identifier(corpus: &Path, columns: &BTreeMap<String, String>) -> Result<O
     let wanted: Vec<String> = [names.of("id")].into_iter().chain(IDENTIFIERS).map(String::from).collect();
     let rows = Corpus::open(corpus, Names::kept(wanted.clone()))?.rows(Place::default()).chunk(ROWS)?;
     let rows: Vec<Object> = rows.iter().filter_map(object).collect();
-    let value = |row: &Object, name: &str| row.get(name).filter(|value| !value.is_null()).map(Json::shown);
+    let value = |row: &Object, name: &str| match row.get(name) {
+        Some(Json::String(text)) => Some(text.clone()),
+        Some(Json::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
     let (id, others) = wanted.split_first().expect("a row's name is one");
     if rows.is_empty() || rows.iter().any(|row| value(row, id).is_some()) {
         return Ok(None);
     }
     let tells = |name: &&String| {
         let values: Option<BTreeSet<_>> = rows.iter().map(|row| value(row, name)).collect();
-        let plain = rows.iter().all(|row| matches!(row.get(&name[..]), Some(Json::String(_) | Json::Number(_))));
-        plain && values.is_some_and(|values| values.len() == rows.len())
+        values.is_some_and(|values| values.len() == rows.len())
     };
     Ok(others.iter().find(tells).cloned())
 }
