@@ -17,7 +17,7 @@ fn repository() -> PathBuf {
 fn bench() -> Bench {
     let (bench, repository) = (Bench::new(), repository());
     fs::create_dir(bench.path("data")).unwrap();
-    for name in ["data/corpora", "data/models", "data/queries", "examples"] {
+    for name in ["data/corpora", "data/models", "data/queries", "data/traits", "examples"] {
         symlink(repository.join(name), bench.path(name)).unwrap();
     }
     // The store is looked for where pipelines lie, not where a link to them does.
