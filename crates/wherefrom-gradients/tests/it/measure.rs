@@ -146,7 +146,8 @@ fn of_vectors_of_several_traits_each_row_has_its_own() {
         }
     }
     assert_eq!(found.iter().map(|row| row.row).collect::<Vec<_>>(), [[0; 21], [1; 21], [2; 21]].concat());
-    let stranger = gradients(json!({ "projection": 3 }), &named(&["kind", "cruel"]), &vectors).unwrap_err().to_string();
+    let stranger = gradients(json!({ "projection": 3 }), &named(&["kind", "cruel"]), &vectors).unwrap_err();
+    let stranger = format!("{stranger:#}");
     assert!(stranger.contains("row 1 of the tokens is called \"cruel/q0\""), "{stranger}");
 }
 
@@ -154,7 +155,7 @@ fn of_vectors_of_several_traits_each_row_has_its_own() {
 fn what_is_no_measurement_is_refused() {
     let (direction, queries) = (vec![1.0; WIDTH], rows_of("queries.jsonl"));
     let error = |measure: Value, vectors: &[TraitVector]| {
-        gradients(measure, &queries[..1], vectors).map(drop).unwrap_err().to_string()
+        format!("{:#}", gradients(measure, &queries[..1], vectors).map(drop).unwrap_err())
     };
     let known = [vector("evil", "2", &direction, 1.0), vector("kind", "2", &direction, 1.0)];
     let several = error(json!({ "projection": 2 }), &known);
