@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
                 let takes = known.map(|known| known.kinds).unwrap_or_default();
                 let hint = hint(wire, &self.names());
                 let hint =
-                    if takes.is_empty() || hint.contains("did you mean") { hint } else { self.makers(&takes, kinds) };
+                    if takes.is_empty() || hint.contains("did you mean") { hint } else { self.makers(takes, kinds) };
                 self.problems.other(&place, &format!("no step `{wire}`{hint}"));
                 return None;
             }
