@@ -111,7 +111,7 @@ impl<'a> Corpus<'a> {
     }
 }
 
-/// The mean of the stream of some tokens, [width] each, summed in float64; of none zeros.
+/// The mean of the stream of some tokens, `[width]` each, summed in float64; of none zeros.
 pub fn mean<'a>(tokens: impl Iterator<Item = &'a [f32]>, width: usize) -> impl Iterator<Item = f32> {
     let (mut sum, mut count) = (vec![0.0_f64; width], 0.0_f64);
     for token in tokens {
