@@ -88,7 +88,7 @@ impl Damping {
         let (Self::Relative(value) | Self::Absolute(value)) = self;
         if !(0.0..=LARGEST).contains(&value) {
             return Err(bad_input(format!(
-                "damping = {value} is out of range; set it to 0 or more, and to {LARGEST:e} or less (0.1 is usual)"
+                "damping = {value:?} is out of range; set it to 0 or more, and to {LARGEST:e} or less (0.1 is usual)"
             )));
         }
         Ok(())
