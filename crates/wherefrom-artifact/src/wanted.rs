@@ -26,8 +26,7 @@ impl Wanted<'_> {
     /// [`Error::Input`] where there is none, [`Error::Mismatch`] for one that is not as wide as the model's stream.
     pub fn of_any_trait(&self, vectors: &Artifact<Vectors>, meant: impl Fn(&str) -> bool) -> Result<Vec<TraitVector>> {
         let all: Vec<TraitVector> = vectors.rows()?.collect::<Result<_>>()?;
-        let name = |row: &TraitVector| format!("{}.{}.{}", row.trait_name, row.over, row.site);
-        let known: Vec<String> = all.iter().map(name).collect();
+        let known: Vec<String> = all.iter().map(TraitVector::name).collect();
         let fits = |row: &TraitVector| {
             row.over == self.over && meant(&row.site) && self.trait_name.is_none_or(|name| *name == *row.trait_name)
         };
@@ -46,7 +45,7 @@ impl Wanted<'_> {
             return Err(Error::Mismatch(format!(
                 "{}: the vector {} has {} values and the model's residual stream {}: it is of another model",
                 self.knob,
-                name(row),
+                row.name(),
                 row.vector.len(),
                 self.width
             ))

@@ -103,7 +103,7 @@ impl Measure {
             by_trait.insert(row.trait_name.clone(), measurement);
         }
         let vector = match &chosen[..] {
-            [row] => format!("{}.{over}.{site}", row.trait_name),
+            [row] => row.name(),
             _ => format!("(of each row).{over}.{site}"),
         };
         let measures = match &chosen[..] {

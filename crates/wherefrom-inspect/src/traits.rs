@@ -158,7 +158,7 @@ fn held(vectors: &[TraitVector], others: &[TraitVector]) -> Result<Vec<Held>> {
             dot / (f64::from(row.norm) * f64::from(other.norm))
         };
         found.push(Held {
-            direction: format!("{}.{}.{}", row.trait_name, row.over, row.site),
+            direction: row.name(),
             norm: row.norm,
             share: row.norm / row.median_norm,
             others: others.len(),

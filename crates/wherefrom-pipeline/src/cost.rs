@@ -79,15 +79,14 @@ impl Plan {
                     probes.extend(Probe::new(planned, &all).filter(|probe| !probes.contains(probe)));
                 }
             }
-            let busy = rates::busy();
-            let busy_with = busy.filter(|_| !probes.is_empty());
+            let busy = if probes.is_empty() { None } else { rates::busy() };
             let measure =
                 |probe: Probe| probe.run(&self.store, exec).and_then(|measured| known.keep(measured, busy.is_some()));
             if let Some(error) = probes.into_iter().map(measure).find_map(Result::err) {
                 exec.reporter
                     .warn(&format!("this machine could not be measured, so that not all times are known: {error:#}"));
             }
-            if let Some((load, processors)) = busy_with {
+            if let Some((load, processors)) = busy {
                 exec.reporter.warn(&format!(
                     "other programs kept this machine busy while it was measured (a load of {load:.0} on {processors} processors): the times \
                      are those of a busy machine, and a `wherefrom plan` when it is idle measures again"

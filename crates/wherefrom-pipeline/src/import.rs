@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use wherefrom_artifact::origin::Fact;
-use wherefrom_artifact::{Draft, Kind, Over, Recipe, Store, bad_input};
+use wherefrom_artifact::{Draft, Kind, Over, Recipe, Store, TraitVector, bad_input};
 use wherefrom_persona::rollouts::Rollouts;
 use wherefrom_persona::{description, import};
 use wherefrom_stage::{Exec, File, Given};
@@ -88,8 +88,7 @@ impl Import {
         let said = import::Said { name: self.name.as_deref(), over: self.over, offset: self.offset };
         let rows = import::read(&self.file, said)?;
         let file = store.file_digest(&self.file)?;
-        let names: BTreeSet<_> =
-            rows.iter().map(|row| format!("{}.{}.{}", row.trait_name, row.over, row.site)).collect();
+        let names: BTreeSet<_> = rows.iter().map(TraitVector::name).collect();
         let recipe = Recipe {
             stage: IMPORT.into(),
             version: VERSION,

@@ -94,8 +94,7 @@ impl Prevent {
         };
         let known = self.kind == Kind::Add && !row.median_norm.is_nan();
         let strength = known.then(|| coefficient * f64::from(row.norm) / f64::from(row.median_norm));
-        let name = format!("{}.{}.{}", row.trait_name, row.over, row.site);
-        Ok(Prevention { site, kind: self.kind, vector, name, strength })
+        Ok(Prevention { site, kind: self.kind, vector, name: row.name(), strength })
     }
 }
 

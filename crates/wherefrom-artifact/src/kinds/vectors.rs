@@ -136,6 +136,11 @@ pub struct TraitVector {
 }
 
 impl TraitVector {
+    /// `TRAIT.OVER.SITE`.
+    pub fn name(&self) -> String {
+        format!("{}.{}.{}", self.trait_name, self.over, self.site)
+    }
+
     /// v / ‖v‖.
     ///
     /// # Errors

@@ -127,8 +127,7 @@ fn calls(messages: &[Object], turns: &[Value], turn: usize, text: &str, render: 
     let own = render(&turns[..=turn], false).unwrap_or_default();
     let (mut before, mut own_end, mut end) = (text.len(), 0, 0);
     for other in OTHERS {
-        let plain = Object::from_iter([("role".to_string(), ASSISTANT.into()), ("content".to_string(), other.into())]);
-        let plain = [&turns[..turn], &[dict(&plain)]].concat();
+        let plain = [&turns[..turn], &[plain(ASSISTANT, other)]].concat();
         let begun = render(&plain, false).ok()?;
         before = before.min(aligned_prefix(text, &begun));
         own_end = own_end.max(own.len() - aligned_suffix(&own, &begun));
@@ -139,6 +138,11 @@ fn calls(messages: &[Object], turns: &[Value], turn: usize, text: &str, render: 
     }
     let end = if own_end > 0 && text.starts_with(&own[..own_end]) { own_end } else { end };
     Some(before..end.max(before))
+}
+
+/// A turn of words alone.
+fn plain(role: &str, words: &str) -> Value {
+    dict(&Object::from_iter([("role".to_string(), role.into()), ("content".to_string(), words.into())]))
 }
 
 /// Takes the turns of tools out of answers that a template writes them into; in what order, whoever calls does not mind.
@@ -256,10 +260,7 @@ fn end(before: &str, after: &str, own: Option<&str>, heeds: bool, prompt: impl F
 /// How many bytes of the end of what follows an answer are a prompt for the next, as a template writes one that always asks:
 /// what the question ends with, too, from the token that begins a turn.
 fn prompt(asked: &str, own: &str, render: &Render<'_>) -> usize {
-    let alone = |role: &str| {
-        let turn = Object::from_iter([("role".to_string(), role.into()), ("content".to_string(), OTHERS[0].into())]);
-        render(&[dict(&turn)], false)
-    };
+    let alone = |role: &str| render(&[plain(role, OTHERS[0])], false);
     let (Ok(user), Ok(assistant)) = (alone("user"), alone(ASSISTANT)) else { return 0 };
     let shared = &user[..aligned_prefix(&user, &assistant)];
     let begins = shared.rfind(['<', '[']).map(|at| &shared[at..]).filter(|mark| control(mark) == Some(mark.len()));
