@@ -81,6 +81,33 @@ test-report: _python
 test-gpu:
     CUBECL_AUTOTUNE_LEVEL=minimal cargo test --release --workspace --features wgpu
 
+# A folder to carry to a machine with a GPU (x86-64 Linux): its run.sh measures the card within ten minutes (docs/gpu.md). The first build
+# takes long. Needs the Vulkan loader (Debian: apt install libvulkan1).
+gpu-kit folder="target/gpu-kit":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    loader=$(ldconfig -p | awk '/libvulkan.so.1 .*x86-64/ { print $NF; exit }')
+    [ -n "$loader" ] || { echo "gpu-kit: needs libvulkan.so.1 (Debian, Ubuntu: apt install libvulkan1)" >&2; exit 1; }
+    cargo build --release --workspace --features wgpu --bin wherefrom-bench
+    rm -rf "{{folder}}" && mkdir -p "{{folder}}/lib" "{{folder}}/golden"
+    strip -o "{{folder}}/wherefrom-bench" "${CARGO_TARGET_DIR:-target}/release/wherefrom-bench"
+    objdump -T "{{folder}}/wherefrom-bench" | grep -o 'GLIBC_2[.0-9]*' | sort -V | tail -1 > "{{folder}}/needs.txt"
+    gzip -9 "{{folder}}/wherefrom-bench"
+    cp -L "$loader" "{{folder}}/lib/libvulkan.so.1"
+    cp /usr/share/doc/libvulkan1/copyright "{{folder}}/lib/LICENSE"
+    cp -r tests/fixtures/golden/model tests/fixtures/golden-few/{train,queries}.jsonl \
+        tests/fixtures/golden-few/reference_mlp_empirical.safetensors "{{folder}}/golden"
+    cp crates/wherefrom-bench/kit/* "{{folder}}"
+    git describe --always --dirty=+ > "{{folder}}/commit.txt"
+    [ "$(du -sm "{{folder}}" | cut -f1)" -lt 60 ] || { echo "gpu-kit: {{folder}} is larger than 60 MB" >&2; exit 1; }
+    echo "{{folder}}"
+
+# That kit on software Vulkan, with small sizes (Debian: apt install mesa-vulkan-drivers), and where there is no driver.
+test-gpu-kit: _python gpu-kit
+    @test -x .venv/bin/pip || python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --requirement tests/python/requirements.txt
+    .venv/bin/python -m pytest tests/kit
+
 # What must be clean: format, clippy, links in the documentation.
 lint:
     cargo fmt --all --check

@@ -20,10 +20,11 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
-    pub(crate) fn new(config: &Config) -> Result<Self> {
+    /// Of a model and the modules that are attributed.
+    pub(crate) fn new(config: &Config, modules: &Modules) -> Result<Self> {
         let outline = Outline::new(config);
         let all = outline.modules();
-        let selection = Selection::new(&Modules::default(), all)?;
+        let selection = Selection::new(modules, all)?;
         let product = |module: &wherefrom_model::Module| (module.in_features * module.out_features) as f64;
         let chosen = selection.modules();
         Ok(Self {

@@ -32,7 +32,9 @@ impl Machine {
         };
         let changed =
             says("git", &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|said| !said.is_empty());
-        let commit = says("git", &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(|| "unknown".into());
+        let commit = says("git", &["rev-parse", "--short=10", "HEAD"]);
+        // Where the program was carried elsewhere, whoever starts it says what it was built from.
+        let commit = commit.or_else(|| std::env::var("WHEREFROM_COMMIT").ok()).unwrap_or_else(|| "unknown".into());
         Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Example, Reporter as _, Silent, Tokens};
 use wherefrom_linalg::memory::peak_bytes;
-use wherefrom_model::{Batch, Labels, Model, Modules, Outline, Selection, Sequence, resolve_device};
+use wherefrom_model::{Batch, Labels, Model, Modules, Outline, Selection, Sequence, open_device};
 use wherefrom_stage::Exec;
 
 use crate::clock::{Clock, Loop};
@@ -17,7 +17,7 @@ use crate::random::CANDIDATES;
 use crate::stages::fill;
 use crate::work::{Subject, Work};
 
-/// What a stage may hold, for sums and for whole queries.
+/// What a stage may hold on the CPU, for sums and for whole queries.
 const MEMORY: u64 = 8 << 30;
 
 /// What came out.
@@ -44,6 +44,9 @@ pub(crate) struct Measured {
     pub(crate) after_seconds: f64,
     /// Most memory that the process has held.
     pub(crate) peak_bytes: u64,
+    /// What a GPU had reserved for it in the end, which is the most that it took.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) device_bytes: Option<u64>,
     /// Of the artifact.
     pub(crate) disk_bytes: u64,
 }
@@ -51,7 +54,8 @@ pub(crate) struct Measured {
 /// Does the work and says how it went.
 pub(crate) fn measure(place: &Place, work: Work) -> Result<Measured> {
     let repeats = match (place.subject, work) {
-        (Subject::Smollm2, _) | (_, Work::Flat(_) | Work::CovariancePasses | Work::LambdaPasses) => 1,
+        (Subject::Smollm2 | Subject::Shape(_), _)
+        | (_, Work::Flat(_) | Work::CovariancePasses | Work::LambdaPasses) => 1,
         (Subject::Quickstart, _) => 4,
     };
     let mut measured = Measured::default();
@@ -83,8 +87,11 @@ pub(crate) fn measure(place: &Place, work: Work) -> Result<Measured> {
     if let Ok(tokens) = tokens {
         (measured.sequences, measured.tokens) = (tokens.examples(), tokens.tokens());
     }
-    rate(&mut measured, place.subject, wide, &loops);
+    rate(&mut measured, place, wide, &loops);
     measured.peak_bytes = peak_bytes().unwrap_or(0);
+    if let Some(index) = place.device.gpu() {
+        measured.device_bytes = open_device(Some(index))?.memory_pool_usage().map(|usage| usage.bytes_reserved);
+    }
     Ok(measured)
 }
 
@@ -102,8 +109,9 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
     let passes = matches!(work, Work::CovariancePasses | Work::LambdaPasses);
     let modules = Selection::new(&Modules::default(), Outline::new(&place.config()?).modules())?.modules().len();
     let exec = Exec {
+        device: place.device.clone(),
         batch_tokens: place.subject.batch_tokens(work),
-        memory: Some(MEMORY),
+        memory: place.device.gpu().is_none().then_some(MEMORY),
         modules_per_pass: passes.then(|| modules.div_ceil(3)),
         reporter: clock.clone(),
         ..Exec::default()
@@ -115,7 +123,7 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
 /// One run over the sequences, forward or forward and backward, batch by batch.
 fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
     let tokens: Artifact<Tokens> = place.open(Work::Tokens(work.sequences(place.subject)))?;
-    let device = resolve_device("cpu")?;
+    let device = open_device(place.device.gpu())?;
     let (wide, precision) = work.precision();
     let model = Model::open(&place.model()?, &device)?.with_precision(precision)?.held()?;
     let selection = Selection::new(&Modules::default(), model.modules())?;
@@ -130,6 +138,8 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
         } else {
             model.taps(&batch, &Labels::Empirical, &selection, &mut |_| Ok(()))?;
         }
+        // A GPU works on what it was given while this thread goes on.
+        device.sync()?;
         clock.advance(batch.rows() as u64);
     }
     clock.end();
@@ -137,7 +147,7 @@ fn model(place: &Place, work: Work, clock: &Clock) -> Result<()> {
 }
 
 /// Tokens a second, and seconds for each query, pair, matrix or sequence.
-fn rate(measured: &mut Measured, subject: Subject, work: Work, loops: &[Vec<Loop>]) {
+fn rate(measured: &mut Measured, place: &Place, work: Work, loops: &[Vec<Loop>]) {
     let seconds: Vec<f64> = loops.iter().map(|run| run.iter().map(Loop::seconds).sum()).collect();
     // The first run warms up, where there are others.
     let warm = usize::from(seconds.len() > 1);
@@ -156,12 +166,16 @@ fn rate(measured: &mut Measured, subject: Subject, work: Work, loops: &[Vec<Loop
         return;
     }
     let all: Vec<&Loop> = loops.iter().flatten().collect();
-    measured.pieces = match (subject, work) {
+    measured.pieces = match (place.subject, work) {
         (Subject::Quickstart, _) => seconds[warm..].iter().map(|seconds| measured.tokens as f64 / seconds).collect(),
         // Batches of a scan of few queries run side by side, and have no time of their own.
-        (_, Work::Scan(1 | 8) | Work::ScanFull) => {
+        (Subject::Smollm2, Work::Scan(1 | 8) | Work::ScanFull) => {
             let threads = rayon::current_num_threads();
             all.iter().filter_map(|run| side_by_side(measured, run, threads)).collect()
+        }
+        // A GPU is handed the next batch before it is done with the last: only all of them have a time.
+        (Subject::Shape(_), _) if work.kind().is_some() => {
+            all.iter().filter_map(|run| after_the_first(measured, run)).collect()
         }
         _ => batches(measured, &all),
     };
@@ -174,10 +188,7 @@ fn rate(measured: &mut Measured, subject: Subject, work: Work, loops: &[Vec<Loop
 fn batches(measured: &Measured, loops: &[&Loop]) -> Vec<f64> {
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for run in loops {
-        let (units, tokens) = match &run.unit[..] {
-            "tokens" => (measured.tokens, 1.0),
-            _ => (measured.sequences, measured.tokens as f64 / measured.sequences as f64),
-        };
+        let (units, tokens) = units(measured, run);
         let groups = (run.total / units.max(1)).max(1) as usize;
         let (in_one, times) = ((run.advances.len() / groups).max(1), (loops.len() * groups) as f64);
         for (index, (units, seconds)) in run.steps().enumerate() {
@@ -186,6 +197,23 @@ fn batches(measured: &Measured, loops: &[&Loop]) -> Vec<f64> {
         }
     }
     if warm.is_empty() { cold } else { warm }
+}
+
+/// What a loop counts, tokens or sequences: how many there are, and the tokens of one.
+fn units(measured: &Measured, run: &Loop) -> (u64, f64) {
+    match &run.unit[..] {
+        "tokens" => (measured.tokens, 1.0),
+        _ => (measured.sequences, measured.tokens as f64 / measured.sequences as f64),
+    }
+}
+
+/// Tokens a second of all batches but the first together, over all passes.
+fn after_the_first(measured: &Measured, run: &Loop) -> Option<f64> {
+    let (units, tokens) = units(measured, run);
+    let (first, rest) = run.advances.split_first()?;
+    let done: u64 = rest.iter().map(|(_, units)| units).sum();
+    let seconds = (rest.last()?.0 - first.0).as_secs_f64();
+    Some(done as f64 * tokens / seconds / (run.total / units.max(1)).max(1) as f64)
 }
 
 /// Tokens a second of all batches but the first on each thread, which load the queries and touch fresh memory.
@@ -253,6 +281,18 @@ mod tests {
         assert_eq!(side_by_side(&measured, &run, 2).map(f64::round), Some(6.0 * 256.0 / 2.0));
         assert_eq!(side_by_side(&measured, &run, 6), None);
         assert_eq!(side_by_side(&measured, &run, 7), None);
+    }
+
+    #[test]
+    fn a_card_is_timed_over_all_batches_but_the_first() {
+        let measured = Measured { sequences: 8, tokens: 2048, ..Measured::default() };
+        let rate = |run: &Loop| after_the_first(&measured, run).map(f64::round);
+        assert_eq!(rate(&run("tokens", 2048, &[(9000, 1024), (9500, 512), (10_000, 512)])), Some(1024.0));
+        assert_eq!(rate(&run("examples", 8, &[(9000, 4), (10_000, 4)])), Some(1024.0));
+        // Twice over the corpus: the first batch of the second pass is among the rest.
+        let twice = run("examples", 16, &[(9000, 4), (10_000, 4), (11_000, 4), (12_000, 4)]);
+        assert_eq!(rate(&twice), Some(512.0));
+        assert_eq!(rate(&run("examples", 8, &[(9000, 8)])), None);
     }
 
     #[test]

@@ -70,7 +70,9 @@ impl Peers {
         fs::write(done(work), "")?;
         let warm = &peer.pieces[usize::from(peer.pieces.len() > 1)..];
         let rates: Vec<f64> = match place.subject {
-            Subject::Smollm2 => warm.iter().map(|(tokens, seconds)| *tokens as f64 / seconds).collect(),
+            Subject::Smollm2 | Subject::Shape(_) => {
+                warm.iter().map(|(tokens, seconds)| *tokens as f64 / seconds).collect()
+            }
             Subject::Quickstart if warm.is_empty() => Vec::new(),
             Subject::Quickstart => {
                 let (tokens, seconds) = warm.iter().fold((0, 0.0), |sum, piece| (sum.0 + piece.0, sum.1 + piece.1));
@@ -84,7 +86,7 @@ impl Peers {
     fn phase(&self, place: &Place, work: Work, work_folder: &Path) -> Result<Peer> {
         let batch = match place.subject {
             Subject::Quickstart => 32,
-            Subject::Smollm2 => place.subject.batch_tokens(Work::Taps) / Subject::LENGTH,
+            Subject::Smollm2 | Subject::Shape(_) => place.subject.batch_tokens(Work::Taps) / Subject::LENGTH,
         };
         let mut command = Command::new(&self.python);
         command.arg(root().join("tests/peers/phase.py")).arg(work.name());

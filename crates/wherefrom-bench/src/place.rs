@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use wherefrom_artifact::{Artifact, ArtifactKind, Recipe, State, Store};
 use wherefrom_model::Config;
+use wherefrom_stage::Device;
 
 use crate::work::{Subject, Work};
 
@@ -29,11 +30,18 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) struct Place {
     pub(crate) subject: Subject,
     pub(crate) store: Store,
+    /// What the work runs on.
+    pub(crate) device: Device,
 }
 
 impl Place {
+    /// On the CPU, where `just bench` writes.
     pub(crate) fn new(subject: Subject) -> Self {
-        Self { subject, store: Store::new(folder().join("store")) }
+        Self::at(subject, &folder(), Device::cpu())
+    }
+
+    pub(crate) fn at(subject: Subject, folder: &Path, device: Device) -> Self {
+        Self { subject, store: Store::new(folder.join("store")), device }
     }
 
     /// What makes the work's artifact what it is.
@@ -63,20 +71,21 @@ impl Place {
     pub(crate) fn model(&self) -> Result<PathBuf> {
         match self.subject {
             Subject::Quickstart => Ok(root().join("data/models/quickstart")),
-            Subject::Smollm2 => self.artifact(Work::Weights),
+            Subject::Smollm2 | Subject::Shape(_) => self.artifact(Work::Weights),
         }
     }
 
-    /// The folder that has the model's `config.json`, whether or not it has weights.
+    /// The folder that has SmolLM2's `config.json`, without weights.
     pub(crate) fn shape(&self) -> PathBuf {
-        match self.subject {
-            Subject::Quickstart => root().join("data/models/quickstart"),
-            Subject::Smollm2 => root().join("crates/wherefrom-bench/shapes/smollm2"),
-        }
+        root().join("crates/wherefrom-bench/shapes/smollm2")
     }
 
     pub(crate) fn config(&self) -> Result<Config> {
-        Config::load(&self.shape())
+        match self.subject {
+            Subject::Quickstart => Config::load(&self.model()?),
+            Subject::Smollm2 => Config::load(&self.shape()),
+            Subject::Shape(shape) => Config::from_json(&shape.config()),
+        }
     }
 }
 

@@ -1,13 +1,20 @@
 //! Inputs that are made up: weights, tokens, query factors and candidates. Time and memory do not depend on values.
 
 use std::fs;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use anyhow::Result;
+use half::f16;
 use rayon::prelude::*;
-use wherefrom_artifact::{Artifact, Candidate, Candidates, Draft, Example, Factors, Preconditioned, Row, Tokens};
+use serde_json::{Map, json};
+use wherefrom_artifact::{
+    Artifact, Basis, Candidate, Candidates, Draft, Eigenbasis, Example, Factors, Preconditioned, Row, Side, Tokens,
+};
 use wherefrom_linalg::random::{normal, uniform};
 use wherefrom_model::{Config, Model, Modules, Outline, Selection, resolve_device};
+
+use crate::shape::Shape;
 
 /// Of low-rank queries.
 pub(crate) const RANK: usize = 32;
@@ -21,6 +28,68 @@ pub(crate) fn weights(folder: &Path, draft: &Draft) -> Result<()> {
     let model = Model::random(Config::load(folder)?, 0, &resolve_device("cpu")?);
     fs::write(draft.folder().join("model.safetensors"), model.to_safetensors()?)?;
     fs::copy(folder.join("config.json"), draft.folder().join("config.json"))?;
+    Ok(())
+}
+
+/// A checkpoint of a shape in float16, its gains 1 and its matrices pieces of one pool: as large as a disk is, and quickly there.
+pub(crate) fn half_weights(shape: &Shape, draft: &Draft) -> Result<()> {
+    const POOL: usize = 1 << 20;
+    let pool: Vec<u8> = (0..POOL as u64)
+        .into_par_iter()
+        .flat_map_iter(|i| f16::from_f64(0.02 * normal(0, 1, i)).to_le_bytes())
+        .collect();
+    let json = shape.config();
+    let outline = Outline::new(&Config::from_json(&json)?);
+    let mut header = Map::new();
+    let mut end = 0;
+    for tensor in outline.tensors() {
+        let begin = end;
+        end += 2 * tensor.numbers();
+        let entry = json!({ "dtype": "F16", "shape": tensor.sizes, "data_offsets": [begin, end] });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let header = serde_json::to_vec(&header)?;
+    let mut file = BufWriter::new(fs::File::create(draft.folder().join("model.safetensors"))?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for tensor in outline.tensors() {
+        let mut left = 2 * tensor.numbers() as usize;
+        while left > 0 {
+            let piece = left.min(pool.len());
+            match tensor.sizes[..] {
+                [_] => file.write_all(&f16::ONE.to_le_bytes().repeat(piece / 2))?,
+                _ => file.write_all(&pool[..piece])?,
+            }
+            left -= piece;
+        }
+    }
+    file.into_inner()?.sync_all()?;
+    fs::write(draft.folder().join("config.json"), json.to_string())?;
+    Ok(())
+}
+
+/// The axes as the eigenvectors of both covariances of every module.
+pub(crate) fn axes(config: &Config, modules: &Modules, draft: &mut Draft) -> Result<()> {
+    let selection = Selection::new(modules, Outline::new(config).modules())?;
+    let modules = selection.modules();
+    let unit = |module: &str, side, shared_with, n: usize| {
+        let mut vectors = vec![0.0; n * n];
+        vectors.iter_mut().step_by(n + 1).for_each(|value| *value = 1.0);
+        Basis { module: module.into(), side, shared_with, values: vec![1.0; n], vectors }
+    };
+    let mut part = 0;
+    for module in modules {
+        let also = modules.iter().filter(|other| other.input == module.name && other.name != module.name);
+        let also = also.map(|other| other.name.clone()).collect();
+        let mut write = |basis| {
+            part += 1;
+            draft.write(part - 1, &[<Basis as Row<Eigenbasis>>::to_batch(&[basis])?])
+        };
+        if module.first_of_input() {
+            write(unit(&module.name, Side::Activation, also, module.in_features))?;
+        }
+        write(unit(&module.name, Side::Gradient, Vec::new(), module.out_features))?;
+    }
     Ok(())
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Results {
 impl Results {
     pub(crate) fn add(&mut self, place: &Place, work: Work, measured: Measured, peer: Option<Peer>) -> Result<()> {
         let length = measured.tokens as f64 / measured.sequences.max(1) as f64;
-        let flops = Shapes::new(&place.config()?)?.of(place.subject, work, length);
+        let flops = Shapes::new(&place.config()?, &place.subject.modules())?.of(place.subject, work, length);
         let ours = [measured.tokens_per_second, (work == Work::Eigenbasis).then(|| 1.0 / measured.loop_seconds)];
         let theirs = peer.as_ref().map(|peer| {
             [peer.tokens_per_second, peer.seconds.filter(|_| work == Work::Eigenbasis).map(|seconds| 1.0 / seconds)]

@@ -36,6 +36,7 @@ pub(crate) fn markdown(results: &Results) -> Result<String> {
         let title = match subject {
             Subject::Quickstart => "The quickstart's model",
             Subject::Smollm2 => "SmolLM2-135M's shape",
+            Subject::Shape(shape) => shape.name,
         };
         write!(text, "\n### {title}\n\n")?;
         stages(&mut text, &phases)?;
@@ -138,7 +139,7 @@ fn against(text: &mut String, results: &Results, subject: Subject, phases: &[&Ph
 
 /// The ways to scan, by FLOPs and by what the queries take.
 fn paths(text: &mut String, subject: Subject, phases: &[&Phase]) -> Result<()> {
-    let shapes = Shapes::new(&Place::new(subject).config()?)?;
+    let shapes = Shapes::new(&Place::new(subject).config()?, &subject.modules())?;
     let scans = |count: usize| phases.iter().find(move |phase| phase.phase == Work::Scan(count).name());
     let counts: Vec<_> = [1, 8, 64, 256].into_iter().filter_map(|count| Some((count, scans(count)?))).collect();
     if counts.is_empty() {
