@@ -28,7 +28,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `precondition`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("precondition", VERSION).split(),
+    about: About::new("precondition", VERSION).on_device().split(),
     roles: &[
         Role::required("gradients", &[Kind::Gradients]),
         Role::when("eigenbasis", &[Kind::Eigenbasis], |config| config.method.uses_eigenbasis()),

@@ -33,7 +33,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score-index`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("score-index", VERSION).split(),
+    about: About::new("score-index", VERSION).on_device().split(),
     roles: &[
         Role::required("queries", &[Kind::Gradients]),
         Role::required("index", &[Kind::Index]),

@@ -32,7 +32,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `score-projected-gradients`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About::new("score-projected-gradients", VERSION).split(),
+    about: About::new("score-projected-gradients", VERSION).on_device().split(),
     roles: &[
         Role::required("queries", &[Kind::ProjectedGradients]),
         Role::required("projections", &[Kind::ProjectedGradients]),

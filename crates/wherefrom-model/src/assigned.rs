@@ -160,11 +160,9 @@ mod tests {
     fn adapters(places: &[Option<&str>]) -> Vec<Adapter> {
         let adapter = |place: &Option<&str>| Adapter {
             name: "NVIDIA H100".into(),
-            api: "Vulkan",
             hardware: place.is_some(),
-            memory: None,
-            largest_tensor: None,
             bus: place.and_then(Bus::parse),
+            ..Adapter::of("Vulkan")
         };
         places.iter().map(adapter).collect()
     }

@@ -17,12 +17,33 @@ pub struct Adapter {
     pub api: &'static str,
     /// False for a software adapter, which is this machine's CPU by a detour.
     pub hardware: bool,
-    /// Bytes of its memory, where somebody knows: a software adapter's is the machine's.
+    /// The driver and its version, as it says them.
+    pub driver: String,
+    /// What the interface says that it can, by the names of wgpu: `SHADER_F16`.
+    pub features: Vec<String>,
+    /// Bytes of its memory, where somebody knows: of Vulkan its own, of a software adapter the machine's.
     pub memory: Option<u64>,
     /// Bytes of the largest tensor, where the interface has a limit.
     pub largest_tensor: Option<u64>,
     /// Where it is plugged in, if its interface says so.
     pub bus: Option<Bus>,
+}
+
+impl Adapter {
+    /// One of which only its interface is known.
+    #[cfg(any(test, feature = "cuda", feature = "rocm"))]
+    pub(crate) fn of(api: &'static str) -> Self {
+        Self {
+            name: String::new(),
+            api,
+            hardware: true,
+            driver: String::new(),
+            features: Vec::new(),
+            memory: None,
+            largest_tensor: None,
+            bus: None,
+        }
+    }
 }
 
 /// Every adapter, in the order of `gpu:N`; none in a build without GPU support.
@@ -53,8 +74,16 @@ pub fn choose_adapter(name: &str) -> Result<Option<(usize, Adapter)>> {
             }
         }
     }
-    let chosen = choose(name, &adapters())?;
+    let chosen = choose(name, &adapters)?;
     chosen.map(|index| Ok((index, found::get(index)?.adapter.clone()))).transpose()
+}
+
+/// Refuses a name that [`choose_adapter`] does not know, without looking for an adapter.
+///
+/// # Errors
+/// [`crate::BadInput`].
+pub fn check_device_name(name: &str) -> Result<()> {
+    choose(name, &Vec::new).map(drop)
 }
 
 /// The CPU, or the adapter of that number in [`adapters`], started on the first call.
@@ -76,7 +105,7 @@ pub fn open_device(adapter: Option<usize>) -> Result<Device> {
 /// # Errors
 /// As both.
 pub fn resolve_device(name: &str) -> Result<Device> {
-    open_device(choose(name, &adapters())?)
+    open_device(choose(name, &adapters)?)
 }
 
 /// The precisions that a device computes in; it is started for this.
@@ -106,12 +135,13 @@ pub fn fits(device: &Device, what: &str, values: usize) -> Result<()> {
     }
 }
 
-/// Which of these adapters; none for the CPU. Whether a `gpu:N` is there is seen when it is opened.
-fn choose(name: &str, adapters: &[Adapter]) -> Result<Option<usize>> {
+/// Which of these adapters, which are looked for only where the name leaves it open; none for the CPU. Whether a `gpu:N` is
+/// there is seen when it is opened.
+fn choose(name: &str, adapters: &dyn Fn() -> Vec<Adapter>) -> Result<Option<usize>> {
     let unknown = || bad_input(format!("unknown device `{name}`: use auto, cpu, gpu or gpu:N"));
     match name {
         "cpu" => Ok(None),
-        "auto" => Ok(adapters.iter().position(|adapter| adapter.hardware)),
+        "auto" => Ok(adapters().iter().position(|adapter| adapter.hardware)),
         "gpu" => Ok(Some(0)),
         _ => name.strip_prefix("gpu:").and_then(|index| index.parse().ok()).map(Some).ok_or_else(unknown),
     }
@@ -122,13 +152,23 @@ mod tests {
     use super::*;
 
     fn adapter(name: &str, hardware: bool) -> Adapter {
-        Adapter { name: name.into(), api: "Vulkan", hardware, memory: None, largest_tensor: None, bus: None }
+        Adapter { name: name.into(), hardware, ..Adapter::of("Vulkan") }
+    }
+
+    #[test]
+    fn no_adapter_is_looked_for_where_the_name_says_it_all() {
+        let nobody = || -> Vec<Adapter> { panic!("adapters were looked for") };
+        for (name, expected) in [("cpu", None), ("gpu", Some(0)), ("gpu:3", Some(3))] {
+            assert_eq!(choose(name, &nobody).unwrap(), expected, "{name}");
+        }
+        assert!(check_device_name("auto").is_ok() && check_device_name("gpux").is_err());
     }
 
     #[test]
     fn auto_is_the_first_hardware_and_no_software_adapter() {
         let table = [adapter("llvmpipe", false), adapter("Intel Arc", true), adapter("NVIDIA H100", true)];
-        let chosen = |name: &str, table: &[Adapter]| choose(name, table).map_err(|error| error.to_string());
+        let chosen =
+            |name: &str, table: &[Adapter]| choose(name, &|| table.to_vec()).map_err(|error| error.to_string());
         assert_eq!(chosen("auto", &table), Ok(Some(1)));
         assert_eq!(chosen("auto", &table[..1]), Ok(None));
         assert_eq!(chosen("auto", &[]), Ok(None));

@@ -104,7 +104,7 @@ mod compute {
         for (api, kind) in kinds {
             for device in Device::enumerate(kind).iter().cloned() {
                 let name = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
-                let adapter = Adapter { name, api, hardware: true, memory: None, largest_tensor: None, bus: None };
+                let adapter = Adapter { name, ..Adapter::of(api) };
                 list.push(Found::new(adapter, move || Ok(Opened { device: device.clone(), largest_tensor: None })));
             }
         }
@@ -137,12 +137,19 @@ mod graphics {
         ("Gl", WgpuBackend::Gl, wgpu::Backends::GL),
     ];
 
+    /// An interface is asked only if none before it has hardware: drivers print what they miss.
     pub(super) fn find(list: &mut Vec<Found>) {
-        let by_interface = INTERFACES.map(|(api, backend, backends)| adapters(api, backend, backends));
-        let hardware = |found: &Vec<Found>| found.iter().any(|found| found.adapter.hardware);
-        let first = by_interface.iter().position(hardware);
-        let first = first.or(by_interface.iter().position(|found| !found.is_empty()));
-        list.extend(by_interface.into_iter().nth(first.unwrap_or(0)).into_iter().flatten());
+        let mut software = Vec::new();
+        for (api, backend, backends) in INTERFACES {
+            let found = adapters(api, backend, backends);
+            if found.iter().any(|found| found.adapter.hardware) {
+                return list.extend(found);
+            }
+            if software.is_empty() {
+                software = found;
+            }
+        }
+        list.extend(software);
     }
 
     fn adapters(api: &'static str, backend: WgpuBackend, backends: wgpu::Backends) -> Vec<Found> {
@@ -169,8 +176,9 @@ mod graphics {
                 name: about.name.clone(),
                 api,
                 hardware,
-                // wgpu says of no card how much it has.
-                memory: if hardware { None } else { wherefrom_linalg::memory::total_bytes() },
+                driver: format!("{} {}", about.driver, about.driver_info).trim().into(),
+                features: adapter.features().iter_names().map(|(name, _)| name.into()).collect(),
+                memory: if hardware { memory(&adapter) } else { wherefrom_linalg::memory::total_bytes() },
                 largest_tensor: Some(largest(&limits)),
                 bus: Bus::parse(&about.device_pci_bus_id),
             };
@@ -187,6 +195,27 @@ mod graphics {
             })
         });
         found.collect()
+    }
+
+    /// Bytes of the largest heap on the card itself. wgpu does not say; its Vulkan part hands out what the driver says.
+    #[cfg(all(unix, not(target_vendor = "apple")))]
+    #[allow(unsafe_code)]
+    fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+        /// VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+        const ON_THE_CARD: u32 = 1;
+        // SAFETY: the adapter is only asked, and outlives what it lends.
+        let heaps = unsafe {
+            let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+            let instance = vulkan.shared_instance().raw_instance();
+            instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+        };
+        let heaps = heaps.memory_heaps.iter().take(heaps.memory_heap_count as usize);
+        heaps.filter(|heap| heap.flags.as_raw() & ON_THE_CARD != 0).map(|heap| heap.size).max()
+    }
+
+    #[cfg(not(all(unix, not(target_vendor = "apple"))))]
+    fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
+        None
     }
 
     fn largest(limits: &wgpu::Limits) -> u64 {

@@ -47,7 +47,10 @@ pub use cache::Cache;
 pub use change::{Addition, At};
 pub use checkpoint::{Checkpoint, adapter_weights};
 pub use config::{ADAPTERS, Bias, Config, Experts, GENERATION, Layer, Positions, Residual, end_tokens};
-pub use device::{Adapter, adapters, choose_adapter, fits, has_gpu_support, open_device, precisions, resolve_device};
+pub use device::{
+    Adapter, adapters, check_device_name, choose_adapter, fits, has_gpu_support, open_device, precisions,
+    resolve_device,
+};
 pub use error::BadInput;
 pub use family::Architecture;
 pub use footprint::{ACTIVATION_BYTES, Footprint, Held};

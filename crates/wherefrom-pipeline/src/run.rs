@@ -11,7 +11,7 @@ use wherefrom_artifact::origin::Origin;
 use wherefrom_artifact::{
     Artifact, Draft, Example, Format, Kind, MANIFEST, Manifest, State, Tokens, bad_input, open_any, write_atomically,
 };
-use wherefrom_stage::{Configured, Exec, File, Given, ModelFiles, Size};
+use wherefrom_stage::{Configured, Device, Exec, File, Given, ModelFiles, Size};
 
 use crate::belong;
 use crate::external::COMMAND;
@@ -56,6 +56,18 @@ impl Plan {
         Ok(all)
     }
 
+    /// The device of that name, if any step up to `to` is to be made on it: otherwise none is looked for, and it is the CPU.
+    ///
+    /// # Errors
+    /// As [`crate::device`], and where `to` is no step or lacks something.
+    pub fn device(&self, to: Option<&str>, name: &str) -> Result<Device> {
+        wherefrom_model::check_device_name(name)?;
+        match self.ready(to)?.iter().any(|&index| self.steps[index].wants_device()) {
+            true => crate::device(name),
+            false => Ok(Device::cpu()),
+        }
+    }
+
     /// The same without a lock file.
     pub fn run_unrecorded(
         &self,
@@ -68,7 +80,7 @@ impl Plan {
         if wanted.iter().any(|&index| self.steps[index].state != State::Cached) {
             self.store.writable()?;
         }
-        if wanted.iter().any(|&index| self.steps[index].runs_model()) {
+        if wanted.iter().any(|&index| self.steps[index].wants_device()) {
             wherefrom_model::open_device(exec.device.gpu())?;
         }
         for step in wanted.iter().map(|&index| &self.steps[index]).filter(|step| step.state == State::Remote) {

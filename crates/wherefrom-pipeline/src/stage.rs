@@ -127,6 +127,11 @@ impl Stage {
         self.checkpoint().runs(knobs)
     }
 
+    /// Whether it computes on the device, with these knobs.
+    pub(crate) fn uses_device(self, knobs: &Value) -> bool {
+        self.runs_model(knobs) || matches!(self, Self::Own(stage) if stage.about().on_device)
+    }
+
     /// Whether it reads a corpus: the first that can be refused.
     pub(crate) fn reads_corpus(self) -> bool {
         self.files().contains(&File::Corpus)

@@ -119,6 +119,11 @@ impl Step {
         self.stage.runs_model(self.config())
     }
 
+    /// Whether it is to be made, and on the device.
+    pub(crate) fn wants_device(&self) -> bool {
+        self.is_to_be_made() && self.stage.uses_device(self.config())
+    }
+
     /// Role, path and digest of what it reads that no step makes.
     pub(crate) fn files(&self) -> Vec<(String, PathBuf, String)> {
         let wires = self.wires.iter().filter(|wire| wire.used).map(|wire| (&*wire.role, &wire.source));

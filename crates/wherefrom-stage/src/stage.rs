@@ -50,6 +50,8 @@ pub struct About {
     pub inherits: &'static [&'static str],
     /// Whether it has the knob [`MODULES_PER_PASS`], which is in no configuration and no key.
     pub several_passes: bool,
+    /// Whether it computes on the device though it runs no checkpoint of its step's.
+    pub on_device: bool,
     /// Whether several processes can do a share each: it makes part i where [`Draft::has`] has not, or sums.
     pub splits: bool,
 }
@@ -57,7 +59,21 @@ pub struct About {
 impl About {
     /// A stage that reads artifacts and nothing else.
     pub const fn new(name: &'static str, version: u32) -> Self {
-        Self { name, version, files: &[], model: Checkpoint::None, inherits: &[], several_passes: false, splits: false }
+        Self {
+            name,
+            version,
+            files: &[],
+            model: Checkpoint::None,
+            inherits: &[],
+            several_passes: false,
+            on_device: false,
+            splits: false,
+        }
+    }
+
+    /// The same where it computes on the device.
+    pub const fn on_device(self) -> Self {
+        Self { on_device: true, ..self }
     }
 
     /// The same where several processes can do a share each.

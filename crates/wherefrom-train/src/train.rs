@@ -30,7 +30,7 @@ pub const VERSION: u32 = 1;
 
 /// The stage `train`.
 pub static STAGE: Stage<Config> = Stage {
-    about: About { files: &[File::TokenizerFiles], ..About::new("train", VERSION) },
+    about: About { files: &[File::TokenizerFiles], ..About::new("train", VERSION).on_device() },
     roles: &[Role::required("tokens", &[Kind::Tokens])],
     parse: |knobs| {
         let config: Config = serde_json::from_value(knobs)?;

@@ -25,21 +25,19 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         _ => store,
     };
-    let computes = matches!(
+    // `run` knows whether one is wanted when it has read its pipeline.
+    let wanted = matches!(
         cli.command,
-        Command::Init { .. }
-            | Command::Run { .. }
-            | Command::Plan { .. }
-            | Command::Check { .. }
-            | Command::Stage { .. }
+        Command::Init { .. } | Command::Plan { .. } | Command::Check { .. } | Command::Stage { .. }
     );
-    let device = if computes { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
-    let exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
+    let device = if wanted { wherefrom_pipeline::device(&cli.device)? } else { Device::cpu() };
+    let mut exec = Exec { device, memory: cli.memory, reporter: Arc::new(Progress::new()), ..Exec::default() };
     match cli.command {
         Command::Run { pipeline, to: Some(to), set, shard: Some(share), again, .. } => {
             #[cfg(unix)]
             crate::interrupt::again(again);
             let plan = Plan::read(&pipeline, &set, store)?;
+            exec.device = plan.device(Some(&to), &cli.device)?;
             let sealed = plan.run_share(&to, share, &exec)?;
             let what = if sealed { "is sealed: nothing to do" } else { "is done" };
             say(&format!("share {share} of {to} {what}"))
@@ -51,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             if plan.fetch(to.as_deref(), &*exec.reporter)? {
                 plan = Plan::read(&pipeline, &set, store)?;
             }
+            exec.device = plan.device(to.as_deref(), &cli.device)?;
             make(&plan, to.as_deref(), json, &exec)
         }
         Command::Init { model, adapter: adapters, corpus, query: queries, column: columns, chat, output } => {
