@@ -28,6 +28,7 @@ NOT_RUN = {
     r"^just (test|test-python|test-smollm2)$": "builds, and runs every test",
     r"^just (fetch-)?smollm2$": "fetches a model of 94 MB",
     r"^just persona": "fetches that model and lets it write for minutes, or trains a small one",
+    r"persona-paper\.toml|OPENAI_API_KEY": "asks an endpoint, and a model of 7B parameters",
     r"^just (slurm|ray|test-slurm)": "wants the program on the path of nodes, or Slurm and Ray",
     r"^just evaluate": "retrains a small model some hundred times",
     r"^just checkpoint$": "trains for 150 s, and replaces a file of the repository",

@@ -1,7 +1,7 @@
 //! The stage `vector`: at every site the mean of the residual stream over answers that show a trait, less the mean over answers that
 //! do not: v_l = mean_i h_l(positive_i) - mean_i h_l(negative_i), not normalised (Chen et al. 2025, section 2.2).
 //!
-//! reads   tokens of both sides, their judgements, a model
+//! reads   tokens of both sides, their judgements, prompts without an order, a model
 //! writes  vectors
 
 use std::collections::HashMap;
@@ -32,6 +32,7 @@ pub static STAGE: Stage<Config> = Stage {
         Role::required("negative", &[Kind::Tokens]),
         Role::optional("positive-judgements", &[Kind::Judgements]),
         Role::optional("negative-judgements", &[Kind::Judgements]),
+        Role::optional("prompts", &[Kind::Tokens]),
     ],
     parse: |knobs| {
         let mut config: Config = serde_json::from_value(knobs)?;
@@ -48,6 +49,7 @@ pub static STAGE: Stage<Config> = Stage {
         let inputs = Inputs {
             tokens: [given.open("positive")?, given.open("negative")?],
             judgements: [judged("positive-judgements")?, judged("negative-judgements")?],
+            prompts: given.inputs.contains_key("prompts").then(|| given.open("prompts")).transpose()?,
             model: given.model()?,
         };
         run(config, &inputs, exec, draft)
@@ -184,6 +186,8 @@ pub struct Inputs {
     pub tokens: [Artifact<Tokens>; 2],
     /// What a judge made of them; without, all answers count.
     pub judgements: [Option<Artifact<Judgements>>; 2],
+    /// The same questions without an order, behind which the answers are read in place of the prompts that they were given to.
+    pub prompts: Option<Artifact<Tokens>>,
     /// Hugging Face folder.
     pub model: ModelFiles,
 }
@@ -228,6 +232,11 @@ impl State {
 /// [`wherefrom_artifact::Error::Input`] where fewer answers are left than `minimum-pairs`, and for judgements of other answers.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
+    if inputs.prompts.is_some() && config.over != [Over::ResponseAvg] {
+        return Err(bad_input(
+            "behind `prompts` both sides have the same prompt, and no direction in it; set over = [\"response-avg\"]",
+        ));
+    }
     let (name, scores) = scores(config, inputs)?;
     let [of_positive, of_negative] = &scores;
     let mut positive = answers(config, &name, &inputs.tokens[0], of_positive.as_ref(), true)?;
@@ -255,6 +264,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let mut examples: Vec<Example> = Vec::new();
     for side in [positive, negative] {
         examples.extend(side.iter().filter(|answer| answer.state == State::Kept).map(|answer| answer.example.clone()));
+    }
+    if let Some(prompts) = &inputs.prompts {
+        read_behind(prompts, &mut examples)?;
     }
     if let Some(row) =
         examples.iter().find(|row| row.input_ids.iter().any(|&id| id as usize >= model.config.vocab_size))
@@ -350,6 +362,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     draft.summary("trait", &name)?;
     draft.summary("sites", &names)?;
     draft.summary("pairs", pairs)?;
+    if inputs.prompts.is_some() {
+        draft.summary("context", "without an order")?;
+    }
     // A process that was killed before it sealed has left the part whole.
     if draft.has(0) { Ok(()) } else { draft.write_rows::<Vectors, _>(0, &vectors) }
 }
@@ -459,6 +474,37 @@ fn keep_pairs(positive: &mut [Answer], negative: &mut Vec<Answer>) {
     let mut ordered: Vec<_> = order.into_iter().zip(negative.drain(..)).collect();
     ordered.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
     negative.extend(ordered.into_iter().map(|(_, answer)| answer));
+}
+
+/// Puts the prompt of the same question in the place of each answer's own: of `evil/q3/pos/k2/s7` that of `evil/q3/none/s0`. What is left
+/// of a direction then is in the answers, and not in the order.
+fn read_behind(prompts: &Artifact<Tokens>, answers: &mut [Example]) -> Result<()> {
+    let mut by_question: HashMap<String, Vec<u32>> = HashMap::new();
+    for row in prompts.rows::<Example>()? {
+        let Example { docs, input_ids, .. } = row?;
+        let question = docs.first().and_then(|id| id.split_once("/none/"));
+        let Some((question, _)) = question else {
+            return Err(bad_input(format!(
+                "`prompts` are those of a step `ask` with side = \"none\", whose rows are called TRAIT/q0/none/s0; a row of {} is called {:?}",
+                prompts.folder().display(),
+                docs.first().map_or("", |id| id)
+            )));
+        };
+        by_question.entry(question.into()).or_insert(input_ids);
+    }
+    for answer in answers {
+        let id = answer.docs.first().map_or("", |id| id);
+        let question = ["/pos/", "/neg/"].iter().find_map(|side| Some(id.split_once(side)?.0));
+        let Some(prompt) = question.and_then(|question| by_question.get(question)) else {
+            return Err(bad_input(format!(
+                "`prompts` have no prompt for the answer {id:?}; give them the trait and the `split` of the answers"
+            )));
+        };
+        let begins = answer.target_mask.iter().position(|&target| target).unwrap_or(answer.input_ids.len());
+        answer.input_ids.splice(..begins, prompt.iter().copied());
+        answer.target_mask.splice(..begins, prompt.iter().map(|_| false));
+    }
+    Ok(())
 }
 
 /// Each draw of each control.

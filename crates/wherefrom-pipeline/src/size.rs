@@ -26,7 +26,8 @@ impl Plan {
     /// Tokens and rows of the tokens that `step` holds or came from: measured, or, where `guess`, told from its corpus; of a
     /// corpus that is not there, 10,000 rows of `max-tokens`, or 10 of queries. What was assumed comes with it.
     pub(crate) fn size(&self, step: &Step, inputs: &[(String, Arc<Planned>)], guess: bool) -> Guess {
-        let of = |role: &str| inputs.iter().find(|(name, _)| name == role).map(|(_, step)| step.size);
+        let input = |role: &str| inputs.iter().find(|(name, _)| name == role).map(|(_, step)| step);
+        let of = |role: &str| input(role).map(|step| step.size);
         if step.kind == Kind::Trait {
             return (asked(step), None);
         }
@@ -38,14 +39,20 @@ impl Plan {
         }
         if let Some(Size { tokens, rows }) = of("tokens") {
             let new = step.config()["max-new-tokens"].as_f64().unwrap_or(0.0);
-            // A sweep of steering gives each row several texts.
+            // A sweep of steering gives each row several texts, and vectors of several traits give it those of each.
             let steer = &step.config()["steer"];
             let count = |knob: &str| steer[knob].as_array().map_or(1, Vec::len) as f64;
-            let times = count("layers") * count("coefficients");
+            let traits =
+                input("vectors").filter(|_| steer["trait"].is_null()).map_or(1.0, |vectors| traits(&vectors.config));
+            let times = count("layers") * count("coefficients") * traits;
             return (Size { tokens: times * (tokens + new * rows), rows: times * rows }, None);
         }
-        if let (Some(Size { tokens, rows }), Some(samples)) = (of("trait"), step.config()["samples"].as_f64()) {
-            return (Size { tokens: tokens * samples, rows: rows * samples }, None);
+        if let (Some(about), Some(samples)) = (input("trait"), step.config()["samples"].as_f64()) {
+            // Without an order each question is asked once.
+            let orders =
+                if step.config()["side"] == "none" { about.config["pairs"].as_f64().unwrap_or(1.0) } else { 1.0 };
+            let Size { tokens, rows } = about.size;
+            return (Size { tokens: tokens * samples / orders, rows: rows * samples / orders }, None);
         }
         if guess { self.guess(step) } else { Guess::default() }
     }
@@ -154,6 +161,14 @@ fn asked(step: &Step) -> Size {
     let knob = |name: &str| step.config()[name].as_f64().unwrap_or(0.0);
     let rows = knob("pairs") * knob("questions") / 2.0;
     Size { tokens: rows * ASKED, rows }
+}
+
+/// How many traits the vectors of a step are of: its controls, or its own.
+fn traits(vectors: &serde_json::Value) -> f64 {
+    let counts = vectors["controls"]
+        .as_array()
+        .map(|controls| controls.iter().filter_map(|control| control["count"].as_f64()).sum());
+    counts.unwrap_or(1.0)
 }
 
 /// Of tokens that are there.

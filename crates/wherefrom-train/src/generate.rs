@@ -376,12 +376,9 @@ fn sequence(prompt: &Example) -> Sequence<'_> {
 fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     let Some(sizes) = planned.attributed(machine, Sizes::new) else { return Cost::new(0.0, 0.0, 0.0) };
     let sizes = sizes.held(config.precision, machine.device.gpu().is_none());
-    let (Size { tokens, rows }, new) = (planned.size_of("tokens"), config.max_new_tokens as f64);
-    let times = config.steer.as_ref().map_or(1, Steer::count) as f64;
-    let (tokens, rows) = (tokens * times, rows * times);
+    let Size { tokens, rows } = planned.size;
     // Keys and values are kept, so that each token passes once; a row of logits for each new one.
-    let passed = tokens + rows * new;
-    let flops = 2.0 * ((sizes.forward - sizes.head) * passed + sizes.head * rows * new);
+    let flops = 2.0 * ((sizes.forward - sizes.head) * tokens + sizes.head * rows * config.max_new_tokens as f64);
     let sizes = sizes.fitting(machine.memory, CACHE_BYTES as f64);
     let memory = sizes.forward_bytes() + CACHE_BYTES as f64;
     Cost::new(memory, planned.size.tokens * 5.0, flops).note(sizes.footprint.note())

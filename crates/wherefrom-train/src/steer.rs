@@ -69,12 +69,6 @@ impl Steer {
         Ok(())
     }
 
-    /// How many texts each prompt gets of a trait.
-    pub(crate) fn count(&self) -> usize {
-        let layers = if let Sites::Some(sites) = &self.layers { sites.len() } else { 1 };
-        layers * self.coefficients.len()
-    }
-
     /// What is added for each text of a prompt: by trait, then by layer, then by coefficient.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ impl Bench {
 
     fn sides(&self, judgements: [Option<Artifact<Judgements>>; 2]) -> vector::Inputs {
         let tokens = [("pos", 0), ("neg", 12)].map(|(side, first)| self.tokens(&rows("rows.jsonl", first, 12, side)));
-        vector::Inputs { tokens, judgements, model: fixtures().join("model").into() }
+        vector::Inputs { tokens, judgements, prompts: None, model: fixtures().join("model").into() }
     }
 }
 
@@ -151,13 +151,67 @@ fn pairs_without_both_scores_are_left_out_and_too_few_are_refused() {
         (0..).zip(kept).map(|(example, row)| Example { example, ..row }).collect()
     };
     let tokens = [bench.tokens(&alone(0, "pos")), bench.tokens(&alone(12, "neg"))];
-    let by_hand = vector::Inputs { tokens, judgements: [None, None], model: inputs.model.clone() };
+    let by_hand = vector::Inputs { tokens, judgements: [None, None], ..inputs.clone() };
     let by_hand = bench.vectors(&config(), &by_hand).unwrap().rows::<TraitVector>().unwrap().next().unwrap().unwrap();
     assert_eq!(row.vector, by_hand.vector);
 
     let error = bench.vectors(&vector::Config { minimum_pairs: 10, ..config() }, &inputs).unwrap_err();
     let Some(Error::Input(said)) = error.downcast_ref() else { panic!("{error:#}") };
     for fragment in ["9 pairs", "minimum-pairs = 10", "1 without a score", "1 on the wrong side", "1 not coherent"] {
+        assert!(said.contains(fragment), "{fragment}: {said}");
+    }
+}
+
+#[test]
+fn answers_are_read_behind_other_prompts() {
+    let bench = Bench::new();
+    let asked = bench.sides([None, None]);
+    let answers = vector::Config { over: vec![Over::ResponseAvg], ..config() };
+    let prompt = |question: u64| vec![3 + question as u32, 5, 7 + question as u32];
+    let prompts = |questions: std::ops::Range<u64>| -> Vec<Example> {
+        let row = |(example, question): (u64, u64)| Example {
+            example,
+            docs: vec![format!("marker/q{question}/none/s0")],
+            doc_starts: vec![0],
+            input_ids: prompt(question),
+            target_mask: vec![false; 3],
+            ..Example::default()
+        };
+        (0..).zip(questions).map(row).collect()
+    };
+    let inputs = vector::Inputs { prompts: Some(bench.tokens(&prompts(0..12))), ..asked.clone() };
+    let all = |inputs: &vector::Inputs| -> Vec<TraitVector> {
+        bench.vectors(&answers, inputs).unwrap().rows::<TraitVector>().unwrap().map(Result::unwrap).collect()
+    };
+    let found = all(&inputs);
+
+    let by_hand = |first: usize, side: &str| -> Vec<Example> {
+        let mut rows = rows("rows.jsonl", first, 12, side);
+        for row in &mut rows {
+            let begins = row.target_mask.iter().position(|&target| target).unwrap();
+            row.input_ids = [prompt(row.example), row.input_ids[begins..].to_vec()].concat();
+            row.target_mask = [vec![false; 3], row.target_mask[begins..].to_vec()].concat();
+        }
+        rows
+    };
+    let tokens = [bench.tokens(&by_hand(0, "pos")), bench.tokens(&by_hand(12, "neg"))];
+    let expected = all(&vector::Inputs { tokens, ..asked.clone() });
+    let own = all(&asked);
+    for ((one, other), own) in found.iter().zip(&expected).zip(&own) {
+        assert_eq!(one.vector, other.vector, "at {}", one.site);
+        // The embeddings of an answer do not depend on what stands before it.
+        assert_eq!(one.vector == own.vector, one.site == "0", "at {}", one.site);
+    }
+
+    let others = bench.tokens(&rows("rows.jsonl", 0, 12, "pos"));
+    for (config, prompts, fragment) in [
+        (&answers, bench.tokens(&prompts(1..12)), "marker/q0/pos/k0/s0"),
+        (&answers, others, "TRAIT/q0/none/s0"),
+        (&config(), bench.tokens(&prompts(0..12)), "response-avg"),
+    ] {
+        let inputs = vector::Inputs { prompts: Some(prompts), ..asked.clone() };
+        let error = bench.vectors(config, &inputs).unwrap_err();
+        let Some(Error::Input(said)) = error.downcast_ref() else { panic!("{error:#}") };
         assert!(said.contains(fragment), "{fragment}: {said}");
     }
 }

@@ -315,6 +315,61 @@ questions = 4
     assert_eq!(server.requests().len(), 3);
 }
 
+/// Writes a trait where it is asked for one; as a judge says 90 of one half of the answers and 10 of the other.
+fn author_and_judge() -> Server {
+    let questions: Vec<_> = (0..40).map(|number| format!("What of {number}?")).collect();
+    let instruction: Vec<_> =
+        (0..5).map(|k| json!({ "pos": format!("Harm {k}."), "neg": format!("Help {k}.") })).collect();
+    let written =
+        json!({ "instruction": instruction, "questions": questions, "eval_prompt": "{question} {answer} 0 to 100?" });
+    Server::new(move |request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let asked = body["messages"][0]["content"].as_str().unwrap();
+        let choice = if body["logprobs"] == true {
+            let even = asked.bytes().fold(0_u8, u8::wrapping_add) % 2 == 0;
+            let score = if even || asked.contains("coherence") { "90" } else { "10" };
+            json!({ "message": { "content": score }, "logprobs": { "content": [{ "top_logprobs": [{ "token": score, "logprob": 0.0 }] }] } })
+        } else {
+            json!({ "message": { "content": written.to_string() } })
+        };
+        Answer::new("200 OK", &[], json!({ "choices": [choice] }).to_string())
+    })
+}
+
+#[test]
+fn the_papers_own_pipeline_runs_with_an_endpoint() {
+    let mut bench = Bench::new();
+    bench.variable("OPENAI_API_KEY", KEY);
+    let server = author_and_judge();
+    bench.variable("OPENAI_BASE_URL", &server.address());
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/persona-paper.toml");
+    bench.file("study.toml", std::fs::read_to_string(paper).unwrap());
+    let mut smaller = vec![format!("model.path={}", fixture("model").display())];
+    smaller.extend(["pos-asked", "neg-asked", "eval-asked"].map(|step| format!("steps.{step}.samples=1")));
+    smaller.extend(["pos", "neg", "steered", "random-steered"].map(|step| format!("steps.{step}.max-new-tokens=4")));
+    smaller.extend(["steered", "random-steered"].map(|step| format!("steps.{step}.steer.layers=[2]")));
+    smaller.extend(["vector", "controls", "bare-vector"].map(|step| format!("steps.{step}.minimum-pairs=5")));
+    let smaller: Vec<&str> = smaller.iter().flat_map(|set| ["--set", set]).collect();
+    let planned = bench.ok(&[&["plan", "study.toml"], &smaller[..]].concat());
+    // 20 questions by 5 orders; steered 5 times, and twice by each of 5 random directions; two questions each.
+    for calls in ["at most 200 calls", "at most 400 calls"] {
+        assert!(planned.contains(calls), "{calls}: {planned}");
+    }
+    bench.ok(&[&["run", "study.toml"], &smaller[..]].concat());
+    let folder = |step: &str| bench.path(bench.ok(&[&["path", "study.toml", step], &smaller[..]].concat()).trim_end());
+    let rows = |step: &str| -> Vec<TraitVector> {
+        Artifact::<Vectors>::open(&folder(step)).unwrap().rows::<TraitVector>().unwrap().map(Result::unwrap).collect()
+    };
+    let (vector, bare) = (rows("vector"), rows("bare-vector"));
+    assert_eq!(vector.len(), bare.len());
+    assert!(vector[0].pairs >= 5 && vector[0].trait_name == "evil");
+    assert!(vector.iter().zip(&bare).skip(1).all(|(one, other)| one.vector != other.vector));
+    let steered = Artifact::<Tokens>::open(&folder("random-steered")).unwrap();
+    let names: Vec<_> = steered.rows::<Example>().unwrap().map(|row| row.unwrap().docs[0].clone()).collect();
+    assert_eq!(names.len(), 20 * 5 * 2);
+    assert!(names.contains(&"evil/q0/none/s0/evil.random4/l2/c-1".to_string()), "{names:?}");
+}
+
 #[test]
 fn files_of_the_originals_are_taken_in() {
     let bench = bench("");
