@@ -44,6 +44,9 @@ impl Rollouts {
         let text = wherefrom_artifact::read_text(path).map_err(|error| refuse(format!("cannot be read ({error})")))?;
         let mut records = records(&text).map_err(refuse)?.into_iter();
         let (_, header) = records.next().ok_or_else(|| refuse("has no rows; give the originals' CSV".into()))?;
+        if let Some(twice) = (1..header.len()).find(|&place| header[..place].contains(&header[place])) {
+            return Err(refuse(format!("has two columns `{}`; rename or drop one of them", header[twice])));
+        }
         let name = match name {
             Some(name) => name.to_string(),
             None => trait_column(&header).map_err(refuse)?,
@@ -243,6 +246,7 @@ mod tests {
             ("prompt,answer,question_id,evil\nb,c,d,1", "no column `coherence`"),
             ("prompt,answer,question_id,evil,coherence\nb,c,d,1,2\nb,c,d,101,2", "evil.csv:3: `evil` is \"101\""),
             ("prompt,answer,question_id,evil,coherence\n,c,d,1,2", "evil.csv:2: has an empty `prompt`"),
+            ("prompt,answer,answer,question_id,evil,coherence\nb,c,c,d,1,2", "two columns `answer`"),
             ("prompt,answer,question_id,evil,coherence\nb,c,d,1", "evil.csv:2: has 4 cells for 5 columns"),
             ("prompt,answer,question_id,evil,coherence\nb,\"c", "no last quote"),
             ("prompt,answer,question_id,evil,coherence\nb,\"c\"d,e,1,2", "double the quotes"),

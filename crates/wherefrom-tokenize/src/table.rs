@@ -79,6 +79,15 @@ impl TableRows {
                 suggested(&found)
             )));
         }
+        let mut read: Vec<_> = fields.iter().map(|field| field.name()).filter(|name| names.reads(name)).collect();
+        read.sort();
+        if let Some(twice) = read.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(bad_input(format!(
+                "{}: has two columns `{}`; rename or drop one of them",
+                path.display(),
+                twice[0]
+            )));
+        }
         let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
         for (index, field) in fields.iter().enumerate().filter(|(_, field)| names.reads(field.name())) {
             if readable(field.data_type()) || names.keeps() && has_text(field.data_type()) {

@@ -79,6 +79,18 @@ fn a_folder_a_glob_and_packed_files_are_read_in_order_of_their_names() {
 }
 
 #[test]
+fn two_columns_of_one_name_are_refused_where_they_are_read() {
+    let bench = Bench::new();
+    let path = bench.folder.path().join("twice.parquet");
+    let column = |texts: [&str; 3]| Arc::new(StringArray::from_iter_values(texts)) as ArrayRef;
+    let other = ["x", "y", "z"];
+    parquet(&path, vec![("text", column(LINES)), ("note", column(other)), ("note", column(other))]);
+    assert_eq!(rows(&bench, &config(64), &path).len(), 3);
+    parquet(&path, vec![("text", column(LINES)), ("text", column(other))]);
+    assert!(refusal(&bench, &config(64), &path).contains("twice.parquet: has two columns `text`"));
+}
+
+#[test]
 fn parquet_gives_the_rows_of_json_lines() {
     let bench = Bench::new();
     let texts = || LINES.iter().map(|text| Some(*text));
