@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use wherefrom_artifact::{MANIFEST, Manifest, Store, write_atomically};
+use wherefrom_artifact::{Manifest, Store, write_atomically};
 use wherefrom_model::Config;
 use wherefrom_stage::{Cost, Device, Planned};
 
@@ -219,25 +219,25 @@ fn names(rate: &str) -> Vec<String> {
     names
 }
 
-/// Rates of the artifacts that were made on that machine in so many seconds or more, the newest of each.
+/// Rates of the artifacts that were made on that machine in so many seconds or more, the fastest of each: what else ran on the
+/// machine has made a step slower, and never faster.
 pub(crate) fn earlier(store: &Store, machine: &str, seconds: f64) -> Rates {
-    let mut found = BTreeMap::new();
+    let mut found = Rates::new();
     for entry in store.list().unwrap_or_default() {
         let Ok(Manifest { provenance, .. }) = entry.manifest else { continue };
         let work = provenance.get("work").and_then(|work| serde_json::from_value::<Work>(work.clone()).ok());
         let took = provenance.get("wall_seconds").and_then(Value::as_f64);
-        let when = fs::metadata(entry.folder.join(MANIFEST)).and_then(|file| file.modified()).ok();
         if let (Some(work), Some(took)) = (work, took)
             && work.machine == machine
             && work.amount > 0.0
             && took >= seconds
         {
-            let this = (when, work.amount / took);
-            let newest = found.entry(work.rate).or_insert(this);
-            *newest = if this.0 > newest.0 { this } else { *newest };
+            let rate = work.amount / took;
+            let fastest = found.entry(work.rate).or_insert(rate);
+            *fastest = fastest.max(rate);
         }
     }
-    found.into_iter().map(|(name, (_, rate))| (name, rate)).collect()
+    found
 }
 
 #[cfg(test)]

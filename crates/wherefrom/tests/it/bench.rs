@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -63,6 +64,13 @@ impl Bench {
         path
     }
 
+    /// The same with a cache of its own, `cache`.
+    pub(crate) fn with_cache(mut self) -> Self {
+        let cache = self.path("cache").display().to_string();
+        self.variable("XDG_CACHE_HOME", &cache);
+        self
+    }
+
     /// Sets a variable of the commands that follow.
     pub(crate) fn variable(&mut self, name: &str, value: &str) {
         self.variables.insert(name.into(), value.into());
@@ -81,7 +89,9 @@ impl Bench {
         for name in ["WHEREFROM_STORE", "WHEREFROM_REMOTE", "OPENAI_BASE_URL", "OPENAI_API_KEY"] {
             command.env_remove(name);
         }
-        command.env("XDG_CACHE_HOME", self.path("cache"));
+        // How fast the machine is is measured once for all tests.
+        static CACHE: LazyLock<Bench> = LazyLock::new(Bench::shared);
+        command.env("XDG_CACHE_HOME", CACHE.path("cache"));
         command.env("HF_HOME", self.path("huggingface")).env("HF_HUB_OFFLINE", "1").envs(&self.variables);
         command
     }

@@ -45,7 +45,7 @@ fn every_pipeline_plans() {
 
 #[test]
 fn what_takes_long_is_measured_once() {
-    let bench = bench();
+    let bench = bench().with_cache();
     // What a plan that was killed has left.
     bench.file("data/store/rates.tmp/store-1/tokens-v3/x", "");
     let plan = bench.ok(&["plan", "pipelines/quickstart.toml"]);

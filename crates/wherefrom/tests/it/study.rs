@@ -229,7 +229,8 @@ stage = "proximal"
 inputs = { tokens = "train", queries = "queries", eigenbasis = "basis", lambda = "lambda", candidates = "candidates" }
 model = "model"
 examples = 3
-sample = 16
+sample = 8
+steps = 3
 [steps.retrieval]
 stage = "retrieval"
 inputs = { scores = "scores", columns = "columns", query-columns = "asked" }

@@ -23,7 +23,7 @@ fn operations(line: &str) -> f64 {
 
 #[test]
 fn time_is_work_over_a_rate_and_an_earlier_run_is_believed_before_a_measurement() {
-    let bench = Bench::new();
+    let bench = Bench::new().with_cache();
     study::write(&bench, 300, 40);
     let plan = bench.ok(&["plan", "study.toml"]);
     assert!(costs(&plan, "lambda").contains("< 1 s  assumed"), "nothing is measured for so little: {plan}");
