@@ -47,6 +47,7 @@ smollm2: fetch-smollm2 (run "pipelines/smollm2.toml")
 # A trait of character of SmolLM2: its direction beside controls, held-out answers along it, and steered answers. What is there is reused.
 persona: fetch-smollm2 (run "pipelines/persona.toml")
     cargo run --release --quiet -p wherefrom -- compare french-vector french-controls --pipeline pipelines/persona.toml
+    cargo run --release --quiet -p wherefrom -- compare french-vector french-bare-vector --pipeline pipelines/persona.toml
     cargo run --release --quiet -p wherefrom -- compare french-eval-pos-projected french-eval-neg-projected --pipeline pipelines/persona.toml
     cargo run --release --quiet -p wherefrom -- compare french-steered-judged french-random-steered-judged --pipeline pipelines/persona.toml
 

@@ -238,6 +238,9 @@ fn no_toml(path: &Path, error: &toml::de::Error) -> anyhow::Error {
     bad_input(format!("{shown}: not TOML: {error}"))
 }
 
+/// Keys of a table of which there can be one.
+const ALTERNATIVES: [&str; 2] = ["relative", "absolute"];
+
 /// `steps.x.knob=value`: a TOML value, or a bare word as text.
 fn apply(table: &mut Table, set: &str) -> Result<Setting> {
     let wrong = |what: String| bad_input(format!("--set {set}: {what}"));
@@ -275,11 +278,14 @@ fn apply(table: &mut Table, set: &str) -> Result<Setting> {
             return Err(bad_input(format!("--set {set}: unknown step `{part}`{}", hint(part, &known))));
         }
         let entry = here.entry(*part).or_insert_with(|| Value::Table(Table::new()));
-        // `damping.relative=0.01` replaces another form of damping.
-        if !entry.is_table() || (depth == 2 && parents[0] == "steps" && *part != "inputs") {
+        if !entry.is_table() {
             *entry = Value::Table(Table::new());
         }
         here = entry.as_table_mut().ok_or_else(|| bad_input(format!("--set {set}: `{part}` is not a table")))?;
+    }
+    // `damping.relative=0.01` replaces another form of damping.
+    if ALTERNATIVES.contains(last) {
+        here.retain(|key, _| !ALTERNATIVES.contains(&key));
     }
     here.insert((*last).into(), value);
     let (step, knob) = match path[..] {
