@@ -59,6 +59,6 @@ pub use store::share::Share;
 pub use store::{Entry, State, Store};
 pub use stored::Stored;
 pub use tables::{TableFormat, export_groups, export_pairs};
-pub use units::{bytes, duration, flops, parse_bytes, utc};
+pub use units::{bytes, duration, enough, flops, grouped, parse_bytes, utc};
 pub use visible::{visible, visible_after};
 pub use wanted::Wanted;

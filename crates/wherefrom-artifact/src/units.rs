@@ -34,6 +34,29 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The least amount of a few figures that is no less: `1.6GB`, as `--memory` reads it.
+pub fn enough(bytes: f64) -> String {
+    let up = |unit: f64| (bytes / unit * 10.0).ceil() / 10.0;
+    match bytes {
+        bytes if bytes >= 1e12 => format!("{}TB", up(1e12)),
+        bytes if bytes >= 1e9 => format!("{}GB", up(1e9)),
+        _ => format!("{}MB", up(1e6)),
+    }
+}
+
+/// `1,000,576`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Bytes of `6GB`, `1.5 GiB`, `500MB` or `1000000`.
 ///
 /// # Errors
@@ -110,6 +133,11 @@ mod tests {
         for wrong in ["", "GB", "6 parsecs", "-1GB", "0"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
+        for (bytes, text) in [(3e5, "0.3MB"), (573_800_001.0, "573.9MB"), (2e9, "2GB"), (1.04e12, "1.1TB")] {
+            assert_eq!(enough(bytes), text);
+            assert!(parse_bytes(text).unwrap() as f64 >= bytes);
+        }
+        assert_eq!([0, 999, 1000, 1_000_576].map(grouped), ["0", "999", "1,000", "1,000,576"]);
         let said = [0.2, 1.2, 59.0, 130.0, 5400.0, 1e4, 1e6, 1e9].map(duration);
         assert_eq!(said, ["< 1 s", "1 s", "59 s", "2.2 min", "90 min", "2.8 h", "12 days", "12000 days"]);
         assert_eq!((bytes(1.52e10), flops(2.5e21)), ("15.2 GB".into(), "2.5 ZFLOP".into()));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use wherefrom_artifact::text::{EXCERPT, clipped};
-use wherefrom_artifact::{Format, Lineage, Manifest, Store, bytes, open_any};
+use wherefrom_artifact::{Format, Lineage, Manifest, Store, bytes, grouped, open_any};
 use wherefrom_model::{Coverage, Trained};
 
 /// Manifest in short, and the rows as [`rows`] shows them.
@@ -89,16 +89,17 @@ impl Attributed {
         format!("{:.1} %", 100.0 * size as f64 / self.total as f64)
     }
 
-    /// `540672 of 1000576 parameters (54.0 %)`; with adapters also `, 1024 of 2048 that were trained (50.0 %)`.
+    /// `540,672 of 1,000,576 parameters (54.0 %)`; with adapters also `, 1,024 of 2,048 that were trained (50.0 %)`.
     pub fn share(&self) -> String {
         let trained = self.trained.map_or_else(String::new, |Trained { attributed, total }| {
             let percent = 100.0 * attributed as f64 / total as f64;
-            format!(", {attributed} of {total} that were trained ({percent:.1} %)")
+            format!(", {} of {} that were trained ({percent:.1} %)", grouped(attributed), grouped(total))
         });
-        format!("{} of {} parameters ({}){trained}", self.attributed, self.total, self.percent(self.attributed))
+        let [attributed, total] = [self.attributed, self.total].map(grouped);
+        format!("{attributed} of {total} parameters ({}){trained}", self.percent(self.attributed))
     }
 
-    /// `540672 of 1000576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
+    /// `540,672 of 1,000,576 parameters (54.0 %) are attributed; not model.embed_tokens (26.2 %), ...`
     pub fn whole(&self) -> String {
         let rest: Vec<_> = self.rest.iter().map(|(name, size)| format!("{name} ({})", self.percent(*size))).collect();
         let rest = if rest.is_empty() { String::new() } else { format!("; not {}", rest.join(", ")) };

@@ -120,7 +120,7 @@ impl<'a> Reduction<'a> {
         for pass in &passes {
             if let (Some(room), [alone]) = (room.filter(|&room| per_pass.is_none() && bytes(pass) > room), &pass[..]) {
                 exec.reporter.warn(&format!(
-                    "{task}: {} alone needs {} where {} are left; give more --memory, or set blocks of the covariance step",
+                    "{task}: {} alone needs {} where {} are left; give more --memory (`wherefrom plan` with as little names what is enough), or set `blocks` of the covariance step",
                     modules[*alone].name,
                     wherefrom_artifact::bytes(bytes(pass) as f64),
                     wherefrom_artifact::bytes(room as f64)

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wherefrom_artifact::{Kind, bytes, duration};
+use wherefrom_artifact::{Kind, bytes, duration, enough};
 use wherefrom_model::{Config, Modules, Outline, Selection};
 use wherefrom_stage::{Cost, MODULES_PER_PASS, Machine, Planned};
 
 use crate::cost::Estimate;
 use crate::plan::Plan;
 use crate::rates::{self, Known, Time, Work};
-use crate::step::Step;
+use crate::step::{Source, Step};
 
 /// Seconds that are worth a word.
 const LONG: f64 = 86_400.0;
@@ -24,47 +24,88 @@ struct Change {
     means: &'static str,
 }
 
-/// What is to be said of some steps.
-#[derive(PartialEq)]
-enum Advice {
+/// A knob's value with which a step fits.
+struct Advice {
+    knob: &'static str,
+    /// Where the knob stands.
+    table: String,
+    /// Its place among the changes: of two values of a knob the later one changes more.
+    place: usize,
     /// A line to write, what it needs then, and what it means.
-    Write(String),
-    /// No knob helps.
-    Nothing,
+    says: String,
 }
 
+impl Advice {
+    /// Whether it is of the same knob in the same table, so that only one of the two can be followed.
+    fn rivals(&self, other: &Self) -> bool {
+        (self.knob, &self.table) == (other.knob, &other.table)
+    }
+}
+
+/// Steps of which the same is to be said, with the bytes that each needs.
+type Concerned = Vec<(usize, f64)>;
+
 impl Plan {
-    /// Gives each step that exceeds the machine a warning; steps of which the same is to be said share that of the first.
+    /// Gives each step that exceeds the machine a warning; steps of which the same is to be said share that of the first. Where a knob
+    /// helps several steps by different values, the one that helps all of them is named.
     pub(crate) fn advise(&self, estimates: &mut [Estimate], planned: &[Arc<Planned>], machine: &Machine) {
         let Some(limit) = machine.memory else { return };
-        let mut found: Vec<(Advice, Vec<(usize, f64)>)> = Vec::new();
+        let mut found: Vec<(Option<Advice>, Concerned)> = Vec::new();
         for (index, estimate) in estimates.iter().enumerate() {
             let Some(cost) = estimate.cost.as_ref().filter(|cost| cost.memory > limit as f64) else { continue };
             let advice = self.tried(&self.steps[index], &planned[index], cost, machine);
-            let (advice, needs) = advice.map_or_else(
-                || (Advice::Nothing, least(&self.steps[index], &planned[index], machine)),
-                |line| (Advice::Write(line), cost.memory),
-            );
-            match found.iter_mut().find(|(other, _)| *other == advice) {
-                Some((_, steps)) => steps.push((index, needs)),
+            let needs = match advice {
+                None => least(&self.steps[index], &planned[index], machine),
+                Some(_) => cost.memory,
+            };
+            let same = |other: &Option<Advice>| match (other, &advice) {
+                (Some(other), Some(advice)) => other.rivals(advice),
+                (None, None) => true,
+                _ => false,
+            };
+            match found.iter_mut().find(|(other, _)| same(other)) {
+                Some((other, steps)) => {
+                    steps.push((index, needs));
+                    if let (Some(other), Some(advice)) = (other, advice)
+                        && advice.place > other.place
+                    {
+                        *other = advice;
+                    }
+                }
                 None => found.push((advice, vec![(index, needs)])),
             }
         }
         for (advice, steps) in found {
-            let names: Vec<_> = steps
-                .iter()
-                .map(|&(index, needs)| format!("`{}` ({})", self.steps[index].name, bytes(needs)))
-                .collect();
-            let noun = if names.len() == 1 { "step" } else { "steps" };
-            let says = match advice {
-                Advice::Write(line) => line,
-                Advice::Nothing => {
-                    let most = steps.iter().map(|(_, needs)| *needs).fold(0.0, f64::max);
-                    format!("no knob makes that fit; take a machine on which {} may be held", bytes(most))
-                }
-            };
-            let warning = format!("{noun} {}: {} may be held here; {says}", names.join(", "), bytes(limit as f64));
-            estimates[steps[0].0].warnings.push(warning);
+            let first = steps[0].0;
+            let most = steps.iter().map(|(_, needs)| *needs).fold(0.0, f64::max);
+            let says = advice.map_or_else(
+                || {
+                    format!(
+                        "no knob makes that fit; the least that does is --memory {}, where it is there",
+                        enough(most)
+                    )
+                },
+                |advice| advice.says,
+            );
+            let warning = format!("{}: {} may be held here; {says}", self.largest(steps), bytes(limit as f64));
+            estimates[first].warnings.push(warning);
+        }
+    }
+
+    /// The steps by name, in order: all of a few, of many the three that need most.
+    fn largest(&self, mut steps: Concerned) -> String {
+        let count = steps.len();
+        if count > 4 {
+            steps.sort_by(|one, other| other.1.total_cmp(&one.1));
+            steps.truncate(3);
+            steps.sort_by_key(|&(index, _)| index);
+        }
+        let named = steps.iter().map(|&(index, needs)| format!("`{}` ({})", self.steps[index].name, bytes(needs)));
+        let named = named.collect::<Vec<_>>().join(", ");
+        match count {
+            1 => format!("step {named}"),
+            2..=4 => format!("steps {named}"),
+            _ => format!("{count} steps, {named} the largest"),
         }
     }
 
@@ -109,7 +150,7 @@ impl Plan {
                     .any(|step| step.name == estimate.name && [Kind::Covariances, Kind::Lambda].contains(&step.kind))
             };
             if estimates.iter().filter(fits).map(size).sum::<f64>() > 0.1 * seconds {
-                helps.push("fit the curvature on a sample: a second `tokenize` step with `every = 10`".into());
+                helps.extend(self.sampled());
             }
             helps.push("share it among machines: docs/engines.md".into());
             let (all, most) = (duration(seconds), most(estimates, size, duration));
@@ -144,23 +185,44 @@ impl Plan {
         trials
     }
 
+    /// The lines with which the curvature is fitted on a tenth of the rows.
+    fn sampled(&self) -> Option<String> {
+        let fits = self.steps.iter().filter(|step| [Kind::Covariances, Kind::Lambda].contains(&step.kind));
+        let (mut fitted, mut tokens) = (Vec::new(), None);
+        for step in fits {
+            let wire = step.wires.iter().find(|wire| wire.role == "tokens")?;
+            let Source::Step(of) = wire.source else { return None };
+            fitted.push(format!("[steps.{}]", step.name));
+            tokens = Some(of);
+        }
+        let tokens = &self.steps[tokens?].name;
+        let table = format!("copy [steps.{tokens}] as [steps.sample] with `every = 10` in it");
+        Some(format!(
+            "fit the curvature on a sample: {table}, and write `tokens = \"sample\"` in `inputs` of {}",
+            fitted.join(" and ")
+        ))
+    }
+
     /// The line with which the step fits, the one first that changes least.
-    fn tried(&self, step: &Step, planned: &Arc<Planned>, before: &Cost, machine: &Machine) -> Option<String> {
+    fn tried(&self, step: &Step, planned: &Arc<Planned>, before: &Cost, machine: &Machine) -> Option<Advice> {
         let fits = |cost: &Cost| machine.memory.is_some_and(|limit| cost.memory <= limit as f64);
         if let Some(number) = planned.modules_per_pass {
             let freed = Planned { modules_per_pass: None, ..Planned::clone(planned) };
             let cost = step.configured.as_ref()?.cost(&freed, machine);
             if fits(&cost) {
-                let line = format!("without `{MODULES_PER_PASS} = {number}` in [steps.{}]", step.name);
-                return Some(format!("{line} {}: the result is the same", costs(&cost, before)));
+                let table = format!("[steps.{}]", step.name);
+                let line = format!("without `{MODULES_PER_PASS} = {number}` in {table}");
+                let says = format!("{line} {}: the result is the same", costs(&cost, before));
+                return Some(Advice { knob: MODULES_PER_PASS, table, place: 0, says });
             }
         }
-        changes(planned).into_iter().find_map(|change| {
+        changes(planned).into_iter().enumerate().find_map(|(place, change)| {
             let tree = changed(planned, &change);
             let cost = step.stage.configure(&tree.config).ok()?.cost(&tree, machine);
-            let line =
-                format!("with `{} = {}` in {}", change.knob, toml(&change.value), self.table_of(step, change.knob)?);
-            fits(&cost).then(|| format!("{line} {}: {}", costs(&cost, before), change.means))
+            let table = self.table_of(step, change.knob)?;
+            let line = format!("with `{} = {}` in {table}", change.knob, toml(&change.value));
+            let says = format!("{line} {}: {}", costs(&cost, before), change.means);
+            fits(&cost).then_some(Advice { knob: change.knob, table, place, says })
         })
     }
 

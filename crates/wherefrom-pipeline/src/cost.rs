@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wherefrom_artifact::{Kind, Manifest, State, parse_bytes};
@@ -9,7 +10,7 @@ use wherefrom_model::Precision;
 use wherefrom_stage::{Cost, Device, Exec, Machine, Planned, Size};
 
 use crate::plan::Plan;
-use crate::probe::Probe;
+use crate::probe::{LIMIT, Probe};
 use crate::rates::{self, Basis, Known, Time, Work};
 use crate::size;
 use crate::step::{ADAPTER, Source, Step};
@@ -80,11 +81,21 @@ impl Plan {
                 }
             }
             let busy = if probes.is_empty() { None } else { rates::busy() };
-            let measure =
-                |probe: Probe| probe.run(&self.store, exec).and_then(|measured| known.keep(measured, busy.is_some()));
-            if let Some(error) = probes.into_iter().map(measure).find_map(Result::err) {
+            let deadline = Instant::now() + Duration::from_secs(LIMIT);
+            let (mut broken, mut late) = (None, false);
+            for probe in probes {
+                let measured = probe.run(&self.store, exec, deadline).and_then(|measured| {
+                    late |= !measured.whole;
+                    known.keep(measured.rates, busy.is_some())
+                });
+                broken = broken.or(measured.err());
+            }
+            if let Some(error) = broken {
                 exec.reporter
                     .warn(&format!("this machine could not be measured, so that not all times are known: {error:#}"));
+            }
+            if late {
+                exec.reporter.warn(&unmeasured(&self.steps, &work, &known));
             }
             if let Some((load, processors)) = busy {
                 exec.reporter.warn(&format!(
@@ -214,6 +225,21 @@ impl Plan {
     pub(crate) fn model(&self, step: &Step) -> Option<wherefrom_model::Config> {
         wherefrom_model::Config::from_json(&self.model_json(step)?).ok()
     }
+}
+
+/// What is said where measuring took longer than it may: of which steps the time is not known now.
+fn unmeasured(steps: &[Step], work: &[Option<Work>], known: &Known) -> String {
+    let unknown =
+        steps.iter().zip(work).filter(|(_, work)| work.as_ref().is_some_and(|work| known.time(work).is_none()));
+    let names: Vec<_> = unknown.map(|(step, _)| format!("`{}`", step.name)).collect();
+    let not = match names.len() {
+        0 => "the times are rough".into(),
+        1..=4 => format!("the time of {} is not known", names.join(", ")),
+        more => format!("the times of {more} steps are not known, {} among them", names[..3].join(", ")),
+    };
+    format!(
+        "measuring this machine was stopped after {LIMIT} seconds: {not}; a `wherefrom plan` when it is idle measures the rest"
+    )
 }
 
 /// What is known of an artifact that no step of the plan makes.

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use wherefrom_artifact::{Kind, Silent, Store};
+use wherefrom_artifact::{Kind, Silent, Store, bad_input};
 use wherefrom_model::{Config, Model, open_device};
 use wherefrom_stage::{Exec, Planned};
 
@@ -27,6 +28,10 @@ const SECONDS: f64 = 0.6;
 /// No attempt begins after these, and none that would take so much longer.
 const LONGEST: f64 = 3.0;
 const PATIENCE: f64 = 8.0;
+/// Seconds of all measurements of a plan, waiting for another process's included. What is not measured by then is not known.
+pub(crate) const LIMIT: u64 = 20;
+/// Stack of the thread that measures, as a program's first thread has it.
+const STACK: usize = 8 << 20;
 /// Queries, and tokens of each, beyond which a machine is no faster.
 const QUERIES: usize = 8;
 const QUERY: usize = 64;
@@ -95,6 +100,13 @@ pub(crate) struct Probe {
     queries: usize,
 }
 
+/// What was measured.
+pub(crate) struct Measured {
+    pub(crate) rates: Rates,
+    /// Whether there was time for all of it.
+    pub(crate) whole: bool,
+}
+
 /// Removes the folder.
 struct Temporary(PathBuf);
 
@@ -127,17 +139,25 @@ impl Probe {
         })
     }
 
-    /// Measures in a folder of the store that is removed afterwards; what a killed process left there is removed before. One
-    /// process at a time: two would slow each other down.
+    /// Measures until `deadline`, in a folder of the store that is removed afterwards; what a killed process left there is removed
+    /// before. One process at a time: two would slow each other down.
     ///
     /// # Errors
-    /// The store cannot be written.
-    pub(crate) fn run(&self, store: &Store, exec: &Exec) -> Result<Rates> {
+    /// The store cannot be written, or another process measures until `deadline`.
+    pub(crate) fn run(&self, store: &Store, exec: &Exec, deadline: Instant) -> Result<Measured> {
         store.writable()?;
         let root = std::path::absolute(store.root())?;
         let lock = root.join("rates.lock");
         let alone = fs::File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
-        alone.lock().with_context(|| format!("lock {}", lock.display()))?;
+        while let Err(held) = alone.try_lock() {
+            if let fs::TryLockError::Error(error) = held {
+                return Err(error).with_context(|| format!("lock {}", lock.display()));
+            }
+            if Instant::now() >= deadline {
+                return Err(bad_input(format!("another process has measured it for {LIMIT} seconds")));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
         let folder = Temporary(root.join("rates.tmp"));
         let _absent = fs::remove_dir_all(&folder.0);
         fs::create_dir_all(folder.0.join("model"))?;
@@ -153,9 +173,10 @@ impl Probe {
         let begun = Instant::now();
         let mut tokens = (OPERATIONS / (4.0 * weights(&config) as f64)) as usize;
         let mut fastest = Rates::from([(rates::DISK.to_string(), disk(&folder.0)?)]);
-        loop {
+        let mut any = false;
+        let whole = loop {
             let attempt = Instant::now();
-            let (rates, seconds) = self.attempt(&folder.0, &config, tokens, &exec)?;
+            let (rates, seconds) = self.attempt(&folder.0, &config, tokens, &exec, deadline)?;
             let took = attempt.elapsed().as_secs_f64();
             reporter.advance(1);
             // What else runs on the machine makes a step slower, and never faster.
@@ -163,17 +184,29 @@ impl Probe {
                 let known = fastest.entry(name).or_insert(rate);
                 *known = known.max(rate);
             }
+            // The first attempt has all the rates; those of a later one are but better.
+            let Some(seconds) = seconds else { break any };
+            any = true;
             let more = (1.5 * SECONDS / seconds).min(PATIENCE / took).min(30.0);
             if seconds >= SECONDS || begun.elapsed().as_secs_f64() > LONGEST || more < 1.5 {
-                reporter.end();
-                return Ok(fastest);
+                break true;
             }
             tokens = (tokens as f64 * more) as usize;
-        }
+        };
+        reporter.end();
+        Ok(Measured { rates: fastest, whole })
     }
 
-    /// One run on so many tokens: the rates under the names of the user's widths, and the seconds of the covariances.
-    fn attempt(&self, folder: &Path, config: &Config, tokens: usize, exec: &Exec) -> Result<(Rates, f64)> {
+    /// One run on so many tokens, in a thread of its own, which is left to itself at `deadline`: the rates under the names of the
+    /// user's widths, and the seconds of the covariances; none where it did not end.
+    fn attempt(
+        &self,
+        folder: &Path,
+        config: &Config,
+        tokens: usize,
+        exec: &Exec,
+        deadline: Instant,
+    ) -> Result<(Rates, Option<f64>)> {
         let rows = (tokens / self.row).max(2);
         let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
         let mut steps = STEPS.to_string();
@@ -194,12 +227,18 @@ impl Probe {
         let file = folder.join("probe.toml");
         fs::write(&file, head + &steps)?;
         let store = Store::new(folder.join(format!("store-{tokens}")));
-        let mut seconds = f64::INFINITY;
-        Plan::read(&file, &[], store.clone())?.run_unrecorded(None, exec, |done| {
-            if [Kind::Covariances, Kind::Lambda].contains(&done.kind) {
-                seconds = seconds.min(done.seconds);
+        let seconds = until(deadline, {
+            let (store, exec) = (store.clone(), exec.clone());
+            move || {
+                let mut seconds = f64::INFINITY;
+                Plan::read(&file, &[], store)?.run_unrecorded(None, &exec, |done| {
+                    if [Kind::Covariances, Kind::Lambda].contains(&done.kind) {
+                        seconds = seconds.min(done.seconds);
+                    }
+                    Ok(())
+                })?;
+                Ok(seconds)
             }
-            Ok(())
         })?;
         let [own, users] = [config, &self.config].map(|config| format!(" {}", widths(config)));
         let found = rates::earlier(&store, &rates::machine(&exec.device), 0.0).into_iter();
@@ -225,6 +264,18 @@ impl Probe {
             "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
         });
         Config::from_json(&json).expect("a Llama of any widths")
+    }
+}
+
+/// What `work` comes to; none where it has not ended at `deadline`: it goes on, and nobody hears of it.
+fn until<T: Send + 'static>(deadline: Instant, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Option<T>> {
+    let (sender, receiver) = mpsc::channel();
+    let unheard = move || drop(sender.send(work()));
+    thread::Builder::new().stack_size(STACK).spawn(unheard)?;
+    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(done) => done.map(Some),
+        Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+        Err(mpsc::RecvTimeoutError::Disconnected) => anyhow::bail!("the measurement broke off"),
     }
 }
 
@@ -263,4 +314,22 @@ fn write_rows(path: &Path, rows: usize, length: usize, vocabulary: usize) -> Res
         text.push_str("]}\n");
     }
     Ok(fs::write(path, text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_in_time_is_left() {
+        let soon = |millis| Instant::now() + Duration::from_millis(millis);
+        let (release, held) = mpsc::channel::<()>();
+        let begun = Instant::now();
+        let late = until(soon(50), move || Ok(held.recv()?));
+        assert_eq!(late.unwrap(), None);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        drop(release);
+        assert_eq!(until(soon(5000), || Ok(7)).unwrap(), Some(7));
+        assert!(until(soon(5000), || -> Result<()> { anyhow::bail!("wrong") }).is_err());
+    }
 }

@@ -3,6 +3,9 @@
 use anyhow::Result;
 use wherefrom_artifact::bad_input;
 
+/// Other steps with the same fault, from which on they are counted.
+const FEW: usize = 5;
+
 /// Problems found so far, in the order in which they are reported.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
@@ -92,10 +95,19 @@ impl Problems {
                 ),
             }
         }
-        let line = |(Problem { place, what }, others): &(&Problem, Vec<&str>)| {
-            let others: Vec<_> = others.iter().map(|name| format!("`{name}`")).collect();
-            let others = if others.is_empty() { String::new() } else { format!(" (and {})", others.join(", ")) };
-            format!("{place}{others}: {what}")
+        let line = |(problem, others): &(&Problem, Vec<&str>)| match (problem.step(), others.len()) {
+            // Of a few steps their names come first, of many what is wrong with all of them.
+            (Some((name, place)), FEW..) => {
+                let named = [&[name], &others[..2]].concat().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+                let place = place.trim_start_matches(": ");
+                let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
+                format!("{place}{} ({} steps: {}, ...)", problem.what, others.len() + 1, named.join(", "))
+            }
+            _ => {
+                let others: Vec<_> = others.iter().map(|name| format!("`{name}`")).collect();
+                let others = if others.is_empty() { String::new() } else { format!(" (and {})", others.join(", ")) };
+                format!("{}{others}: {}", problem.place, problem.what)
+            }
         };
         let line = |fault: &(&Problem, Vec<&str>)| match self.sets.iter().find(|set| set.caused(fault.0)) {
             Some(set) => format!("--set {}: {}", set.text, line(fault)),
@@ -151,6 +163,21 @@ mod tests {
         let text = problems.check(&[Problem::of_step("d", "`model`: no such model")]).unwrap_err().to_string();
         let lines =
             ["step `a` (and `b`, `c`, `d`): `model`: no such model", "step `a`: inputs.x (and `c`): no step `y`"];
+        assert_eq!(text, lines.join("\n"));
+    }
+
+    #[test]
+    fn the_fault_of_many_steps_comes_before_them() {
+        let mut problems = Problems::default();
+        for step in 0..36 {
+            problems.other(&format!("step `s{step}`"), "`model`: no such model");
+            problems.other(&format!("step `s{step}`: inputs.x"), "no step `y`");
+        }
+        let text = problems.check(&[]).unwrap_err().to_string();
+        let lines = [
+            "`model`: no such model (36 steps: `s0`, `s1`, `s2`, ...)",
+            "inputs.x: no step `y` (36 steps: `s0`, `s1`, `s2`, ...)",
+        ];
         assert_eq!(text, lines.join("\n"));
     }
 

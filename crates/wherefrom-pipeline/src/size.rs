@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wherefrom_artifact::{Kind, Manifest, State};
+use wherefrom_artifact::{Kind, Manifest, State, grouped};
 use wherefrom_model::{Coverage, Modules, Outline, Selection};
 use wherefrom_stage::{Planned, Size};
 use wherefrom_tokenize::tokenize::Inputs;
@@ -134,8 +134,8 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
             format!(
                 "only {} of {} parameters that adapters trained are attributed ({:.1} %); influence that runs through the others is \
                  not seen: modules = \"all\" takes every linear map, attribute = \"adapter\" those of the adapters",
-                trained.attributed,
-                trained.total,
+                grouped(trained.attributed),
+                grouped(trained.total),
                 100.0 * trained.attributed as f64 / trained.total as f64
             )
         });
@@ -146,11 +146,12 @@ fn thin(config: &wherefrom_model::Config, modules: &serde_json::Value) -> Option
     let blocks = coverage.without_embeddings();
     let mut rest: Vec<_> = coverage.unattributed.iter().filter(|(name, _)| !Coverage::is_embedding(name)).collect();
     rest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let largest: Vec<_> = rest.iter().take(3).map(|(name, size)| format!("{name} ({size})")).collect();
+    let largest: Vec<_> = rest.iter().take(3).map(|(name, size)| format!("{name} ({})", grouped(*size))).collect();
     Some(format!(
-        "only {} of {blocks} parameters outside the embeddings are attributed ({:.1} %); influence that runs through the \
+        "only {} of {} parameters outside the embeddings are attributed ({:.1} %); influence that runs through the \
          others is not seen, the largest of them {}: modules = \"all\" takes every linear map",
-        coverage.attributed,
+        grouped(coverage.attributed),
+        grouped(blocks),
         100.0 * coverage.attributed as f64 / blocks as f64,
         largest.join(", ")
     ))

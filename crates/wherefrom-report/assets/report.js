@@ -46,6 +46,8 @@
   const label = (row) => (row.positive ? "+" : "−") + row.rank;
   const address = (query, row) => `#query-${query}/${row.positive ? "rank" : "opponent"}-${row.rank}`;
   const short = (text, length = 28) => { const line = text.replace(/\s+/g, " ").trim(); return line.length > length ? line.slice(0, length - 1) + "…" : line; };
+  // A query in a window's title: the end of its prompt, and its completion.
+  const titled = (view) => { const prompt = view.prompt.replace(/\s+/g, " "); return `${prompt.length > 30 ? "…" + prompt.slice(-29) : prompt} | ${short(view.completion)}`; };
   // What is measured: a contrast is the difference of two.
   const measure = (view) => (view.contrast && !projected ? `log p(${short(view.completion)}) − log p(${short(view.contrast)})` : goal);
 
@@ -103,6 +105,7 @@
     if (!entry) {
       if (shown !== null) window.scrollTo(0, 0);
       shown = null;
+      document.title = study.title;
       return;
     }
     load(entry, (view) => {
@@ -155,6 +158,7 @@
       view.distribution && h("section", { id: "distribution", "aria-label": "Distribution" }, h("h3", {}, "Distribution over the corpus"), distribution(view.distribution)),
     ].flat(Infinity).filter(Boolean));
     byId("query").setAttribute("aria-labelledby", "query-title");
+    document.title = `${titled(view)} · ${study.title}`;
     list(view);
   }
 
@@ -246,8 +250,8 @@
     const choice = (value, text) => h("label", {}, h("input", { type: "radio", name: "mode", value, checked: mode === value, onchange: () => { mode = value; recolour(); } }), " ", text);
     return h("fieldset", { class: "control" },
       h("legend", {}, "Colour"),
-      choice("update", "where the update happened"),
-      choice("predicts", "the token it predicts"),
+      choice("update", "by the token that is read"),
+      choice("predicts", "by the token that is predicted"),
       h("span", { class: "key" }, "lowers", h("span", { class: "scale", role: "img", "aria-label": "orange lowers, blue raises" }), "raises"),
       h("span", { class: "note" }, "Scaled to each sequence's strongest word; point at a word for its pieces."));
   }
@@ -295,7 +299,7 @@
     const sort = select("Sort", Object.entries(SORTS).map(([value, [text]]) => [value, text]), filter.sort, (value) => { filter.sort = value; });
     sort.querySelector("select").value = filter.sort;
     sort.querySelector("select").id = "filter-sort";
-    const text = h("label", { class: "grow" }, h("span", {}, "Text"), h("input", { type: "search", id: "filter-text", value: filter.text, placeholder: "in these passages", autocomplete: "off", oninput: (event) => { filter.text = event.target.value; list(view); } }));
+    const text = h("label", { class: "grow" }, h("span", {}, "Search"), h("input", { type: "search", id: "filter-text", value: filter.text, placeholder: "in these passages", autocomplete: "off", oninput: (event) => { filter.text = event.target.value; list(view); } }));
     return h("div", { class: "filters", role: "group", "aria-label": "Filter and sort" }, sign, columns, sort, text,
       h("output", { class: "count" }), h("span", { class: "buttons" }, downloads(`query-${view.query}`, () => table(view))));
   }
@@ -337,18 +341,18 @@
     const badges = [
       row.ratio !== null && row.ratio > RATIO && h("span", { class: "badge", title: `‖a‖₂/‖a‖₁ = ${plain(row.ratio)} over the shares by token, above 2/3: take it with caution` }, "rests on one or two tokens"),
       near && h("span", { class: "badge", title: `Jaccard similarity of their runs of 3 tokens: ${row.near.jaccard.toFixed(2)}` }, "near-duplicate of ", h("a", { href: address(view.query, near) }, label(near))),
-      row.quotes !== null && row.quotes >= QUOTES && h("span", { class: "badge", title: "share of the query's runs of 3 tokens that this sequence has" }, `has ${percent(row.quotes)} of the query`),
+      row.quotes !== null && row.quotes >= QUOTES && h("span", { class: "badge", title: "share of the query's runs of 3 tokens that stand in this passage too" }, `quotes ${percent(row.quotes)} of the query`),
     ].filter(Boolean);
     const cells = (row.cells || []).map((cell, index) => cell !== null && h("span", { class: "cell" }, h("i", {}, study.columns[index]), " ", h("bdi", {}, String(cell)))).filter(Boolean);
-    const link = h("button", { class: "quiet link", title: "Copy a link to this passage", onclick: () => copy(location.href.split("#")[0] + address(view.query, row), link) }, "Link");
-    const words = h("button", { class: "quiet words", title: "Copy the text of this passage", onclick: () => copy(row.text, words) }, "Text");
+    const link = h("button", { class: "quiet link", title: "Copy a link to this passage", onclick: () => copy(location.href.split("#")[0] + address(view.query, row), link) }, "Copy link");
+    const words = h("button", { class: "quiet words", title: "Copy the text of this passage", onclick: () => copy(row.text, words) }, "Copy text");
     const spaced = (all) => all.flatMap((part) => [part, " "]);
     const tokens = row.lengths.length;
     return h("article", { class: "card", "data-sequence": label(row), "data-example": row.example },
       h("header", {}, h("div", {}, spaced([
         h("a", { class: "rank", href: address(view.query, row), title: "A link to this passage" }, label(row)),
         h("span", { class: "influence", title: study.unit || "" }, significant(row.influence) + unit),
-        row.share !== null && h("span", { class: "share", title: `of all ${row.positive ? "positive" : "negative"} influence on this query` }, percent(row.share)),
+        row.share !== null && h("span", { class: "share", title: `share of all ${row.positive ? "positive" : "negative"} influence on this query` }, `${percent(row.share)} of all ${row.positive ? "positive" : "negative"}`),
         h("bdi", { class: "doc" }, row.doc), ...badges].filter(Boolean))), " ", h("span", { class: "buttons" }, link, " ", words)),
       cells.length ? h("p", { class: "cells" }, spaced(cells)) : null,
       text(row),

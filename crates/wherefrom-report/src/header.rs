@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
-use wherefrom_artifact::{Artifact, ArtifactKind, Format, Kind, Manifest, Store};
+use wherefrom_artifact::{Artifact, ArtifactKind, Format, Kind, Manifest, Store, grouped};
 
 use crate::Inputs;
 
@@ -218,17 +218,4 @@ fn corpus(inputs: &Inputs) -> String {
         Some(cut) if cut > 0 => text + &format!(", {} of them cut", grouped(cut)),
         _ => text,
     }
-}
-
-/// `1,000,576`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

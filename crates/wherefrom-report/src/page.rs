@@ -8,11 +8,11 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use wherefrom_artifact::text::{BOUNDARY, influence_in, is_marked, significant};
-use wherefrom_artifact::{bytes, visible};
+use wherefrom_artifact::{bytes, grouped, visible};
 
 use crate::Config;
 use crate::gather::{Gathered, Summary};
-use crate::header::{Header, Made, grouped};
+use crate::header::{Header, Made};
 use crate::statistics::PowerLaw;
 
 const STYLE: &str = include_str!("../assets/report.css");
@@ -70,6 +70,7 @@ pub(crate) fn page(
     let unit = header.unit.as_deref().unwrap_or("the unit of the scores");
     let sign = header.sign.as_deref().unwrap_or("positive = one more copy raises log p(completion)");
     let study = embedded(&json!({
+        "title": title,
         "grid": gathered.grid,
         "queries": summaries,
         "profile": average(summaries),

@@ -149,6 +149,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Rm { artifact, named } => {
             let folder = named.any_folder(&store, &artifact)?;
+            store.writable()?;
             store.remove(&folder, &*exec.reporter)?;
             say(&format!("removed {}", folder.display()))
         }

@@ -62,8 +62,21 @@ impl Task {
             let [done, total] = [self.done as f64, self.total as f64].map(bytes);
             return format!("{}: {done} of {total}, {rate} a second{left}", self.name);
         }
-        format!("{}: {} of {} {}, {rate} a second{left}", self.name, self.done, self.total, self.unit)
+        format!(
+            "{}: {} of {} {}, {rate} a second{left}",
+            self.name,
+            self.done,
+            self.total,
+            noun(self.total, &self.unit)
+        )
     }
+}
+
+/// The unit of so many: 1 study, 2 studies.
+fn noun(count: u64, unit: &str) -> String {
+    let of_one = [("ies", "y"), ("matrices", "matrix"), ("s", "")];
+    let one = of_one.iter().find_map(|(many, one)| Some(format!("{}{one}", unit.strip_suffix(many)?)));
+    one.filter(|_| count == 1).unwrap_or_else(|| unit.into())
 }
 
 /// Units a second, in two or three figures.
@@ -143,7 +156,7 @@ impl Reporter for Progress {
             Some(bar) => bar.finish_and_clear(),
             None if task.said.is_some() => {
                 let seconds = time(task.start.elapsed().as_secs_f64());
-                note(format_args!("{}: {} {} in {seconds}", task.name, task.done, task.unit));
+                note(format_args!("{}: {} {} in {seconds}", task.name, task.done, noun(task.done, &task.unit)));
             }
             None => {}
         }
@@ -172,6 +185,14 @@ mod tests {
         let line = progress.task().as_ref().unwrap().line();
         assert!(line.starts_with("step 4 of 15, covariance: 1200 of 5000 tokens, "), "{line}");
         assert!(line.contains(" a second, ") && line.ends_with(" left"), "{line}");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        let one = ["small studies", "matrices", "queries", "tokens", "bytes"].map(|unit| noun(1, unit));
+        assert_eq!(one, ["small study", "matrix", "query", "token", "byte"]);
+        assert_eq!(noun(2, "small studies"), "small studies");
+        assert_eq!(noun(0, "rows"), "rows");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use wherefrom_artifact::{Kind, State, Store, bad_input, bytes, used, utc};
 use wherefrom_pipeline::{
-    Garbage, Plan, Recorded, distinct, garbage, pipeline_name, pipeline_path, records, remove_garbage,
+    Garbage, Plan, Progress, Recorded, distinct, garbage, pipeline_name, pipeline_path, records, remove_garbage,
 };
 
 use crate::output::{say, say_json};
@@ -119,10 +119,19 @@ fn in_run(store: &Store, pipeline: &Path, step: &str, number: &str) -> Result<Pa
     })?;
     let folder = store.folder(found.kind, &found.key);
     if !folder.is_dir() {
-        let name = &found.name;
-        return Err(bad_input(format!(
-            "`{step}@{number}`: the artifact of step `{name}` is not in the store any more, or was never finished"
-        )));
+        let (name, which) = (&found.name, format!("`{step}@{number}`"));
+        let before =
+            if place + 1 < runs.len() { format!("; the run before it is {step}@{}", place + 2) } else { String::new() };
+        return Err(bad_input(match found.state {
+            Progress::Planned => format!(
+                "{which}: that run of {shown} ({}, {}) has not made step `{name}`{before}; `wherefrom run {shown}` makes it",
+                run.record.date,
+                run.outcome()
+            ),
+            Progress::Cached | Progress::Made => {
+                format!("{which}: the artifact of step `{name}` is not in the store any more")
+            }
+        }));
     }
     Ok(folder)
 }
@@ -272,7 +281,18 @@ pub(crate) fn list(store: &Store, by: Option<By>, pipeline: Option<&Path>, as_js
         say(&format!("{kind:<14}  {key}  {step:<width$}  {date}  {size:>9}  {pipeline}{state}"))?;
     }
     let count = if lines.len() == 1 { "1 artifact".into() } else { format!("{} artifacts", lines.len()) };
-    say(&format!("total: {count}, {} in {}", bytes(total as f64), store.root().display()))
+    let old = store.outdated()?;
+    let old_bytes: u64 = old.iter().map(|(_, folder)| used(folder)).sum();
+    let beside = match (old.len(), pipeline) {
+        (0, _) | (_, Some(_)) => String::new(),
+        (many, None) => {
+            format!(
+                "; {many} more in formats of other versions, {}, are not listed: see `wherefrom gc`",
+                bytes(old_bytes as f64)
+            )
+        }
+    };
+    say(&format!("total: {count}, {} in {}{beside}", bytes(total as f64), store.root().display()))
 }
 
 /// The runs that the store has records of, the last first; `@N` as artifacts are named by it.

@@ -179,7 +179,9 @@ fn table(folder: &Path, lineage: &Lineage<'_>) -> Result<String> {
     }
     if queries.len() > shown {
         let place = folder.join("*.parquet");
-        writeln!(text, "\nand {} more queries, in {}", queries.len() - shown, place.display())?;
+        let place = std::path::absolute(&place).unwrap_or(place);
+        let more = queries.len() - shown;
+        writeln!(text, "\nand {more} more {}, in {}", if more == 1 { "query" } else { "queries" }, place.display())?;
     }
     Ok(text)
 }

@@ -41,7 +41,9 @@ fn a_run_ends_with_the_page_to_open_and_json_says_the_same() {
     }
     assert_eq!(run["report"], page);
     assert_eq!(run["ranking"], of("final")["folder"]);
-    let share = format!("{} of {} parameters", run["coverage"]["attributed"], run["coverage"]["total"]);
+    let [attributed, total] =
+        ["attributed", "total"].map(|name| wherefrom_artifact::grouped(run["coverage"][name].as_u64().unwrap()));
+    let share = format!("{attributed} of {total} parameters");
     assert!(coverage.contains(&share), "{coverage}");
 
     let plan = parsed(&bench.ok(&["plan", "study.toml", "--json", "--set", "steps.final.top=3"]));

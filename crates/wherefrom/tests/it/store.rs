@@ -74,6 +74,18 @@ fn ls_says_whose_an_artifact_is_since_when_and_how_large_and_adds_up() {
 }
 
 #[test]
+fn a_run_that_did_not_come_to_a_step_says_so() {
+    let bench = Bench::new();
+    study::write(&bench, 300, 40);
+    let rows = bench.text("queries.jsonl");
+    bench.file("queries.jsonl", format!("{rows}{{\"prompt\": 7}}\n"));
+    bench.refused(&["run", "study.toml"]);
+    let error = bench.refused(&["show", "final@1", "--pipeline", "study.toml"]);
+    assert!(error.contains("`final@1`: that run of study.toml (20"), "{error}");
+    assert!(error.contains(", failed) has not made step `final`; `wherefrom run study.toml` makes it"), "{error}");
+}
+
+#[test]
 fn steps_are_named_with_their_pipeline() {
     let (bench, steps) = study::finished();
     let last = step(&steps, "final");
@@ -212,6 +224,11 @@ fn unfinished_damaged_and_outdated_artifacts_go_unless_they_are_needed() {
     // Of what a run needs, what is unfinished stays: the next run goes on with it.
     let draft = format!("data/store/tokens-v3/{}.draft", step(&steps, "train").key());
     bench.file(&format!("{draft}/part-00000.parquet"), "x");
+    let listed = bench.ok(&["ls"]);
+    assert!(
+        listed.ends_with("; 1 more in formats of other versions, 1 B, are not listed: see `wherefrom gc`\n"),
+        "{listed}"
+    );
     let listed = bench.ok(&["gc"]);
     for why in ["unfinished", "old format", "damaged"] {
         assert_eq!(listed.matches(&format!("  {why} ")).count(), 1, "{why}: {listed}");
