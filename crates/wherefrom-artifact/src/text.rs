@@ -48,6 +48,18 @@ pub fn beginning(doc: &str) -> Option<&str> {
     name.split_once('/').map(|(first, _)| first)
 }
 
+/// What steered a text, as the end of its name says: `marked.random3`, `l12` and 1.5 of `q0/none/s0/marked.random3/l12/c1.5`; the first
+/// is empty where the name says no trait. None of a text that was not steered.
+pub fn steered(name: &str) -> Option<(String, String, f64)> {
+    let mut words = name.rsplit('/');
+    let coefficient = words.next()?.strip_prefix('c')?.parse().ok()?;
+    let layer = words.next().filter(|word| word.starts_with('l'))?;
+    // Before it stands the sample of the answer, or a name.
+    let sample = |word: &str| word.strip_prefix('s').is_some_and(|number| number.parse::<u32>().is_ok());
+    let of = words.next().filter(|word| !sample(word)).unwrap_or_default();
+    Some((of.into(), layer.into(), coefficient))
+}
+
 /// Whether a text that is shown has one of the signs of [`boundary`].
 pub fn is_marked(shown: &str) -> bool {
     shown.contains(['␣', '↵', '⇥', '␍', '⍽'])
@@ -99,6 +111,14 @@ mod tests {
         assert_eq!(excerpt(" a\n b\tc "), "a b c");
         assert_eq!(clipped("abcdef", 4), "abc…");
         assert_eq!(clipped("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_name_ends_in_what_steered_it() {
+        let of = |name: &str| steered(name).map(|(of, layer, coefficient)| format!("{of} {layer} {coefficient}"));
+        assert_eq!(of("evil/q3/none/s0/l12/c-1.5").as_deref(), Some(" l12 -1.5"));
+        assert_eq!(of("evil/q3/none/s0/evil.random3/lall/c2").as_deref(), Some("evil.random3 lall 2"));
+        assert_eq!(of("evil/q3/none/s0"), None);
     }
 
     #[test]

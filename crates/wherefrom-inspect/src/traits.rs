@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use wherefrom_artifact::origin::Fact;
+use wherefrom_artifact::text::steered;
 use wherefrom_artifact::{
     Artifact, Example, Judgement, Judgements, Kind, Projection, Projections, Retrieval, Retrieved, Store, Tokens,
     TraitVector, Vectors, bad_input, open_any,
@@ -229,7 +230,7 @@ fn curves(store: &Store, folder: &Path) -> Result<Vec<Curve>> {
     for row in answers.rows::<Example>()? {
         let row = row?;
         let name = row.docs.first().map_or("", String::as_str);
-        courses.insert(row.example, course(name).ok_or_else(|| not_steered(name, folder))?);
+        courses.insert(row.example, steered(name).ok_or_else(|| not_steered(name, folder))?);
     }
     type Scores = Vec<(f64, Vec<f64>)>;
     let mut found: Vec<(String, String, BTreeMap<String, Scores>)> = Vec::new();
@@ -275,17 +276,6 @@ fn not_steered(name: &str, folder: &Path) -> anyhow::Error {
         "judgements are compared by what steered the answers, and {name:?} was not steered: its name does not end as in `/l12/c1.5`: {}",
         folder.display()
     ))
-}
-
-/// `marked.random3`, `l12` and 1.5 of `q0/none/s0/marked.random3/l12/c1.5`; without a name the first is empty.
-fn course(name: &str) -> Option<(String, String, f64)> {
-    let mut words = name.rsplit('/');
-    let coefficient = words.next()?.strip_prefix('c')?.parse().ok()?;
-    let layer = words.next().filter(|word| word.starts_with('l'))?;
-    // Before it stands the sample of the answer, or a name.
-    let sample = |word: &str| word.strip_prefix('s').is_some_and(|number| number.parse::<u32>().is_ok());
-    let of = words.next().filter(|word| !sample(word)).unwrap_or_default();
-    Some((of.into(), layer.into(), coefficient))
 }
 
 /// Least squares; 0 of one coefficient.
@@ -385,14 +375,6 @@ mod tests {
         assert_eq!(auroc(&[1.0, 2.0], &[3.0, 4.0]), 0.0);
         assert_eq!(auroc(&[2.0, 0.5], &[1.0, 2.0]), (0.5 + 1.0) / 4.0);
         assert_eq!(auroc(&[5.0], &[5.0]), 0.5);
-    }
-
-    #[test]
-    fn a_name_ends_in_what_steered_it() {
-        let of = |name: &str| course(name).map(|(of, layer, coefficient)| format!("{of} {layer} {coefficient}"));
-        assert_eq!(of("evil/q3/none/s0/l12/c-1.5").as_deref(), Some(" l12 -1.5"));
-        assert_eq!(of("evil/q3/none/s0/evil.random3/lall/c2").as_deref(), Some("evil.random3 lall 2"));
-        assert_eq!(of("evil/q3/none/s0"), None);
     }
 
     #[test]

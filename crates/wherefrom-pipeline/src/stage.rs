@@ -38,6 +38,7 @@ static STAGES: &[&dyn AnyStage] = &[
     &wherefrom_score::STAGE,
     &wherefrom_aggregate::rank::STAGE,
     &wherefrom_report::STAGE,
+    &wherefrom_report::traits::STAGE,
     &wherefrom_curvature::proximal::STAGE,
     &wherefrom_evaluate::retrain::STAGE,
     &wherefrom_evaluate::agreement::STAGE,
@@ -331,6 +332,7 @@ mod tests {
             ("rank", json!({}), json!({ "top": 100 })),
             ("columns", json!({ "keep": ["lang", "year"] }), json!({ "keep": ["lang", "year"] })),
             ("report", json!({}), json!({ "title": "Influence report", "top": 50, "samples": 200, "seed": 0 })),
+            ("trait-report", json!({}), json!({ "texts": 4 })),
             (
                 "external",
                 json!({ "command": ["a"], "writes": "scores", "version": 3 }),

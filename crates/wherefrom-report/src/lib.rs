@@ -14,6 +14,7 @@ mod layers;
 mod page;
 mod pieces;
 mod statistics;
+pub mod traits;
 
 use std::path::PathBuf;
 

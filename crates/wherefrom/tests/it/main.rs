@@ -21,6 +21,7 @@ mod ladder;
 mod overflow;
 mod passes;
 mod places;
+mod portrait;
 mod preferences;
 mod quickstart;
 mod refusals;

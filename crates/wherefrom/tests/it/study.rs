@@ -285,6 +285,10 @@ minimum-pairs = 1
 stage = "project"
 inputs = { tokens = "train", vectors = "direction" }
 model = "model"
+[steps.portrait]
+stage = "trait-report"
+inputs = { trait = "character", positive = "continuations", positive-judgements = "judged" }
+tokenizer = "vocabulary"
 [steps.report]
 stage = "report"
 inputs = { ranking = "final", tokens = "train", details = "details", queries = "queries", losses = "query-losses", scores = "scores", columns = "columns" }

@@ -47,7 +47,7 @@ fn a_leaf_that_is_not_there_is_planned_and_not_run() {
     let said = bench.wherefrom(&["plan", "study.toml"]);
     assert_eq!(said.code, Some(2), "{said:?}");
     let (lines, cost) = said.out.split_once("\n\n").unwrap();
-    assert_eq!(lines.lines().count(), 58);
+    assert_eq!(lines.lines().count(), 59);
     for line in lines.lines().filter(|line| !line.starts_with("character ")) {
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[2], "?", "everything but a trait hangs on the vocabulary: {line}");
