@@ -139,7 +139,7 @@ fn orders(portrait: &Portrait) -> Markup {
             }
             @for (name, questions) in [("to find the direction", &persona.extract.questions), ("held out", &persona.eval.questions)] {
                 details {
-                    summary { (questions.len()) " questions " (name) }
+                    summary { (questions.len()) @if questions.len() == 1 { " question " } @else { " questions " } (name) }
                     ol { @for question in questions { li { (visible(question)) } } }
                 }
             }

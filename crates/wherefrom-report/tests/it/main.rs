@@ -1,4 +1,5 @@
 //! The page against what it was made of.
 
 mod page;
+mod portrait;
 mod synthetic;
