@@ -29,7 +29,7 @@ struct Advice {
     knob: &'static str,
     /// Where the knob stands.
     table: String,
-    /// Its place among the changes: of two values of a knob the later one changes more.
+    /// Its place among the values of the knob: the later one changes more.
     place: usize,
     /// A line to write, what it needs then, and what it means.
     says: String,
@@ -216,8 +216,10 @@ impl Plan {
                 return Some(Advice { knob: MODULES_PER_PASS, table, place: 0, says });
             }
         }
-        changes(planned).into_iter().enumerate().find_map(|(place, change)| {
-            let tree = changed(planned, &change);
+        let all = changes(planned);
+        all.iter().enumerate().find_map(|(at, change)| {
+            let place = all[..at].iter().filter(|before| before.knob == change.knob).count();
+            let tree = changed(planned, change);
             let cost = step.stage.configure(&tree.config).ok()?.cost(&tree, machine);
             let table = self.table_of(step, change.knob)?;
             let line = format!("with `{} = {}` in {table}", change.knob, toml(&change.value));

@@ -327,9 +327,9 @@ mod tests {
         let begun = Instant::now();
         let late = until(soon(50), move || Ok(held.recv()?));
         assert_eq!(late.unwrap(), None);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         drop(release);
-        assert_eq!(until(soon(5000), || Ok(7)).unwrap(), Some(7));
-        assert!(until(soon(5000), || -> Result<()> { anyhow::bail!("wrong") }).is_err());
+        assert_eq!(until(soon(60_000), || Ok(7)).unwrap(), Some(7));
+        assert!(until(soon(60_000), || -> Result<()> { anyhow::bail!("wrong") }).is_err());
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use wherefrom_artifact::bad_input;
 
 /// Other steps with the same fault, from which on they are counted.
-const FEW: usize = 5;
+const FEW: usize = 8;
 
 /// Problems found so far, in the order in which they are reported.
 #[derive(Debug, Default)]

@@ -329,8 +329,8 @@ fn steering(curve: &Steering, name: &str) -> Markup {
         layer => format!("layer {}", layer.trim_start_matches('l')),
     };
     let band_of = match curve.controls.len() {
-        0 => " No answers steered by random directions are wired.".to_string(),
-        count => format!(" The bars are the lowest and highest of {count} random directions as long as v."),
+        0 => " No answers steered by directions that stand for nothing are wired.".to_string(),
+        count => format!(" The bars are the lowest and highest of {count} directions that stand for nothing."),
     };
     let lines = Lines {
         says: format!(
@@ -347,7 +347,7 @@ fn steering(curve: &Steering, name: &str) -> Markup {
         (lines.drawn())
         div.scroll tabindex="0" role="region" aria-label="Steering, table" {
             table {
-                thead { tr { @for name in ["Coefficient", "Mean score", "Random directions", "Mean coherence", "Answers with a score"] { th.number scope="col" { (name) } } } }
+                thead { tr { @for name in ["Coefficient", "Mean score", "Controls", "Mean coherence", "Answers with a score"] { th.number scope="col" { (name) } } } }
                 tbody { @for (c, score, coherence, scored) in &curve.points { tr {
                     th.number scope="row" { (number(*c)) }
                     td.number { (number(*score)) }

@@ -267,7 +267,7 @@ fn numbers_stand_beside_their_controls() {
         "10 asked for the trait and 10 against it",
         "The band is that of 20 directions that stand for nothing.",
         "Steering by c v at layer 3: mean score by loud",
-        "lowest and highest of 4 random directions",
+        "lowest and highest of 4 directions that stand for nothing",
         "<b>−1 v</b>",
         "<b>not steered</b>",
         "<b>+1 v</b>",
@@ -313,7 +313,10 @@ fn what_is_not_wired_is_named_and_what_does_not_belong_together_is_refused() {
     half.random_projections = [None, None];
     half.steered[1] = None;
     let page = made.page("half", &half).unwrap();
-    assert!(page.contains("0.5 is chance") && page.contains("No answers steered by random directions are wired."));
+    assert!(
+        page.contains("0.5 is chance")
+            && page.contains("No answers steered by directions that stand for nothing are wired.")
+    );
     assert!(page.contains("held-out answers along random directions, answers steered by random directions"));
 
     let mut other = made.inputs.clone();
