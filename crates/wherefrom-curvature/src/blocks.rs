@@ -23,7 +23,7 @@ pub(crate) fn blocks_of(planned: &Planned) -> usize {
     planned.nearest(|step| step.config["blocks"].as_u64()).unwrap_or(1) as usize
 }
 
-/// Q = diag(Q_1, ..., Q_O), [n, n]: one block as a rule.
+/// Q = diag(Q_1, ..., Q_O), [n, n]: one block as a rule; the identity has none.
 #[derive(Clone)]
 pub(crate) struct Orthogonal(pub(crate) Vec<Tensor<2>>);
 
@@ -50,8 +50,10 @@ impl Orthogonal {
 
     /// Each block with its share of x along `dim`, side by side again.
     fn by_block(&self, x: Tensor<2>, dim: usize, apply: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        if let [block] = &self.0[..] {
-            return apply(x, block.clone());
+        match &self.0[..] {
+            [] => return x,
+            [block] => return apply(x, block.clone()),
+            _ => {}
         }
         let mut start = 0;
         let shares = self.0.iter().map(|block| {

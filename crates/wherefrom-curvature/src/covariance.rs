@@ -5,6 +5,10 @@
 //! Shampoo  A = E_z[G_z^T G_z],  S = E_z[G_z G_z^T]  over examples z, G_z = sum_t d_t a_t^T (Gupta et al. 2018)
 //! ```
 //!
+//! Of what is no linear map of the blocks (tables, the head, norms) S is kept as its diagonal. Of a table that is the head, too,
+//! tokens of both uses are summed, each as `‖d‖² a a^T` and `‖a‖² d d^T`: what the token adds to G^T G and to G G^T. Summed as they
+//! are, what the head reads would be all of A.
+//!
 //! reads   tokens, model
 //! writes  covariances
 
@@ -16,8 +20,8 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Covariance, Covariances, Draft, Kind, Row, Side, Tokens, bad_input};
-use wherefrom_linalg::kernels::{Form, Ragged, example_products};
-use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Precision, Selection, Tap, fits};
+use wherefrom_linalg::kernels::{Form, Ragged, example_products, widen};
+use wherefrom_model::{Coverage, Labels, LabelsKind, Module, Modules, Part, Precision, Selection, Tap, fits};
 use wherefrom_pass::{Corpus, Counts, Reduction, open, place_beside_sums, planned_passes, sizes_of};
 use wherefrom_stage::{
     About, Checkpoint, Cost, Exec, Machine, ModelFiles, Planned, Role, Size, Stage, Writes, at_least,
@@ -63,7 +67,7 @@ pub struct Config {
     pub labels: LabelsKind,
     /// Seed of sampled labels.
     pub seed: u64,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
@@ -169,6 +173,10 @@ pub(crate) fn run_with_labels(
         draft.summary("factors", config.factors)?;
     }
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
+    let diagonal: Vec<_> = selection.modules().iter().filter(|module| module.has_diagonal()).collect();
+    if !diagonal.is_empty() {
+        draft.summary("diagonal", diagonal.iter().map(|module| &module.name).collect::<Vec<_>>())?;
+    }
     if let Some(counts) = Counts::restore(draft)? {
         counts.note(draft)?;
     }
@@ -182,7 +190,7 @@ pub(crate) fn run_with_labels(
     for pass in reduction.passes(draft, needs)? {
         let modules = config.factors.modules(pass.selection.modules());
         let slots = slots(&modules, config.blocks);
-        let forms: Vec<_> = slots.iter().map(|slot| (slot.module, Form::Symmetric(slot.block.len()))).collect();
+        let forms: Vec<_> = slots.iter().map(|slot| (slot.module, slot.form())).collect();
         // The slots of each module: there may be thousands.
         let own: Vec<Range<usize>> = (0..modules.len())
             .map(|module| {
@@ -195,13 +203,21 @@ pub(crate) fn run_with_labels(
             let mut add = |[activation, gradient]: [&Tensor<2>; 2]| {
                 for (slot, sum) in slots[own.clone()].iter().zip(&mut sums[own.clone()]) {
                     let x = if slot.side == Side::Activation { activation } else { gradient };
-                    sum.add_gram(columns(x, &slot.block));
+                    let x = columns(x, &slot.block);
+                    if slot.diagonal { sum.add_squares(x) } else { sum.add_gram(x) }
                 }
             };
             match config.factors {
                 Factors::Kfac => {
+                    let both_uses = tap.module.part == Part::Tied;
                     let [d, a] = tap.operands();
-                    add([&a, &d]);
+                    match both_uses {
+                        false => add([&a, &d]),
+                        true => {
+                            let [by_d, by_a] = [&d, &a].map(|x| widen(x.clone()).square().sum_dim(1).sqrt());
+                            add([&(widen(a) * by_d), &(widen(d) * by_a)]);
+                        }
+                    }
                 }
                 Factors::Shampoo => gradients(tap, add),
             }
@@ -273,8 +289,8 @@ fn few_tokens(modules: &[Module], experts: &BTreeMap<String, u64>) -> Option<Str
 ///
 /// The triangle in float64 on the CPU takes as much as the square in float32 on a GPU.
 pub(crate) fn bytes(modules: &[Module], blocks: usize) -> u64 {
-    let largest = sizes(modules, blocks).max().unwrap_or(0);
-    4 * summed(modules, blocks) + 8 * largest.pow(2) as u64
+    let largest = slots(modules, blocks).iter().map(Slot::stored).max().unwrap_or(0);
+    4 * summed(modules, blocks) + 8 * largest
 }
 
 /// Bytes of the gradients of examples that are there at once, each by rows and by columns, beside their product.
@@ -286,34 +302,37 @@ fn aside(config: &Config, modules: &[Module]) -> u64 {
 /// Numbers of the triangles that are summed for a module.
 fn numbers(config: &Config, module: &Module) -> u64 {
     let own = config.factors.modules(std::slice::from_ref(module));
-    sizes(&own, config.blocks).map(|n| Form::Symmetric(n).len() as u64).sum()
+    slots(&own, config.blocks).iter().map(|slot| slot.form().len() as u64).sum()
 }
 
 /// Numbers of the matrices that are summed over these modules in one pass, and stored.
 pub fn summed(modules: &[Module], blocks: usize) -> u64 {
-    sizes(modules, blocks).map(|n| n.pow(2) as u64).sum()
+    slots(modules, blocks).iter().map(Slot::stored).sum()
 }
 
 /// The same of one token: of experts those that see it.
 pub(crate) fn summed_by_token(modules: &[Module], blocks: usize) -> f64 {
-    slots(modules, blocks).iter().map(|slot| modules[slot.module].share() * slot.block.len().pow(2) as f64).sum()
+    slots(modules, blocks).iter().map(|slot| modules[slot.module].share() * slot.stored() as f64).sum()
 }
 
-/// Sizes of those matrices.
+/// Sizes of those matrices of which more than the diagonal is there.
 pub(crate) fn sizes(modules: &[Module], blocks: usize) -> impl Iterator<Item = usize> {
-    slots(modules, blocks).into_iter().map(|slot| slot.block.len())
+    slots(modules, blocks).into_iter().filter(|slot| !slot.diagonal).map(|slot| slot.block.len())
 }
 
 /// Numbers in A and S of one module, or in its Q_A and Q_S.
 pub(crate) fn both_sides(module: &Module, blocks: usize) -> u64 {
-    (elements(module.in_features, blocks) + elements(module.out_features, blocks)) as u64
+    let gradient = if module.has_diagonal() { 0 } else { elements(module.out_features, blocks) };
+    (elements(module.in_features, blocks) + gradient) as u64
 }
 
 /// Size of the largest block of a module's A and S.
 pub(crate) fn largest(module: &Module, count: usize) -> usize {
-    [module.in_features, module.out_features]
-        .iter()
-        .flat_map(|&n| blocks(n, count))
+    let gradient = (!module.has_diagonal()).then_some(module.out_features);
+    [Some(module.in_features), gradient]
+        .into_iter()
+        .flatten()
+        .flat_map(|n| blocks(n, count))
         .map(|block| block.len())
         .max()
         .unwrap_or(0)
@@ -339,11 +358,24 @@ fn cost(config: &Config, planned: &Planned, machine: &Machine) -> Cost {
     Cost::new(passes.memory, all * 4.0, flops).sums(passes.sums).note(passes.note)
 }
 
-/// One block of one matrix.
+/// One block of one matrix, or the diagonal of all of it.
 struct Slot {
     module: usize,
     side: Side,
     block: Range<usize>,
+    diagonal: bool,
+}
+
+impl Slot {
+    fn form(&self) -> Form {
+        if self.diagonal { Form::Full([1, self.block.len()]) } else { Form::Symmetric(self.block.len()) }
+    }
+
+    /// Numbers that are stored.
+    fn stored(&self) -> u64 {
+        let n = self.block.len() as u64;
+        if self.diagonal { n } else { n.pow(2) }
+    }
 }
 
 /// The later modules that read the same input, and hence have the same A.
@@ -359,10 +391,12 @@ fn slots(modules: &[Module], count: usize) -> Vec<Slot> {
     for (module, sizes) in modules.iter().enumerate() {
         if sizes.first_of_input() {
             let side = Side::Activation;
-            slots.extend(blocks(sizes.in_features, count).into_iter().map(|block| Slot { module, side, block }));
+            let own = |block| Slot { module, side, block, diagonal: false };
+            slots.extend(blocks(sizes.in_features, count).into_iter().map(own));
         }
-        let side = Side::Gradient;
-        slots.extend(blocks(sizes.out_features, count).into_iter().map(|block| Slot { module, side, block }));
+        let diagonal = sizes.has_diagonal();
+        let own = |block| Slot { module, side: Side::Gradient, block, diagonal };
+        slots.extend(blocks(sizes.out_features, if diagonal { 1 } else { count }).into_iter().map(own));
     }
     slots
 }

@@ -45,7 +45,8 @@ pub struct Inputs {
     pub covariances: Artifact<Covariances>,
 }
 
-/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns; a part per part of the covariances.
+/// Decomposes every matrix: eigenvalues ascending, eigenvectors as columns; of a diagonal the mean in its order, and no vectors. A
+/// part per part of the covariances.
 pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     for name in ["tokens", "examples", "blocks"] {
         if let Some(count) = inputs.covariances.manifest().count(name) {
@@ -53,7 +54,7 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
             draft.summary(name, count)?;
         }
     }
-    for name in ["factors", "expert_tokens"] {
+    for name in ["factors", "expert_tokens", "diagonal"] {
         if let Some(value) = inputs.covariances.manifest().summary.get(name) {
             draft.summary(name, value)?;
         }
@@ -64,7 +65,7 @@ pub fn run(_config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) ->
     let work = pending
         .into_iter()
         .map(|part| Ok((part, inputs.covariances.rows_in::<Covariance>(part)?.collect::<Result<Vec<_>>>()?)));
-    let size = |(_, rows): &(usize, Vec<Covariance>)| rows.iter().map(|row| bytes(row.size)).sum();
+    let size = |(_, rows): &(usize, Vec<Covariance>)| rows.iter().map(|row| bytes(row.matrix.len().isqrt())).sum();
     let decomposed = side_by_side(work, rayon::current_num_threads(), size, Ok, |(part, rows), threads| {
         Ok((part, rows.into_iter().map(|row| decompose(row, threads, exec)).collect::<Result<Vec<_>>>()?))
     });
@@ -91,8 +92,11 @@ pub(crate) fn waiting(n: usize) -> u64 {
 fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
     let scale = 1.0 / row.count.max(1) as f64;
     let mean: Vec<f64> = std::mem::take(&mut row.matrix).iter().map(|&value| f64::from(value) * scale).collect();
-    let (values, vectors) = symmetric_eigen(&mean, row.size, threads)
-        .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?;
+    let (values, vectors) = match row.is_diagonal() {
+        true => (mean, Vec::new()),
+        false => symmetric_eigen(&mean, row.size, threads)
+            .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?,
+    };
     exec.reporter.advance(1);
     let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
     let Covariance { module, side, shared_with, .. } = row;

@@ -87,10 +87,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             module.name
         )));
     }
+    // Nor that a row of a table was not read.
+    selection.maps_alone("index")?;
     let blocks = inputs.eigenbasis.manifest().count("blocks").unwrap_or(1) as usize;
     let products = selection.modules().iter().map(|module| (module.in_features * module.out_features) as u64).sum();
     let beside = bytes(covariance::summed(selection.modules(), blocks), products);
-    let (model, _) = place(model, &inputs.tokens, exec, beside)?;
+    let (model, _) = place(model, selection.modules(), &inputs.tokens, exec, beside)?;
     let names: Vec<_> = selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("coordinates", table.count.to_string());
     draft.summary("coordinates", table.count)?;

@@ -163,7 +163,15 @@ fn fitted(lambda: &Artifact<Lambda>, module: &str) -> Result<Vec<f64>> {
 fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>> {
     // Of several blocks, one after the other.
     let mut sides = [Vec::new(), Vec::new()];
+    let shampoo = eigenbasis.manifest().summary.contains_key("factors");
     for row in eigenbasis.module::<Basis>(module)? {
+        if row.is_standard() && !shampoo {
+            return Err(Error::Input(format!(
+                "method kfac has no product of means over tokens for {module}, which is no linear map of the blocks; use \"ekfac\" \
+                 or \"diagonal\", or factors = \"shampoo\" of the covariances"
+            ))
+            .into());
+        }
         let positive = row.values.iter().map(|&value| f64::from(value).max(0.0));
         sides[usize::from(row.side == Side::Activation)].extend(positive);
     }
@@ -171,9 +179,9 @@ fn kronecker(eigenbasis: &Artifact<Eigenbasis>, module: &str) -> Result<Vec<f64>
     let count = |name: &str| {
         eigenbasis.manifest().count(name).with_context(|| format!("the eigenbasis' manifest has no summary `{name}`"))
     };
-    let scale = match eigenbasis.manifest().summary.get("factors") {
-        Some(_) => s.iter().sum::<f64>().max(f64::MIN_POSITIVE).recip(),
-        None => {
+    let scale = match shampoo {
+        true => s.iter().sum::<f64>().max(f64::MIN_POSITIVE).recip(),
+        false => {
             let own = module
                 .rsplit_once('.')
                 .and_then(|(expert, _)| eigenbasis.manifest().summary.get("expert_tokens")?.get(expert));

@@ -52,7 +52,7 @@ pub struct Config {
     /// Seed of sampled labels; 1 by default, where that of the covariances is 0. With one seed both would draw the same labels:
     /// the basis would fit the very sample that lambda is measured on, and the curvature would be further from the exact Fisher.
     pub seed: u64,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,

@@ -93,9 +93,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     });
     let most = exec.device.side_by_side();
     let low_rank = matches!(config.rank, Rank::Low(_));
+    let standard = inputs.eigenbasis.as_ref().and_then(|basis| basis.manifest().summary.get("diagonal"));
+    let standard: Vec<String> = standard.map_or(Ok(Vec::new()), |names| serde_json::from_value(names.clone()))?;
     let size = |(_, row): &(usize, Factors)| {
         let [out, inside] = [row.left_shape[0], row.right_shape[0]];
-        let rotations = if config.method.uses_eigenbasis() { out * out + inside * inside } else { 0 };
+        let gradient = if standard.contains(&row.module) { 0 } else { out * out };
+        let rotations = if config.method.uses_eigenbasis() { gradient + inside * inside } else { 0 };
         bytes(out, inside, rotations as u64, row.rank, low_rank)
     };
     // A module's curvature is read once for all of its queries.

@@ -88,7 +88,7 @@ pub static STAGE: Stage<Config> = Stage {
 pub struct Config {
     /// What is added to the curvature: a share of Lambda's mean in each module (a bare number), or one number for all.
     pub damping: Damping,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Added copies c of an example. Where one copy moves the model too far to converge, a part of one.
     pub copies: f64,
@@ -184,7 +184,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let curvature = Curvature::new(Method::Ekfac, config.damping, Some(eigenbasis), Some(lambda))?;
     let model = open(&inputs.model, Precision::F32, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
-    let (model, _) = place(model, tokens, exec, 0)?;
+    selection.maps_alone("proximal")?;
+    let (model, _) = place(model, selection.modules(), tokens, exec, 0)?;
     let space = Space::new(&curvature, selection.modules(), &model.device, &*exec.reporter)?;
     let sampling = Sampling { model: &model, tokens, exec, documents: config.sample, seed: config.seed };
     // Progress is told by examples, not by the tokens of a product.

@@ -65,7 +65,7 @@ pub struct Config {
     pub method: Method,
     /// What is added to Lambda: a share of its mean in each module (a bare number), or one number for all.
     pub damping: Damping,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
@@ -105,7 +105,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let selection = Selection::new(&config.modules, model.modules())?;
     let blocks = inputs.eigenbasis.as_ref().and_then(|basis| basis.manifest().count("blocks")).unwrap_or(1) as usize;
     let beside = lambda::bytes(selection.modules(), Some(blocks), 4);
-    let (model, _) = place(model, &inputs.tokens, exec, beside)?;
+    let (model, _) = place(model, selection.modules(), &inputs.tokens, exec, beside)?;
     let modules = selection.modules();
     let names: Vec<_> = modules.iter().map(|module| &module.name).collect();
     let unit = match config.method {
@@ -138,7 +138,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
             let (module, tokens) = (tap.index, tap.tokens);
             let squares = own(&inverses[module], config.precision, tap.operands(), &tokens.sequences);
             for (&index, square) in group.iter().zip(values(squares)?) {
-                rows[index].by_module[module] = (scale * f64::from(square)) as f32;
+                rows[index].by_module[module] += (scale * f64::from(square)) as f32;
             }
             Ok(())
         })?;

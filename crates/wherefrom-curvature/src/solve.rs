@@ -189,11 +189,12 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let model = open(&inputs.model, Precision::F32, exec)?;
     let chosen = Modules::Globs(names.iter().map(|name| globset::escape(name)).collect());
     let selection = Selection::new(&chosen, model.modules())?;
+    selection.maps_alone("solve")?;
     let modules = selection.modules();
     let blocks = eigenbasis.manifest().count("blocks").unwrap_or(1) as usize;
     let numbers = (0..gradients.parts()).map(|part| queries_of(gradients, part)).collect::<Result<Vec<_>>>()?;
     let queries = numbers.iter().map(Vec::len).sum::<usize>() as u64;
-    let (model, _) = place(model, tokens, exec, bytes(modules, queries, blocks))?;
+    let (model, _) = place(model, modules, tokens, exec, bytes(modules, queries, blocks))?;
 
     let space = Space::new(&curvature, modules, &model.device, &*exec.reporter)?;
     let system = System { space: &space, model: &model, selection: &selection, exec };

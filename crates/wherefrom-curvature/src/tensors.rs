@@ -71,7 +71,7 @@ fn orthogonal(blocks: Vec<Vec<f32>>, device: &Device) -> Orthogonal {
     Orthogonal(blocks.into_iter().map(block).collect())
 }
 
-/// Vectors of Q_S and of Q_A, block by block.
+/// Vectors of Q_S and of Q_A, block by block; none of the standard basis.
 fn sides(eigenbasis: &Artifact<Eigenbasis>, module: &str, shape: [usize; 2]) -> Result<[Vec<Vec<f32>>; 2]> {
     let folder = eigenbasis.folder().display();
     let mut sides = [Vec::new(), Vec::new()];
@@ -79,7 +79,7 @@ fn sides(eigenbasis: &Artifact<Eigenbasis>, module: &str, shape: [usize; 2]) -> 
     for row in eigenbasis.module::<Basis>(module)? {
         let side = usize::from(row.side == Side::Activation);
         sizes[side] += row.values.len();
-        sides[side].push(row.vectors);
+        sides[side].extend((!row.is_standard()).then_some(row.vectors));
     }
     for (found, n) in sizes.into_iter().zip(shape) {
         if found == 0 {

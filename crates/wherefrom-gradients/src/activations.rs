@@ -84,7 +84,7 @@ pub struct Inputs {
 /// Reads the stream at every site; a part per span of examples. Means are summed in float64.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &[], &inputs.tokens, exec, 0)?;
     let sites = config.sites.of(model.config.num_hidden_layers);
     let names: Vec<_> = sites.iter().map(Site::to_string).collect();
     draft.metadata("sites", serde_json::to_string(&names)?);

@@ -61,7 +61,7 @@ pub static STAGE: Stage<Config> = Stage {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
@@ -95,9 +95,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         draft.summary("measured", measured)?;
     }
     let each = token_bytes(selection.modules());
-    let footprint = model.footprint(exec.batch_of(inputs.tokens.tokens()));
+    let footprint = model.footprint(exec.batch_of(inputs.tokens.tokens())).tapping(selection.modules());
     let aside = beside(footprint, each, RUN, RUN, true);
-    let (model, room) = place(model, &inputs.tokens, exec, aside)?;
+    let (model, room) = place(model, selection.modules(), &inputs.tokens, exec, aside)?;
     draft.summary("coverage", Coverage::new(&model.outline, &selection))?;
     // Of experts no example may have a row.
     if selection.modules().iter().any(|module| module.routed.is_some()) {

@@ -48,7 +48,7 @@ pub struct Inputs {
 /// Cross-entropy in nats of every target token, and its sum over the example (never the mean), each token times the
 /// weight of its segment: of a query, -f.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
-    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &[], &inputs.tokens, exec, 0)?;
     let corpus = Corpus::new("losses", &model, &inputs.tokens, exec);
     corpus.parts(corpus.spans(draft)?, |part, examples| {
         let mut rows = Vec::with_capacity(examples.len());

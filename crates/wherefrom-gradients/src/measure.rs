@@ -8,7 +8,7 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Artifact, Example, Over, Vectors, Wanted, bad_input};
-use wherefrom_model::{Measurement, Modules, Outline, Selection, Site};
+use wherefrom_model::{Measurement, Module, Modules, Outline, Part, Selection, Site};
 
 /// A projection on a vector: which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -121,11 +121,23 @@ impl Measure {
 /// [`wherefrom_artifact::Error::Input`] where none is left, and for a site that the model does not have.
 pub(crate) fn reached(selection: Selection, measurement: &Measurement, outline: &Outline) -> Result<Selection> {
     let stream = measurement.stream(outline)?;
-    if selection.modules().iter().all(|module| module.layer < stream) {
+    let before = |module: &&Module| match module.part {
+        Part::Table | Part::Tied => true,
+        _ => module.layer < stream,
+    };
+    if selection.modules().iter().all(|module| before(&module)) {
         return Ok(selection);
     }
-    let names: Vec<String> =
-        selection.modules().iter().filter(|module| module.layer < stream).map(|module| module.name.clone()).collect();
+    let last = selection.modules().iter().rfind(|module| module.part == Part::Norm);
+    if let (Measurement::Projection { site: Site::PostNorm, .. }, Some(norm)) =
+        (measurement, last.filter(|norm| norm.layer == stream))
+    {
+        return Err(bad_input(format!(
+            "the gradient of a projection at post-norm by {} is not made; leave that out of `modules`, or take the site before it",
+            norm.name
+        )));
+    }
+    let names: Vec<String> = selection.modules().iter().filter(before).map(|module| module.name.clone()).collect();
     if names.is_empty() {
         return Err(bad_input(format!(
             "no chosen module stands before site {stream}, where the projection is read: choose others by `modules`, or a \

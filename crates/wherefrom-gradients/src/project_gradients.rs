@@ -55,7 +55,7 @@ pub struct Config {
     pub side: usize,
     /// Seed of the projection: the same for queries and training examples.
     pub seed: u64,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
@@ -94,7 +94,8 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     config.check()?;
     let model = open(&inputs.model, config.precision, exec)?;
     let selection = Selection::new(&config.modules, model.modules())?;
-    let (model, _) = place(model, &inputs.tokens, exec, bytes(selection.modules(), config.side))?;
+    let beside = bytes(selection.modules(), config.side);
+    let (model, _) = place(model, selection.modules(), &inputs.tokens, exec, beside)?;
     let names: Vec<_> = selection.modules().iter().map(|module| &module.name).collect();
     draft.metadata("side", config.side.to_string());
     draft.metadata("seed", config.seed.to_string());
@@ -131,7 +132,9 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
 
 /// L [out, side] and R [in, side] of a module: the same whatever others are chosen.
 fn sides(config: &Config, model: &Model, module: &Module) -> [Tensor<2>; 2] {
-    let number = model.modules().iter().position(|other| other.name == module.name).unwrap_or(0) as u64;
+    // Maps of the blocks first, as they were before there was anything else.
+    let (maps, others): (Vec<_>, Vec<_>) = model.modules().iter().partition(|module| module.part.is_map());
+    let number = maps.iter().chain(&others).position(|other| other.name == module.name).unwrap_or(0) as u64;
     [
         signs(config, 2 * number, module.out_features, &model.device),
         signs(config, 2 * number + 1, module.in_features, &model.device),

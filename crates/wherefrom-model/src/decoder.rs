@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::bad_input;
 use crate::outline::Outline;
 use crate::rotary::Rotary;
-use crate::taps::{Goal, Pass};
+use crate::taps::{Event, Goal, Pass};
 use crate::weights::Weights;
 
 /// What is kept of a block until the backward pass comes to it.
@@ -108,6 +108,9 @@ impl Decoder<'_> {
                 None => return Ok(()),
             }
         }
+        if self.outline.tables().any(|number| pass.goal.taps(number)) {
+            (pass.visit)(Event::Embeddings(&d))?;
+        }
         pass.report(|| self.embedding_gradients(batch, d))
     }
 
@@ -180,7 +183,7 @@ impl Decoder<'_> {
     }
 
     /// As the type of the weights has it.
-    fn embedding_scale(self) -> f32 {
+    pub(crate) fn embedding_scale(self) -> f32 {
         self.weights.precision.rounded(self.config.embedding_scale)
     }
 
@@ -198,7 +201,7 @@ impl Decoder<'_> {
 }
 
 /// Position of every row in its segment: [rows].
-fn positions_of(batch: &Batch, like: &Tensor<2>) -> Tensor<1, Int> {
+pub(crate) fn positions_of(batch: &Batch, like: &Tensor<2>) -> Tensor<1, Int> {
     let positions: Vec<_> = batch.positions.iter().map(|&position| position as i32).collect();
     let rows = positions.len();
     Tensor::from_data(TensorData::new(positions, [rows]), &like.device())

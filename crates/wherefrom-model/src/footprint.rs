@@ -1,10 +1,13 @@
 //! What a model needs in memory, from its sizes alone.
 
 use crate::head::HEAD_LOGITS;
+use crate::module::{Module, Part};
 use crate::outline::{Outline, Shape};
 
 /// Bytes of activations that a batch may keep: a wider model takes fewer tokens at a time.
 pub const ACTIVATION_BYTES: usize = 1 << 30;
+/// Tokens of a sequence that is expected: one sequence at least is tapped at once.
+const TAPPED_TOKENS: usize = 512;
 /// Fewer tokens than this make products slow.
 const LEAST_TOKENS: usize = 256;
 
@@ -77,6 +80,19 @@ impl Footprint {
             holds_weights: true,
             activations: 4 * (batch_tokens * (kept + backward) + 2 * logits) as u64,
         }
+    }
+
+    /// The same beside taps of tables and of the head, whose rows are as long as the vocabulary: of [`TAPPED_TOKENS`], or as many as
+    /// the logits have room for, the logits, their gradient, one-hots, and both uses of a tied matrix together.
+    pub fn tapping(self, modules: &[Module]) -> Self {
+        let numbers = |module: &Module| {
+            let (out, whole) = (module.out_features, self.batch_tokens as usize);
+            let tables = if module.part == Part::Tied { 5 } else { 2 };
+            tables * out * whole.min(TAPPED_TOKENS.max(HEAD_LOGITS / out))
+        };
+        let outside = modules.iter().filter(|module| !module.part.is_map() && module.part != Part::Norm);
+        let largest = outside.map(numbers).max().unwrap_or(0);
+        Self { activations: self.activations + 4 * largest as u64, ..self }
     }
 
     /// The same with matrices that are held in other types.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_linalg::kernels::{cross_entropy, product, round_like, sample_rows};
@@ -74,6 +74,20 @@ pub(crate) struct HeadLoss {
     pub(crate) gradients: Parameters,
 }
 
+/// What the head makes of some targets.
+pub(crate) struct Chunk {
+    /// Their rows.
+    rows: Tensor<1, Int>,
+    /// The last residual stream there: [targets, hidden].
+    pub(crate) x: Tensor<2>,
+    /// What the head reads of it: [targets, hidden].
+    pub(crate) hidden: Tensor<2>,
+    /// Of each target, without its weight.
+    losses: Vec<f32>,
+    /// Gradient of the loss before logits are bent, scaled: [targets, vocabulary].
+    pub(crate) d_logits: Tensor<2>,
+}
+
 impl HeadLoss {
     /// The loss of a sequence: that of its pair, or else `sum`, its weighted cross-entropies.
     pub(crate) fn of(&self, batch: &Batch, sequence: usize, sum: f64) -> f64 {
@@ -112,7 +126,7 @@ impl Head<'_> {
     }
 
     /// The same where nothing is bent any more.
-    fn through(&self, d: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn through(&self, d: Tensor<2>) -> Tensor<2> {
         product(d, self.matrix.clone())
     }
 
@@ -129,7 +143,7 @@ impl Head<'_> {
         }
     }
 
-    fn divided(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn divided(&self, x: Tensor<2>) -> Tensor<2> {
         self.model.divided(x)
     }
 }
@@ -139,7 +153,7 @@ impl Model {
         Ok(Head { model: self, matrix: self.weights().matrix(&self.outline.head)? })
     }
 
-    fn divided(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn divided(&self, x: Tensor<2>) -> Tensor<2> {
         let divisor = self.config.logit_divisor;
         if divisor == 1.0 { x } else { x / divisor }
     }
@@ -178,40 +192,55 @@ impl Model {
         let mut gradients = Parameters::new();
         let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
         for targets in batch.targets.chunks(chunk) {
-            let rows = self.indices(targets.iter().map(|target| target.row).collect());
-            let x = output.clone().select(0, rows.clone());
-            let hidden = head.read(x.clone());
-            let logits = head.logits(hidden.clone());
-            // Of what is bent, which the loss would be made in the place of.
-            let bent = self.config.logit_cap.map(|_| logits.clone());
-            let own = self.labels(&logits, batch, targets, labels)?;
-            let (loss, mut d_logits) = cross_entropy(logits, &own);
+            let made = self.head_chunk(&head, output, batch, targets, labels, pairs.as_ref())?;
             // Training has a remedy of its own.
             if !parameters || self.precision != Precision::F32 {
-                self.finite(&loss, targets, batch)?;
+                self.finite(&made.losses, targets, batch)?;
             }
-            by_target.extend(loss);
-            if targets.iter().any(|target| target.weight != 1.0) {
-                let factor = |target: &Target| pairs.as_ref().map_or(1.0, |pairs| pairs.factors[target.sequence]);
-                let weights: Vec<_> = targets.iter().map(|target| target.weight * factor(target)).collect();
-                d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
-            }
-            let d_logits = self.scaled(match &bent {
-                Some(z) => head.bent(d_logits, z),
-                None => d_logits,
-            });
-            let d_hidden = head.through(d_logits.clone());
+            by_target.extend(made.losses);
+            let d_hidden = head.through(made.d_logits.clone());
             if parameters && !self.trains_adapters() {
-                let d_logits = self.precision.operand(d_logits).transpose();
-                add(&mut gradients, self.outline.head.clone(), product(d_logits, hidden));
-                for (name, gradient) in self.outline.final_norm.gradients(&head.divided(d_hidden.clone()), &x) {
+                let d_logits = self.precision.operand(made.d_logits).transpose();
+                add(&mut gradients, self.outline.head.clone(), product(d_logits, made.hidden));
+                for (name, gradient) in self.outline.final_norm.gradients(&head.divided(d_hidden.clone()), &made.x) {
                     add(&mut gradients, name, gradient);
                 }
             }
-            let d_x = head.read_backward(d_hidden, x);
-            d_output = scatter_rows(d_output, rows, d_x);
+            let d_x = head.read_backward(d_hidden, made.x);
+            d_output = scatter_rows(d_output, made.rows, d_x);
         }
         Ok(HeadLoss { by_target, pairs, d: d_output, gradients })
+    }
+
+    /// What the head makes of some targets, given the last residual stream [rows, hidden] and, of preferences, their losses.
+    pub(crate) fn head_chunk(
+        &self,
+        head: &Head<'_>,
+        stream: &Tensor<2>,
+        batch: &Batch,
+        targets: &[Target],
+        labels: &Labels,
+        pairs: Option<&Weighed>,
+    ) -> Result<Chunk> {
+        let rows = self.indices(targets.iter().map(|target| target.row).collect());
+        let x = stream.clone().select(0, rows.clone());
+        let hidden = head.read(x.clone());
+        let logits = head.logits(hidden.clone());
+        // Of what is bent, which the loss would be made in the place of.
+        let bent = self.config.logit_cap.map(|_| logits.clone());
+        let own = self.labels(&logits, batch, targets, labels)?;
+        let (losses, mut d_logits) = cross_entropy(logits, &own);
+        // The chosen answers of pairs may be all that there is here.
+        if pairs.is_some() || targets.iter().any(|target| target.weight != 1.0) {
+            let factor = |target: &Target| pairs.map_or(1.0, |pairs| pairs.factors[target.sequence]);
+            let weights: Vec<_> = targets.iter().map(|target| target.weight * factor(target)).collect();
+            d_logits = d_logits * Tensor::from_data(TensorData::new(weights, [targets.len(), 1]), &self.device);
+        }
+        let d_logits = self.scaled(match &bent {
+            Some(z) => head.bent(d_logits, z),
+            None => d_logits,
+        });
+        Ok(Chunk { rows, x, hidden, losses, d_logits })
     }
 
     /// The losses of pairs: what they are has to be known before the gradient of a target is.

@@ -27,6 +27,7 @@ mod module;
 mod naming;
 mod norm;
 mod outline;
+mod outside;
 mod overflow;
 mod precision;
 mod preference;

@@ -9,6 +9,7 @@ use crate::decoder::scatter_rows;
 use crate::head::Labels;
 use crate::model::Model;
 use crate::outline::Outline;
+use crate::preference::Weighed;
 use crate::site::Site;
 
 /// A function f of one sequence. What is handed out is the gradient of -f, which of log-probabilities is that of a loss.
@@ -58,15 +59,25 @@ impl Measurement {
     }
 }
 
+/// A measurement of a batch.
+pub(crate) struct Measured {
+    /// -f of each sequence.
+    pub(crate) values: Vec<f32>,
+    /// Its gradient at the stream where the backward pass starts: [rows, hidden]
+    pub(crate) d: Tensor<2>,
+    /// Of preferences.
+    pub(crate) pairs: Option<Weighed>,
+}
+
 impl Model {
-    /// -f of each sequence, and its gradient at the stream where the backward pass starts: [rows, hidden]
+    /// -f of each sequence, and its gradient at the stream where the backward pass starts.
     pub(crate) fn measured(
         &self,
         measurement: &Measurement,
         stream: &Tensor<2>,
         batch: &Batch,
         labels: &Labels,
-    ) -> Result<(Vec<f32>, Tensor<2>)> {
+    ) -> Result<Measured> {
         match measurement {
             Measurement::LogProbability => {
                 let loss = self.head_loss(stream, batch, labels, false)?;
@@ -79,9 +90,12 @@ impl Model {
                         *value = loss.of(batch, sequence, f64::from(*value)) as f32;
                     }
                 }
-                Ok((values, loss.d))
+                Ok(Measured { values, d: loss.d, pairs: loss.pairs })
             }
-            Measurement::Projection { site, direction } => self.projected(*site, direction, stream, batch),
+            Measurement::Projection { site, direction } => {
+                let (values, d) = self.projected(*site, direction, stream, batch)?;
+                Ok(Measured { values, d, pairs: None })
+            }
         }
     }
 

@@ -17,10 +17,11 @@ use crate::decoder::Decoder;
 use crate::error::bad_input;
 use crate::family::NormKind;
 use crate::footprint::{self, Footprint, Held};
-use crate::head::Labels;
-use crate::measurement::Measurement;
+use crate::head::{HEAD_LOGITS, Labels};
+use crate::measurement::{Measured, Measurement};
 use crate::module::{Module, Selection};
 use crate::outline::{Outline, Shape};
+use crate::outside::{Outside, Predicted};
 use crate::precision::Precision;
 use crate::site::Site;
 use crate::stored::Stored;
@@ -161,6 +162,7 @@ impl Model {
         let names: Vec<_> = Outline::new(&Config { adapters: Adapters::default(), ..self.config.clone() })
             .modules()
             .iter()
+            .filter(|module| module.part.is_map())
             .map(|module| module.name.clone())
             .collect();
         let reached = |target: &&String| names.iter().any(|name| ends_in(name, target));
@@ -228,7 +230,7 @@ impl Model {
         footprint::batch_tokens(&self.outline, asked, bytes)
     }
 
-    /// Every linear map of the blocks, in forward order.
+    /// Everything that can be attributed, in forward order, as [`Outline::modules`] has it.
     pub fn modules(&self) -> &[Module] {
         self.outline.modules()
     }
@@ -273,9 +275,20 @@ impl Model {
         let goal = Goal::Taps(selection);
         let last = measurement.stream(&self.outline)?;
         let forward = self.decoder().forward_to(last, batch, Some(goal), &mut |_, _| {})?;
-        let (values, d) = self.measured(measurement, &forward.output, batch, labels)?;
+        let Measured { values, d, pairs } = self.measured(measurement, &forward.output, batch, labels)?;
+        let outside = Outside { model: self, batch, selection, numbers: HEAD_LOGITS };
+        let stream = forward.output.clone();
+        let by_head = Predicted { stream: &stream, labels, pairs: pairs.as_ref() };
+        let predicted = Some(&by_head).filter(|_| *measurement == Measurement::LogProbability);
+        if let Some(predicted) = predicted {
+            outside.head(predicted, visit)?;
+        }
         let visit = &mut |event: Event<'_>| {
-            let Event::Map(number, tokens, activations, d) = event else { return Ok(()) };
+            let (number, tokens, activations, d) = match event {
+                Event::Map(number, tokens, activations, d) => (number, tokens, activations, d),
+                Event::Embeddings(d) => return outside.tables(d, predicted, visit),
+                Event::Parameter(..) => return Ok(()),
+            };
             let Some(index) = selection.place(number) else { return Ok(()) };
             visit(Tap {
                 index,
@@ -381,6 +394,8 @@ impl Model {
                     }
                 }
                 Event::Parameter(name, gradient) => add(&mut gradients, name, gradient.clone()),
+                // They are reported as parameters.
+                Event::Embeddings(_) => {}
             }
             Ok(())
         };
@@ -417,7 +432,7 @@ impl Model {
     }
 
     /// An output gradient as a caller takes it.
-    fn unscaled(&self, d: &Tensor<2>) -> Tensor<2> {
+    pub(crate) fn unscaled(&self, d: &Tensor<2>) -> Tensor<2> {
         match self.precision {
             Precision::F32 | Precision::Bf16 => d.clone(),
             Precision::F16 => widen(d.clone()) / self.precision.loss_scale(),

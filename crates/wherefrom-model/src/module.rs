@@ -1,4 +1,4 @@
-//! Which linear maps are attributed, and how much of the model that is.
+//! Which parameters are attributed, module by module, and how much of the model that is.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -12,6 +12,15 @@ use crate::error::bad_input;
 use crate::outline::Outline;
 
 /// One linear map W [out, in] of the checkpoint; a bias is the last column of W, and a 1 the last value of its input.
+///
+/// What is no map of the blocks has such a shape, too, so that its gradient is a sum of d a^T over tokens like that of a map:
+///
+/// ```text
+/// head               [vocabulary, width]  d the gradient at the logits, a what the head reads
+/// table (embedding)  [rows, width]        d the one-hot of the row, a the gradient at what was read of it
+/// both in one        [vocabulary, width]  the tokens of both uses
+/// norm               [width, 1]           d the gradient of its gain (then of its bias: [2 width, 1]) by one token, a = 1
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// As in `transformers`: `model.layers.3.mlp.down_proj`.
@@ -33,7 +42,7 @@ pub struct Module {
     pub routed: Option<[usize; 2]>,
 }
 
-/// The parts of a block that have linear maps.
+/// What a module is: maps of the blocks first, then what `"everything"` and names of their own take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Queries, keys, values, and the map out of the heads.
@@ -42,6 +51,21 @@ pub enum Part {
     Mlp,
     /// What chooses and weighs experts. Neither `"mlp"` nor `"all"` takes it.
     Router,
+    /// A table of which a row is read for each token: by its id, or by its position.
+    Table,
+    /// Gain and bias of a norm.
+    Norm,
+    /// The map to the vocabulary.
+    Head,
+    /// The matrix that is both the table of tokens and the head.
+    Tied,
+}
+
+impl Part {
+    /// Whether it is a linear map of the blocks.
+    pub fn is_map(self) -> bool {
+        matches!(self, Self::Attention | Self::Mlp | Self::Router)
+    }
 }
 
 impl Module {
@@ -55,9 +79,16 @@ impl Module {
         format!("{}.bias", self.name)
     }
 
-    /// The share of the tokens that it sees, where all experts see as many.
+    /// The share of the tokens that it sees, where all experts see as many; a table that is the head, too, sees each twice.
     pub fn share(&self) -> f64 {
-        self.routed.map_or(1.0, |[chosen, of]| chosen as f64 / of as f64)
+        let whole = if self.part == Part::Tied { 2.0 } else { 1.0 };
+        self.routed.map_or(whole, |[chosen, of]| chosen as f64 / of as f64)
+    }
+
+    /// Whether S, the covariance on the side of `out_features`, is kept as its diagonal, in the standard basis: of rows of a
+    /// vocabulary and of numbers of a norm.
+    pub fn has_diagonal(&self) -> bool {
+        !self.part.is_map()
     }
 
     /// The expert that a map of experts is of: its name without the map's.
@@ -71,12 +102,15 @@ impl Module {
     }
 }
 
-/// The user's choice of modules: `"mlp"`, `"all"`, or a list of globs on module names.
+/// The user's choice of modules: `"mlp"`, `"all"`, `"everything"`, or a list of globs on module names.
+///
+/// A glob takes the maps of the blocks that it matches; one that matches none of them takes what else it matches: tables, norms
+/// and the head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "write \"mlp\", \"all\", or a list of globs")]
+#[serde(untagged, expecting = "write \"mlp\", \"all\", \"everything\", or a list of globs")]
 pub enum Modules {
-    /// `"mlp"` or `"all"`.
-    #[schemars(extend("enum" = ["mlp", "all"]))]
+    /// `"mlp"`, `"all"` or `"everything"`.
+    #[schemars(extend("enum" = ["mlp", "all", "everything"]))]
     Named(String),
     /// Globs such as `model.layers.*.mlp.*`.
     Globs(Vec<String>),
@@ -111,8 +145,8 @@ impl Selection {
     /// [`crate::BadInput`] for an unknown word, a malformed glob and a glob that matches nothing.
     pub fn new(choice: &Modules, modules: &[Module]) -> Result<Self> {
         let examples = || {
-            let names: Vec<_> = modules.iter().take(3).map(|module| module.name.as_str()).collect();
-            names.join(", ")
+            let maps = modules.iter().filter(|module| module.part.is_map());
+            maps.take(3).map(|module| module.name.as_str()).collect::<Vec<_>>().join(", ")
         };
         let mut chosen = vec![false; modules.len()];
         match choice {
@@ -122,9 +156,11 @@ impl Selection {
                         *chosen = module.part == Part::Mlp || (name == "all" && module.part == Part::Attention);
                     }
                 }
+                "everything" => chosen.fill(true),
                 other => {
                     return Err(bad_input(format!(
-                        "modules = \"{other}\" is unknown: use \"mlp\", \"all\", or a list of globs on names such as {}",
+                        "modules = \"{other}\" is unknown: use \"mlp\", \"all\", \"everything\", or a list of globs on names such \
+                         as {}",
                         examples()
                     )));
                 }
@@ -142,13 +178,17 @@ impl Selection {
                         .build()
                         .map_err(|error| bad_input(format!("modules: the glob `{glob}` is malformed ({error})")))?
                         .compile_matcher();
-                    let mut matched = false;
-                    for (chosen, module) in chosen.iter_mut().zip(modules) {
-                        let hit = matcher.is_match(&module.name);
-                        *chosen |= hit;
-                        matched |= hit;
+                    let hits = |maps: bool| {
+                        let own = modules.iter().enumerate().filter(move |(_, module)| module.part.is_map() == maps);
+                        own.filter(|(_, module)| matcher.is_match(&module.name)).map(|(index, _)| index)
+                    };
+                    // Globs chose among maps alone before there was anything else.
+                    let mut hit: Vec<usize> = hits(true).collect();
+                    if hit.is_empty() {
+                        hit = hits(false).collect();
                     }
-                    if !matched {
+                    hit.iter().for_each(|&index| chosen[index] = true);
+                    if hit.is_empty() {
                         return Err(bad_input(format!(
                             "modules: the glob `{glob}` matches no module; names look like {}",
                             examples()
@@ -166,14 +206,14 @@ impl Selection {
             selected.push(Module { input, ..module.clone() });
         }
         if selected.is_empty() {
-            let what = match modules.first() {
+            let what = match modules.iter().find(|module| module.part.is_map()) {
                 Some(first) if *choice == Modules::default() => {
                     format!(
                         "no map of an MLP is among the modules, which look like {}; give modules = \"all\"",
                         first.name
                     )
                 }
-                Some(_) => "nothing is chosen; give \"mlp\", \"all\" or at least one glob".into(),
+                Some(_) => "nothing is chosen; give \"mlp\", \"all\", \"everything\" or at least one glob".into(),
                 None => "the adapter changes no map of the blocks; give attribute = \"merged\" or \"base\"".into(),
             };
             return Err(bad_input(format!("modules: {what}")));
@@ -184,6 +224,20 @@ impl Selection {
     /// The chosen modules, in forward order.
     pub fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    /// Refuses tables, norms and the head, for `what` that knows linear maps of the blocks alone.
+    ///
+    /// # Errors
+    /// [`crate::BadInput`] that names the first of them.
+    pub fn maps_alone(&self, what: &str) -> Result<()> {
+        match self.modules.iter().find(|module| !module.part.is_map()) {
+            Some(module) => Err(bad_input(format!(
+                "{what} takes linear maps of the blocks alone, and {} is none; set modules to \"mlp\", \"all\" or globs on maps",
+                module.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A part of the choice: those at these places, which ascend.

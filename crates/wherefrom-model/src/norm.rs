@@ -1,5 +1,6 @@
 //! RMSNorm and LayerNorm, forward and backward.
 
+use anyhow::Result;
 use burn::tensor::Tensor;
 use wherefrom_linalg::kernels::{
     layer_norm, layer_norm_backward, layer_norm_gain_gradient, rms_norm, rms_norm_backward, rms_norm_gain_gradient,
@@ -7,6 +8,7 @@ use wherefrom_linalg::kernels::{
 };
 
 use crate::family::NormKind;
+use crate::taps::{Event, Pass};
 use crate::weights::Weights;
 
 /// One norm of a model.
@@ -16,11 +18,13 @@ pub(crate) struct Norm {
     weight: String,
     kind: NormKind,
     epsilon: f32,
+    /// Its number among the modules, if it is one.
+    pub(crate) number: Option<usize>,
 }
 
 impl Norm {
-    pub(crate) fn new(name: String, kind: NormKind, epsilon: f32) -> Self {
-        Self { weight: format!("{name}.weight"), name, kind, epsilon }
+    pub(crate) fn new(name: String, kind: NormKind, epsilon: f32, number: Option<usize>) -> Self {
+        Self { weight: format!("{name}.weight"), name, kind, epsilon, number }
     }
 
     fn bias(&self) -> String {
@@ -60,6 +64,45 @@ impl Norm {
         moved * gain
     }
 
+    /// Reports what the pass asks for: gradients of its parameters, or its tap. d is the gradient at the output, x the input.
+    pub(crate) fn report(&self, pass: &mut Pass<'_>, d: &Tensor<2>, x: &Tensor<2>) -> Result<()> {
+        pass.report(|| self.gradients(d, x))?;
+        self.tap(pass, || self.by_row(d, x))
+    }
+
+    /// The same of [`Norm::forward_by_head`].
+    pub(crate) fn report_by_head(&self, pass: &mut Pass<'_>, d: &Tensor<2>, x: &Tensor<2>) -> Result<()> {
+        let ([rows, width], weights) = (x.dims(), pass.weights);
+        let [d, x] = [d, x].map(|x| self.heads(weights, x.clone()));
+        pass.report(|| self.gradients(&d, &x))?;
+        self.tap(pass, || {
+            let by_head = self.by_row(&d, &x);
+            let own = by_head.dims()[1];
+            by_head.reshape([rows, width / x.dims()[1], own]).sum_dim(1).reshape([rows, own])
+        })
+    }
+
+    fn tap(&self, pass: &mut Pass<'_>, by_row: impl FnOnce() -> Tensor<2>) -> Result<()> {
+        let Some(number) = self.number.filter(|&number| pass.goal.taps(number)) else { return Ok(()) };
+        let (d, tokens) = (by_row(), pass.tokens);
+        let ones = Tensor::ones([d.dims()[0], 1], &d.device());
+        (pass.visit)(Event::Map(number, tokens, ones, &d))
+    }
+
+    /// What each row adds to the gradient of the gain, d * n(x) with n the norm without gain and bias, and behind it to that of
+    /// the bias, d: [rows, width] or [rows, 2 width], in float32.
+    pub(crate) fn by_row(&self, d: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
+        let [d, x] = [d, x].map(|x| widen(x.clone()));
+        let one = Tensor::ones([1, x.dims()[1]], &x.device());
+        match self.kind {
+            NormKind::Layer => {
+                let zero = one.zeros_like();
+                Tensor::cat(vec![d.clone() * layer_norm(x, one, zero, self.epsilon), d], 1)
+            }
+            _ => d * rms_norm(x, one, self.epsilon),
+        }
+    }
+
     /// Gradients of its parameters, by name.
     pub(crate) fn gradients(&self, d: &Tensor<2>, x: &Tensor<2>) -> Vec<(String, Tensor<2>)> {
         let (d, x) = (d.clone(), x.clone());
@@ -90,16 +133,6 @@ impl Norm {
         let shape = x.dims();
         let (moved, x) = (self.heads(weights, moved), self.heads(weights, x));
         self.tangent(weights, moved, x).reshape(shape)
-    }
-
-    /// Gradients of the parameters of [`Norm::forward_by_head`].
-    pub(crate) fn gradients_by_head(
-        &self,
-        weights: Weights<'_>,
-        d: &Tensor<2>,
-        x: &Tensor<2>,
-    ) -> Vec<(String, Tensor<2>)> {
-        self.gradients(&self.heads(weights, d.clone()), &self.heads(weights, x.clone()))
     }
 
     fn heads(&self, weights: Weights<'_>, x: Tensor<2>) -> Tensor<2> {

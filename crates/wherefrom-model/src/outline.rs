@@ -61,6 +61,11 @@ pub struct Outline {
     /// Tensors that an adapter holds whole.
     saved: Vec<String>,
     modules: Vec<Module>,
+    /// Numbers of the modules that are tables, of tokens and of positions.
+    pub(crate) table: Option<usize>,
+    pub(crate) position_table: Option<usize>,
+    /// That of the head, unless it is the table of tokens.
+    pub(crate) head_module: Option<usize>,
     /// Every map of the blocks that a pass computes, those of adapters that stand beside theirs included.
     maps: Vec<Module>,
     pub(crate) embedding: String,
@@ -86,8 +91,14 @@ impl Outline {
             computed: Vec::new(),
             routed: None,
         };
-        let blocks = (0..config.num_hidden_layers).map(|index| builder.block(index)).collect();
-        let final_norm = builder.norm(layout.final_norm.into(), config.hidden_size);
+        let (layers, tied) = (config.num_hidden_layers, config.tie_word_embeddings);
+        let size = [config.vocab_size, config.hidden_size];
+        let table = builder.beside(layout.embedding, size, (0, if tied { Part::Tied } else { Part::Table }));
+        let places = [config.max_position_embeddings, config.hidden_size];
+        let position_table = layout.positions.and_then(|name| builder.beside(name, places, (0, Part::Table)));
+        let blocks = (0..layers).map(|index| builder.block(index)).collect();
+        let final_norm = builder.norm(layout.final_norm.into(), config.hidden_size, layers);
+        let head_module = if tied { None } else { builder.beside(layout.head[0], size, (layers, Part::Head)) };
 
         let embedding = format!("{}.weight", layout.embedding);
         let positions = layout.positions.map(|name| format!("{name}.weight"));
@@ -114,7 +125,21 @@ impl Outline {
         let module = |shape: &Shape| shape.name.rsplit_once('.').map_or(String::new(), |(path, _)| path.into());
         let saves = |shape: &&Shape| config.adapters.list.iter().any(|adapter| adapter.saves(&module(shape)));
         let saved = tensors.iter().filter(saves).map(|shape| shape.name.clone()).collect();
-        Self { tensors, adapted, saved, modules, maps, embedding, positions, blocks, final_norm, head }
+        Self {
+            tensors,
+            adapted,
+            saved,
+            modules,
+            table,
+            position_table,
+            head_module,
+            maps,
+            embedding,
+            positions,
+            blocks,
+            final_norm,
+            head,
+        }
     }
 
     /// Every tensor of the checkpoint, without its adapters.
@@ -159,10 +184,15 @@ impl Outline {
         name == self.embedding || self.positions.as_deref() == Some(name)
     }
 
-    /// Every linear map of the blocks, in forward order; of a model whose adapters are attributed, theirs. The vocabulary head
-    /// is none of them.
+    /// Everything that can be attributed, in forward order: tables, linear maps and norms of the blocks, the last norm and the
+    /// head; of a model whose adapters are attributed, their maps alone.
     pub fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    /// Numbers of the modules that are tables.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = usize> {
+        [self.table, self.position_table].into_iter().flatten()
     }
 
     /// Rows of the embedding.
@@ -200,18 +230,18 @@ impl Builder<'_> {
     fn block(&mut self, index: usize) -> Block {
         let (config, layout, first) = (self.config, self.layout, self.modules.len());
         let (hidden, [queries, keys]) = (config.hidden_size, config.head_widths());
-        let attention_norms = self.norms_in(index, layout.attention_norms);
-        let mlp_norms = self.norms_in(index, layout.mlp_norms);
+        // In forward order, since numbers of modules are.
+        let entering = |builder: &mut Self, [before, _]: [Option<&str>; 2]| {
+            before.map(|name| builder.norm_in(index, name, hidden))
+        };
+        let leaving =
+            |builder: &mut Self, [_, after]: [Option<&str>; 2]| after.map(|name| builder.norm_in(index, name, hidden));
+        let before = entering(self, layout.attention_norms);
         let head_norms = match layout.head_norms {
             HeadNorms::None => None,
             HeadNorms::PerHead => Some([config.head_dim; 2]),
             HeadNorms::Whole => Some([queries, keys]),
         };
-        let [query_norm, key_norm] = HeadNorms::NAMES;
-        let head_norms = head_norms.map(|[query_width, key_width]| {
-            [self.norm_in(index, query_norm, query_width), self.norm_in(index, key_norm, key_width)]
-        });
-
         let widths = vec![queries, keys, keys];
         let slices = match (layout.attention_inputs.len(), layout.fused) {
             (1, Fused::ByHead) => vec![Slices::by_head(widths, config.head_dim)],
@@ -220,6 +250,10 @@ impl Builder<'_> {
         };
         let place = (index, Part::Attention);
         let inputs = self.maps(place, layout.attention_inputs, hidden, slices, config.bias.attention_inputs);
+        let [query_norm, key_norm] = HeadNorms::NAMES;
+        let head_norms = head_norms.map(|[query_width, key_width]| {
+            [self.norm_in(index, query_norm, query_width), self.norm_in(index, key_norm, key_width)]
+        });
         let output = self.map(place, layout.attention_output, queries, hidden, config.bias.attention_output);
         let sinks = config.sinks.then(|| format!("{}.{index}.self_attn.sinks", layout.blocks));
         self.norms.extend(sinks.iter().map(|name| Shape::plain(name, &[config.num_attention_heads])));
@@ -235,10 +269,13 @@ impl Builder<'_> {
             sinks,
             output,
         };
+        let attention_norms = Norms { before, after: leaving(self, layout.attention_norms) };
+        let before = entering(self, layout.mlp_norms);
         let mlp = match &config.experts {
             Some(experts) if own.experts => Feed::Experts(self.experts(index, experts)),
             _ => Feed::Mlp(self.mlp(index, layout.mlp_inputs, layout.mlp_output, config.intermediate_size)),
         };
+        let mlp_norms = Norms { before, after: leaving(self, layout.mlp_norms) };
         let (residual, scale) = (config.residual, config.residual_scale);
         Block { residual, scale, modules: first..self.modules.len(), attention_norms, attention, mlp_norms, mlp }
     }
@@ -370,22 +407,34 @@ impl Builder<'_> {
         self.maps(place, &[name], inside, vec![Slices::one(out)], bias).0.remove(0)
     }
 
-    fn norms_in(&mut self, layer: usize, names: [Option<&str>; 2]) -> Norms {
-        let width = self.config.hidden_size;
-        let [before, after] = names.map(|name| name.map(|name| self.norm_in(layer, name, width)));
-        Norms { before, after }
-    }
-
     fn norm_in(&mut self, layer: usize, name: &str, width: usize) -> Norm {
-        self.norm(format!("{}.{layer}.{name}", self.layout.blocks), width)
+        self.norm(format!("{}.{layer}.{name}", self.layout.blocks), width, layer)
     }
 
-    fn norm(&mut self, name: String, width: usize) -> Norm {
+    /// A module that is no linear map of the blocks, [out, in]; none where adapters are attributed.
+    fn beside(&mut self, name: &str, [out, inside]: [usize; 2], (layer, part): (usize, Part)) -> Option<usize> {
+        let number = (!self.config.adapters.are_modules()).then_some(self.modules.len())?;
+        self.modules.push(Module {
+            name: name.into(),
+            in_features: inside,
+            out_features: out,
+            bias: part == Part::Norm && self.layout.norm == NormKind::Layer,
+            input: name.into(),
+            layer,
+            part,
+            routed: None,
+        });
+        Some(number)
+    }
+
+    fn norm(&mut self, name: String, width: usize, layer: usize) -> Norm {
         let kind = self.layout.norm;
+        let numbers = if kind == NormKind::Layer { 2 * width } else { width };
+        let number = self.beside(&name, [numbers, 1], (layer, Part::Norm));
         self.norms.push(Shape::plain(format!("{name}.weight"), &[width]));
         if kind == NormKind::Layer {
             self.norms.push(Shape::plain(format!("{name}.bias"), &[width]));
         }
-        Norm::new(name, kind, self.config.norm_epsilon as f32)
+        Norm::new(name, kind, self.config.norm_epsilon as f32, number)
     }
 }

@@ -47,7 +47,7 @@ impl Sizes {
         let product = |module: &Module| (module.in_features * module.out_features) as f64;
         let head = outline.vocabulary() as f64 * outline.hidden() as f64;
         Some(Self {
-            footprint: Footprint::new(&outline, batch_tokens),
+            footprint: Footprint::new(&outline, batch_tokens).tapping(&modules),
             forward: outline.maps().iter().map(|map| map.share() * product(map)).sum::<f64>() + head,
             head,
             trained: match config.adapters.are_modules() {

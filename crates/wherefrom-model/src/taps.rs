@@ -9,6 +9,9 @@ use crate::precision::Precision;
 use crate::weights::Weights;
 
 /// One module's activations and output gradients over a batch: a row for each token that it saw.
+///
+/// Maps of the blocks have one tap in a batch. Tables, the head and the norm before it have several where the vocabulary is large,
+/// each of whole sequences; the others have no row there.
 #[derive(Debug)]
 pub struct Tap<'a> {
     /// Place of the module in the selection.
@@ -19,7 +22,7 @@ pub struct Tap<'a> {
     pub tokens: &'a TokenRows,
     /// a [rows, in].
     pub activations: Tensor<2>,
-    /// d [rows, out]: gradient of the summed loss at the module's output.
+    /// d [rows, out]: gradient of the summed loss at the module's output. Of what is no linear map a and d are what [`Module`] says.
     pub output_gradients: Tensor<2>,
     pub(crate) precision: Precision,
 }
@@ -36,8 +39,10 @@ impl Tap<'_> {
 pub(crate) enum Event<'a> {
     /// A module's number, the tokens that it saw, its input [rows, in], and the gradient at its output [rows, out].
     Map(usize, &'a TokenRows, Tensor<2>, &'a Tensor<2>),
-    /// The gradient of a parameter that belongs to no module.
+    /// The gradient of a parameter that belongs to no map.
     Parameter(String, &'a Tensor<2>),
+    /// The gradient at the embeddings [rows, hidden], where tables are asked for.
+    Embeddings(&'a Tensor<2>),
 }
 
 /// What a backward pass is made for.
@@ -53,6 +58,11 @@ impl Goal<'_> {
     /// Number of the first module that is asked for: the pass ends there.
     pub(crate) fn first(self) -> usize {
         if let Self::Taps(selection) = self { selection.first() } else { 0 }
+    }
+
+    /// Whether a module is chosen: of all parameters nothing is.
+    pub(crate) fn taps(self, module: usize) -> bool {
+        self != Self::Parameters && self.asks_for(module)
     }
 
     /// Whether a module's tap is asked for.

@@ -18,14 +18,21 @@ pub fn number_bytes(device: &Device) -> u64 {
     }
 }
 
-/// An opened model, with all weights in memory where they, its batches and `beside` further bytes fit; and the bytes that
-/// model and batches leave.
+/// An opened model, with all weights in memory where they, its batches, the taps of these modules and `beside` further bytes fit; and
+/// the bytes that model and batches leave.
 ///
 /// # Errors
 /// As [`Model::held`].
-pub fn place(model: Model, tokens: &Artifact<Tokens>, exec: &Exec, beside: u64) -> Result<(Model, Option<u64>)> {
+pub fn place(
+    model: Model,
+    modules: &[Module],
+    tokens: &Artifact<Tokens>,
+    exec: &Exec,
+    beside: u64,
+) -> Result<(Model, Option<u64>)> {
     let limit = limit(exec);
-    settle(model.footprint(exec.batch_of(tokens.tokens())).fitting(limit, beside), model, limit)
+    let footprint = model.footprint(exec.batch_of(tokens.tokens())).tapping(modules);
+    settle(footprint.fitting(limit, beside), model, limit)
 }
 
 /// As [`place`], beside the sums of these modules; `bytes` is what one pass needs. Weights are in memory where that takes no
@@ -40,7 +47,8 @@ pub fn place_beside_sums(
     exec: &Exec,
     bytes: impl Fn(&[Module]) -> u64,
 ) -> Result<(Model, Option<u64>)> {
-    let (limit, footprint) = (limit(exec), model.footprint(exec.batch_of(tokens.tokens())));
+    let footprint = model.footprint(exec.batch_of(tokens.tokens())).tapping(selection.modules());
+    let limit = limit(exec);
     let on = (&exec.device, limit);
     let (footprint, _) = arranged(footprint, on, selection.modules(), exec.modules_per_pass, bytes);
     settle(footprint, model, limit)

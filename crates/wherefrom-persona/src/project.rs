@@ -127,7 +127,7 @@ struct Direction {
 /// [`wherefrom_artifact::Error::Input`] for vectors that the model does not fit, and for a text that has nothing to project.
 pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> Result<()> {
     config.check()?;
-    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens, exec, 0)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &[], &inputs.tokens, exec, 0)?;
     let (directions, names) =
         directions(config, &inputs.vectors, model.config.num_hidden_layers, model.config.hidden_size)?;
     let mut sites: Vec<Site> = directions.iter().map(|direction| direction.site).collect();

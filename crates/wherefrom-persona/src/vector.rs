@@ -258,7 +258,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
         return Err(too_few(config, &name, [&positive, &negative], pairs));
     }
 
-    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &inputs.tokens[0], exec, 0)?;
+    let (model, _) = place(open(&inputs.model, config.precision, exec)?, &[], &inputs.tokens[0], exec, 0)?;
     let sites = config.sites.of(model.config.num_hidden_layers);
     let names: Vec<_> = sites.iter().map(ToString::to_string).collect();
     let mut examples: Vec<Example> = Vec::new();

@@ -63,7 +63,7 @@ pub struct Config {
     pub checkpoints: bool,
     /// Divide by the lengths of both gradients.
     pub cosine: bool,
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
     /// Precision of the model's forward and backward pass.
     pub precision: Precision,
@@ -181,7 +181,8 @@ impl Asked {
     ) -> Result<Self> {
         let sizes: Vec<usize> = selection.modules().iter().map(|m| m.in_features * m.out_features).collect();
         let bytes = 4 * numbers.len() * sizes.iter().sum::<usize>();
-        let (model, _) = place(open(files, config.precision, exec)?, &inputs.tokens, exec, bytes as u64)?;
+        let model = open(files, config.precision, exec)?;
+        let (model, _) = place(model, selection.modules(), &inputs.tokens, exec, bytes as u64)?;
         let asked = &asked[numbers.clone()];
         let mut gradients: Vec<Vec<f32>> = sizes.iter().map(|size| vec![0.0; numbers.len() * size]).collect();
         let corpus = Corpus::new("gradient-products", &model, &inputs.queries, exec);
@@ -192,7 +193,8 @@ impl Asked {
                 let [d, a] = tap.operands();
                 let products = example_products(d, a, &tokens.sequences);
                 for (&query, product) in group.iter().zip(values(products)?.chunks_exact(size)) {
-                    gradients[module][query * size..][..size].copy_from_slice(product);
+                    let own = gradients[module][query * size..][..size].iter_mut();
+                    own.zip(product).for_each(|(sum, value)| *sum += value);
                 }
                 Ok(())
             })?;

@@ -143,7 +143,7 @@ fn run_in_groups(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draf
     let most = if survey.whole() { WHOLE_QUERY_BYTES.min(query_bytes) } else { query_bytes };
     // One at least.
     let most_held = survey.bytes(survey.count).min(most.max(survey.bytes(1)));
-    let (model, _) = place(model, &inputs.tokens, exec, most_held as u64)?;
+    let (model, _) = place(model, survey.selection.modules(), &inputs.tokens, exec, most_held as u64)?;
     let wanted = match &inputs.candidates {
         Some(pairs) => Some(read_pairs(pairs, survey.count, inputs.tokens.examples())?),
         None => None,
@@ -425,7 +425,7 @@ impl Pass<'_> {
                         row.by_token[position] += self.scale * value;
                         sum += f64::from(self.scale * value);
                     }
-                    row.by_module[module] = sum as f32;
+                    row.by_module[module] += sum as f32;
                 }
             }
             Ok(())

@@ -15,7 +15,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wherefrom_artifact::{Draft, Kind, Lambda, LambdaSum, OPTIMIZER, bad_input};
-use wherefrom_model::{Coverage, Model, Modules, Selection, Sizes, open_device};
+use wherefrom_model::{Coverage, Model, Modules, Part, Selection, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Exec, ModelFiles, Stage, Writes};
 
 use crate::checkpoint::checkpoint;
@@ -43,7 +43,7 @@ pub static STAGE: Stage<Config> = Stage {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// Attributed modules: `"mlp"`, `"all"`, or globs on their names.
+    /// Attributed modules: `"mlp"`, `"all"`, `"everything"`, or globs on their names.
     pub modules: Modules,
 }
 
@@ -82,9 +82,17 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
                 Err(wrong(format!("there is no moment of {name}, so it was not trained; leave it out of `modules`")))
             }
         };
-        let width = module.in_features - usize::from(module.bias);
-        let mut second = of(&module.weight(), [module.out_features, width])?;
-        if module.bias {
+        let mut second = match module.part {
+            // Gain, then bias, as one column.
+            Part::Norm => {
+                let width = module.out_features / (1 + usize::from(module.bias));
+                let names = [Some(module.weight()), module.bias.then(|| module.bias())];
+                let own = names.iter().flatten().map(|name| of(name, [1, width])).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(own, 1).transpose()
+            }
+            _ => of(&module.weight(), [module.out_features, module.in_features - usize::from(module.bias)])?,
+        };
+        if module.bias && module.part.is_map() {
             second = Tensor::cat(vec![second, of(&module.bias(), [1, module.out_features])?.transpose()], 1);
         }
         let (name, shape) = (module.name.clone(), [module.out_features, module.in_features]);

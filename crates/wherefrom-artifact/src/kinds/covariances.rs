@@ -24,7 +24,8 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| {
         first::<Covariances, Covariance>(folder, |row| {
-            format!("{} {} [{size}, {size}] over {} tokens", row.module, row.side.name(), row.count, size = row.size)
+            let [rows, columns] = row.shape();
+            format!("{} {} [{rows}, {columns}] over {} tokens", row.module, row.side.name(), row.count)
         })
     },
     export: Export::Tensors(|folder| {
@@ -32,7 +33,7 @@ pub(super) const DEFINITION: Definition = Definition {
             for module in row.modules() {
                 let name = tensors.block(format!("{module}.{}", row.side.name()));
                 tensors.count(&name, row.count);
-                tensors.push(format!("{name}.sum"), vec![row.size, row.size], row.matrix.clone());
+                tensors.push(format!("{name}.sum"), row.shape().to_vec(), row.matrix.clone());
             }
         })
     }),
@@ -72,7 +73,7 @@ impl Side {
     }
 }
 
-/// A sum of outer products over `count` tokens: [n, n], row-major.
+/// A sum of outer products over `count` tokens: [n, n], row-major, or its diagonal alone, [n, 1].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Covariance {
     /// Module name.
@@ -90,6 +91,15 @@ pub struct Covariance {
 }
 
 impl Covariance {
+    /// Whether the diagonal alone is there.
+    pub fn is_diagonal(&self) -> bool {
+        self.size > 1 && self.matrix.len() == self.size
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.size, if self.is_diagonal() { 1 } else { self.size }]
+    }
+
     /// Every module that has this matrix.
     pub fn modules(&self) -> impl Iterator<Item = &String> {
         [&self.module].into_iter().chain(&self.shared_with)
@@ -100,7 +110,8 @@ impl Covariance {
     /// Refuses what is no sum of products: numbers that are not symmetric, a diagonal below zero, a sum over nothing.
     fn check(&self) -> Result<()> {
         let (name, n) = (format!("the {} covariance of {}", self.side.name(), self.module), self.size);
-        let at = |i: usize, j: usize| f64::from(self.matrix[i * n + j]);
+        let diagonal = self.is_diagonal();
+        let at = |i: usize, j: usize| f64::from(self.matrix[if diagonal { i } else { i * n + j }]);
         if self.count == 0 && self.matrix.iter().any(|&value| value != 0.0) {
             return mismatch(format!("{name} is the sum over no tokens and is not zero"));
         }
@@ -108,7 +119,7 @@ impl Covariance {
             return mismatch(format!("{name} has {} at [{i}, {i}]: a sum of squares is not negative", at(i, i)));
         }
         for i in 0..n {
-            for j in 0..i {
+            for j in 0..if diagonal { 0 } else { i } {
                 let scale = (at(i, i) * at(j, j)).sqrt();
                 let (element, mirrored) = (at(i, j), at(j, i));
                 if (element - mirrored).abs() > ASYMMETRY * scale + f64::from(f32::MIN_POSITIVE) {
@@ -129,7 +140,7 @@ impl Row<Covariances> for Covariance {
             ("side", strings(rows.iter().map(|row| row.side.name()))),
             ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
             ("count", numbers::<UInt64Type>(rows.iter().map(|row| row.count))),
-            ("shape", shapes(rows.iter().map(|row| [row.size, row.size]))),
+            ("shape", shapes(rows.iter().map(Self::shape))),
             ("matrix", lists::<Float32Type>(rows.iter().map(|row| &row.matrix))),
         ])
     }
@@ -143,8 +154,8 @@ impl Row<Covariances> for Covariance {
         let (module, side, count) = (columns.utf8("module")?, columns.utf8("side")?, columns.u64("count")?);
         let (shapes, matrix) = (columns.list("shape")?, columns.list("matrix")?);
         let row = |i| -> Result<Self> {
-            let (module, matrix, size) = (module.value(i), floats(matrix, i), shape(shapes, i)?[0]);
-            filled(&format!("matrix of {module}"), [size, size], &matrix)?;
+            let (module, matrix, [size, width]) = (module.value(i), floats(matrix, i), shape(shapes, i)?);
+            filled(&format!("matrix of {module}"), [size, if width == 1 { 1 } else { size }], &matrix)?;
             let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
             Ok(Self { module: module.into(), side, shared_with, count: count.value(i), size, matrix })
         };
@@ -170,7 +181,9 @@ mod tests {
                 let (module, shared_with, matrix) = (module.clone(), shared_with.clone(), matrix.clone());
                 Covariance { module, side, shared_with, count, size: 3, matrix }
             };
-            round_trip::<Covariances, _>(&[row(Side::Activation), row(Side::Gradient)]);
+            let diagonal = Covariance { matrix: x.iter().map(|x| x * x).collect(), ..row(Side::Gradient) };
+            assert!(diagonal.is_diagonal() && !row(Side::Gradient).is_diagonal());
+            round_trip::<Covariances, _>(&[row(Side::Activation), row(Side::Gradient), diagonal]);
         }
     }
 }

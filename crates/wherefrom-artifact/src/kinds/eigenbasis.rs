@@ -23,7 +23,8 @@ pub(super) const DEFINITION: Definition = Definition {
     ],
     show: |folder, _| {
         first::<Eigenbasis, Basis>(folder, |row| {
-            let [least, largest] = [row.values.first(), row.values.last()].map(|value| value.copied().unwrap_or(0.0));
+            let [least, largest]: [fn(f32, f32) -> f32; 2] = [f32::min, f32::max];
+            let [least, largest] = [least, largest].map(|of| row.values.iter().copied().reduce(of).unwrap_or(0.0));
             let (module, side, count) = (&row.module, row.side.name(), row.values.len());
             format!("{module} {side} {count} eigenvalues, {least:.3e} to {largest:.3e}")
         })
@@ -32,9 +33,10 @@ pub(super) const DEFINITION: Definition = Definition {
         Tensors::of::<Eigenbasis, Basis>(folder, |tensors, row| {
             for module in row.modules() {
                 let name = tensors.block(format!("{module}.{}", row.side.name()));
-                let n = row.values.len();
-                tensors.push(format!("{name}.values"), vec![n], row.values.clone());
-                tensors.push(format!("{name}.vectors"), vec![n, n], row.vectors.clone());
+                tensors.push(format!("{name}.values"), vec![row.values.len()], row.values.clone());
+                if !row.is_standard() {
+                    tensors.push(format!("{name}.vectors"), row.shape().to_vec(), row.vectors.clone());
+                }
             }
         })
     }),
@@ -47,7 +49,8 @@ pub(super) const DEFINITION: Definition = Definition {
 /// How much the length of an eigenvector may differ from 1.
 const LENGTH: f64 = 1e-3;
 
-/// Eigenvalues ascending, eigenvectors as the columns of [n, n], row-major.
+/// Eigenvalues ascending, eigenvectors as the columns of [n, n], row-major; or the diagonal of a covariance of which nothing else
+/// is there, in its order, and no vectors: the standard basis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Basis {
     /// Module name.
@@ -58,11 +61,20 @@ pub struct Basis {
     pub shared_with: Vec<String>,
     /// Eigenvalues, of the mean over tokens.
     pub values: Vec<f32>,
-    /// Row-major eigenvectors.
+    /// Row-major eigenvectors; none in the standard basis.
     pub vectors: Vec<f32>,
 }
 
 impl Basis {
+    /// Whether this is the standard basis.
+    pub fn is_standard(&self) -> bool {
+        self.vectors.is_empty()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.values.len(), if self.is_standard() { 0 } else { self.values.len() }]
+    }
+
     /// Every module that has this matrix.
     pub fn modules(&self) -> impl Iterator<Item = &String> {
         [&self.module].into_iter().chain(&self.shared_with)
@@ -73,6 +85,9 @@ impl Basis {
     /// Refuses eigenvectors that are not of unit length.
     fn check(&self) -> Result<()> {
         let (name, n) = (format!("the {} eigenbasis of {}", self.side.name(), self.module), self.values.len());
+        if self.is_standard() {
+            return Ok(());
+        }
         let mut squares = vec![0.0_f64; n];
         for vectors in self.vectors.chunks_exact(n.max(1)) {
             squares.iter_mut().zip(vectors).for_each(|(sum, &value)| *sum += f64::from(value).powi(2));
@@ -93,7 +108,7 @@ impl Row<Eigenbasis> for Basis {
             ("side", strings(rows.iter().map(|row| row.side.name()))),
             ("shared_with", string_lists(rows.iter().map(|row| &row.shared_with[..]))),
             ("values", lists::<Float32Type>(rows.iter().map(|row| &row.values))),
-            ("shape", shapes(rows.iter().map(|row| [row.values.len(), row.values.len()]))),
+            ("shape", shapes(rows.iter().map(Self::shape))),
             ("vectors", lists::<Float32Type>(rows.iter().map(|row| &row.vectors))),
         ])
     }
@@ -108,9 +123,10 @@ impl Row<Eigenbasis> for Basis {
         let (eigenvalues, vectors) = (columns.list("values")?, columns.list("vectors")?);
         let row = |i| -> Result<Self> {
             let (module, values, vectors) = (module.value(i), floats(eigenvalues, i), floats(vectors, i));
-            filled(&format!("vectors of {module}"), [values.len(); 2], &vectors)?;
             let (side, shared_with) = (Side::from_name(side.value(i))?, columns.texts("shared_with", i));
-            Ok(Self { module: module.into(), side, shared_with, values, vectors })
+            let basis = Self { module: module.into(), side, shared_with, values, vectors };
+            filled(&format!("vectors of {module}"), basis.shape(), &basis.vectors)?;
+            Ok(basis)
         };
         (0..batch.num_rows()).map(row).collect()
     }
@@ -134,7 +150,8 @@ mod tests {
                 let (module, shared_with, values) = (module.clone(), shared_with.clone(), values.clone());
                 Basis { module, side, shared_with, values, vectors: vec![cos, -sin, sin, cos] }
             };
-            round_trip::<Eigenbasis, _>(&[row(Side::Activation), row(Side::Gradient)]);
+            let standard = Basis { vectors: Vec::new(), ..row(Side::Gradient) };
+            round_trip::<Eigenbasis, _>(&[row(Side::Activation), row(Side::Gradient), standard]);
         }
     }
 }

@@ -4,8 +4,9 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::bf16::Operand;
-use super::cpu::{contiguous, is_cpu, vectorised};
+use super::cpu::{contiguous, is_cpu, values as floats, vectorised};
 use super::examples::products_of;
+use super::precision::widen;
 use super::product::{Accumulate, View, accumulate, add_product, product};
 use super::ragged::Ragged;
 
@@ -13,6 +14,8 @@ use super::ragged::Ragged;
 const BAND: usize = 96;
 /// Rows whose products are added in float32 one after the other; each further run is added to their sum.
 const RUN: usize = 256;
+/// Columns of a diagonal that one task sums.
+const COLUMNS: usize = 1 << 10;
 /// Numbers of a product that one task holds.
 const TILE: usize = 1 << 20;
 
@@ -88,6 +91,31 @@ impl Sum {
                 accumulate(&mut view, rows.transposed(), columns, mode, gemm::Parallelism::None);
             }
             add_triangle(sum, first, &tile, end);
+        });
+    }
+
+    /// += sum over the rows of x^2, elementwise, x `[tokens, n]`, for a full sum `[1, n]`: the diagonal of x^T x.
+    ///
+    /// # Panics
+    /// Where the sum has another form.
+    pub fn add_squares(&mut self, x: Tensor<2>) {
+        let [_, n] = x.dims();
+        assert_eq!(self.form, Form::Full([1, n]), "the squares of [tokens, n]");
+        let x = widen(x);
+        if !is_cpu(&x.device()) {
+            let squares = x.square().sum_dim(0);
+            self.pending = Some(match self.pending.take() {
+                Some(sum) => sum + squares,
+                None => squares,
+            });
+            return;
+        }
+        let x = contiguous(x);
+        let x = floats(&x);
+        self.values.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sum)| {
+            for row in x.chunks_exact(n) {
+                sum.iter_mut().zip(&row[chunk * COLUMNS..]).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+            }
         });
     }
 

@@ -171,8 +171,8 @@ impl Attention {
         let [d_queries, d_keys] = [d_queries, d_keys].map(|d| self.turn(places, d, Rotation::Backward));
         let [mut d_queries, mut d_keys, d_values] = uncut([d_queries, d_keys, d_values], clipped);
         if let (Some([query_norm, key_norm]), Some([queries, keys])) = (&self.head_norms, plain) {
-            pass.report(|| query_norm.gradients_by_head(weights, &d_queries, &queries))?;
-            pass.report(|| key_norm.gradients_by_head(weights, &d_keys, &keys))?;
+            key_norm.report_by_head(pass, &d_keys, &keys)?;
+            query_norm.report_by_head(pass, &d_queries, &queries)?;
             d_queries = query_norm.backward_by_head(weights, d_queries, queries);
             d_keys = key_norm.backward_by_head(weights, d_keys, keys);
         }

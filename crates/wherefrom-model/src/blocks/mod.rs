@@ -199,7 +199,7 @@ impl Block {
     ) -> Result<Tensor<2>> {
         let d = self.scaled(d.clone());
         let (Some(norm), Some(branch)) = (&norms.after, branch) else { return Ok(d) };
-        pass.report(|| norm.gradients(&d, &branch))?;
+        norm.report(pass, &d, &branch)?;
         Ok(norm.backward(pass.weights, d.zeros_like(), d, branch))
     }
 
@@ -234,7 +234,7 @@ impl Norms {
         pass: &mut Pass<'_>,
     ) -> Result<Tensor<2>> {
         let Some(norm) = &self.before else { return Ok(d + d_input) };
-        pass.report(|| norm.gradients(&d_input, &x))?;
+        norm.report(pass, &d_input, &x)?;
         Ok(norm.backward(pass.weights, d, d_input, x))
     }
 }

@@ -101,7 +101,7 @@ fn taps_make_the_gradient_of_every_module() {
         let expected = expected.filter(|name| lora(name) == (attribute == Attribute::Adapter)).count();
         assert_eq!(seen.len(), expected, "{name}: {seen:?}");
         seen.reverse();
-        let modules: Vec<_> = fixture.model.modules().iter().map(|module| module.name.clone()).collect();
+        let modules: Vec<_> = all(&fixture.model).modules().iter().map(|module| module.name.clone()).collect();
         assert_eq!(seen, modules, "{name}: last to first");
     });
 }
@@ -142,7 +142,7 @@ fn a_walk_that_ends_early_makes_the_same_taps() {
             taps
         };
         let whole = taps(&all(&fixture.model));
-        for (place, module) in fixture.model.modules().iter().enumerate() {
+        for (place, module) in all(&fixture.model).modules().iter().enumerate() {
             let one = Modules::Globs(vec![module.name.clone()]);
             let one = Selection::new(&one, fixture.model.modules()).unwrap();
             // As a pass of several for want of memory, too: blocks without it are computed again.

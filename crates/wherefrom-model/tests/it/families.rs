@@ -101,7 +101,7 @@ fn taps_make_the_gradient_of_every_module() {
             Ok(())
         };
         fixture.model.taps(&batch, &Labels::Empirical, &selection, visit).unwrap();
-        let (all, config) = (fixture.model.modules(), &fixture.model.config);
+        let (all, config) = (selection.modules(), &fixture.model.config);
         for module in all.iter().filter(|module| !seen.contains(&module.name)) {
             let gradient = values(gradients[&module.weight()].clone());
             assert!(module.routed.is_some() && gradient.iter().all(|&value| value == 0.0), "{name}: {}", module.name);
@@ -119,8 +119,8 @@ fn a_walk_that_ends_early_makes_the_same_taps() {
     for name in FAMILIES {
         let fixture = Fixture::family(name);
         let all = fixture.model.modules().to_vec();
-        let taps = |globs: Vec<String>| {
-            let selection = Selection::new(&Modules::Globs(globs), &all).unwrap();
+        let taps = |choice: Modules| {
+            let selection = Selection::new(&choice, &all).unwrap();
             let mut taps = Vec::new();
             let visit = &mut |tap: Tap<'_>| {
                 taps.push((tap.module.name.clone(), values(tap.activations), values(tap.output_gradients)));
@@ -129,9 +129,9 @@ fn a_walk_that_ends_early_makes_the_same_taps() {
             fixture.model.taps(&fixture.batch(), &Labels::Sampled { seed: 3 }, &selection, visit).unwrap();
             taps
         };
-        let whole = taps(vec!["*".into()]);
+        let whole = taps(Modules::Named("everything".into()));
         for module in &all {
-            let one = taps(vec![module.name.clone()]);
+            let one = taps(Modules::Globs(vec![module.name.clone()]));
             if one.is_empty() {
                 assert!(
                     module.routed.is_some() && whole.iter().all(|(name, ..)| *name != module.name),

@@ -6,6 +6,7 @@ mod checkpoints;
 mod configs;
 mod families;
 mod fuzz;
+mod outside;
 mod stored;
 mod streams;
 mod tangents;

@@ -161,8 +161,9 @@ fn products_of_every_family_are_those_of_its_logits() {
 /// Against differences of steps `h` along the direction.
 pub(crate) fn products_are_those_of_logits(name: &str, fixture: &Fixture, h: f64) {
     let (batch, targets) = segmented(fixture);
-    let one = |index: usize| Modules::Globs(vec![fixture.model.modules()[index].name.clone()]);
-    let last = fixture.model.modules().len() - 1;
+    let maps: Vec<_> = fixture.model.modules().iter().filter(|module| module.part.is_map()).collect();
+    let one = |index: usize| Modules::Globs(vec![maps[index].name.clone()]);
+    let last = maps.len() - 1;
     // An adapter may have no map of an MLP.
     let mlp = fixture.model.modules().iter().any(|module| module.part == Part::Mlp).then(Modules::default);
     for choice in [Modules::Globs(vec!["*".into()]), one(0), one(last)].into_iter().chain(mlp) {

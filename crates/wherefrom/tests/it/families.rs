@@ -9,8 +9,8 @@ use wherefrom_artifact::{Artifact, Score, Scores};
 
 use crate::bench::Bench;
 
-const QUERIES: usize = 5;
-const EXAMPLES: usize = 40;
+pub(crate) const QUERIES: usize = 5;
+pub(crate) const EXAMPLES: usize = 40;
 
 /// Families; of those with experts the globs of their routers.
 const FAMILIES: [(&str, &[&str]); 26] = [
@@ -42,7 +42,7 @@ const FAMILIES: [(&str, &[&str]); 26] = [
     ("smollm3", &[]),
 ];
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/families").join(name)
 }
 
@@ -99,7 +99,7 @@ inputs = {{ queries = "{name}-ihvp", tokens = "train" }}
 }
 
 /// Scores of a step, [queries, examples], without 1 / N.
-fn scores(bench: &Bench, step: &str) -> Vec<f64> {
+pub(crate) fn scores(bench: &Bench, step: &str) -> Vec<f64> {
     let folder = bench.path(bench.ok(&["path", "study.toml", step]).trim_end());
     let mut scores = vec![f64::NAN; QUERIES * EXAMPLES];
     for row in Artifact::<Scores>::open(&folder).unwrap().rows::<Score>().unwrap() {
@@ -110,15 +110,20 @@ fn scores(bench: &Bench, step: &str) -> Vec<f64> {
 }
 
 fn reference(family: &str, step: &str) -> Vec<f64> {
-    let bytes = fs::read(fixture(&format!("{family}.safetensors"))).unwrap();
+    read(&format!("{family}.safetensors"), &format!("scores.{step}"))
+}
+
+/// Scores [queries, examples] of a file of references.
+pub(crate) fn read(file: &str, name: &str) -> Vec<f64> {
+    let bytes = fs::read(fixture(file)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let view = tensors.tensor(&format!("scores.{step}")).unwrap();
+    let view = tensors.tensor(name).unwrap();
     assert_eq!(view.shape(), [QUERIES, EXAMPLES]);
     view.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 /// max|found - reference| / max|reference|.
-fn error(found: &[f64], reference: &[f64]) -> f64 {
+pub(crate) fn error(found: &[f64], reference: &[f64]) -> f64 {
     let scale = reference.iter().fold(0.0_f64, |max, value| max.max(value.abs()));
     assert!(scale > 0.0 && found.iter().all(|value| value.is_finite()), "every pair has a score");
     found.iter().zip(reference).fold(0.0_f64, |max, (x, y)| max.max((x - y).abs())) / scale

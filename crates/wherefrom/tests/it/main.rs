@@ -18,6 +18,7 @@ mod index;
 mod init;
 mod kept;
 mod ladder;
+mod outside;
 mod overflow;
 mod passes;
 mod places;
