@@ -90,9 +90,9 @@ pub(crate) fn waiting(n: usize) -> u64 {
 }
 
 fn decompose(mut row: Covariance, threads: Threads, exec: &Exec) -> Result<Basis> {
-    let scale = 1.0 / row.count.max(1) as f64;
+    let (scale, diagonal) = (1.0 / row.count.max(1) as f64, row.is_diagonal());
     let mean: Vec<f64> = std::mem::take(&mut row.matrix).iter().map(|&value| f64::from(value) * scale).collect();
-    let (values, vectors) = match row.is_diagonal() {
+    let (values, vectors) = match diagonal {
         true => (mean, Vec::new()),
         false => symmetric_eigen(&mean, row.size, threads)
             .with_context(|| format!("the {} covariance of {}", row.side.name(), row.module))?,

@@ -11,7 +11,7 @@ use wherefrom_artifact::{Asked, Cell, CellColumn, Cells, Detail, Error, Example,
 
 use crate::duplicates::{Near, Runs, near};
 use crate::groups::{Grouped, Listed, Names};
-use crate::layers::{Grid, centre_of_mass};
+use crate::layers::Grid;
 use crate::pieces::Pieces;
 use crate::statistics::{Distribution, Influences, describe};
 use crate::{Config, Inputs};
@@ -389,7 +389,7 @@ impl Gathered {
             pieces: self.pieces(&example.input_ids),
             by_token: detail.map(|detail| Scaled::new(&detail.by_token)),
             by_module: detail.map(|detail| Scaled::new(&detail.by_module)),
-            centre: by_layer.as_deref().and_then(centre_of_mass).map(rounded),
+            centre: by_layer.as_deref().and_then(|shares| self.grid.centre_of_mass(shares)).map(rounded),
             ratio: detail.and_then(|detail| ratio(&detail.by_token)),
             near: None,
             quotes: None,

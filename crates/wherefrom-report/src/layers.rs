@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+/// The layer of what has no number in its name.
+const OTHER: &str = "other";
+
 /// Modules as a grid of layers and maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Grid {
@@ -38,7 +41,7 @@ impl Grid {
             });
             places.push((numbers[number], place));
         }
-        let name = |number: &u32| if *number == u32::MAX { "other".into() } else { number.to_string() };
+        let name = |number: &u32| if *number == u32::MAX { OTHER.into() } else { number.to_string() };
         Self { layers: numbers.keys().map(name).collect(), modules, maps, places }
     }
 
@@ -50,11 +53,29 @@ impl Grid {
         }
         sums
     }
+    /// sum_l l · |s_l| / sum_l |s_l|: where along the layers the influence sits; none where there is none. What is in no layer,
+    /// such as an embedding or the head, is left out.
+    pub(crate) fn centre_of_mass(&self, by_layer: &[f64]) -> Option<f64> {
+        let numbered =
+            self.layers.iter().zip(by_layer).filter(|(name, _)| *name != OTHER).map(|(_, share)| share.abs());
+        let sum: f64 = numbered.clone().sum();
+        let moment: f64 = numbered.enumerate().map(|(layer, share)| layer as f64 * share).sum();
+        (sum > 0.0).then(|| moment / sum)
+    }
 }
 
-/// sum_l l · |s_l| / sum_l |s_l|: where along the layers the influence sits; none where there is none.
-pub(crate) fn centre_of_mass(by_layer: &[f64]) -> Option<f64> {
-    let sum: f64 = by_layer.iter().map(|share| share.abs()).sum();
-    let moment: f64 = by_layer.iter().enumerate().map(|(layer, share)| layer as f64 * share.abs()).sum();
-    (sum > 0.0).then(|| moment / sum)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_no_layer_is_no_layer_behind_the_last() {
+        let names = ["model.embed_tokens", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj", "lm_head"];
+        let grid = Grid::new(names.map(String::from).to_vec());
+        assert_eq!(grid.layers, ["0", "1", "other"]);
+        let by_layer = grid.by_layer(&[5.0, 1.0, -3.0, 2.0]);
+        assert_eq!(by_layer, [1.0, -3.0, 7.0]);
+        assert_eq!(grid.centre_of_mass(&by_layer), Some(0.75));
+        assert_eq!(grid.centre_of_mass(&[0.0, 0.0, 7.0]), None);
+    }
 }

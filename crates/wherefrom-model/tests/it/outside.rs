@@ -136,7 +136,8 @@ fn taps_in_reduced_precision_stay_close() {
                 let (full, found) = (values(full[&key].clone()), values(found));
                 let (cosine, size) = (cosine(&full, &found), |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt());
                 assert!(cosine > least, "{name} {key:?} {}: {cosine}", precision.name());
-                assert!((size(&found) / size(&full) - 1.0).abs() < 0.05, "{name} {key:?} {}", precision.name());
+                let most = if precision == Precision::F16 { 0.05 } else { 0.2 };
+                assert!((size(&found) / size(&full) - 1.0).abs() < most, "{name} {key:?} {}", precision.name());
             }
         }
     }
