@@ -208,7 +208,7 @@ mod tests {
             let selection = Selection::new(&Modules::Named("everything".into()), model.modules()).unwrap();
             let stream = model.decoder().forward(&batch, None).unwrap().output;
             let predicted = Predicted { stream: &stream, labels: &Labels::Empirical, pairs: None };
-            let values = |x: Tensor<2>| x.into_data().to_vec::<f32>().unwrap();
+            let values = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
             // (module, sequence, positions, d, a) in order.
             let taps = |numbers: usize| {
                 let outside = Outside { model: &model, batch: &batch, selection: &selection, numbers };
