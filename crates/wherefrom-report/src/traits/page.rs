@@ -334,7 +334,7 @@ fn steering(curve: &Steering, name: &str) -> Markup {
     };
     let lines = Lines {
         says: format!(
-            "Steering by c v at {layer}: mean score by {name} of the answers at each coefficient c.{band_of}"
+            "Steering by c v at {layer}: mean score for {name} of the answers at each coefficient c.{band_of}"
         ),
         x: "coefficient c",
         y: "mean score",

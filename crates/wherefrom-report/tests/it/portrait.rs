@@ -266,7 +266,7 @@ fn numbers_stand_beside_their_controls() {
         "Cosine, random",
         "10 asked for the trait and 10 against it",
         "The band is that of 20 directions that stand for nothing.",
-        "Steering by c v at layer 3: mean score by loud",
+        "Steering by c v at layer 3: mean score for loud",
         "lowest and highest of 4 directions that stand for nothing",
         "<b>−1 v</b>",
         "<b>not steered</b>",

@@ -184,7 +184,7 @@ fn a_trait_has_a_page_with_controls_beside_its_numbers() {
         "Answers and what was kept of them",
         "of 5 shuffled directions",
         "The band is that of 8 directions that stand for nothing.",
-        "at layer 1: mean score by loud",
+        "at layer 1: mean score for loud",
         "lowest and highest of 8 directions that stand for nothing",
         "not steered",
         "&lt;b&gt;+1 v",
