@@ -1,6 +1,7 @@
 //! Shapes of language models whose weights are drawn on the spot: what a card is measured with.
 
 use serde_json::{Value, json};
+use wherefrom_model::{Precision, Sizes};
 
 /// A Llama by its sizes, and how much of it is run.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,18 +77,16 @@ impl Shape {
         (self.vocabulary * self.hidden + self.layers * layer + self.hidden) as u64
     }
 
-    /// Bytes of a card that the passes take at most: weights in float16, one of them and the logits in float32, and what
-    /// a batch leaves for the way back.
-    pub(crate) fn bytes(&self) -> u64 {
-        let widest = 4 * self.hidden * self.vocabulary.max(self.inner);
-        let logits = 3 * 4 * self.batch_tokens * self.vocabulary;
-        let kept = 4 * self.batch_tokens * self.layers * (8 * self.hidden + 3 * self.inner);
-        let sums = 4 * self.inner * self.inner;
-        2 * self.parameters() + (2 * widest + logits + kept + sums) as u64
+    /// Bytes of a card that it takes in float32, as a plan has it: weights, a batch, and the sums of the first block's MLP with
+    /// their products.
+    fn bytes(&self) -> u64 {
+        let sizes = Sizes::new(&self.config(), &Value::Null, self.batch_tokens);
+        let passes = sizes.map_or(u64::MAX / 2, |sizes| sizes.held(Precision::F32, false).footprint.total());
+        passes + 12 * (2 * self.hidden.pow(2) + 3 * self.inner.pow(2)) as u64
     }
 
     /// Bytes of its largest tensor in float32: the embedding, or a covariance.
-    pub(crate) fn largest_tensor(&self) -> u64 {
+    fn largest_tensor(&self) -> u64 {
         4 * (self.hidden * self.vocabulary).max(self.inner * self.inner) as u64
     }
 }
@@ -124,14 +123,15 @@ mod tests {
     fn the_largest_that_fits_is_taken() {
         let name = |gib: u64, tensor: Option<u64>| largest(gib << 30, tensor, None).map(|shape| shape.name);
         let (two, four) = (Some((2 << 30) - 1), Some((4 << 30) - 4));
-        assert_eq!(name(8, two), None);
+        assert_eq!(name(16, two), None);
         assert_eq!(name(24, two), Some("3B"));
-        assert_eq!(name(40, two), Some("8B"));
+        assert_eq!(name(48, two), Some("8B"));
         assert_eq!(name(80, two), Some("14B"));
-        assert_eq!(name(141, four), Some("32B"));
+        assert_eq!(name(192, four), Some("32B"));
+        assert_eq!(name(192, two), Some("14B"));
         // An interface whose tensors are small.
-        assert_eq!(name(141, Some(128 << 20)), None);
+        assert_eq!(name(192, Some(128 << 20)), None);
         // Weights are written to a disk first.
-        assert_eq!(largest(141 << 30, four, Some(20 << 30)).map(|shape| shape.name), Some("3B"));
+        assert_eq!(largest(192 << 30, four, Some(20 << 30)).map(|shape| shape.name), Some("3B"));
     }
 }

@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_linalg::kernels::{cross_entropy, product, round_like, sample_rows};
+use wherefrom_linalg::kernels::{
+    cross_entropy, cross_entropy_on_device, is_cpu, on_device, product, round_like, sample_rows, sample_rows_on_device,
+};
 use wherefrom_linalg::random;
 
 use crate::batch::{Batch, Target};
@@ -74,6 +76,12 @@ pub(crate) struct HeadLoss {
     pub(crate) gradients: Parameters,
 }
 
+/// Cross-entropies of targets: a GPU keeps its own, `[targets, 1]`, until those of the whole batch are asked for.
+pub(crate) enum Losses {
+    Here(Vec<f32>),
+    OnDevice(Tensor<2>),
+}
+
 /// What the head makes of some targets.
 pub(crate) struct Chunk {
     /// Their rows.
@@ -83,7 +91,7 @@ pub(crate) struct Chunk {
     /// What the head reads of it: [targets, hidden].
     pub(crate) hidden: Tensor<2>,
     /// Of each target, without its weight.
-    losses: Vec<f32>,
+    losses: Losses,
     /// Gradient of the loss before logits are bent, scaled: [targets, vocabulary].
     pub(crate) d_logits: Tensor<2>,
 }
@@ -189,15 +197,23 @@ impl Model {
         let pairs = self.pairs(output, batch, labels)?;
         let mut d_output = output.zeros_like();
         let mut by_target = Vec::with_capacity(batch.targets.len());
+        // Of a GPU, which hands out those of a batch at once.
+        let mut losses = Vec::new();
         let mut gradients = Parameters::new();
+        // Training has a remedy of its own.
+        let refuses = !parameters || self.precision != Precision::F32;
         let chunk = (HEAD_LOGITS / self.config.vocab_size).max(1);
         for targets in batch.targets.chunks(chunk) {
             let made = self.head_chunk(&head, output, batch, targets, labels, pairs.as_ref())?;
-            // Training has a remedy of its own.
-            if !parameters || self.precision != Precision::F32 {
-                self.finite(&made.losses, targets, batch)?;
+            match made.losses {
+                Losses::Here(own) => {
+                    if refuses {
+                        self.finite(&own, targets, batch)?;
+                    }
+                    by_target.extend(own);
+                }
+                Losses::OnDevice(own) => losses.push(own),
             }
-            by_target.extend(made.losses);
             let d_hidden = head.through(made.d_logits.clone());
             if parameters && !self.trains_adapters() {
                 let d_logits = self.precision.operand(made.d_logits).transpose();
@@ -208,6 +224,13 @@ impl Model {
             }
             let d_x = head.read_backward(d_hidden, made.x);
             d_output = scatter_rows(d_output, made.rows, d_x);
+        }
+        if !losses.is_empty() {
+            let losses = Tensor::cat(losses, 0).into_data();
+            by_target = losses.try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+            if refuses {
+                self.finite(&by_target, &batch.targets, batch)?;
+            }
         }
         Ok(HeadLoss { by_target, pairs, d: d_output, gradients })
     }
@@ -228,8 +251,15 @@ impl Model {
         let logits = head.logits(hidden.clone());
         // Of what is bent, which the loss would be made in the place of.
         let bent = self.config.logit_cap.map(|_| logits.clone());
-        let own = self.labels(&logits, batch, targets, labels)?;
-        let (losses, mut d_logits) = cross_entropy(logits, &own);
+        let (losses, mut d_logits) = if is_cpu(&self.device) {
+            let own = self.labels(&logits, batch, targets, labels)?;
+            let (losses, d_logits) = cross_entropy(logits, &own);
+            (Losses::Here(losses), d_logits)
+        } else {
+            let own = self.labels_on_device(&logits, batch, targets, labels)?;
+            let (losses, d_logits) = cross_entropy_on_device(logits, own);
+            (Losses::OnDevice(losses), d_logits)
+        };
         // The chosen answers of pairs may be all that there is here.
         if pairs.is_some() || targets.iter().any(|target| target.weight != 1.0) {
             let factor = |target: &Target| pairs.map_or(1.0, |pairs| pairs.factors[target.sequence]);
@@ -261,13 +291,27 @@ impl Model {
         batch.weigh(&sums, labels).map(Some)
     }
 
+    /// [`Model::labels`] as `[rows, 1]` on the device; what is drawn from the model does not leave it.
+    fn labels_on_device(
+        &self,
+        logits: &Tensor<2>,
+        batch: &Batch,
+        targets: &[Target],
+        labels: &Labels,
+    ) -> Result<Tensor<2, Int>> {
+        match labels {
+            Labels::Sampled { seed } if !batch.has_preferences() => {
+                Ok(sample_rows_on_device(logits.clone(), &uniforms(*seed, batch, targets)))
+            }
+            _ => Ok(on_device(&self.labels(logits, batch, targets, labels)?, &self.device)),
+        }
+    }
+
     fn labels(&self, logits: &Tensor<2>, batch: &Batch, targets: &[Target], labels: &Labels) -> Result<Vec<u32>> {
         match labels {
             Labels::Empirical => Ok(targets.iter().map(|target| target.id).collect()),
             Labels::Sampled { seed } => {
-                let uniform =
-                    |target: &Target| random::uniform(*seed, batch.examples[target.sequence], target.position as u64);
-                let mut drawn = sample_rows(logits.clone(), &targets.iter().map(uniform).collect::<Vec<_>>());
+                let mut drawn = sample_rows(logits.clone(), &uniforms(*seed, batch, targets));
                 // Of a pair it is drawn which answer is preferred, not what they say.
                 for (label, target) in drawn.iter_mut().zip(targets) {
                     if batch.preferences[target.sequence].is_some() {
@@ -289,4 +333,10 @@ impl Model {
             }
         }
     }
+}
+
+/// The number in [0, 1) that each target's label is drawn by.
+fn uniforms(seed: u64, batch: &Batch, targets: &[Target]) -> Vec<f64> {
+    let uniform = |target: &Target| random::uniform(seed, batch.examples[target.sequence], target.position as u64);
+    targets.iter().map(uniform).collect()
 }

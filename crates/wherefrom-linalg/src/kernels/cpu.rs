@@ -26,8 +26,8 @@ pub(crate) fn with_burn_operations<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Whether kernels on this device take the CPU path.
-pub(super) fn is_cpu(device: &Device) -> bool {
+/// Whether kernels on this device take the CPU path: the host has what they compute as soon as they return.
+pub fn is_cpu(device: &Device) -> bool {
     !BURN_ONLY.get() && *device == Device::flex()
 }
 

@@ -19,12 +19,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>)
     assert_eq!(rows, labels.len(), "one label a row");
     let device = logits.device();
     if !is_cpu(&device) {
-        let index = labels.iter().map(|&label| i64::from(label)).collect::<Vec<_>>();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows]), &device).reshape([rows, 1]);
-        let log_p = activation::log_softmax(logits, 1);
-        let loss = log_p.clone().gather(1, index.clone()).neg();
-        let minus_one = Tensor::full([rows, 1], -1.0, &device);
-        let d = log_p.exp().scatter(1, index, minus_one, IndexingUpdateOp::Add);
+        let (loss, d) = cross_entropy_on_device(logits, on_device(labels, &device));
         return (host(loss), d);
     }
     let mut z = writable(logits);
@@ -45,6 +40,20 @@ pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> (Vec<f32>, Tensor<2>)
             );
         });
     (loss, wrap(z))
+}
+
+/// The same of labels `[rows, 1]` on the device, where the losses `[rows, 1]` stay: the host waits for neither.
+pub fn cross_entropy_on_device(logits: Tensor<2>, labels: Tensor<2, Int>) -> (Tensor<2>, Tensor<2>) {
+    let log_p = activation::log_softmax(widen(logits), 1);
+    let loss = log_p.clone().gather(1, labels.clone()).neg();
+    let minus_one = Tensor::full(labels.dims(), -1.0, &labels.device());
+    (loss, log_p.exp().scatter(1, labels, minus_one, IndexingUpdateOp::Add))
+}
+
+/// Labels as `[rows, 1]` on a device.
+pub fn on_device(labels: &[u32], device: &Device) -> Tensor<2, Int> {
+    let index = labels.iter().map(|&label| i64::from(label)).collect::<Vec<_>>();
+    Tensor::from_data(TensorData::new(index, [labels.len(), 1]), device)
 }
 
 /// Probabilities p = softmax(z), row by row.
@@ -78,8 +87,7 @@ pub fn cross_entropy_tangent(t: Tensor<2>, p: Tensor<2>, labels: &[u32]) -> (Vec
     assert_eq!(rows, labels.len(), "one label a row");
     let device = t.device();
     if !is_cpu(&device) {
-        let index = labels.iter().map(|&label| i64::from(label)).collect::<Vec<_>>();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows]), &device).reshape([rows, 1]);
+        let index = on_device(labels, &device);
         let mean = (p.clone() * t.clone()).sum_dim(1);
         return (host(mean.clone() - t.clone().gather(1, index)), p * (t - mean));
     }
@@ -149,7 +157,8 @@ pub fn sample_rows(logits: Tensor<2>, uniforms: &[f64]) -> Vec<u32> {
     assert_eq!(rows, uniforms.len(), "one uniform number a row");
     let device = logits.device();
     if !is_cpu(&device) {
-        return sample_rows_on_device(logits, uniforms, &device);
+        let drawn = sample_rows_on_device(logits, uniforms).into_data();
+        return drawn.iter::<i64>().map(|label| label as u32).collect();
     }
     let logits = contiguous(logits);
     let task = rows_per_task(rows, vocab);
@@ -189,13 +198,13 @@ fn inverse_distribution(weights: &[f32], u: f64) -> u32 {
     weights.iter().rposition(|&w| w > 0.0).unwrap_or(0) as u32
 }
 
-/// The label is the number of indices whose cumulative probability does not exceed u.
-fn sample_rows_on_device(logits: Tensor<2>, uniforms: &[f64], device: &Device) -> Vec<u32> {
-    let [rows, vocab] = logits.dims();
+/// [`sample_rows`] as `[rows, 1]` on the device: the label is the number of indices whose cumulative probability does not exceed u.
+pub fn sample_rows_on_device(logits: Tensor<2>, uniforms: &[f64]) -> Tensor<2, Int> {
+    let ([rows, vocab], device) = (logits.dims(), logits.device());
     let u = uniforms.iter().map(|&u| u as f32).collect::<Vec<_>>();
-    let u = Tensor::<2>::from_data(TensorData::new(u, [rows, 1]), device);
-    let below = activation::softmax(logits, 1).cumsum(1).lower_equal(u.expand([rows, vocab]));
-    host(below.float().sum_dim(1)).into_iter().map(|count| (count as u32).min(vocab as u32 - 1)).collect()
+    let u = Tensor::<2>::from_data(TensorData::new(u, [rows, 1]), &device);
+    let below = activation::softmax(widen(logits), 1).cumsum(1).lower_equal(u.expand([rows, vocab]));
+    below.float().sum_dim(1).int().clamp_max(vocab as i64 - 1)
 }
 
 fn host(tensor: Tensor<2>) -> Vec<f32> {

@@ -32,7 +32,11 @@ pub use attention::{
     AttentionShape, causal_attention, causal_attention_backward, causal_attention_tangent, sink_gradients,
 };
 pub use cached::KeyValues;
-pub use cross_entropy::{cross_entropy, cross_entropy_tangent, sample_rows, softmax};
+pub use cpu::is_cpu;
+pub use cross_entropy::{
+    cross_entropy, cross_entropy_on_device, cross_entropy_tangent, on_device, sample_rows, sample_rows_on_device,
+    softmax,
+};
 pub use examples::{example_products, paired_sums, weighted_squares};
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_gain_gradient};
 pub use picked::picked_products;

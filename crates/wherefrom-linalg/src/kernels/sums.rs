@@ -7,7 +7,7 @@ use super::bf16::Operand;
 use super::cpu::{contiguous, is_cpu, values as floats, vectorised};
 use super::examples::products_of;
 use super::precision::widen;
-use super::product::{Accumulate, View, accumulate, add_product, product};
+use super::product::{Accumulate, View, accumulate, product};
 use super::ragged::Ragged;
 
 /// Rows of a triangle that one task takes: fewer make products slow, more leave less of the square out.
@@ -43,13 +43,39 @@ impl Form {
     }
 }
 
-/// A sum of matrices. On the CPU each product is added in float64 as it leaves the cache; a GPU sums in float32 until
+/// A sum of matrices. On the CPU each product is added in float64 as it leaves the cache; a GPU sums in float32, compensated, until
 /// [`Sum::settle`].
 #[derive(Debug, Clone)]
 pub struct Sum {
     form: Form,
     values: Vec<f64>,
-    pending: Option<Tensor<2>>,
+    pending: Option<Compensated>,
+}
+
+/// A sum in float32 on a device, and what its last addition made too much of (Kahan 1965):
+///
+/// ```text
+/// y = x - c      t = s + y      c = (t - s) - y      s = t
+/// ```
+///
+/// After n additions it is off by 2 roundings of the sum, not by n.
+#[derive(Debug, Clone)]
+struct Compensated {
+    sum: Tensor<2>,
+    excess: Option<Tensor<2>>,
+}
+
+impl Compensated {
+    /// `sum` + x, or x alone.
+    fn add(sum: Option<Self>, x: Tensor<2>) -> Self {
+        let Some(Self { sum, excess }) = sum else { return Self { sum: x, excess: None } };
+        let y = match excess {
+            Some(excess) => x - excess,
+            None => x,
+        };
+        let total = sum.clone() + y.clone();
+        Self { excess: Some(total.clone() - sum - y), sum: total }
+    }
 }
 
 impl Sum {
@@ -68,11 +94,8 @@ impl Sum {
         let [tokens, n] = x.dims();
         assert_eq!(self.form, Form::Symmetric(n), "x^T x of [tokens, n]");
         if !is_cpu(&x.device()) {
-            let transposed = x.clone().transpose();
-            self.pending = Some(match self.pending.take() {
-                Some(sum) => add_product(sum, transposed, x),
-                None => product(transposed, x),
-            });
+            let gram = product(x.clone().transpose(), x);
+            self.pending = Some(Compensated::add(self.pending.take(), gram));
             return;
         }
         let x = contiguous(x);
@@ -104,10 +127,7 @@ impl Sum {
         let x = widen(x);
         if !is_cpu(&x.device()) {
             let squares = x.square().sum_dim(0);
-            self.pending = Some(match self.pending.take() {
-                Some(sum) => sum + squares,
-                None => squares,
-            });
+            self.pending = Some(Compensated::add(self.pending.take(), squares));
             return;
         }
         let x = contiguous(x);
@@ -130,11 +150,10 @@ impl Sum {
         assert_eq!(self.form, Form::Full([out, inside]), "d^T a of [tokens, out] and [tokens, in]");
         assert!(rows == other && rows == examples.rows(), "a row for each token of the examples");
         if !is_cpu(&d.device()) {
-            let sum = self.pending.take().unwrap_or_else(|| Tensor::zeros([out, inside], &d.device()));
-            self.pending = Some(
-                products_of(&d, &a, examples)
-                    .fold(sum, |sum, products| sum + products.square().sum_dim(0).reshape([out, inside])),
-            );
+            for products in products_of(&d, &a, examples) {
+                let squares = products.square().sum_dim(0).reshape([out, inside]);
+                self.pending = Some(Compensated::add(self.pending.take(), squares));
+            }
             return;
         }
         let (d, a) = (contiguous(d), contiguous(a));
@@ -158,8 +177,8 @@ impl Sum {
     /// # Errors
     /// Where the device does not hand it out.
     pub fn settle(&mut self) -> anyhow::Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        let pending: Vec<f32> = pending.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let Some(Compensated { sum, .. }) = self.pending.take() else { return Ok(()) };
+        let pending: Vec<f32> = sum.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
         match self.form {
             Form::Full(_) => widen_into(&mut self.values, &pending),
             Form::Symmetric(n) => add_triangle(&mut self.values, 0, &pending, n),

@@ -235,6 +235,25 @@ fn gram_matrices_agree() {
     }
 }
 
+/// A float32 sum stays at 2^24 whatever ones are added to it.
+#[test]
+fn what_is_lost_on_the_way_is_added_after_all() {
+    let sum = |forms: Form, add: &dyn Fn(&mut Sum, f32)| {
+        let mut sum = Sum::zeros(forms);
+        add(&mut sum, 4096.0);
+        (0..100).for_each(|_| add(&mut sum, 1.0));
+        sum.settle().unwrap();
+        sum.values()[0]
+    };
+    let x = |value: f32| Input { values: vec![value], shape: [1, 1] }.tensor();
+    let gram = || sum(Form::Symmetric(1), &|sum, value| sum.add_gram(x(value)));
+    let one = Ragged::new([1]);
+    let squares = || sum(Form::Full([1, 1]), &|sum, value| sum.add_squared_products(x(value), x(1.0), &one));
+    let expected = f64::from(1 << 24) + 100.0;
+    assert_eq!(both(gram), (expected, expected));
+    assert_eq!(both(squares), (expected, expected));
+}
+
 #[test]
 fn sums_over_examples_agree() {
     for lengths in [&[5, 5, 5][..], &[9, 6], &[7, 0, 8], &[0, 14, 0, 1]] {

@@ -205,6 +205,7 @@ fn sampled_labels_do_not_depend_on_the_batch() {
     let (together, turned) = (losses(&[0, 1]), losses(&[1, 0]));
     assert_close("turned", &turned, &[together[1], together[0]]);
     assert_close("alone", &losses(&[1]), &together[1..]);
+    assert_close("drawn on a device", &with_burn_operations(|| losses(&[0, 1])), &together);
 }
 
 /// Gradient of every module, summed over a batch, and the loss of each sequence.
