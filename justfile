@@ -95,7 +95,9 @@ gpu-kit folder="target/gpu-kit":
     objdump -T "{{folder}}/wherefrom-bench" | grep -o 'GLIBC_2[.0-9]*' | sort -V | tail -1 > "{{folder}}/needs.txt"
     gzip -9 "{{folder}}/wherefrom-bench"
     cp -L "$loader" "{{folder}}/lib/libvulkan.so.1"
-    cp /usr/share/doc/libvulkan1/copyright "{{folder}}/lib/LICENSE"
+    cp /usr/share/doc/libvulkan1/copyright "{{folder}}/lib/COPYRIGHT" 2>/dev/null ||
+        echo "Vulkan-Loader, https://github.com/KhronosGroup/Vulkan-Loader: The Khronos Group, Valve, LunarG; Apache License 2.0" > "{{folder}}/lib/COPYRIGHT"
+    cp LICENSE-APACHE "{{folder}}/lib"
     cp -r tests/fixtures/golden/model tests/fixtures/golden-few/{train,queries}.jsonl \
         tests/fixtures/golden-few/reference_mlp_empirical.safetensors "{{folder}}/golden"
     cp crates/wherefrom-bench/kit/* "{{folder}}"

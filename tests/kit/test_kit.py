@@ -28,8 +28,8 @@ def test_it_is_small_and_whole():
     files = [path for path in KIT.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
     names = {path.relative_to(KIT).as_posix() for path in files}
-    assert {"run.sh", "README.md", "commit.txt", "lib/libvulkan.so.1", "lib/LICENSE", "golden/train.jsonl"} <= names
-    assert "Apache" in (KIT / "lib/LICENSE").read_text()
+    assert {"run.sh", "README.md", "commit.txt", "lib/libvulkan.so.1", "lib/LICENSE-APACHE", "golden/train.jsonl"} <= names
+    assert "Apache" in (KIT / "lib/COPYRIGHT").read_text()
 
 
 def test_without_a_driver_it_says_what_is_missing(tmp_path):
@@ -42,6 +42,34 @@ def test_without_a_driver_it_says_what_is_missing(tmp_path):
     assert report["looked_seconds"] < 1
     assert "nvidia_smi" in report and "torch" in report
     assert "missing" in (tmp_path / "report/report.md").read_text()
+
+
+def test_in_a_container_for_computing_it_says_which_capability_is_missing(tmp_path):
+    smi = tmp_path / "bin/nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 'NVIDIA H100, GPU-1, 00000000:5D:00.0, 550.54, 96, 81559 MiB, 1 MiB, 9.0'\n")
+    smi.chmod(0o755)
+    path = f"{smi.parent}:{os.environ['PATH']}"
+    nowhere = {"VK_DRIVER_FILES": "/nowhere.json", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    done, report, _ = run(tmp_path / "report", PATH=path, **nowhere)
+    assert done.returncode == 2
+    assert "NVIDIA_DRIVER_CAPABILITIES=all" in done.stdout and "now: compute,utility" in done.stdout
+    assert report["nvidia_smi"][0]["name"] == "NVIDIA H100"
+    assert "81559 MiB" in (tmp_path / "report/report.md").read_text()
+
+
+def test_where_the_program_does_not_start_it_says_so(tmp_path):
+    kit = tmp_path / "kit"
+    kit.mkdir()
+    for name in ["run.sh", "needs.txt", "commit.txt"]:
+        (kit / name).write_bytes((KIT / name).read_bytes())
+    (kit / "wherefrom-bench").write_text("#!/bin/sh\necho GLIBC_9.9 not found >&2\nexit 1\n")
+    for name in ["run.sh", "wherefrom-bench"]:
+        (kit / name).chmod(0o755)
+    done = subprocess.run([kit / "run.sh", tmp_path / "report"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "GLIBC_9.9 not found" in done.stderr and (KIT / "needs.txt").read_text().strip() in done.stderr
+    assert (tmp_path / "report/log.txt").exists()
 
 
 def test_on_a_software_adapter_all_of_it_runs_small(tmp_path):

@@ -27,7 +27,7 @@ if [ ! -d "${XDG_RUNTIME_DIR:-}" ]; then
     trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
 fi
 
-if ! "$program" --version >"$folder/log.txt" 2>&1; then
+if ! "$program" --help >"$folder/log.txt" 2>&1; then
     cat "$folder/log.txt" >&2
     echo "error: the program does not start here (x86-64 Linux with $(cat "$here/needs.txt"))" >&2
     { nvidia-smi; python3 -c 'import torch; print(torch.__version__, torch.cuda.is_available())'; } >>"$folder/log.txt" 2>&1
