@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
-use wherefrom_model::{adapters, precisions};
+use wherefrom_model::{adapters, choose_adapter, precisions};
 
 /// An adapter as `report.json` has it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,8 +26,34 @@ pub(crate) struct Seen {
     pub(crate) refused: Option<String>,
 }
 
-/// Every adapter of this build, started to see what it computes in.
-pub(super) fn list() -> Vec<Seen> {
+/// The adapters, and which of them is to be measured.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Listed {
+    pub(super) adapters: Vec<Seen>,
+    /// The one that a scheduler has assigned, else the first of hardware, else the first.
+    pub(super) chosen: Option<usize>,
+    /// Why it is not certain which one was assigned.
+    pub(super) uncertain: Option<String>,
+}
+
+impl Listed {
+    pub(super) fn has_hardware(&self) -> bool {
+        self.adapters.iter().any(|seen| seen.hardware)
+    }
+
+    /// Of this build; each is started, to see what it computes in.
+    pub(super) fn here() -> Self {
+        let (chosen, uncertain) = match choose_adapter("auto") {
+            Ok(chosen) => (chosen.map(|(index, _)| index), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let adapters = list();
+        let first = || adapters.iter().position(|seen| seen.hardware).or((!adapters.is_empty()).then_some(0));
+        Self { chosen: chosen.or_else(first), adapters, uncertain }
+    }
+}
+
+fn list() -> Vec<Seen> {
     let seen = adapters().into_iter().enumerate().map(|(index, adapter)| {
         let (precisions, refused) = match precisions(Some(index)) {
             Ok(precisions) => (precisions.iter().map(|precision| precision.name().to_string()).collect(), None),

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use wherefrom_model::{Precision, choose_adapter};
 use wherefrom_stage::Device;
 
-use self::look::{Parts, Seen};
+use self::look::{Listed, Parts, Seen};
 use self::report::{Report, Torch};
 use crate::card::Card;
 use crate::golden::Golden;
@@ -88,7 +88,7 @@ pub(crate) fn child(phase: &str, folder: &Path, options: &Options) -> Result<()>
         })
     };
     let line = match phase.split_once('/') {
-        None => serde_json::to_string(&look::list())?,
+        None => serde_json::to_string(&Listed::here())?,
         Some(("ceilings", most)) => serde_json::to_string(&Card::measure(device()?.gpu(), most.parse()?)?)?,
         Some(("golden", name)) => {
             let precision = Precision::ALL.into_iter().find(|precision| precision.name() == name);
@@ -126,10 +126,9 @@ impl<'a> Kit<'a> {
     fn look(&mut self) -> Result<Option<(Option<usize>, Seen)>> {
         let parts = Parts::here();
         self.report.nvidia_smi = look::nvidia_smi();
-        self.report.adapters = self.adapters()?;
-        let hardware = |adapters: &[Seen]| adapters.iter().any(|seen| seen.hardware);
+        let mut listed = self.listed()?;
         for (name, text) in parts.others() {
-            if hardware(&self.report.adapters) {
+            if listed.has_hardware() {
                 break;
             }
             let file = std::path::absolute(self.folder.join(name))?;
@@ -138,18 +137,22 @@ impl<'a> Kit<'a> {
                 &mut self.variables,
                 ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|variable| (variable, file.clone())).into(),
             );
-            match self.adapters()? {
-                adapters if hardware(&adapters) => {
+            match self.listed()? {
+                found if found.has_hardware() => {
                     self.report.icd_file = Some(file);
-                    self.report.adapters = adapters;
+                    listed = found;
                 }
                 _ => self.variables = before,
             }
         }
-        if !hardware(&self.report.adapters) {
+        if !listed.has_hardware() {
             let smi = self.report.nvidia_smi.as_ref().is_some_and(|cards| !cards.is_empty());
             self.report.missing = parts.missing(smi);
         }
+        if let Some(why) = &listed.uncertain {
+            self.report.failed("the assigned GPU", why);
+        }
+        self.report.adapters = listed.adapters;
         self.report.parts = parts;
         self.report.looked_seconds = self.start.elapsed().as_secs_f64();
         println!("{}", report::seen(&self.report));
@@ -162,12 +165,12 @@ impl<'a> Kit<'a> {
                 let index = name.strip_prefix("gpu").map(|rest| rest.strip_prefix(':').map_or(Ok(0), str::parse));
                 Some(index.with_context(|| format!("no device `{name}`: use gpu, gpu:N or cpu"))??)
             }
-            None => adapters.iter().position(|seen| seen.hardware).or((!adapters.is_empty()).then_some(0)),
+            None => listed.chosen,
         };
         Ok(chosen.and_then(|index| Some((Some(index), adapters.get(index)?.clone()))))
     }
 
-    fn adapters(&self) -> Result<Vec<Seen>> {
+    fn listed(&self) -> Result<Listed> {
         let said = process::output(self.program("adapters"), Duration::from_secs(30), &self.log())?;
         serde_json::from_str(said.trim()).with_context(|| format!("adapters: {said}"))
     }
@@ -201,15 +204,16 @@ impl<'a> Kit<'a> {
         for (subject, most) in &plan.shapes {
             let place = Place::at(*subject, self.folder, Device::cpu());
             for work in subject.phases() {
-                let needs: Vec<_> = work.needs(*subject);
-                let made = needs.into_iter().all(|need| self.ensure_made(&place, need, &device, *most));
-                if !made {
-                    self.report.failed(&format!("{}/{}", subject.name(), work.name()), "what it reads was not made");
-                    continue;
-                }
                 let name = format!("{}/{}", subject.name(), work.name());
                 let half = work.precision().1 == Precision::F16;
                 if half && adapter.is_some() && !seen.precisions.iter().any(|name| name == "f16") {
+                    continue;
+                }
+                if !work.needs(*subject).into_iter().all(|need| self.ensure_made(&place, need, &device, *most)) {
+                    match self.is_over() {
+                        true => self.report.left_out.push(name),
+                        false => self.report.failed(&name, "what it reads was not made"),
+                    }
                     continue;
                 }
                 if let Some(measured) = self.piece::<Measured>(&name, &device, *most) {
@@ -228,16 +232,23 @@ impl<'a> Kit<'a> {
         if place.has(work) {
             return true;
         }
-        let subject = place.subject;
-        let needs = work.needs(subject);
-        needs.into_iter().all(|need| self.ensure_made(place, need, device, most))
-            && self.piece::<serde_json::Value>(&format!("{}/{}", subject.name(), work.name()), device, most).is_some()
+        let name = format!("{}/{}", place.subject.name(), work.name());
+        let needs = work.needs(place.subject);
+        // What has failed once is not tried for every phase that reads it.
+        !self.is_over()
+            && !self.report.failed.contains_key(&name)
+            && needs.into_iter().all(|need| self.ensure_made(place, need, device, most))
+            && self.piece::<serde_json::Value>(&name, device, most).is_some()
+    }
+
+    /// Whether there is no time for another piece.
+    fn is_over(&self) -> bool {
+        self.left() < Duration::from_secs(1)
     }
 
     /// What a piece says; a failure, and that time is up, goes into the report.
     fn piece<T: DeserializeOwned>(&mut self, phase: &str, device: &str, most: Duration) -> Option<T> {
-        let left = self.left();
-        if left < Duration::from_secs(1) {
+        if self.is_over() {
             self.report.left_out.push(phase.into());
             return None;
         }
@@ -250,7 +261,7 @@ impl<'a> Kit<'a> {
             command.args(["--memory", &memory.to_string()]);
         }
         let start = Instant::now();
-        let said = process::output(command, most.min(left), &self.log())
+        let said = process::output(command, most.min(self.left()), &self.log())
             .and_then(|said| serde_json::from_str(said.trim()).with_context(|| format!("{phase} says {said}")));
         println!("{phase:32} {:7.1} s", start.elapsed().as_secs_f64());
         match said {
