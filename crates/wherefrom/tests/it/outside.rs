@@ -163,6 +163,36 @@ fn a_table_has_the_counts_of_its_rows() {
     }
 }
 
+/// What a token adds to both sides of a tied matrix has one trace, as a whole gradient has (`factors = "shampoo"`): a diagonal that
+/// left rows out, or took others, would differ.
+#[test]
+fn a_diagonal_has_the_trace_of_the_other_side() {
+    for (family, shampoo) in [("gpt2", false), ("gpt2", true), ("gpt2_untied", true)] {
+        let bench = Bench::new();
+        let factors = "labels = \"empirical\"\nfactors = \"shampoo\"\n[steps.basis]";
+        let text = pipeline(family, &["*.wte"]);
+        bench.file(
+            "study.toml",
+            if shampoo { text.replacen("labels = \"empirical\"\n[steps.basis]", factors, 1) } else { text },
+        );
+        bench.ok(&["run", "study.toml", "--to", "basis"]);
+        let basis = Artifact::<Eigenbasis>::open(&folder(&bench, "basis")).unwrap();
+        let modules: &[&str] = match (family, shampoo) {
+            (_, false) => &["transformer.wte"],
+            ("gpt2", true) => &["transformer.wte", "transformer.wpe", "transformer.h.0.ln_1", "transformer.ln_f"],
+            _ => &["transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"],
+        };
+        for module in modules {
+            let mut traces = [0.0; 2];
+            for row in basis.module::<Basis>(module).unwrap() {
+                let sum: f64 = row.values.iter().map(|&value| f64::from(value)).sum();
+                traces[usize::from(row.side == Side::Gradient)] += sum;
+            }
+            assert!(traces[0] > 0.0 && (traces[0] / traces[1] - 1.0).abs() < 1e-5, "{family} {module}: {traces:?}");
+        }
+    }
+}
+
 /// Stages that know linear maps alone, and a method that knows means over tokens, refuse by name.
 #[test]
 fn what_cannot_take_them_refuses_them_by_name() {
