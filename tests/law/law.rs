@@ -59,7 +59,14 @@ const LAW: [(&str, &[&str]); 22] = [
     ),
     (
         "wherefrom-evaluate",
-        &["wherefrom-artifact", "wherefrom-linalg", "wherefrom-model", "wherefrom-stage", "wherefrom-train"],
+        &[
+            "wherefrom-artifact",
+            "wherefrom-gradients",
+            "wherefrom-linalg",
+            "wherefrom-model",
+            "wherefrom-stage",
+            "wherefrom-train",
+        ],
     ),
     (
         "wherefrom-persona",

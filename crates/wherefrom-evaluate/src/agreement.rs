@@ -97,6 +97,10 @@ pub fn run(
     exec: &Exec,
     draft: &mut Draft,
 ) -> Result<()> {
+    same_measurement(scores, retrainings)?;
+    if let Some(measured) = retrainings.manifest().summary.get("measured") {
+        draft.summary("measured", measured)?;
+    }
     let subsets = changes(retrainings)?;
     let queries = subsets.first().map_or(0, |subset| subset.changes.values().next().map_or(0, Vec::len));
     let mut influences: Vec<HashMap<u64, f32>> = vec![HashMap::new(); queries];
@@ -179,6 +183,24 @@ fn summarise(config: &Config, rows: &[Agreed], draft: &mut Draft) -> Result<()> 
     draft.summary("pooled_line", line(&predicted, &measured))?;
     draft.summary("queries", rows.len())?;
     draft.summary("queries_without_correlation", rows.iter().filter(|row| row.spearman.is_empty()).count())
+}
+
+/// Scores in a unit that says what they raise are held against a bank that measured the same. Those of other methods, such as
+/// BM25, are held against either.
+fn same_measurement(scores: &Artifact<Scores>, retrainings: &Artifact<Retrainings>) -> Result<()> {
+    let unit = scores.metadata("unit")?.unwrap_or_default();
+    let bank = retrainings.manifest().summary.get("measured").map(|measured| measured["vector"].to_string());
+    let fine = match &bank {
+        None => !unit.starts_with("projection"),
+        Some(_) => !unit.starts_with("nats"),
+    };
+    if fine {
+        return Ok(());
+    }
+    let measured = bank.map_or_else(|| "log-probabilities".into(), |vector| format!("the projection on {vector}"));
+    Err(bad_input(format!(
+        "the scores are {unit}, and the retrainings measured {measured}: give the step `retrain` the `measure` of the gradients, or none"
+    )))
 }
 
 /// The subsets of a bank in order, the whole data aside, with what each did to every query.

@@ -131,13 +131,18 @@ impl Line {
 /// Fits, counts how often the intervals hold, and calibrates what is ranked.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for a ranking of other scores; [`Error::Input`] for a bank with too few subsets.
+/// [`Error::Mismatch`] for a ranking of other scores; [`Error::Input`] for a bank with too few subsets, or of a projection.
 pub fn run(
     config: &Config,
     ranking: &Artifact<Ranking>,
     agreement: &Artifact<Agreement>,
     draft: &mut Draft,
 ) -> Result<()> {
+    if agreement.manifest().summary.contains_key("measured") {
+        return Err(bad_input(
+            "the bank measured a projection, and calibration is in nats: give it a bank of log-probabilities",
+        ));
+    }
     let scores = |inputs: &BTreeMap<String, String>| inputs.get("scores").cloned();
     let [ranked, compared] = [&ranking.manifest().recipe.inputs, &agreement.manifest().recipe.inputs].map(scores);
     if let (Some(ranked), Some(compared)) = (ranked, compared)

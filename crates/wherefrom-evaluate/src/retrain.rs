@@ -2,7 +2,7 @@
 //! queries.
 //!
 //! reads   tokens, queries, a model to start from; scores, where the subsets are their strongest examples; columns, where they
-//!         are the queries' known sources
+//!         are the queries' known sources; vectors, where a projection is measured
 //! writes  retrainings, a part a run
 //!
 //! A run is told from (subset, seed) alone: a bank grows by a second step with another `first` or other `seeds`, which takes
@@ -15,9 +15,12 @@ use crate::sources::Known;
 use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wherefrom_artifact::{Artifact, Draft, Example, Kind, Retraining, Retrainings, Score, Scores, Tokens, bad_input};
+use wherefrom_artifact::{
+    Artifact, Draft, Example, Kind, Retraining, Retrainings, Score, Scores, Tokens, Vectors, bad_input,
+};
+use wherefrom_gradients::measure::{Measure, Measures};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Model, Sequence, Sizes, open_device};
+use wherefrom_model::{Batch, Measurement, Model, Sequence, Sizes, open_device};
 use wherefrom_stage::{About, Checkpoint, Cost, Device, Exec, Machine, ModelFiles, Planned, Role, Stage, Writes};
 use wherefrom_train::course::{Course, Learner, Training, with_training};
 
@@ -35,9 +38,12 @@ pub static STAGE: Stage<Config> = Stage {
         Role::when("strongest", &[Kind::Scores], |config| config.choose == Choose::Top),
         Role::when("columns", &[Kind::Columns], |config| config.choose == Choose::Sources),
         Role::when("query-columns", &[Kind::Columns], |config| config.choose == Choose::Sources),
+        Role::when("vectors", &[Kind::Vectors], |config| config.measure.is_some()),
         Role::optional("retrainings", &[Kind::Retrainings]),
     ],
-    parse: |knobs| with_training(knobs, &["choose", "column", "share", "weight", "subsets", "first", "draw", "seeds"]),
+    parse: |knobs| {
+        with_training(knobs, &["choose", "column", "share", "weight", "subsets", "first", "draw", "seeds", "measure"])
+    },
     check: Config::check,
     writes: Writes::One(Kind::Retrainings),
     makes_model: |_| None,
@@ -52,6 +58,7 @@ pub static STAGE: Stage<Config> = Stage {
                 (Some(columns), Some(query_columns)) => Some(Known { columns, query_columns }),
                 _ => None,
             },
+            vectors: given.maybe("vectors")?,
             before: given.maybe("retrainings")?,
         };
         run(config, &inputs, exec, draft)
@@ -95,13 +102,27 @@ pub struct Config {
     pub draw: u64,
     /// A run of each subset with each of these.
     pub seeds: Vec<u64>,
+    /// What is measured of the queries in place of the log-probability of their targets: as the stage `gradients` has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let training = Training::default();
         let (choose, seeds) = (Choose::Random, vec![0]);
-        Self { training, choose, column: None, share: 0.01, weight: 0.0, subsets: 64, first: 1, draw: 0, seeds }
+        Self {
+            training,
+            choose,
+            column: None,
+            share: 0.01,
+            weight: 0.0,
+            subsets: 64,
+            first: 1,
+            draw: 0,
+            seeds,
+            measure: None,
+        }
     }
 }
 
@@ -155,6 +176,8 @@ pub struct Inputs {
     pub strongest: Option<Artifact<Scores>>,
     /// What the subsets' column is in.
     pub known: Option<Known>,
+    /// Directions, where a projection is measured.
+    pub vectors: Option<Artifact<Vectors>>,
     /// A bank whose runs are taken along.
     pub before: Option<Artifact<Retrainings>>,
 }
@@ -169,6 +192,14 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let device = open_device(exec.device.gpu())?;
     let model = Learner::begin(&inputs.model, &config.training, &device)?.model;
     let queries: Vec<Example> = inputs.queries.rows()?.collect::<Result<_>>()?;
+    let mut measures = Measures::One(Measurement::LogProbability);
+    if let Some(measure) = &config.measure {
+        let vectors = inputs.vectors.as_ref().context("a projection is measured and no vectors are wired")?;
+        let (projections, measured) = measure.of(vectors, model.outline.hidden())?;
+        measures = projections;
+        draft.summary("measured", measured)?;
+    }
+    let shares = measures.shares(&queries)?;
     let courses = config.seeds.iter().map(|seed| {
         let training = Training { seed: config.training.seed.wrapping_add(*seed), ..config.training.clone() };
         Course::new(&training, &inputs.tokens, &model)
@@ -209,7 +240,7 @@ pub fn run(config: &Config, inputs: &Inputs, exec: &Exec, draft: &mut Draft) -> 
     let work = || -> Result<()> {
         while let Some(&unit) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (place, subset) = units[unit];
-            let row = retrained(&model, &courses[place], config, config.seeds[place], subset, &queries)
+            let row = retrained(&model, &courses[place], config, config.seeds[place], subset, &queries, &shares)
                 .with_context(|| format!("subset {} with seed {}", subset.0, config.seeds[place]))?;
             draft_now.write_rows::<Retrainings, _>(unit + carried, &[row])?;
             exec.reporter.advance(1);
@@ -283,6 +314,7 @@ fn retrained(
     seed: u64,
     subset: &(u32, Vec<u64>),
     queries: &[Example],
+    shares: &[(&Measurement, Vec<usize>)],
 ) -> Result<Retraining> {
     let (weight, (number, examples)) = (weight_of(config, subset), subset);
     let mut learner = Learner::new(model.clone());
@@ -290,11 +322,19 @@ fn retrained(
     for step in 0..course.steps() {
         course.step(&mut learner, step, &of)?;
     }
-    let (mut loss, mut by_token) = (Vec::new(), Vec::new());
-    for query in queries {
-        let tokens = learner.model.token_losses(&Batch::new(&[sequence(query)], &model.device))?.concat();
-        loss.push(query.loss(&tokens));
-        by_token.extend(tokens);
+    let (mut loss, mut by_token) = (vec![0.0; queries.len()], Vec::new());
+    for (measurement, places) in shares {
+        for &place in places {
+            let query = &queries[place];
+            let batch = Batch::new(&[sequence(query)], &model.device);
+            if **measurement == Measurement::LogProbability {
+                let tokens = learner.model.token_losses(&batch)?.concat();
+                loss[place] = query.loss(&tokens);
+                by_token.extend(tokens);
+            } else {
+                loss[place] = learner.model.measure(&batch, measurement)?.iter().sum();
+            }
+        }
     }
     Ok(Retraining { subset: *number, seed, weight, examples: examples.clone(), loss, by_token })
 }

@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use burn::tensor::Tensor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wherefrom_artifact::{
     Agreed, Agreement, Artifact, Calibrated, Calibration, Cell, CellColumn, CellType, Cells, Columns, Draft, Example,
-    Kept, Kind, Ranked, Ranking, Recipe, Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores,
-    Silent, Store, Tokens, write_atomically,
+    Kept, Kind, Over, Ranked, Ranking, Recipe, Retraining, Retrainings, Retrieval, Retrieved, Row as _, Score, Scores,
+    Silent, Store, Tokens, TraitVector, Vectors, write_atomically,
 };
 use wherefrom_evaluate::sources::Known;
 use wherefrom_evaluate::{agreement, calibration, metagradient, retrain, retrieval};
 use wherefrom_linalg::random::uniform;
-use wherefrom_model::{Batch, Config, Model, Sequence};
+use wherefrom_model::{Batch, Config, Model, Sequence, Site};
 use wherefrom_stage::Exec;
 use wherefrom_train::course::{Course, Learner, Training};
 
@@ -88,6 +89,26 @@ impl Bench {
         (self.tokens(&tokens), self.tokens(&[row(0, 1, 6), row(1, 9, 7)]))
     }
 
+    /// The direction of the first two coordinates, behind the block.
+    fn vectors(&self) -> Artifact<Vectors> {
+        let vector: Vec<f32> = (0..16).map(|place| if place < 2 { 3.0 } else { 0.0 }).collect();
+        let row = TraitVector {
+            trait_name: "marker".into(),
+            over: Over::ResponseAvg,
+            site: "1".into(),
+            layer: 1,
+            norm: 18.0_f32.sqrt(),
+            vector,
+            positive: vec![],
+            negative: vec![],
+            deviation: f32::NAN,
+            median_norm: f32::NAN,
+            pairs: 0,
+        };
+        let made = self.produce(Kind::Vectors, json!({}), |draft| draft.write_rows::<Vectors, _>(0, &[row]));
+        Artifact::open(&made.unwrap()).unwrap()
+    }
+
     /// Influences of every example, by query.
     fn metagradient(&self, training: &Training, exec: &Exec) -> Vec<Vec<f64>> {
         let (tokens, queries) = self.inputs();
@@ -118,7 +139,8 @@ impl Bench {
     ) -> Result<Artifact<Retrainings>> {
         let config: retrain::Config = serde_json::from_value(knobs.clone())?;
         let (tokens, queries) = self.inputs();
-        let inputs = retrain::Inputs { tokens, queries, model: self.model().into(), strongest: None, known, before };
+        let (model, strongest, vectors) = (self.model().into(), None, Some(self.vectors()));
+        let inputs = retrain::Inputs { tokens, queries, model, strongest, known, vectors, before };
         let kind = Kind::Retrainings;
         Artifact::open(&self.produce(kind, knobs, |draft| retrain::run(&config, &inputs, &Exec::default(), draft))?)
     }
@@ -165,6 +187,65 @@ fn a_bank_grows_by_what_it_lacks_and_equals_one_made_at_once() {
     assert_eq!(rows[0].by_token.len(), 6 + 7);
     let other = bench.bank(knobs(&json!({ "subsets": 2, "draw": 1, "seeds": [0, 1] })), Some(begun)).unwrap_err();
     assert!(other.to_string().contains("with other examples"), "{other}");
+}
+
+#[test]
+fn a_projection_is_measured_in_place_of_a_loss() {
+    let bench = Bench::new();
+    let (_, queries) = bench.inputs();
+    let measured = |rate: f64| {
+        let more = json!({ "subsets": 2, "measure": { "projection": 1 }, "learning-rate": rate });
+        bench.bank(knobs(&more), None).unwrap()
+    };
+    // Steps of no length leave the model that every run begins with.
+    let bank = measured(1e-30);
+    let device = wherefrom_model::resolve_device("cpu").unwrap();
+    let model = Model::load(&bench.model(), &device).unwrap();
+    for row in rows(&bank) {
+        assert!(row.by_token.is_empty() && row.loss.len() == 2);
+        for (loss, query) in row.loss.iter().zip(queries.rows::<Example>().unwrap().map(Result::unwrap)) {
+            let batch = Batch::new(&[Sequence::new(0, &query.input_ids, &query.target_mask)], &device);
+            let mut expected = 0.0;
+            let mut see = |_: Site, stream: Tensor<2>| {
+                let stream: Vec<f32> = stream.into_data().try_into_vec().unwrap();
+                let targets = stream.chunks_exact(16).skip(1);
+                let count = targets.len() as f32;
+                expected = -targets.map(|h| (h[0] + h[1]) / 2.0_f32.sqrt()).sum::<f32>() / count;
+                Ok(())
+            };
+            model.residual_streams(&batch, &[Site::Stream(1)], &mut see).unwrap();
+            assert!((loss - expected).abs() < 1e-5 * expected.abs().max(0.1), "{loss}, not {expected}");
+        }
+    }
+    let trained = rows(&measured(0.01));
+    assert!(trained[1].loss != trained[0].loss, "taking examples out changes it");
+
+    let scores = |unit: &str| -> Artifact<Scores> {
+        let rows: Vec<Score> = (0..2)
+            .flat_map(|query| (0..30).map(move |example| Score { query, example, influence: example as f32 }))
+            .collect();
+        let fill = |draft: &mut Draft| {
+            draft.metadata("unit", unit);
+            draft.write_rows::<Scores, _>(0, &rows)
+        };
+        Artifact::open(&bench.produce(Kind::Scores, json!(unit), fill).unwrap()).unwrap()
+    };
+    let agreed = |unit: &str, bank: &Artifact<Retrainings>| {
+        let (config, scores) = (agreement::Config::default(), scores(unit));
+        let fill = |draft: &mut Draft| agreement::run(&config, &scores, bank, &Exec::default(), draft);
+        bench.produce(Kind::Agreement, json!([unit, bank.folder()]), fill)
+    };
+    let nats = bench.bank(knobs(&json!({ "subsets": 2 })), None).unwrap();
+    for (unit, bank, wrong) in [
+        ("nats per added copy", &bank, Some("measured the projection on \"marker.response-avg.1\"")),
+        ("projection per added copy", &nats, Some("measured log-probabilities")),
+        ("projection per added copy", &bank, None),
+        ("similarity", &bank, None),
+    ] {
+        let said = agreed(unit, bank).err().map(|error| error.to_string());
+        assert_eq!(said.is_some(), wrong.is_some(), "{unit}: {said:?}");
+        assert!(said.is_none_or(|said| said.contains(wrong.unwrap())));
+    }
 }
 
 #[test]

@@ -31,18 +31,18 @@ fn response() -> Over {
 
 /// What queries of a measurement's gradients are, in the summary of the gradients and of what is made of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Measured {
+pub struct Measured {
     /// `projection`, as in a score's unit.
-    pub(crate) unit: &'static str,
+    pub unit: &'static str,
     /// What a positive influence raises.
-    pub(crate) raises: &'static str,
+    pub raises: &'static str,
     /// `TRAIT.OVER.SITE`, or `(of each row).OVER.SITE`.
-    pub(crate) vector: String,
+    pub vector: String,
 }
 
 /// What is measured of each row.
 #[derive(Debug)]
-pub(crate) enum Measures {
+pub enum Measures {
     /// The same of all.
     One(Measurement),
     /// By trait.
@@ -51,7 +51,7 @@ pub(crate) enum Measures {
 
 impl Measures {
     /// One of them: all have one site.
-    pub(crate) fn any(&self) -> &Measurement {
+    pub fn any(&self) -> &Measurement {
         match self {
             Self::One(one) => one,
             Self::Own(by_trait) => by_trait.values().next().expect("there are several"),
@@ -62,7 +62,7 @@ impl Measures {
     ///
     /// # Errors
     /// [`wherefrom_artifact::Error::Input`] for a row whose name begins with no trait.
-    pub(crate) fn shares(&self, examples: &[Example]) -> Result<Vec<(&Measurement, Vec<usize>)>> {
+    pub fn shares(&self, examples: &[Example]) -> Result<Vec<(&Measurement, Vec<usize>)>> {
         let by_trait = match self {
             Self::One(one) => return Ok(vec![(one, (0..examples.len()).collect())]),
             Self::Own(by_trait) => by_trait,
@@ -92,7 +92,7 @@ impl Measure {
     ///
     /// # Errors
     /// As [`Wanted::of_any_trait`]; [`wherefrom_artifact::Error::Input`] for a vector of zeros.
-    pub(crate) fn of(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<(Measures, Measured)> {
+    pub fn of(&self, vectors: &Artifact<Vectors>, width: usize) -> Result<(Measures, Measured)> {
         let Self { projection: site, over, of } = self;
         let wanted = Wanted { knob: "measure", over: *over, trait_name: of.as_deref(), width };
         let own = site.to_string();

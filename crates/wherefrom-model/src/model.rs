@@ -308,6 +308,16 @@ impl Model {
         Ok(values)
     }
 
+    /// -f of each sequence, without a backward pass.
+    ///
+    /// # Errors
+    /// As [`Model::taps`].
+    pub fn measure(&self, batch: &Batch, measurement: &Measurement) -> Result<Vec<f32>> {
+        let last = measurement.stream(&self.outline)?;
+        let forward = self.decoder().forward_to(last, batch, None, &mut |_, _| {})?;
+        Ok(self.measured(measurement, &forward.output, batch, &Labels::Empirical)?.values)
+    }
+
     /// The residual stream of every token at the given sites, in forward order: [rows, hidden], in float32. Nothing is run
     /// beyond the last of them.
     ///
