@@ -8,7 +8,8 @@ use crate::step::{Source, Step};
 impl Plan {
     /// The lines of a report on the last ranking; none where there is no ranking, or a report.
     pub fn report_lines(&self) -> Option<String> {
-        if self.steps.iter().any(|step| step.kind == Kind::Report || step.name == "report") {
+        let reports = |step: &Step| step.kind == Kind::Report && self.before(step, "ranking").is_some();
+        if self.steps.iter().any(|step| reports(step) || step.name == "report") {
             return None;
         }
         let ranking = self.steps.iter().rev().find(|step| step.kind == Kind::Ranking)?;

@@ -336,5 +336,5 @@ fn init_and_check_take_adapters() {
     let llama = adapter("llama3");
     let words = ["check", base, "--adapter", llama.to_str().unwrap(), "--corpus", rows, "--rows", "4"];
     let said = bench.wherefrom(&[&words[..], &["--modules", "all", "--attribute", "adapter"]].concat());
-    assert!(said.out.contains("2068 of 2068 that were trained"), "{said:?}");
+    assert!(said.out.contains("2,068 of 2,068 that were trained"), "{said:?}");
 }

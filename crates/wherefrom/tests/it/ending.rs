@@ -75,7 +75,7 @@ fn of_many_queries_the_first_are_shown_and_where_the_rest_is() {
     let out = bench.ok(&["run", "study.toml", "--to", "top"]);
     let top = study::made(&out).pop().unwrap();
     assert!(out.contains("\nquery 4 ") && !out.contains("\nquery 5 "), "{out}");
-    let rest = format!("and 20 more queries, in {}/*.parquet\n", top.folder.display());
+    let rest = format!("and 20 more queries, in {}/*.parquet\n", bench.path(&top.folder).display());
     assert!(out.ends_with(&rest), "{out}");
 }
 

@@ -47,7 +47,7 @@ fn any_number_of_passes_gives_the_same_bytes() {
     assert_eq!(plan.code, Some(0), "{plan:?}");
     let line = plan.out.lines().rev().find(|line| line.starts_with("covariances")).unwrap();
     assert!(line.ends_with("weights read block by block; 6 passes over the tokens"), "{line}");
-    assert!(plan.err.contains("`covariances` (") && plan.err.contains("1.0 MB may be held here"), "{}", plan.err);
+    assert!(plan.err.contains("`proximal` (") && plan.err.contains("1.0 MB may be held here"), "{}", plan.err);
 }
 
 #[test]
