@@ -114,7 +114,6 @@ fn stage(place: &Place, work: Work, clock: &Arc<Clock>) -> Result<()> {
         memory: place.device.gpu().is_none().then_some(MEMORY),
         modules_per_pass: passes.then(|| modules.div_ceil(3)),
         reporter: clock.clone(),
-        ..Exec::default()
     };
     place.store.produce(kind, place.recipe(work), &Silent, |draft| fill(place, work, &exec, draft))?;
     Ok(())

@@ -79,7 +79,7 @@ pub(crate) struct HeadLoss {
 /// Cross-entropies of targets: a GPU keeps its own, `[targets, 1]`, until those of the whole batch are asked for.
 pub(crate) enum Losses {
     Here(Vec<f32>),
-    OnDevice(Tensor<2>),
+    OnDevice(Box<Tensor<2>>),
 }
 
 /// What the head makes of some targets.
@@ -212,7 +212,7 @@ impl Model {
                     }
                     by_target.extend(own);
                 }
-                Losses::OnDevice(own) => losses.push(own),
+                Losses::OnDevice(own) => losses.push(*own),
             }
             let d_hidden = head.through(made.d_logits.clone());
             if parameters && !self.trains_adapters() {
@@ -258,7 +258,7 @@ impl Model {
         } else {
             let own = self.labels_on_device(&logits, batch, targets, labels)?;
             let (losses, d_logits) = cross_entropy_on_device(logits, own);
-            (Losses::OnDevice(losses), d_logits)
+            (Losses::OnDevice(Box::new(losses)), d_logits)
         };
         // The chosen answers of pairs may be all that there is here.
         if pairs.is_some() || targets.iter().any(|target| target.weight != 1.0) {

@@ -170,7 +170,7 @@ impl Outside<'_> {
             lengths[b] += 1;
             positions.push(self.batch.tokens.positions[row]);
         }
-        TokenRows { sequences: Ragged::new(lengths.into_iter()), positions }
+        TokenRows { sequences: Ragged::new(lengths), positions }
     }
 }
 

@@ -114,8 +114,11 @@ pub(super) struct Coloured {
     pub(super) centre: f64,
     pub(super) reach: f64,
     /// Name, side, and the pieces of each text with their projections.
-    pub(super) texts: Vec<(String, bool, Vec<(String, f64)>)>,
+    pub(super) texts: Vec<(String, bool, Projected)>,
 }
+
+/// Pieces of a text, and the projection of each.
+pub(super) type Projected = Vec<(String, f64)>;
 
 /// Cosines between directions of traits.
 pub(super) struct Cosines {
