@@ -82,7 +82,7 @@ impl Footprint {
         }
     }
 
-    /// The same beside taps of tables and of the head, whose rows are as long as the vocabulary: of [`TAPPED_TOKENS`], or as many as
+    /// The same beside taps of tables and of the head, whose rows are as long as the vocabulary: of `TAPPED_TOKENS`, or as many as
     /// the logits have room for, the logits, their gradient, one-hots, and both uses of a tied matrix together.
     pub fn tapping(self, modules: &[Module]) -> Self {
         let numbers = |module: &Module| {
