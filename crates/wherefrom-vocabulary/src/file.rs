@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use anyhow::Result;
+use fancy_regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
@@ -93,6 +94,11 @@ fn check(part: &Value, growth: &mut usize) -> Result<(), String> {
             if text("type") == Some("Replace")
                 && let Some(content) = text("content")
             {
+                // `tokenizers` reads behind the end of a text where a match there is empty.
+                let pattern = fields.get("pattern").and_then(|pattern| pattern["Regex"].as_str());
+                if let Some(pattern) = pattern.filter(|pattern| matches_nothing(pattern)) {
+                    return Err(format!("it replaces `{pattern}`, which matches a text without a character"));
+                }
                 let replaced = fields.get("pattern").and_then(|pattern| pattern["String"].as_str());
                 let replaced = replaced.map_or(1, str::len).max(1);
                 *growth = growth.saturating_mul(content.len().div_ceil(replaced).max(1));
@@ -111,6 +117,11 @@ fn check(part: &Value, growth: &mut usize) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a pattern matches an empty text. One that cannot be read is told by whoever reads it.
+fn matches_nothing(pattern: &str) -> bool {
+    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match("").unwrap_or(false))
 }
 
 /// Looks at the templates of a post-processor, as `tokenizers` writes it.
@@ -211,4 +222,26 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_replacement_of_nothing_is_refused_by_its_pattern() {
+        let replace = |pattern: &str| json!([{"type": "Replace", "pattern": {"Regex": pattern}, "content": "_"}]);
+        for pattern in [" *", "a?", "$", "^|b"] {
+            let said = check(&replace(pattern), &mut 1).unwrap_err();
+            assert!(said.contains(&format!("`{pattern}`")), "{said}");
+        }
+        for pattern in [" +", " {2,}", "^\\s", "(?<=a)b"] {
+            assert_eq!(check(&replace(pattern), &mut 1), Ok(()), "{pattern}");
+        }
+        // Where nothing is replaced, such a pattern does no harm.
+        let split = json!({"type": "Split", "pattern": {"Regex": "\\s*"}, "behavior": "Isolated", "invert": false});
+        assert_eq!(check(&split, &mut 1), Ok(()));
+    }
 }
