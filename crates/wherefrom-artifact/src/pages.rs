@@ -113,7 +113,9 @@ fn check(page: &Page, column: &ColumnDescriptor, rows: &mut Rows, dictionary: bo
         (column.max_rep_level().unsigned_abs().into(), column.max_def_level().unsigned_abs().into());
     let cut = || "the levels of a page are cut off".to_string();
     let (rep, def, values, count, encoding) = match page {
-        Page::DictionaryPage { .. } => return Ok(()),
+        Page::DictionaryPage { buf, num_values, .. } => {
+            return check_values(buf, (*num_values).into(), Encoding::PLAIN, column, false);
+        }
         Page::DataPage { buf, num_values, encoding, rep_level_encoding, def_level_encoding, .. } => {
             let mut rest = &buf[..];
             let mut levels = |max: u64, encoding: &Encoding| {
@@ -218,6 +220,17 @@ fn check_values(
             }
             if values.first().is_some_and(|width| *width > 32) {
                 return Err("the places in a dictionary are too wide".into());
+            }
+        }
+        // Texts, each behind its length. A decoder that has read them all divides by the number that is left, if there are bytes.
+        Encoding::PLAIN if column.physical_type() == Type::BYTE_ARRAY => {
+            let mut reader = Bytes(values);
+            for _ in 0..present {
+                let length = reader.take(4)?.try_into().map_or(0, u32::from_le_bytes);
+                reader.take(length as usize)?;
+            }
+            if !reader.0.is_empty() {
+                return Err("a page has more bytes than its texts".into());
             }
         }
         // Truth values, after their length.
@@ -350,5 +363,41 @@ impl<'a> Bytes<'a> {
     fn zigzag(&mut self) -> std::result::Result<i64, &'static str> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::schema::types::{ColumnPath, Type as Schema};
+
+    use super::*;
+
+    #[test]
+    fn a_page_of_texts_and_a_dictionary_end_with_their_last_text() {
+        let text = Schema::primitive_type_builder("text", Type::BYTE_ARRAY).build().unwrap();
+        let column = ColumnDescriptor::new(Arc::new(text), 0, 0, ColumnPath::from("text"));
+        let page = [&2_u32.to_le_bytes()[..], b"ab", &0_u32.to_le_bytes()].concat();
+        let checked = |values: &[u8], present: u64| check_values(values, present, Encoding::PLAIN, &column, false);
+        assert_eq!(checked(&page, 2), Ok(()));
+        assert_eq!(checked(&[], 0), Ok(()));
+        for (values, present) in [(&page[..], 1), (&page, 0)] {
+            assert!(checked(values, present).unwrap_err().contains("more bytes than its texts"));
+        }
+        let dictionary = |num_values: u32| {
+            let (buf, encoding) = (page.clone().into(), Encoding::PLAIN);
+            check(
+                &Page::DictionaryPage { buf, num_values, encoding, is_sorted: false },
+                &column,
+                &mut Rows::default(),
+                false,
+            )
+        };
+        assert_eq!(dictionary(2), Ok(()));
+        assert!(dictionary(0).unwrap_err().contains("more bytes than its texts"));
+        for (values, present) in [(&page[..], 3), (&page[..5], 1), (&page[..3], 1)] {
+            assert!(checked(values, present).unwrap_err().contains("cut off"), "{present}");
+        }
     }
 }
