@@ -349,6 +349,8 @@ fn what_is_otherwise_in_python_is_refused_by_name() {
             "{% for m in messages %}{% generation %}{% continue %}{% endgeneration %}{% endfor %}",
             "`continue` inside `generation`",
         ),
+        // A tag is named by its first word, and this one has none.
+        ("{% for m in messages %}{%\0generation %}{% break %}{% endgeneration %}{% endfor %}", "chat template"),
         ("{% set x %}{% generation %}abc{% endgeneration %}{% endset %}{{ messages[0].content }}", "{% generation %}"),
     ] {
         let message = refusal(&bench, &config(64), template);

@@ -76,7 +76,7 @@ impl Source {
 
     fn push(&mut self, tag: &Tag<'_>, block: bool, tokens: Vec<Token>) {
         let (opener, closer) = if block { ("{%", "%}") } else { ("{{", "}}") };
-        let word = tokens.iter().find(|token| token.kind == Kind::Name).filter(|_| block).map(|token| &token.text[..]);
+        let word = tokens.first().filter(|token| block && token.kind == Kind::Name).map(|token| &token.text[..]);
         let (left, right) = (tag.left, tag.right);
         // A frame of its own, as what a block of `transformers` sets is not seen outside.
         let inner = match word {
